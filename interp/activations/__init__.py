@@ -1,0 +1,35 @@
+"""Text becomes activations, activations train artefacts.
+
+`tokenize_texts` turns text into addressable token sequences, `ActivationStream` turns those into
+shuffled activation batches that depend only on (seed, t), `write_shards` / `ShardReader` keep
+them on disk, and `fit` is the one training loop of the house.
+
+    >>> from interp.activations import ActivationStream, StreamConfig, tokenize_texts
+    >>> tokens = tokenize_texts(model, "stories.jsonl")                          # doctest: +SKIP
+    >>> stream = ActivationStream(model, "blocks.1.hook_resid_post", tokens,
+    ...                           StreamConfig(batch_size=1024))                 # doctest: +SKIP
+    >>> stream.batch(7)["blocks.1.hook_resid_post"].shape                        # doctest: +SKIP
+    torch.Size([1024, 64])
+"""
+
+from interp.core.lazy import lazy
+
+_EXPORTS = {
+    "ActivationStream": "interp.activations.stream:ActivationStream",
+    "Callback": "interp.activations.loop:Callback",
+    "Evaluate": "interp.activations.loop:Evaluate",
+    "FitConfig": "interp.activations.config:FitConfig",
+    "FitReport": "interp.activations.report:FitReport",
+    "Run": "interp.activations.loop:Run",
+    "ShardConfig": "interp.activations.config:ShardConfig",
+    "ShardReader": "interp.activations.shards:ShardReader",
+    "StreamConfig": "interp.activations.config:StreamConfig",
+    "TextConfig": "interp.activations.config:TextConfig",
+    "TokenSequences": "interp.activations.text:TokenSequences",
+    "fit": "interp.activations.loop:fit",
+    "read_texts": "interp.activations.readers:read_texts",
+    "tokenize_texts": "interp.activations.text:tokenize_texts",
+    "write_shards": "interp.activations.shards:write_shards",
+}
+__all__ = list(_EXPORTS)
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

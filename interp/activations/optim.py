@@ -1,0 +1,79 @@
+"""What `fit` derives from its config: the checks, the optimizer, the learning rate of step t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from interp.activations.checks import check_fields
+from interp.activations.config import FitConfig
+from interp.core.errors import ConfigError
+
+_LEAST: dict[str, int] = {
+    "steps": 1, "lr": 0, "lr_warmup": 0, "lr_decay": 1, "lr_final": 0, "weight_decay": 0,
+    "grad_clip": 0, "log_every": 1, "checkpoint_seconds": 0, "checkpoint_fraction": 0,
+    "keep_last": 2,
+}  # fmt: skip
+
+
+def check_config(config: FitConfig) -> None:
+    """Refuse settings of the wrong type or range, naming the field.
+
+    Raises:
+        ConfigError: The field, what it holds, what it may hold.
+    """
+    check_fields(config, _LEAST)
+    if config.checkpoint_fraction == 0:
+        raise ConfigError(
+            "checkpoint_fraction leaves no time for checkpoints", got=0, expected="above 0"
+        )
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise ConfigError("betas are out of range", got=config.betas, expected="two in [0, 1)")
+    if config.lr_warmup > config.steps:
+        raise ConfigError(
+            "lr_warmup is longer than the run",
+            got=f"lr_warmup={config.lr_warmup}, steps={config.steps}",
+            expected="lr_warmup <= steps",
+        )
+
+
+def lr_factor(config: FitConfig, t: int) -> float:
+    """Learning rate of step t as a fraction of its peak: warm-up, plateau, decay to lr_final.
+
+    The last step (t = steps - 1) runs at exactly `lr_final` unless the schedule is constant.
+    """
+    if t < config.lr_warmup:
+        return (t + 1) / config.lr_warmup
+    after_warmup = config.steps - config.lr_warmup
+    decay = after_warmup if config.lr_decay is None else min(config.lr_decay, after_warmup)
+    if config.lr_schedule == "constant" or decay == 0:
+        return 1.0
+    done = min(1.0, max(0.0, (t + 1 - (config.steps - decay)) / decay))
+    if config.lr_schedule == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return 1.0 + (config.lr_final - 1.0) * done
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    """The config's optimizer over every parameter that wants a gradient.
+
+    Raises:
+        ConfigError: Nothing is trainable.
+    """
+    wanted = [p for p in parameters if p.requires_grad]
+    if not wanted:
+        raise ConfigError(
+            "the module has no trainable parameters",
+            expected="at least one parameter with requires_grad=True",
+        )
+    fused = all(p.is_floating_point() and not p.is_complex() for p in wanted)
+    decay = config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            wanted, config.lr, momentum=config.betas[0], weight_decay=decay, fused=fused
+        )
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(wanted, config.lr, betas=config.betas, weight_decay=decay, fused=fused)

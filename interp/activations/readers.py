@@ -1,0 +1,185 @@
+"""Documents from whatever holds text: lists, .txt, .jsonl, .json, .parquet, datasets folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from interp.activations.config import TextConfig
+from interp.core.errors import ConfigError, MissingDependency, StorageError
+from interp.core.names import did_you_mean
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+
+
+def read_texts(source: Any, config: TextConfig | None = None) -> list[str]:
+    """Documents in the order of the source; documents of whitespace alone are left out.
+
+    Args:
+        source: A path (.txt, .jsonl, .json with a list, .parquet, or a folder written by
+            `datasets.save_to_disk`), several `Path`s, a list of documents, or a `datasets` table.
+        config: `field`, `split` and `separator` are used.
+
+    Raises:
+        ConfigError: Nothing usable in it: no text, no such field or split (with the nearest).
+        StorageError: A file that is absent, unreadable or broken, with the line at fault.
+    """
+    config = config or TextConfig()
+    texts = [text for text in _documents(source, config) if text.strip()]
+    if not texts:
+        raise ConfigError(f"no text in {_name(source)}", expected="at least one document")
+    return texts
+
+
+def _documents(source: Any, config: TextConfig) -> Iterable[str]:
+    if isinstance(source, str | Path):
+        return _from_path(Path(source), config)
+    if hasattr(source, "column_names"):
+        return _from_dataset(source, "the dataset", config)
+    if not isinstance(source, Iterable):
+        raise ConfigError(
+            "cannot read text from this", got=type(source).__name__, expected="a path or documents"
+        )
+    items = list(source)
+    if items and all(isinstance(item, Path) for item in items):
+        return [text for path in items for text in _from_path(path, config)]
+    return _strings(enumerate(items), "document")
+
+
+def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
+    if not path.exists():
+        raise StorageError(
+            f"no file or folder {str(path)[:200]}", fix="text itself goes in as a list of strings"
+        )
+    if path.is_dir():
+        return _from_folder(path, config)
+    if path.suffix == ".txt":
+        text = _read(path)
+        return text.split(config.separator) if config.separator else [text]
+    if path.suffix == ".jsonl":
+        return _from_lines(path, config)
+    if path.suffix == ".json":
+        return _from_json(path, config)
+    if path.suffix == ".parquet":
+        return _from_parquet(path, config)
+    raise ConfigError(
+        f"cannot read text from {path}", got=path.suffix or None, expected=", ".join(SUFFIXES)
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(
+            f"{path} is not UTF-8", got=f"byte {error.start}", fix="convert it to UTF-8"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}", got=error.strerror) from error
+
+
+def _from_lines(path: Path, config: TextConfig) -> Iterator[str]:
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        if line.strip():
+            value = _parse(line, path, f"line {number}")
+            yield _text_of(value, f"{path}, line {number}", config)
+
+
+def _from_json(path: Path, config: TextConfig) -> Iterator[str]:
+    value = _parse(_read(path), path, "the file")
+    if not isinstance(value, list):
+        raise ConfigError(
+            f"{path} holds no list", got=type(value).__name__, expected="a list of texts or objects"
+        )
+    for number, item in enumerate(value):
+        yield _text_of(item, f"{path}, entry {number}", config)
+
+
+def _parse(text: str, path: Path, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path}: {where} is no JSON", got=error) from error
+
+
+def _text_of(value: Any, where: str, config: TextConfig) -> str:
+    if isinstance(value, Mapping):
+        _require_field(config.field, value, where)
+        value = value[config.field]
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is no text", got=type(value).__name__, expected="a string")
+    return value
+
+
+def _require_field(field: str, names: Iterable[str], where: str) -> None:
+    names = list(names)
+    if field not in names:
+        raise ConfigError(
+            f"no field {field!r} in {where}",
+            got=field,
+            expected=", ".join(map(str, names[:10])) or "a field",
+            fix=did_you_mean(field, map(str, names)) or "name it with field=",
+        )
+
+
+def _from_parquet(path: Path, config: TextConfig) -> Iterable[str]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingDependency("parquet needs pyarrow", fix="pip install pyarrow") from error
+    try:
+        _require_field(config.field, parquet.read_schema(path).names, str(path))
+        column = parquet.read_table(path, columns=[config.field])[config.field]
+    except (ArrowException, OSError) as error:
+        raise StorageError(f"cannot read {path} as parquet", got=error) from error
+    return _strings(enumerate(column.to_pylist()), f"{path}, row")
+
+
+def _from_folder(path: Path, config: TextConfig) -> Iterable[str]:
+    if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+        raise ConfigError(
+            f"{path} is no saved datasets folder",
+            expected="a folder written by datasets' save_to_disk, or paths of files",
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependency("this folder needs datasets", fix="pip install datasets") from error
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # datasets lets every layer below it raise
+        raise StorageError(f"cannot read the dataset {path}", got=error) from error
+    return _from_dataset(found, str(path), config)
+
+
+def _from_dataset(table: Any, where: str, config: TextConfig) -> Iterable[str]:
+    if isinstance(table, Mapping):
+        splits = list(table)
+        if config.split is None and len(splits) == 1:
+            table = table[splits[0]]
+        elif config.split in splits:
+            table = table[config.split]
+        else:
+            raise ConfigError(
+                f"{where} has several splits" if config.split is None else f"no split in {where}",
+                got=config.split,
+                expected=", ".join(splits),
+                fix="name one with split=",
+            )
+    _require_field(config.field, table.column_names, where)
+    return _strings(enumerate(table[config.field]), f"{where}, row")
+
+
+def _strings(items: Iterable[tuple[int, Any]], where: str) -> Iterator[str]:
+    for number, item in items:
+        if not isinstance(item, str):
+            raise ConfigError(
+                f"{where} {number} is no text", got=type(item).__name__, expected="a string"
+            )
+        yield item
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else f"this {type(source).__name__}"

@@ -1,0 +1,283 @@
+"""A training on disk: `<run>/{config.json, env.json, metrics.jsonl, checkpoints/step_N/}`.
+
+A checkpoint is complete or it is not there (`core.store` commits it by one rename), so whatever
+kills the process, the newest `step_N` that verifies is the state to go on from.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from interp.activations.config import FitConfig
+from interp.activations.state import (
+    groups_of,
+    load_moments,
+    load_weights,
+    moments_of,
+    weights_of,
+)
+from interp.core import store
+from interp.core.errors import ConfigError, CorruptArtefact, StorageError
+from interp.core.finite import check_finite
+from interp.core.provenance import versions
+
+Resume = Literal["auto", "never", "must"]
+SCHEMA = "fit-checkpoint/1"
+NEUTRAL = {"checkpoint_seconds", "checkpoint_fraction", "keep_last", "overwrite"}
+"""Settings that a run may change when it resumes: they do not touch the numbers."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint knows beside tensors.
+
+    Attributes:
+        step: Completed steps; the next batch is batch `step`.
+        seconds: Time spent training so far, over all processes.
+        skipped: Steps left out because they were not finite.
+        in_a_row: How many of these came last without a finite one between.
+        records: The lines of metrics.jsonl before `step`.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    in_a_row: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RunFolder:
+    """One run's folder, held under its lock. Made by `open_run`.
+
+    Every fresh start draws an identity, kept in config.json and in each checkpoint, so what an
+    overwritten run left behind is never taken for this one's; it goes with the first commit.
+    """
+
+    def __init__(self, path: Path, keep_last: int, identity: str) -> None:
+        self.path = path
+        self.keep_last = keep_last
+        self.identity = identity
+        self.checkpoints = path / "checkpoints"
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+        """Load the newest checkpoint that verifies and cut metrics.jsonl back to its step.
+
+        Raises:
+            CorruptArtefact: There are checkpoints and none verifies.
+            ConfigError: The stored tensors are not those of this module.
+        """
+        progress = Progress()
+        damage: CorruptArtefact | None = None
+        for folder in reversed(self._candidates(self.identity, None)):
+            try:
+                stored = store.open_artefact(folder, schema=SCHEMA)
+            except CorruptArtefact as error:
+                damage = error
+                continue
+            state = stored.json("state.json")
+            load_weights(module, stored.tensors("weights.safetensors"), folder)
+            load_moments(module, optimizer, stored.tensors("moments.safetensors"), state["groups"])
+            progress = Progress(**{k: v for k, v in state.items() if k != "groups"})
+            break
+        else:
+            if damage is not None:
+                raise damage
+        progress.records = self._cut_metrics(progress.step)
+        return progress
+
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+        """Commit `checkpoints/step_N`, then drop those beyond `keep_last` and of replaced runs.
+
+        Raises:
+            NonFiniteError: A weight, buffer or moment is not finite; nothing is written.
+            StorageError: The disk refuses; earlier checkpoints are untouched.
+        """
+        folder = self.checkpoints / f"step_{progress.step}"
+        weights, moments = weights_of(module), moments_of(module, optimizer)
+        for name, tensor in (weights | moments).items():
+            check_finite(tensor, f"step {progress.step}: {name}")
+        state = {k: v for k, v in asdict(progress).items() if k != "records"}
+        files = {
+            "weights.safetensors": weights,
+            "moments.safetensors": moments,
+            "state.json": state | {"groups": groups_of(optimizer)},
+        }
+        # What can stand there is a damaged checkpoint of this run or a step of a replaced one.
+        store.commit(folder, files, overwrite=True, schema=SCHEMA, metadata={"run": self.identity})
+        kept = self.steps()[-self.keep_last :]
+        for other in self._owners():
+            if other not in kept:
+                store.remove(other)
+        return folder
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        store.append(self.path / "metrics.jsonl", record)
+
+    def crash(self, step: int, error: BaseException) -> None:
+        """Leave crash.json: the batch that did it and the checkpoint that is still good."""
+        kept = self.steps()
+        record = {
+            "batch": step,
+            "error": type(error).__name__,
+            "message": str(error),
+            "last_checkpoint": kept[-1].name if kept else None,
+            "resolved": False,
+        }
+        self._write("crash.json", record)
+
+    def finished(self) -> None:
+        """The run got through: what an earlier attempt left in crash.json is settled."""
+        path = self.path / "crash.json"
+        if path.exists():
+            self._write("crash.json", json.loads(path.read_text("utf-8")) | {"resolved": True})
+
+    def steps(self) -> list[Path]:
+        """This run's checkpoint folders, oldest first."""
+        return self._candidates(self.identity)
+
+    def _candidates(self, *owners: str | None) -> list[Path]:
+        found = [folder for folder, owner in self._owners().items() if owner in owners]
+        return sorted(found, key=lambda p: int(p.name.removeprefix("step_")))
+
+    def _owners(self) -> dict[Path, str | None]:
+        """Checkpoint folder -> identity of its run, None where the manifest cannot be read."""
+        owners: dict[Path, str | None] = {}
+        if not self.checkpoints.is_dir():
+            return owners
+        for folder in self.checkpoints.iterdir():
+            manifest = folder / "manifest.json"
+            if re.fullmatch(r"step_\d+", folder.name) and manifest.is_file():
+                try:
+                    owners[folder] = json.loads(manifest.read_bytes())["metadata"]["run"]
+                except (ValueError, KeyError, TypeError):
+                    owners[folder] = None
+        return owners
+
+    def _cut_metrics(self, step: int) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        kept = [r for r in store.read_jsonl(path) if r["step"] < step]
+        store.write_text(path, "".join(json.dumps(r) + "\n" for r in kept), overwrite=True)
+        return kept
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        store.write_text(self.path / name, json.dumps(value, indent=2) + "\n", overwrite=True)
+
+
+@contextmanager
+def open_run(
+    path: Path, config: FitConfig, record: Mapping[str, Any] | None, resume: Resume
+) -> Iterator[RunFolder]:
+    """Lock a run folder, made if need be, and settle whether this is the same run.
+
+    Raises:
+        ConfigError: Another run's settings, or an unknown `resume`.
+        StorageError: Another live process holds it (its pid is named), the folder is something
+            else, or `resume` says "never" or "must" and the disk says otherwise.
+    """
+    if resume not in ("auto", "never", "must"):
+        raise ConfigError("unknown resume", got=repr(resume), expected="auto, never or must")
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{path} is a file", expected="a folder for the run")
+    with store.lock(path):
+        started = (path / "config.json").exists()
+        _check_purpose(path, started)
+        if started and resume == "never" and not config.overwrite:
+            raise StorageError(
+                f"{path} already holds a run", fix="another folder, or overwrite=True (--overwrite)"
+            )
+        run = RunFolder(path, config.keep_last, _settle(path, config, record))
+        if resume == "must" and not run.steps():
+            raise StorageError(f"{path} has no checkpoint to resume from", fix="resume='auto'")
+        run._write("env.json", _environment())
+        yield run
+
+
+def _check_purpose(path: Path, started: bool) -> None:
+    """A run never mixes its files into a folder that holds something else."""
+    if started or not path.exists():
+        return
+    foreign = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    if foreign:
+        raise StorageError(
+            f"{path} is not empty and holds no run",
+            got=", ".join(foreign[:5]),
+            expected="a new or empty folder, or one with a run's config.json",
+        )
+
+
+def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> str:
+    """The run's identity: that of config.json where its settings agree, else a fresh one.
+
+    Raises:
+        ConfigError: The folder belongs to a run with other settings.
+    """
+    asked = json.loads(json.dumps({"fit": asdict(config), "record": dict(record or {})}))
+    file = path / "config.json"
+    if file.exists() and not config.overwrite:
+        stored = _read_config(file)
+        there = _flat({k: v for k, v in stored.items() if k != "run"})
+        here = _flat(asked)
+        keys = [
+            key
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key, "absent") != here.get(key, "absent")
+            and key.removeprefix("fit.") not in NEUTRAL
+        ]
+        if keys:
+            raise ConfigError(
+                f"{path} holds a run with other settings",
+                got=", ".join(f"{k}={here.get(k, 'absent')!r}" for k in keys),
+                expected=", ".join(f"{k}={there.get(k, 'absent')!r}" for k in keys),
+                fix="another folder, the old settings, or overwrite=True (--overwrite)",
+            )
+        return stored["run"]
+    identity = uuid.uuid4().hex
+    text = json.dumps({"run": identity, **asked}, indent=2) + "\n"
+    store.write_text(file, text, overwrite=config.overwrite)
+    return identity
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(file.read_bytes())
+        if isinstance(stored["run"], str):
+            return stored
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptArtefact(
+            f"{file} is not the config of a run", got=error, fix="overwrite=True starts it anew"
+        ) from error
+    raise CorruptArtefact(f"{file} names no run", fix="overwrite=True starts it anew")
+
+
+def _environment() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}".removeprefix("record.")] = value
+    return flat

@@ -1,0 +1,295 @@
+"""Activations: what a model computed at named sites, with the tokens, mask and provenance it needs.
+
+```python
+acts = model.capture("Mary gave John", "blocks.*.hook_resid_post")
+acts["resid_post", -1]      # [batch pos d_model], TransformerLens's short keys
+acts.flat("blocks.1.hook_resid_post")   # [real tokens, d_model], no padding
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from interp.core.errors import ShapeError, SiteError
+from interp.core.names import expand, unknown
+from interp.core.provenance import Provenance
+from interp.core.residual import Key, ResidualStacks
+from interp.core.store import commit, open_artefact
+
+SCHEMA = "activations/1"
+
+_KEY_BY_QUERY = ("hook_pattern", "hook_attn_scores")  # [batch head query key]: no token axis 1
+
+
+class Activations(ResidualStacks):
+    """A read-only mapping from site to tensor.
+
+    Tensors are `[batch pos ...]`, except attention scores and patterns, `[batch head query key]`.
+    A key is a site's full name or TransformerLens's short form: `"embed"`, `("resid_post", 3)`,
+    `("pattern", 0)`, `("resid_post", -1)` (needs `cfg`), `("scale", 2, "ln1")`.
+
+    Args:
+        tensors: Site to tensor; not copied.
+        tokens: Token ids of the whole input, int64 [batch pos].
+        mask: True where a token is real and not padding, bool [batch pos]; None when
+            nothing is padding.
+        provenance: The model and sites that the tensors came from.
+        cfg: The model's config: anything with `n_layers` (and `attn_only`, `post_norm`).
+        positions: The positions along which tensors run when only some were captured: int64
+            [kept], or [batch kept] where rows differ. Tokens and mask stay whole.
+
+    Raises:
+        ShapeError: Tokens, mask and positions contradict each other.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        provenance: Provenance | None = None,
+        cfg: Any = None,
+        positions: Tensor | None = None,
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.tokens = tokens
+        self.mask = mask
+        self.provenance = provenance
+        self.cfg = cfg
+        self.positions = positions
+        self._kept = self._keep()
+
+    # -------------------------------------------------------------- a mapping
+
+    def __getitem__(self, key: Key) -> Tensor:
+        """The tensor at a site.
+
+        Raises:
+            SiteError: The site was not captured; names the three nearest that were.
+        """
+        try:
+            return self._tensors[key]  # type: ignore[index]
+        except (KeyError, TypeError):
+            name = self.name(key)
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise unknown(name, self._tensors, where="these activations") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return self.name(key) in self._tensors  # type: ignore[arg-type]
+        except SiteError:
+            return False
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {list(t.shape)}" for name, t in list(self.items())[:3])
+        more = f", ... {len(self)} sites" if len(self) > 3 else ""
+        return f"Activations({shown}{more})"
+
+    def name(self, key: Key) -> str:
+        """The full site name of a key, whether captured or not.
+
+        Raises:
+            SiteError: The key is neither a string nor `(name, layer[, sublayer])`, or its layer
+                does not exist.
+        """
+        if isinstance(key, str):
+            return key if key in self._tensors else expand(key)
+        short = layer = sublayer = None
+        if isinstance(key, tuple) and 1 <= len(key) <= 3:
+            short, layer, sublayer = (*key, None, None)[:3]
+        well_formed = (
+            isinstance(short, str)
+            and (layer is None or (isinstance(layer, int) and not isinstance(layer, bool)))
+            and (sublayer is None or isinstance(sublayer, str))
+        )
+        if not well_formed:
+            raise SiteError(
+                "this is not an activation's key",
+                got=repr(key),
+                expected="a site name, or (short name, layer) or (short name, layer, sublayer)",
+                fix='for example acts["resid_post", 3] or acts["scale", 2, "ln1"]',
+            )
+        if layer is not None and layer < 0:
+            n_layers = self._n_layers()
+            if layer < -n_layers:
+                raise SiteError(
+                    f"layer {layer} is out of range",
+                    got=repr(key),
+                    expected=f"{n_layers} layers exist, {-n_layers} to {n_layers - 1}",
+                )
+            layer += n_layers
+        return expand(short, layer, sublayer)
+
+    # -------------------------------------------------------------- copies
+
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Activations:
+        """The same on a device or in a dtype (integers and booleans keep theirs).
+
+        A new dtype is noted in the provenance.
+        """
+        if isinstance(target, torch.dtype):
+            dtype = target
+        elif target is not None:
+            device = target
+
+        def move(t: Tensor) -> Tensor:
+            return t.to(device=device, dtype=dtype if t.is_floating_point() else None)
+
+        moved = self._with(
+            {name: move(t) for name, t in self.items()},
+            **{key: None if t is None else t.to(device=device) for key, t in self._index().items()},
+        )
+        if dtype is not None and moved.provenance is not None:
+            name = str(dtype).removeprefix("torch.")
+            moved.provenance = replace(moved.provenance, dtype=name)
+        return moved
+
+    def detach(self) -> Activations:
+        """The same, cut from the autograd graph; storage is shared."""
+        return self._with({name: t.detach() for name, t in self.items()})
+
+    def _with(self, tensors: dict[str, Tensor], **index: Tensor | None) -> Activations:
+        return type(self)(
+            tensors, provenance=self.provenance, cfg=self.cfg, **{**self._index(), **index}
+        )
+
+    def _index(self) -> dict[str, Tensor | None]:
+        return {"tokens": self.tokens, "mask": self.mask, "positions": self.positions}
+
+    # -------------------------------------------------------------- tokens
+
+    @property
+    def kept_mask(self) -> Bool[Tensor, "batch kept"] | None:
+        """The mask at the captured positions; None when none was given."""
+        return self._kept
+
+    def flat(self, site: Key) -> Shaped[Tensor, "real_token ..."]:
+        """Rows of real tokens at a site, batch-major, padding left out.
+
+        Raises:
+            ShapeError: The site is an attention pattern or score (two token axes), or its tensor
+                does not begin with the mask's batch and positions.
+        """
+        name = self.name(site)
+        t = self[name]
+        if name.endswith(_KEY_BY_QUERY):
+            raise ShapeError(
+                f"{name!r} has two token axes and no rows",
+                got=f"[batch head query key] = {list(t.shape)}",
+                expected="a site [batch pos ...]",
+                fix="index the tensor and use .kept_mask",
+            )
+        if t.ndim < 2:
+            raise ShapeError(f"{name!r} has no batch and position axes", got=list(t.shape))
+        whole = self.mask if self.tokens is None else self.tokens
+        if whole is not None and t.shape[0] == 1:
+            t = t.expand(whole.shape[0], *t.shape[1:])  # one row stands for all (positions)
+        kept = self._kept
+        if kept is None:
+            return t.flatten(0, 1)
+        if t.shape[:2] != kept.shape:
+            raise ShapeError(
+                f"{name!r} does not run along the tokens",
+                got=list(t.shape),
+                expected=f"[{kept.shape[0]}, {kept.shape[1]}, ...]",
+            )
+        return t.flatten(0, 1) if self._no_padding else t[kept.to(t.device)]
+
+    @cached_property
+    def _no_padding(self) -> bool:
+        return self._kept is None or bool(self._kept.all())
+
+    def _keep(self) -> Tensor | None:
+        """Check tokens, mask and positions against each other; the mask where tensors run."""
+        for label, t in (("tokens", self.tokens), ("mask", self.mask)):
+            if t is not None and t.ndim != 2:
+                raise ShapeError(f"{label} must be [batch pos]", got=list(t.shape))
+        if self.mask is None:
+            return None
+        if self.mask.dtype != torch.bool:
+            raise ShapeError(
+                "the mask must be boolean", got=self.mask.dtype, expected="True for a real token"
+            )
+        if self.tokens is not None and self.tokens.shape != self.mask.shape:
+            raise ShapeError(
+                "tokens and mask differ in shape",
+                got=f"tokens {list(self.tokens.shape)}, mask {list(self.mask.shape)}",
+            )
+        if self.positions is None:
+            return self.mask
+        where = self.positions.to(self.mask.device)
+        if where.ndim == 1:
+            return self.mask[:, where]
+        if where.ndim != 2 or where.shape[0] != self.mask.shape[0]:
+            raise ShapeError(
+                "positions must be [kept] or [batch kept]",
+                got=list(where.shape),
+                expected=f"[kept] or [{self.mask.shape[0]}, kept]",
+            )
+        return self.mask.gather(1, where % self.mask.shape[1])
+
+    # -------------------------------------------------------------- disk
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write tensors, tokens, mask, positions, provenance and the plain values of `cfg`.
+
+        Raises:
+            StorageError: The folder exists and `overwrite` is false, or the disk refuses.
+        """
+        plain = (bool, int, float, str, type(None))
+        cfg = None if self.cfg is None else vars(self.cfg)
+        meta = {
+            "sites": list(self),
+            "provenance": None if self.provenance is None else self.provenance.to_json(),
+            "cfg": None if cfg is None else {k: v for k, v in cfg.items() if isinstance(v, plain)},
+        }
+        files: dict[str, Any] = {
+            "activations.json": meta,
+            "activations.safetensors": {name: t.detach() for name, t in self.items()},
+            "inputs.safetensors": {k: t for k, t in self._index().items() if t is not None},
+        }
+        return commit(directory, files, overwrite=overwrite, schema=SCHEMA)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Activations:
+        """What `save` wrote.
+
+        Raises:
+            CorruptArtefact: The bytes do not match their manifest.
+            StorageError: There is no such folder, or it holds something else.
+        """
+        artefact = open_artefact(directory, schema=SCHEMA)
+        meta = artefact.json("activations.json")
+        tensors = artefact.tensors("activations.safetensors")
+        origin, cfg = meta["provenance"], meta["cfg"]
+        return cls(
+            {site: tensors[site] for site in meta["sites"]},
+            **artefact.tensors("inputs.safetensors"),
+            provenance=None if origin is None else Provenance.from_json(origin),
+            cfg=None if cfg is None else SimpleNamespace(**cfg),
+        )

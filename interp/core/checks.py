@@ -1,0 +1,49 @@
+"""How far to trust a result: named numbers with bounds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Check(NamedTuple):
+    """One named number with its bound."""
+
+    name: str
+    """What is bounded, as `completeness_gap`."""
+    value: float
+    """What was measured."""
+    bound: float
+    """The largest value that passes, unless `ok` was decided otherwise."""
+    ok: bool
+    """Whether it passes."""
+
+    @classmethod
+    def at_most(cls, name: str, value: float | Tensor, bound: float) -> Check:
+        """Passes if the value is at most `bound`; NaN never does."""
+        return cls(name, float(value), bound, float(value) <= bound)
+
+    @classmethod
+    def at_least(cls, name: str, value: float | Tensor, bound: float) -> Check:
+        """Passes if the value is at least `bound`; NaN never does."""
+        return cls(name, float(value), bound, float(value) >= bound)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} {self.value:.3g} (bound {self.bound:.3g}) {'ok' if self.ok else 'FAILED'}"
+        )
+
+
+class Checks(tuple[Check, ...]):
+    """The checks of a result."""
+
+    __slots__ = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all pass."""
+        return all(check.ok for check in self)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self)) or "none declared"

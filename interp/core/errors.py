@@ -1,0 +1,121 @@
+"""Every error the house raises on purpose: what happened, what was got, what was expected, how to fix it.
+
+The command line prints these four lines and exits 2; nothing else in `interp` formats errors.
+"""
+
+from __future__ import annotations
+
+
+class InterpError(Exception):
+    """An error that explains itself.
+
+    Args:
+        what: One sentence naming the thing that is wrong.
+        got: The offending value, as the user wrote it.
+        expected: What would have been accepted.
+        fix: The next thing to try.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        fix: object = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.got = None if got is None else str(got)
+        self.expected = None if expected is None else str(expected)
+        self.fix = None if fix is None else str(fix)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        for label in ("got", "expected", "fix"):
+            text = getattr(self, label)
+            if text is not None:
+                lines.append(f"  {label}: {text}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _rebuild, (type(self), self.what, self.got, self.expected, self.fix)
+
+
+def _rebuild(
+    kind: type[InterpError], what: str, got: str | None, expected: str | None, fix: str | None
+) -> InterpError:
+    """Errors cross process borders (workers, subprocess tests) with all four parts."""
+    return kind(what, got=got, expected=expected, fix=fix)
+
+
+class SiteError(InterpError, KeyError):
+    """A site, hook or cache key that does not exist."""
+
+    __str__ = InterpError.__str__
+
+
+class HookNotFired(InterpError):
+    """A requested hook did not fire, or fired more often than the request allows."""
+
+
+class EditError(InterpError):
+    """A hook returned something that cannot stand for the activation it replaces."""
+
+
+class NonFiniteError(InterpError, ArithmeticError):
+    """NaN or infinity where numbers were expected."""
+
+
+class TokenError(InterpError, ValueError):
+    """Text or token ids that the model cannot read."""
+
+
+class ConfigError(InterpError, ValueError):
+    """A configuration with an unknown key, a wrong type or an impossible value."""
+
+
+class ShapeError(InterpError, ValueError):
+    """An array whose axes contradict its declaration."""
+
+
+class ProvenanceError(InterpError):
+    """An artefact applied to a model, site or tokenizer it was not made for."""
+
+
+class StorageError(InterpError, OSError):
+    """A file or folder that cannot be written, read or replaced."""
+
+    __str__ = InterpError.__str__
+
+
+class CorruptArtefact(StorageError):
+    """Stored bytes that do not match their manifest."""
+
+
+class BadName(StorageError):
+    """A name that must not become a path."""
+
+
+class ModelError(InterpError):
+    """A model that cannot be loaded or asked for what it does not have."""
+
+
+class AdapterError(ModelError):
+    """The adapter disagrees with the raw model; loading is refused."""
+
+
+class FoldError(ModelError):
+    """Weights that cannot be folded exactly."""
+
+
+class MissingDependency(InterpError, ImportError):
+    """An optional package that the request needs."""
+
+
+class MemoryBudgetError(InterpError, MemoryError):
+    """A request whose estimated memory exceeds the budget."""
+
+
+class Interrupted(InterpError):
+    """A run stopped by a signal after committing a checkpoint."""

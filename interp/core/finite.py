@@ -1,0 +1,63 @@
+"""NaN and infinity are stopped where they appear, not where they hurt."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import NonFiniteError
+
+
+def check_finite(t: Tensor, what: str, *, token_axis: int | None = None) -> None:
+    """Raise if a tensor holds NaN or infinity; integers and booleans always pass.
+
+    One reduction and no copy when all is well: a sum is finite only if every term is. A sum of
+    finite terms that overflows is told apart by the extremes, which cannot overflow.
+
+    Args:
+        t: A tensor of any shape, dtype and device; tensors without storage (meta) pass.
+        what: The name in the message (a site, a loss, a result's field).
+        token_axis: The axis that counts token positions, to name the token as well.
+
+    Raises:
+        NonFiniteError: Names `what`, the first index in row-major order, the value, the dtype and
+            how many values are affected.
+    """
+    if not (t.is_floating_point() or t.is_complex()) or t.is_meta:
+        return
+    values = t.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    if values.element_size() == 1:
+        values = values.float()  # the float8 types have no reductions
+    if isfinite(values.sum().item()):
+        return
+    low, high = values.aminmax()
+    if isfinite(low.item()) and isfinite(high.item()):
+        return
+    raise _describe(t.detach(), what, token_axis)
+
+
+def _describe(t: Tensor, what: str, token_axis: int | None) -> NonFiniteError:
+    if t.element_size() == 1:
+        bad = ~torch.isfinite(t.float())
+    else:
+        bad = ~torch.isfinite(t)
+    where = tuple(bad.nonzero()[0].tolist())
+    value = t[where].item()
+    dtype = str(t.dtype).removeprefix("torch.")
+    token = ""
+    if token_axis is not None and where:
+        token = f", token {where[token_axis]}"
+    overflow = t.dtype == torch.float16
+    return NonFiniteError(
+        f"{what} is not finite",
+        got=f"{value} at index {where}{token}, dtype {dtype}; "
+        f"{int(bad.sum()):,} of {t.numel():,} values",
+        expected="finite numbers",
+        fix="float16 ends at 65504: use bfloat16 or float32"
+        if overflow
+        else "look at the input and the sites before this one",
+    )

@@ -1,0 +1,65 @@
+"""How rooms meet without importing each other: shapes of objects, checked structurally."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.activations import Activations
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """A dictionary as a model sees it: reads `site_in`, writes an estimate of `site_out`.
+
+    An SAE has one site for both, a transcoder two. `model.with_coder` splices any of these in.
+    """
+
+    site_in: str
+    site_out: str
+    W_enc: Float[Tensor, "d_in d_dict"]
+    W_dec: Float[Tensor, "d_dict d_out"]
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_dict"]:
+        """Latents of activations."""
+        ...
+
+    def decode(self, z: Float[Tensor, "*batch d_dict"]) -> Float[Tensor, "*batch d_out"]:
+        """Activations from latents, in the raw units of `site_out`."""
+        ...
+
+
+@runtime_checkable
+class TokenizerLike(Protocol):
+    """The part of a Hugging Face tokenizer that is used."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def __call__(self, text: Any, **kwargs: Any) -> Any:
+        """Token ids of texts (`input_ids`)."""
+        ...
+
+    def decode(self, token_ids: Any, **kwargs: Any) -> Any:
+        """The text of token ids."""
+        ...
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """The vocabulary's strings of token ids."""
+        ...
+
+
+@runtime_checkable
+class Sited(Protocol):
+    """A model whose activations have names."""
+
+    sites: Iterable[str]
+    cfg: Any
+
+    def capture(self, inputs: Any, sites: str | Sequence[str], **kwargs: Any) -> Activations:
+        """The activations at `sites` for `inputs`."""
+        ...

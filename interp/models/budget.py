@@ -1,0 +1,79 @@
+"""How much a request would keep in memory, known before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from interp.core.errors import MemoryBudgetError
+
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
+    from interp.models.inputs import Prepared
+
+SMALL = 64 * 2**20
+"""Below this nobody asks how much memory is free."""
+
+
+def estimate_bytes(model: HookedModel, names: Sequence[str], ready: Prepared) -> dict[str, int]:
+    """Bytes per site; sites whose sizes only the input decides (plain modules) count as 0."""
+    if ready.tokens is None:
+        return {}
+    batch, pos = ready.tokens.shape
+    wide = getattr(torch, model.cfg.dtype or "float32").itemsize
+    found = {"batch": batch, "pos": pos, "key_pos": pos}
+    sizes: dict[str, int] = {}
+    for name in names:
+        site = model.sites[name]
+        axes = site.axes.split()
+        if len(axes) != len(site.sizes):
+            continue
+        total = wide
+        for axis, size in zip(axes, site.sizes, strict=True):
+            total *= size if size is not None else found.get(axis, 1)
+        sizes[name] = total
+    return sizes
+
+
+def refuse_above(sizes: dict[str, int], limit: int | None, device: torch.device) -> None:
+    """Raise when the request is larger than `limit`, or than half of the free memory.
+
+    Raises:
+        MemoryBudgetError: With the estimate, the largest sites and what to do.
+    """
+    total = sum(sizes.values())
+    if limit is None:
+        if total < SMALL:
+            return
+        limit = free_bytes(device) // 2
+    if total <= limit:
+        return
+    by_kind: dict[str, int] = {}
+    for name, size in sizes.items():
+        kind = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        by_kind[kind] = by_kind.get(kind, 0) + size
+    largest = sorted(by_kind.items(), key=lambda item: -item[1])[:3]
+    raise MemoryBudgetError(
+        "the activations asked for would not fit",
+        got=f"an estimated {total / 2**20:,.0f} MiB over {len(sizes)} sites; most in "
+        + ", ".join(f"{kind} ({size / 2**20:,.0f} MiB)" for kind, size in largest),
+        expected=f"at most {limit / 2**20:,.0f} MiB (half of the free memory, or max_bytes)",
+        fix="name the sites you need, or use positions=, a smaller batch, dtype='bfloat16' or max_bytes=",
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for new tensors on `device`."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    # No /proc (macOS, Windows): assume a laptop's share rather than refuse everything.
+    return 8 * 2**30

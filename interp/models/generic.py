@@ -1,0 +1,136 @@
+"""Adapters without a table row: any nn.Module, and objects that carry TransformerLens hook points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from interp.models.adapter import Adapter
+from interp.models.cfg import ModelConfig
+from interp.models.sites import Site, axes_of
+from interp.models.small import SmallTransformer
+from interp.models.small_layers import HookPoint
+
+SPLIT_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input")
+"""Hooking one of these makes the block normalise once per head (TransformerLens's split inputs)."""
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Identity)
+
+
+def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adapter:
+    """Every submodule's input and output, by its own path: `conv1.hook_in`, `conv1.hook_out`.
+
+    A module reached by two paths is listed under its first. Recurrent cells also list their state.
+    """
+    sites: dict[str, Site] = {}
+    seen: set[int] = set()
+    for path, part in module.named_modules():
+        if not path or isinstance(part, _CONTAINERS) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        sites[f"{path}.hook_in"] = Site(f"{path}.hook_in", part, "in", "...")
+        sites[f"{path}.hook_out"] = Site(f"{path}.hook_out", part, "out", "...")
+        if isinstance(part, nn.LSTMCell):
+            sites[f"{path}.hook_c"] = Site(f"{path}.hook_c", part, "out", "batch d_hidden", slot="1")
+    first = next(module.parameters(), None)
+    cfg = ModelConfig(
+        model_name=name,
+        family=family,
+        dtype="" if first is None else str(first.dtype).removeprefix("torch."),
+        device="cpu" if first is None else str(first.device),
+    )
+    return Adapter(name=family, cfg=cfg, sites=sites, inputs="any")
+
+
+def is_hooked_root(module: nn.Module) -> bool:
+    """A TransformerLens HookedTransformer, TransformerBridge or any HookedRootModule."""
+    names = {k.__name__ for k in type(module).__mro__}
+    return bool(names & {"HookedRootModule", "TransformerBridge"})
+
+
+def hooked_root_adapter(module: Any, name: str) -> Adapter:
+    """The guest's own hook points under their own names; hook points that never fire stay loud.
+
+    The same HookPoint under several names (the bridge's aliases) is listed under each.
+    """
+    known = getattr(module, "cfg", None)
+    sites = {n: Site(n, point, "out", axes_of(n) or "...") for n, point in module.hook_dict.items()}
+    value = {f: getattr(known, f, None) for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")}
+    dtype = getattr(known, "dtype", None)
+    cfg = ModelConfig(
+        model_name=name,
+        family=type(module).__name__,
+        **{k: int(v) for k, v in value.items() if isinstance(v, int)},
+        n_kv_heads=int(getattr(known, "n_key_value_heads", None) or value["n_heads"] or 0),
+        d_vocab=int(getattr(known, "d_vocab", 0) or 0),
+        d_vocab_out=int(getattr(known, "d_vocab_out", 0) or 0),
+        act_fn=str(getattr(known, "act_fn", "") or ""),
+        normalization_type=getattr(known, "normalization_type", None),
+        causal=getattr(known, "attention_dir", "") == "causal",
+        attn_only=bool(getattr(known, "attn_only", False)),
+        default_prepend_bos=getattr(known, "default_prepend_bos", None),
+        dtype=str(dtype).removeprefix("torch.") if dtype is not None else "",
+        device=str(getattr(known, "device", "cpu")),
+    )
+    adapter = Adapter(name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any")
+    if callable(getattr(module, "unembed", None)):
+        adapter.unembed, adapter.unembed_module = module.unembed, module.unembed
+    if isinstance(getattr(module, "ln_final", None), nn.Module):
+        adapter.ln_final = module.ln_final
+    return adapter
+
+
+def small_adapter(module: SmallTransformer, name: str) -> Adapter:
+    """Our own small transformer: its hook points are its sites."""
+    own = module.cfg
+    sizes = {
+        "d_model": own.d_model,
+        "head": own.n_heads,
+        "kv_head": own.n_key_value_heads or own.n_heads,
+        "d_head": own.d_head,
+        "d_mlp": own.d_mlp,
+        "1": 1,
+    }
+    sites, split = {}, {}
+    for path, part in module.named_modules():
+        if isinstance(part, HookPoint):
+            axes = axes_of(path)
+            site = Site(path, part, "out", axes, tuple(sizes.get(a) for a in axes.split()))
+            (split if path.endswith(SPLIT_INPUTS) else sites)[path] = site
+    parameter = next(module.parameters())
+    norm = own.normalization_type
+    cfg = ModelConfig(
+        model_name=name,
+        family="small",
+        n_layers=own.n_layers,
+        d_model=own.d_model,
+        n_heads=own.n_heads,
+        n_kv_heads=sizes["kv_head"],
+        d_head=own.d_head,
+        d_mlp=0 if own.attn_only else own.d_mlp,
+        d_vocab=own.d_vocab,
+        d_vocab_out=own.d_vocab_out,
+        n_ctx=own.n_ctx,
+        act_fn=own.act_fn or "",
+        normalization_type=None if norm is None else norm.removesuffix("Pre"),
+        positional=own.positional_embedding_type,
+        style="parallel" if own.parallel_attn_mlp else "pre",
+        causal=own.attention_dir == "causal",
+        attn_only=own.attn_only,
+        gated_mlp=own.gated_mlp,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+    )
+    return Adapter(
+        name="small",
+        cfg=cfg,
+        sites=sites,
+        unlisted=split,
+        inputs="tokens",
+        embed=module.embed,
+        pos_embed=getattr(module, "pos_embed", None),
+        unembed=module.unembed,
+        unembed_module=module.unembed,
+        ln_final=module.ln_final,
+        exact_once=True,
+    )

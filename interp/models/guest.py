@@ -1,0 +1,32 @@
+"""TransformerLens by its own loader, for whoever wants its weight processing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from interp.core.errors import MissingDependency
+from interp.models.hooked import HookedModel
+
+
+def boot_bridge(
+    source: str, *, device: Any = None, dtype: torch.dtype | None = None, name: str = ""
+) -> HookedModel:
+    """A TransformerBridge booted from a folder (or hub id), wrapped as a guest.
+
+    Raises:
+        MissingDependency: transformer-lens 3.9 is not installed.
+    """
+    from interp.models.wrapping import wrap
+
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError as error:
+        raise MissingDependency(
+            "the transformer_lens backend needs transformer-lens",
+            fix="pip install 'transformer-lens>=3.9,<4'",
+        ) from error
+    options = {} if dtype is None else {"dtype": dtype}
+    bridge = TransformerBridge.boot_transformers(source, device=str(device or "cpu"), **options)
+    return wrap(bridge, name=name or source)

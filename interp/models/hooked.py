@@ -1,0 +1,481 @@
+"""`HookedModel`: any torch model with named sites. It speaks TransformerLens and mutates nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.core.activations import Activations
+from interp.core.errors import ModelError, SiteError
+from interp.core.finite import check_finite
+from interp.core.protocols import Coder
+from interp.core.provenance import Provenance, fingerprint_state, versions
+from interp.models.adapter import Adapter
+from interp.models.budget import estimate_bytes, refuse_above
+from interp.models.describe import model_map
+from interp.models.inputs import Intake, Prepared, main_output, position_index, take
+from interp.models.interventions import Intervention
+from interp.models.sites import Site, SiteMap
+from interp.models.splice import Splice
+from interp.models.taps import Edit, Run, Tap
+from interp.models.tokens import TokenBatch, Tokenization
+from interp.models.weights import Weights
+
+Hook = Intervention | tuple[Any, Edit]
+
+
+class HookedModel:
+    """A raw torch model, its sites and its tokenizer.
+
+    Made by `load_model` and `wrap`; holds the raw module unchanged in `module`.
+
+    Attributes:
+        module: The raw model; its state dict, forward and save_pretrained stay as they were.
+        sites: Names -> `Site`, in firing order; `model.sites.shape(name)` tells the axes.
+        cfg: Sizes under TransformerLens's names.
+        tokenization: Text <-> ids, with the BOS policy.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        tokenization: Tokenization,
+        intake: Intake,
+        splices: tuple[Splice, ...] = (),
+    ) -> None:
+        self.module = module
+        self.adapter = adapter
+        self.cfg = adapter.cfg
+        self.tokenization = tokenization
+        self.splices = splices
+        self._intake = intake
+        listed = dict(adapter.sites)
+        for splice in splices:
+            listed = splice.insert(listed)
+        where = self.cfg.model_name or type(module).__name__
+        self.sites = SiteMap(listed, module, where, adapter.refused, adapter.unlisted)
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+
+    # --- text -------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer, or None."""
+        return self.tokenization.tokenizer
+
+    def tokenize(self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right") -> TokenBatch:
+        """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
+        return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
+
+    def to_tokens(self, texts: Any, prepend_bos: bool | None = None) -> Tensor:
+        """Texts of one length -> ids [batch, pos] on the model's device."""
+        return self.tokenization.to_tokens(texts, prepend_bos).to(self.device)
+
+    def to_str_tokens(self, text: Any, prepend_bos: bool | None = None) -> list[str]:
+        """One text or row of ids -> its pieces."""
+        return self.tokenization.to_str_tokens(text, prepend_bos)
+
+    def to_string(self, ids: Any) -> Any:
+        """Ids -> text."""
+        return self.tokenization.to_string(ids)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token."""
+        return self.tokenization.to_single_token(text)
+
+    # --- running ----------------------------------------------------------------------------
+
+    def __call__(self, inputs: Any, *, prepend_bos: bool | None = None, **kwargs: Any) -> Any:
+        """The model's output: logits [batch, pos, d_vocab] where it has them.
+
+        Args:
+            inputs: Text, texts, ids [pos] or [batch, pos], a TokenBatch, a dict of keyword
+                arguments, or whatever the raw module takes.
+            kwargs: Passed to the raw module (`attention_mask`, `decoder_input_ids`, ...).
+        """
+        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
+        if any(not s.error_term for s in self.splices):
+            with self._run([], ready):
+                return main_output(self.module(*ready.args, **ready.kwargs))
+        return main_output(self.module(*ready.args, **ready.kwargs))
+
+    def capture(
+        self,
+        inputs: Any,
+        sites: Any,
+        *,
+        positions: Any = None,
+        to: Any = None,
+        dtype: Any = None,
+        fwd_hooks: Sequence[Hook] = (),
+        grad: bool = False,
+        clone: bool = False,
+        max_bytes: int | None = None,
+        prepend_bos: bool | None = None,
+        **kwargs: Any,
+    ) -> Activations:
+        """Activations at `sites`, nothing else: the forward pass ends after the last of them.
+
+        Args:
+            inputs: As for calling the model.
+            sites: Names, globs, predicates, or a list of them.
+            positions: Keep only these; counted over each row's real tokens (-1 = its last).
+            to: Device (or dtype) the kept tensors move to; `dtype` likewise.
+            fwd_hooks: Interventions or (name, fn) pairs applied on the way.
+            grad: Keep the graph: `torch.autograd.grad(f(acts), acts[site])` works.
+            clone: Keep copies, for modules that overwrite their input in place.
+            max_bytes: Refuse when the kept tensors would exceed this (default: half of what is free).
+
+        Raises:
+            SiteError: Before the run, for a name that matches nothing.
+            HookNotFired, NonFiniteError, EditError, MemoryBudgetError: See `interp.core.errors`.
+        """
+        names = self.sites.resolve(sites)
+        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
+        keep = self._keep(ready, positions, to, dtype)
+        self._check_budget(names, ready, max_bytes, keep)
+        taps = self._taps(names, fwd_hooks, grad, keep, clone)
+        graph = torch.enable_grad() if grad else torch.no_grad()
+        with graph, self._run(taps, ready, stop=self.adapter.exact_once) as run:
+            self.module(*ready.args, **ready.kwargs)
+        run.verify()
+        return self._collect(taps, names, ready, positions)
+
+    def run_with_cache(
+        self,
+        inputs: Any,
+        names_filter: Any = None,
+        *,
+        fwd_hooks: Sequence[Hook] = (),
+        positions: Any = None,
+        to: Any = None,
+        dtype: Any = None,
+        grad: bool = False,
+        clone: bool = False,
+        max_bytes: int | None = None,
+        prepend_bos: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Activations]:
+        """(output, Activations) of one forward pass; arguments as for `capture`.
+
+        With `grad=True` the activations stay on the graph of the output:
+        `torch.autograd.grad(metric(output), acts[site])`. Otherwise they are detached.
+        """
+        names = self.sites.resolve(names_filter)
+        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
+        keep = self._keep(ready, positions, to, dtype)
+        self._check_budget(names, ready, max_bytes, keep)
+        taps = self._taps(names, fwd_hooks, grad, keep, clone)
+        with torch.enable_grad() if grad else nullcontext(), self._run(taps, ready) as run:
+            output = main_output(self.module(*ready.args, **ready.kwargs))
+        run.verify()
+        return output, self._collect(taps, names, ready, positions)
+
+    def run_with_hooks(
+        self,
+        inputs: Any,
+        fwd_hooks: Sequence[Hook] = (),
+        bwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] = (),
+        *,
+        prepend_bos: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The output with hooks in place for this one forward pass.
+
+        Args:
+            fwd_hooks: Interventions, or (name, `fn(value, hook) -> Tensor | None`).
+            bwd_hooks: (name, `fn(grad, hook)`), called when the output is differentiated.
+        """
+        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
+        taps = self._taps([], [*fwd_hooks, *_backward(bwd_hooks)])
+        with self._run(taps, ready) as run:
+            output = main_output(self.module(*ready.args, **ready.kwargs))
+        run.verify()
+        return output
+
+    @contextmanager
+    def hooks(
+        self, fwd_hooks: Sequence[Hook] | Hook = (), bwd_hooks: Sequence[Any] = ()
+    ) -> Iterator[HookedModel]:
+        """Hooks in place for every forward pass inside the block; removed whatever happens.
+
+        Raises:
+            HookNotFired: At the end of a block that ran the model without reaching a hook.
+        """
+        hooks = [fwd_hooks] if isinstance(fwd_hooks, Intervention) else list(fwd_hooks)  # type: ignore[list-item]
+        taps = self._taps([], [*hooks, *_backward(bwd_hooks)])
+        ran: list[None] = []
+        counter = self.module.register_forward_pre_hook(lambda *_: ran.append(None))
+        try:
+            with self._run(taps, Prepared(), repeat=True) as run:
+                yield self
+        finally:
+            counter.remove()
+        if ran:
+            run.verify()
+
+    def generate(
+        self,
+        inputs: Any,
+        max_new_tokens: int = 20,
+        *,
+        fwd_hooks: Sequence[Hook] = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+        prepend_bos: bool | None = None,
+        return_ids: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue the text, with interventions in place at every step.
+
+        Interventions with `positions` act on the prompt only; the others at every step, where the
+        model sees one new token (`hook.step` counts). Greedy at temperature 0; otherwise sampled
+        from (seed, step), independent of the global generator.
+
+        Returns:
+            The whole text (a list of texts for a list), or ids [batch, pos] with `return_ids`.
+        """
+        from interp.models.generation import generate
+
+        ready = self._intake.prepare(inputs, {}, prepend_bos, left=True)
+        taps = self._taps([], fwd_hooks)
+        with torch.no_grad(), self._run(taps, ready, repeat=True) as run:
+            ids = generate(self.module, self._intake, ready, max_new_tokens, temperature, seed, kwargs)
+        run.verify()
+        if return_ids or self.tokenizer is None:
+            return ids
+        texts = [
+            self.tokenizer.decode(row, skip_special_tokens=True)
+            for row in self._unpadded(ids, ready)
+        ]
+        return texts[0] if isinstance(inputs, str) else texts
+
+    # --- parts of the model -----------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._intake.device
+
+    @property
+    def W(self) -> Weights:
+        """Weights by TransformerLens's names; `model.W_Q` etc. are short for `model.W.W_Q`."""
+        return Weights(self.adapter, self.module)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("W_", "b_")):
+            return getattr(self.W, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def ln_final(self, resid: Tensor) -> Tensor:
+        """The final norm, [..., d_model] -> [..., d_model]; the identity where there is none."""
+        return resid if self.adapter.ln_final is None else self.adapter.ln_final(resid)
+
+    def unembed(self, normalized: Tensor) -> Tensor:
+        """Normalised residual stream -> logits, by the model's own head (soft cap included).
+
+        Raises:
+            ModelError: The model has no head that reads the residual stream.
+        """
+        if self.adapter.unembed is None:
+            raise ModelError(
+                f"{self.cfg.model_name} has no unembedding",
+                got=type(self.module).__name__,
+                expected="a language-model or classifier head",
+                fix="load the architecture with its head (…ForCausalLM, …ForMaskedLM)",
+            )
+        return self.adapter.unembed(normalized)
+
+    # --- other models made from this one -----------------------------------------------------
+
+    def with_coder(self, *coders: Coder, error_term: bool = True) -> HookedModel:
+        """A view of this model with each coder's latents and error as sites.
+
+        `<site>.hook_sae_acts_post` and `<site>.hook_sae_error` join `model.sites`. With
+        `error_term` the splice is a no-op until one of them is edited; without it the
+        reconstruction replaces the activation. Gradients reach earlier layers through the latents;
+        the error is a node of its own (Marks et al. 2024).
+
+        Raises:
+            SiteError: A coder's site does not exist here.
+        """
+        splices = (*self.splices, *(Splice.of(c, self.sites, error_term) for c in coders))
+        return HookedModel(self.module, self.adapter, self.tokenization, self._intake, splices)
+
+    def randomised(self, seed: int = 0) -> HookedModel:
+        """The same architecture with fresh weights from `seed`: the null every method needs."""
+        from interp.models.randomise import randomised_module
+        from interp.models.wrapping import wrap
+
+        fresh = randomised_module(self.module, seed)
+        return wrap(fresh, self.tokenizer, name=f"{self.cfg.model_name} (randomised, seed {seed})")
+
+    def to(self, target: Any) -> HookedModel:
+        """A copy of the whole model on another device or in another dtype."""
+        from interp.models.wrapping import wrap
+
+        return wrap(copy.deepcopy(self.module).to(target), self.tokenizer, name=self.cfg.model_name)
+
+    # --- identity ---------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """sha256 of configuration and weights; remembered until a weight changes."""
+        state = self.module.state_dict()
+        key = tuple(v._version for v in state.values() if not v.is_inference())
+        if self._fingerprint is None or self._fingerprint[0] != key:
+            identity = {k: v for k, v in vars(self.cfg).items() if k not in ("model_name", "device")}
+            self._fingerprint = (key, fingerprint_state(state, identity))
+        return self._fingerprint[1]
+
+    def provenance(self, sites: Iterable[str] = (), **more: Any) -> Provenance:
+        """Where a number came from: this model, these sites, this tokenizer, these versions."""
+        return Provenance(
+            model=self.cfg.model_name,
+            model_fingerprint=self.fingerprint(),
+            sites=tuple(sites),
+            **{
+                "dtype": self.cfg.dtype,
+                "prepend_bos": self.tokenization.bos_policy != "none",
+                "tokenizer_hash": self.tokenization.hash,
+                "versions": versions(),
+                **more,
+            },
+        )
+
+    def estimate(self, inputs: Any, sites: Any = None, **kwargs: Any) -> int:
+        """Bytes that `capture(inputs, sites)` would keep."""
+        ready = self._intake.prepare(inputs, kwargs, None)
+        return sum(estimate_bytes(self, self.sites.resolve(sites), ready).values())
+
+    def __repr__(self) -> str:
+        return model_map(self)
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _keep(self, ready: Prepared, positions: Any, to: Any, dtype: Any) -> Any:
+        """What to do to a value before it is kept; None to keep the tensor itself."""
+        if positions is None and to is None and dtype is None:
+            return None
+        mask, tokens = ready.mask, ready.tokens
+
+        def keep(value: Tensor, site: Site) -> Tensor:
+            kept = value
+            if positions is not None:
+                axes = site.axes.split()
+                if "pos" not in axes:
+                    raise SiteError(
+                        f"{site.name!r} has no position axis to select from",
+                        got=f"positions={positions!r}",
+                        expected=f"a site with positions; this one is {site.axes!r}",
+                    )
+                axis = axes.index("pos")
+                batch = value.shape[0] if tokens is None else tokens.shape[0]
+                index = position_index(positions, value.shape[axis], batch, mask, value.device)
+                kept = take(kept, axis, index)
+            kept = kept if to is None else kept.to(to)
+            return kept if dtype is None else kept.to(_dtype(dtype))
+
+        return keep
+
+    def _taps(
+        self,
+        names: Sequence[str],
+        hooks: Sequence[Hook] = (),
+        grad: bool = False,
+        keep: Any = None,
+        clone: bool = False,
+    ) -> dict[str, Tap]:
+        """One tap per site that is asked for: edits first, then the value is kept."""
+        taps: dict[str, Tap] = {}
+        for hook in hooks:
+            wanted, edit = (hook.site, hook) if isinstance(hook, Intervention) else hook
+            for name in self.sites.resolve(wanted):
+                self._tap(taps, name).edits.append(edit)
+        for name in names:
+            tap = self._tap(taps, name)
+            tap.keep, tap.on_path, tap.transform, tap.copy = True, grad, keep, clone
+        return taps
+
+    def _tap(self, taps: dict[str, Tap], name: str) -> Tap:
+        tap = taps.get(name)
+        if tap is None:
+            call = int(name.rpartition("#")[2]) if "#" in name else None
+            tap = taps[name] = Tap(self.sites[name], name, call=call)
+        return tap
+
+    def _run(
+        self, taps: dict[str, Tap] | list[Tap], ready: Prepared, *, stop: bool = False, repeat: bool = False
+    ) -> Run:
+        every = dict(taps) if isinstance(taps, dict) else {}
+        for splice in self.splices:
+            splice.attach(every, self.sites)
+        return Run(
+            every.values(),
+            configs=self.adapter.configs,
+            eager_float32=self.adapter.eager_float32,
+            stop=stop,
+            repeat=repeat,
+            mask=ready.mask,
+        )
+
+    def _collect(
+        self, taps: dict[str, Tap], names: Sequence[str], ready: Prepared, positions: Any
+    ) -> Activations:
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            value = taps[name].value
+            if value is None:
+                raise ModelError(f"nothing was kept at {name!r}")
+            check_finite(value, f"the activation at {name!r}")
+            sizes = taps[name].site.sizes
+            if ready.tokens is not None and value.dim() == 3 and value.shape[0] == 1 and sizes:
+                value = value.expand(ready.tokens.shape[0], -1, -1)  # positions are shared by rows
+            tensors[name] = value
+        index = None
+        if positions is not None and ready.tokens is not None:
+            batch, length = ready.tokens.shape
+            index = position_index(positions, length, batch, ready.mask, ready.tokens.device)
+        return Activations(
+            tensors,
+            tokens=ready.tokens,
+            mask=ready.mask,
+            cfg=self.cfg,
+            positions=index,
+        )
+
+    def _check_budget(self, names: Sequence[str], ready: Prepared, limit: int | None, keep: Any) -> None:
+        if keep is None or limit is not None:
+            refuse_above(estimate_bytes(self, names, ready), limit, self.device)
+
+    def _unpadded(self, ids: Tensor, ready: Prepared) -> Iterator[Tensor]:
+        for i, row in enumerate(ids):
+            lead = 0
+            if ready.mask is not None and self.adapter.inputs == "tokens":
+                lead = int((~ready.mask[i]).sum())
+            yield row[lead:]
+
+
+def _backward(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> list[tuple[Any, Edit]]:
+    """Backward hooks as forward edits that listen to the gradient of the value."""
+
+    def listen(fn: Callable[..., Any]) -> Edit:
+        def edit(value: Tensor, hook: Tap) -> Tensor | None:
+            if not value.requires_grad:
+                value = value.detach().requires_grad_(True)
+            seen = value.view_as(value)
+            seen.register_hook(lambda gradient: fn(gradient, hook=hook))
+            return seen
+
+        return edit
+
+    return [(name, listen(fn)) for name, fn in hooks]
+
+
+def _dtype(dtype: Any) -> torch.dtype:
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -1,0 +1,199 @@
+"""`load_model`: a bundled name, a folder, or (only when asked) the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.core.errors import ModelError
+from interp.core.names import did_you_mean
+from interp.models.hooked import HookedModel
+from interp.models.small import CONFIG_FILE, load_small
+from interp.models.tokens import load_tokenizer
+from interp.models.wrapping import wrap
+
+
+def bundled() -> dict[str, Path]:
+    """Models that ship with the package: name -> folder."""
+    root = Path(str(resources.files("interp.models"))) / "bundled"
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return {f.name: f for f in folders if (f / CONFIG_FILE).is_file() or (f / "config.json").is_file()}
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    allow_download: bool = False,
+    backend: str = "interp",
+    **options: Any,
+) -> HookedModel:
+    """Open a model; offline unless `allow_download`.
+
+    Args:
+        name: A bundled model, a Hugging Face folder, a folder with hooked_transformer.json and
+            model.safetensors, or a hub id (with `allow_download=True`).
+        dtype: Of the weights, e.g. "bfloat16"; as stored when absent.
+        device, device_map: Where to put it; `device_map` goes to transformers/accelerate.
+        backend: "transformer_lens" boots a TransformerBridge, for its weight processing.
+        options: Passed to `from_pretrained` (e.g. quantization_config).
+
+    Returns:
+        A HookedModel in evaluation mode with frozen weights.
+
+    Raises:
+        ModelError: Naming what is missing, where it was looked for, and the offline alternative.
+    """
+    text = os.fspath(name)
+    folder = bundled().get(text, Path(text).expanduser())
+    if backend not in ("interp", "transformer_lens"):
+        raise ModelError(f"no backend {backend!r}", got=backend, expected="interp or transformer_lens")
+    local = folder.is_dir()
+    if not local and not allow_download:
+        raise _not_here(text)
+    if local and backend == "interp" and (folder / CONFIG_FILE).is_file():
+        module = load_small(folder)
+        module.to(device=device, dtype=_dtype(dtype))
+        return _finish(module, _tokenizer(folder), text)
+    if local and not (folder / "config.json").is_file():
+        found = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
+        raise ModelError(
+            f"{text} is not a model folder",
+            got=f"a folder with {found}",
+            expected=f"config.json + weights (Hugging Face), or {CONFIG_FILE} + model.safetensors",
+        )
+    source = str(folder) if local else text
+    if backend == "transformer_lens":
+        from interp.models.guest import boot_bridge
+
+        return boot_bridge(source, device=device, dtype=_dtype(dtype), name=text)
+    with _network(allow_download and not local):
+        module = _pretrained(source, _dtype(dtype), device_map, local, options)
+        tokenizer = load_tokenizer(source) if local else _hub_tokenizer(source)
+    if device is not None:
+        module = module.to(device)
+    return _finish(module, tokenizer, text)
+
+
+def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
+    module.eval().requires_grad_(False)
+    short = Path(name).name or name
+    return wrap(module, tokenizer, name=short)
+
+
+def _tokenizer(folder: Path) -> Any:
+    return load_tokenizer(str(folder))
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        kinds = ["float32", "float64", "bfloat16", "float16"]
+        raise ModelError(
+            f"no dtype {dtype!r}", got=dtype, expected=", ".join(kinds), fix=did_you_mean(dtype, kinds)
+        )
+    return found
+
+
+def _not_here(text: str) -> ModelError:
+    near = did_you_mean(text, bundled())
+    looked = f"the folder {Path(text).expanduser().absolute()} and the bundled models"
+    return ModelError(
+        f"no model {text!r} on this machine",
+        got=f"looked for {looked}" + (f" ({', '.join(bundled())})" if bundled() else ""),
+        expected="a bundled name or an existing model folder",
+        fix=(near + " or: " if near else "")
+        + f"load_model({text!r}, allow_download=True) asks the Hugging Face hub",
+    )
+
+
+def _pretrained(
+    source: str, dtype: torch.dtype | None, device_map: Any, local: bool, options: dict[str, Any]
+) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.auto import modeling_auto
+
+    more = {**options, "local_files_only": local}
+    if device_map is not None:
+        more["device_map"] = device_map
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        named = (config.architectures or [None])[0]
+        cls = _class_of(named) or AutoModel
+        with _silent_bars():
+            module, report = cls.from_pretrained(
+                source, config=config, dtype=dtype or "auto", output_loading_info=True, **more
+            )
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ModelError(
+            f"cannot open the model in {source}",
+            got=str(error).splitlines()[0][:300],
+            expected="a folder that transformers can load",
+            fix="check config.json and the weight files",
+        ) from error
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"the weights in {source} do not fill {type(module).__name__}",
+            got=f"{len(missing)} missing: {', '.join(missing[:4])}",
+            expected="every parameter in the file; random ones are never made up",
+            fix=f"open it as the architecture it was saved from (config.json says {named})",
+        )
+    del modeling_auto
+    return module
+
+
+def _class_of(architecture: str | None) -> Any:
+    import transformers
+
+    return getattr(transformers, architecture, None) if architecture else None
+
+
+def _hub_tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source)
+
+
+@contextmanager
+def _silent_bars() -> Iterator[None]:
+    """transformers draws progress bars for loading; ours are drawn by the CLI."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _network(allowed: bool) -> Iterator[None]:
+    """Offline is the default: environment switches of the hub client, restored afterwards."""
+    if allowed:
+        yield
+        return
+    keys = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    before = {k: os.environ.get(k) for k in keys}
+    os.environ.update(dict.fromkeys(keys, "1"))
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

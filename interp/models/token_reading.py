@@ -1,0 +1,212 @@
+"""Hugging Face tokenizers as they are: loaded from a folder, called without a trace, identified."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from interp.core.errors import TokenError
+from interp.core.provenance import fingerprint_text
+from interp.models.token_batch import short
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""A folder that holds one of these has a tokenizer."""
+
+PROBES = ("a", "the", "0", "A", "x")
+
+
+def load_tokenizer(folder: str | Path) -> Any | None:
+    """The tokenizer that lies in a folder; None if there is none. Never the network, never code.
+
+    Folders without any config are read by their files: `vocab.json` + `merges.txt` is GPT-2's
+    byte-level BPE, `vocab.txt` is BERT's WordPiece.
+
+    Raises:
+        TokenError: the tokenizer's files are there but cannot be read; names the file.
+    """
+    folder = Path(folder)
+    files = [folder / name for name in FILES if (folder / name).is_file()]
+    if not files:
+        return None
+    import transformers
+
+    plain = {"merges.txt": "GPT2TokenizerFast", "vocab.txt": "BertTokenizerFast"}
+    by_file = plain.get(files[0].name)
+    described = by_file is None or (folder / "config.json").is_file()
+    loader = transformers.AutoTokenizer if described else getattr(transformers, str(by_file))
+    for source in [*files, folder / "vocab.json"]:
+        _check_readable(source)
+    with _silence():
+        try:
+            return loader.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # Rust, JSON, key, value and OS errors alike
+            raise TokenError(
+                f"the tokenizer in {folder} cannot be loaded",
+                got=f"{files[0].name}: {short(str(error))}",
+                fix="save it again with tokenizer.save_pretrained(folder)",
+            ) from error
+
+
+def _check_readable(path: Path) -> None:
+    """transformers' errors do not say which file is damaged; ours do."""
+    if not path.is_file() or path.suffix == ".model":
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            json.loads(text)
+    except (ValueError, OSError) as error:
+        raise TokenError(
+            f"the tokenizer file {path} is damaged",
+            got=f"{short(str(error))} ({path.stat().st_size:,} bytes)",
+            fix="copy or download it again",
+        ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Loading chatters about defaults that do not concern us."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def call(tokenizer: Any, strings: list[str], *, special: bool) -> list[list[int]]:
+    """The tokenizer's own ids; padding and truncation that it has set up are left alone.
+
+    Args:
+        tokenizer: Any Hugging Face tokenizer.
+        strings: Texts.
+        special: Whether it adds its own special tokens.
+
+    Raises:
+        TokenError: it cannot read the text (closed vocabulary, lone surrogates).
+    """
+    with _settings_kept(tokenizer):
+        try:
+            encoded = tokenizer(
+                strings,
+                add_special_tokens=special,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
+        except Exception as error:  # tokenizers (Rust) raises bare Exception
+            raise TokenError(
+                "the tokenizer cannot read this text", got=f"{short(strings)}: {error}"
+            ) from error
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+@contextmanager
+def _settings_kept(tokenizer: Any) -> Iterator[None]:
+    """Calling a fast tokenizer resets its padding and truncation; put them back."""
+    backend = _backend(tokenizer)
+    padding, truncation = (None, None) if backend is None else (backend.padding, backend.truncation)
+    try:
+        yield
+    finally:
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
+
+
+def _backend(tokenizer: Any) -> Any | None:
+    """The Rust tokenizer inside a fast one."""
+    return getattr(tokenizer, "backend_tokenizer", None)
+
+
+def probe_texts(tokenizer: Any) -> Iterator[str]:
+    """Short texts, at least one of which a tokenizer reads as ordinary tokens."""
+    yield from PROBES
+    special = set(tokenizer.all_special_tokens)
+    ordinary = (token for token in tokenizer.get_vocab() if token not in special)
+    yield from (token for token, _ in zip(ordinary, range(100), strict=False))
+
+
+def ordinary_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a probe; empty where the tokenizer cannot read it or makes special tokens of it."""
+    try:
+        (ids,) = call(tokenizer, [text], special=False)
+    except TokenError:  # a closed vocabulary without this text
+        return []
+    return [] if set(ids) & set(tokenizer.all_special_ids) else ids
+
+
+def probe(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer itself puts before and after a text, found by asking it."""
+    for text in probe_texts(tokenizer):
+        bare = ordinary_ids(tokenizer, text)
+        if not bare:
+            continue
+        (full,) = call(tokenizer, [text], special=True)
+        for at in range(len(full) - len(bare) + 1):
+            if full[at : at + len(bare)] == bare:
+                return full[:at], full[at + len(bare) :]
+    return [], []
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """One conversation as text, ready for the assistant's answer.
+
+    Raises:
+        TokenError: no chat template, or the template refuses the conversation.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise TokenError(
+            "the tokenizer has no chat template",
+            got=short(messages),
+            fix="set tokenizer.chat_template, or pass the conversation as one string",
+        )
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise TokenError(
+            "the chat template refuses this conversation",
+            got=f"{short(messages)}: {error}",
+            fix="use the roles and the order that the model was trained with",
+        ) from error
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """sha256 of vocabulary, merges, rules and special tokens.
+
+    Padding and truncation settings do not count: they change with every call.
+    """
+    state: dict[str, Any] = {
+        "special": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        "vocab": tokenizer.get_vocab(),
+    }
+    backend = _backend(tokenizer)
+    if backend is None:
+        state["class"] = type(tokenizer).__name__
+        state["merges"] = [list(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]
+    else:
+        rules = json.loads(backend.to_str())
+        state["rules"] = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}
+    return fingerprint_text(json.dumps(state, sort_keys=True))

@@ -1,0 +1,125 @@
+"""`wrap`: any torch model becomes a `HookedModel`, and proves that its names are right."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp.core.errors import ModelError
+from interp.models.adapter import Adapter
+from interp.models.generic import (
+    hooked_root_adapter,
+    is_hooked_root,
+    module_adapter,
+    small_adapter,
+)
+from interp.models.hooked import HookedModel
+from interp.models.huggingface import huggingface_adapter, is_huggingface
+from interp.models.inputs import Intake
+from interp.models.proof import prove
+from interp.models.small import SmallTransformer
+from interp.models.tokens import Tokenization, load_tokenizer
+
+_TEXT_KIND = {"tokens": "decoder", "encoder_decoder": "encoder-decoder"}
+
+
+def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = True) -> HookedModel:
+    """Name the sites of a model that is already in memory. The model is not changed.
+
+    Args:
+        module: A Hugging Face model, our small transformer, a TransformerLens HookedTransformer,
+            TransformerBridge or HookedRootModule, or any nn.Module. A HookedModel comes back as is.
+        tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
+        name: What to call it in errors, pictures and provenance.
+        check: Run the adapter's proof (three tiny forward passes): output unchanged under hooks,
+            every site fires once and means what its name says.
+
+    Raises:
+        AdapterError: The hooked model's output differs from the raw one's.
+        ModelError: `module` is not a torch module.
+    """
+    if isinstance(module, HookedModel):
+        return module
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            "wrap needs a torch module",
+            got=type(module).__name__,
+            expected="nn.Module",
+            fix="interp.load_model(path) opens a folder",
+        )
+    if isinstance(tokenizer, str):
+        tokenizer = load_tokenizer(tokenizer)
+    adapter = _adapter(module, name or _name_of(module))
+    if tokenizer is None and is_hooked_root(module):
+        tokenizer = getattr(module, "tokenizer", None)
+    model = _assemble(module, adapter, tokenizer)
+    return prove(model) if check and adapter.inputs != "any" and adapter.exact_once else model
+
+
+def _name_of(module: nn.Module) -> str:
+    path = getattr(getattr(module, "config", None), "_name_or_path", "")
+    return str(path) or type(module).__name__
+
+
+def _adapter(module: nn.Module, name: str) -> Adapter:
+    if isinstance(module, SmallTransformer):
+        return small_adapter(module, name)
+    if is_hooked_root(module):
+        return hooked_root_adapter(module, name)
+    if is_huggingface(module):
+        known = huggingface_adapter(module, name)
+        if known is not None:
+            return known
+        adapter = module_adapter(module, name, family=str(module.config.model_type))
+        main = getattr(module, "main_input_name", "input_ids")
+        adapter.inputs = "pixels" if main == "pixel_values" else "tokens"
+        adapter.notes.append(
+            "no table row for this architecture: sites are named by module path, none by meaning"
+        )
+        return adapter
+    return module_adapter(module, name)
+
+
+def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedModel:
+    cfg = adapter.cfg
+    text = _TEXT_KIND.get(adapter.inputs, "other")
+    if text == "decoder" and not cfg.causal and cfg.style:
+        text = "encoder"
+    tokenization = Tokenization(
+        tokenizer,
+        d_vocab=cfg.d_vocab or None,
+        n_ctx=cfg.n_ctx or None,
+        default_prepend_bos=cfg.default_prepend_bos,
+        family=text,
+    )
+    first = next(module.parameters(), None)
+    device = torch.device("cpu") if first is None or first.is_meta else first.device
+    mapped = getattr(module, "hf_device_map", None)
+    if mapped:
+        device = _first_device(mapped, device)
+    config = getattr(module, "config", None)
+    roberta = getattr(config, "model_type", "") == "roberta"
+    intake = Intake(
+        kind=adapter.inputs,
+        tokenization=tokenization,
+        accepted=frozenset(inspect.signature(module.forward).parameters),
+        device=device,
+        huggingface=is_huggingface(module),
+        position_offset=config.pad_token_id + 1 if roberta else 0,
+        absolute=cfg.positional == "standard",
+        start=getattr(config, "decoder_start_token_id", None),
+    )
+    adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
+    return HookedModel(module, adapter, tokenization, intake)
+
+
+def _first_device(mapped: dict[str, Any], fallback: torch.device) -> torch.device:
+    """Where accelerate wants inputs: the device of the first mapped part that is one."""
+    for place in mapped.values():
+        if place not in ("disk", "cpu", "meta"):
+            return torch.device(place)
+    return torch.device("cpu") if fallback.type == "meta" else fallback

@@ -1,0 +1,204 @@
+"""The three plain pictures: heat map, lines with bands, bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.core.errors import ShapeError
+from interp.plotting import labels, theme
+from interp.plotting.config import Quantity
+
+MAX_TEXT_CELLS = 256
+SIGN_LEGEND = "blue +, red −"
+
+
+def heatmap(
+    values: object,
+    title: str,
+    quantity: Quantity,
+    *,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    row_axis: str = "row",
+    column_axis: str = "column",
+    first_row: str = "top",
+) -> go.Figure:
+    """Heat map of `values` [row column]; NaN cells stay blank.
+
+    Args:
+        values: Array or tensor, shape [row column].
+        title: Title.
+        quantity: What the values are.
+        rows: Row labels (any text; repeated labels stay apart); default: indices.
+        columns: Column labels.
+        row_axis: Name of the vertical axis.
+        column_axis: Name of the horizontal axis.
+        first_row: "top" or "bottom".
+
+    Raises:
+        ShapeError: not two axes, or labels that do not match.
+    """
+    array = theme.as_array(values, 2, "heat map")
+    row_names = _names(rows, array.shape[0], row_axis)
+    column_names = _names(columns, array.shape[1], column_axis)
+    cell_h, cell_w = _cell_size(array.shape)
+    n_rows, n_columns = array.shape
+    signed = theme.is_signed(array, quantity)
+    needed = 190 + cell_w * n_columns
+    width = max(560, needed)  # room for the subtitle; cells keep their size
+    fig = theme.figure(title, _legend(quantity, signed), width, 144 + cell_h * n_rows)
+    with_text = array.size <= MAX_TEXT_CELLS and cell_w >= 34
+    trace = go.Heatmap(
+        z=theme.packed(array),
+        customdata=[
+            [_cell_hover(row, column, value, quantity, signed) for column, value in zip(
+                column_names, line, strict=True)]
+            for row, line in zip(row_names, array, strict=True)
+        ],
+        hovertemplate="%{customdata}" + labels.NO_NAME,
+        xgap=1, ygap=1, hoverongaps=False, name=labels.plain(quantity.axis, 80),
+        colorbar=theme.colorbar(quantity, cell_h * n_rows),
+        **theme.scale(array, quantity),
+    )  # fmt: skip
+    if with_text:
+        trace.text = [[_short(value) for value in line] for line in array]
+        trace.texttemplate = "%{text}"
+        trace.textfont = {"size": 11}
+    fig.add_trace(trace)
+    fig.update_xaxes(title_text=labels.plain(column_axis), **_axis_ticks(column_names, cell_w))
+    fig.update_yaxes(title_text=labels.plain(row_axis), **_axis_ticks(row_names, cell_h))
+    fig.update_yaxes(autorange="reversed" if first_row == "top" else True, tickangle=0)
+    fig.update_layout(margin_r=24 + width - needed)
+    return fig
+
+
+def lines(
+    x: Sequence[float],
+    series: Mapping[str, object],
+    title: str,
+    quantity: Quantity,
+    *,
+    x_axis: str = "layer",
+    bands: Mapping[str, tuple[object, object]] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> go.Figure:
+    """Lines over a shared axis, with confidence bands and named reference levels (chance, control).
+
+    Args:
+        x: Coordinates, length n.
+        series: Name to values, each of length n; NaN interrupts the line.
+        title: Title.
+        quantity: What the values are.
+        x_axis: Name of the horizontal axis.
+        bands: Name of a series to its (low, high) values, each of length n.
+        reference: Name to level, drawn as dotted horizontals.
+
+    Raises:
+        ShapeError: a series whose length is not that of `x`.
+    """
+    fig = theme.figure(title, quantity, 720, 400)
+    for index, (name, values) in enumerate(series.items()):
+        array = _of_length(values, len(x), name)
+        color = theme.LINES[index % len(theme.LINES)]
+        if bands and name in bands:
+            fig.add_trace(_band(x, bands[name], color))
+        fig.add_trace(
+            go.Scatter(
+                x=list(x), y=array, name=labels.plain(name, 40), mode="lines+markers",
+                line={"color": color, "width": 2}, marker={"size": 5},
+                meta=[labels.plain(x_axis), labels.plain(name, 40)],
+                hovertemplate="%{meta[0]} %{x} · %{meta[1]} · %{y:.4g}" + labels.NO_NAME,
+            )
+        )  # fmt: skip
+    for name, level in (reference or {}).items():
+        fig.add_hline(
+            y=level, line={"dash": "dot", "color": theme.INK, "width": 1},
+            annotation={"text": labels.plain(name, 40), "font": {"size": 11}},
+            annotation_position="bottom right",
+        )  # fmt: skip
+    fig.update_xaxes(title_text=labels.plain(x_axis))
+    fig.update_yaxes(title_text=labels.plain(quantity.axis), showgrid=True)
+    fig.update_layout(showlegend=len(series) > 1, margin_t=theme.HEADER + 22 * (len(series) > 1))
+    return fig
+
+
+def bars(values: object, names: Sequence[str], title: str, quantity: Quantity) -> go.Figure:
+    """Horizontal bars, first on top: one per name. `values` has shape [name]; blue +, red −."""
+    array = theme.as_array(values, 1, "bar chart")
+    shown = _names(names, len(array), "bars")
+    signed = theme.is_signed(array, quantity)
+    negative, positive = theme.SIGNED[0][1], theme.SIGNED[-1][1]
+    fig = theme.figure(title, _legend(quantity, signed), 720, 150 + 22 * len(array))
+    fig.add_trace(
+        go.Bar(
+            x=theme.packed(array), y=list(range(len(array))), orientation="h",
+            marker={"color": [negative if value < 0 else positive for value in array]},
+            customdata=[labels.hover(f"{name} · {labels.number(value, signed)}")
+                        for name, value in zip(shown, array, strict=True)],
+            hovertemplate="%{customdata}" + labels.NO_NAME,
+        )
+    )  # fmt: skip
+    fig.update_xaxes(title_text=labels.plain(quantity.axis), showgrid=True, zeroline=True,
+                     zerolinecolor=theme.INK)  # fmt: skip
+    fig.update_yaxes(autorange="reversed", **_axis_ticks(shown, 22))
+    return fig
+
+
+def _legend(quantity: Quantity, signed: bool) -> Quantity:
+    """The quantity, saying which colour is which where two are used."""
+    if not signed:
+        return quantity
+    return replace(quantity, higher=f"{quantity.higher or 'larger'} ({SIGN_LEGEND})")
+
+
+def _band(x: Sequence[float], band: tuple[object, object], color: str) -> go.Scatter:
+    low, high = (_of_length(edge, len(x), "band") for edge in band)
+    return go.Scatter(
+        x=[*x, *reversed(x)], y=np.concatenate([high, low[::-1]]), fill="toself", opacity=0.2,
+        fillcolor=color, line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+
+
+def _names(names: Sequence[str] | None, n: int, axis: str) -> list[str]:
+    if names is None:
+        return [str(index) for index in range(n)]
+    if len(names) != n:
+        raise ShapeError(
+            f"labels of the {axis} axis do not fit", got=f"{len(names)} labels", expected=n
+        )
+    return [labels.label(str(name), 24) for name in names]
+
+
+def _of_length(values: object, n: int, name: str) -> np.ndarray:
+    array = theme.as_array(values, 1, f"line {name!r}")
+    if len(array) != n:
+        raise ShapeError(f"line {name!r} does not fit its axis", got=len(array), expected=n)
+    return array
+
+
+def _axis_ticks(names: Sequence[str], size: int) -> dict[str, Any]:
+    """Every label where there is room for 14 px, else every k-th."""
+    every = max(1, -(-14 // size))
+    at = list(range(0, len(names), every))
+    return {"tickmode": "array", "tickvals": at, "ticktext": [names[i] for i in at]}
+
+
+def _cell_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a cell in pixels: a big matrix stays within about 900 pixels."""
+    height = min(30, max(4, 640 // shape[0]))
+    width = min(46, max(4, 900 // shape[1]))
+    return height, width
+
+
+def _cell_hover(row: str, column: str, value: float, quantity: Quantity, signed: bool) -> str:
+    amount = f"{labels.plain(quantity.name)} {labels.number(value, signed)}"
+    return labels.hover(f"{row} · {column}", amount)
+
+
+def _short(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.2f}"

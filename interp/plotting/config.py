@@ -1,0 +1,88 @@
+"""What a picture can be told. Imports the standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LensColour = Literal["target_prob", "top_prob", "entropy", "kl", "target_rank"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the numbers of a picture are; it becomes the subtitle and the colour bar's title."""
+
+    name: str
+    """The metric, e.g. "logit difference"."""
+    unit: str = ""
+    """Its unit, e.g. "nats"; empty for a pure number."""
+    higher: str = ""
+    """What a higher value means, as a clause: "the head attends to the previous token"."""
+    signed: bool | None = None
+    """True: symmetric blue/red scale around 0; False: one sequential scale; None: by the data."""
+
+    @property
+    def axis(self) -> str:
+        """The short form for an axis or a colour bar: `name (unit)`."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def sentence(self) -> str:
+        """The subtitle: metric, unit and what higher means."""
+        return f"{self.axis} · higher: {self.higher}" if self.higher else self.axis
+
+
+@dataclass(frozen=True)
+class LensConfig:
+    """How a lens picture is drawn."""
+
+    colour: LensColour | None = None
+    """Colour on opening; None: the answer's probability if there is an answer, else top-1's."""
+    cell_text: bool = True
+    """Write the top-1 token into every cell."""
+    mark_first: bool = True
+    """Outline, per position, the lowest layer whose top-1 is the final top-1."""
+    title: str = ""
+    """Title; empty for "<kind> lens"."""
+
+
+@dataclass(frozen=True)
+class HeadMapConfig:
+    """How a layer-by-head map is drawn."""
+
+    cell_text: bool | None = None
+    """Write the value into every cell; None does so for at most 256 cells."""
+    layer_labels: tuple[str, ...] | None = None
+    """Row labels; None gives L0, L1, ..."""
+    sign_colors: Literal["blue-positive", "red-positive"] = "blue-positive"
+    """Which colour stands for positive values of a signed quantity."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """How attention patterns are drawn."""
+
+    columns: int = 4
+    """Thumbnails per row."""
+    selected: int = 0
+    """Index of the head shown large on opening."""
+    causal: bool = True
+    """Leave the cells above the diagonal blank instead of colouring them as zeros."""
+    large: int = 400
+    """Side of the large map in pixels."""
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """How training curves are drawn."""
+
+    x: str = "step"
+    """Key of the shared horizontal axis; "tokens" to compare runs of different batch sizes."""
+    log_x: bool = False
+    """Logarithmic horizontal axis; points at 0 are left out."""
+    smoothing: float = 0.01
+    """Half-life of the smoothed line as a fraction of the axis; 0 draws the raw line only."""
+    columns: int = 2
+    """Panels per row."""
+    log_y: tuple[str, ...] = ()
+    """Metrics drawn on a logarithmic vertical axis."""

@@ -1,0 +1,174 @@
+"""From content of any kind to a block of the page: picture, numbers, checks, source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from interp.core.errors import ConfigError, MissingDependency, ShapeError
+from interp.core.escape import json_island
+from interp.core.result import Result
+from interp.plotting import labels, theme
+from interp.plotting.tokens import TokenStrip
+from interp.reports.config import Item, Table
+from interp.reports.tables import Numbers, of_figure, of_frame, of_rows
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plotly figure as the page holds it."""
+
+    spec: Markup
+    """Data and layout, JSON safe inside a script element."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    about: str
+    """Text alternative: title and subtitle."""
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One line of a result's `check()`."""
+
+    name: str
+    """What was checked."""
+    value: float
+    """The number found."""
+    bound: float
+    """The number allowed."""
+    ok: bool
+    """Whether it holds."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One thing on the page."""
+
+    kind: str
+    """result, figure, strip, table or text; written to the JSON file."""
+    title: str = ""
+    """Heading."""
+    paragraphs: tuple[str, ...] = ()
+    """Prose above the content."""
+    picture: Picture | None = None
+    """Figure, if it has one."""
+    strip: Markup | None = None
+    """Token strip, if it is one."""
+    tables: tuple[Numbers, ...] = ()
+    """The numbers."""
+    checks: tuple[CheckRow, ...] = ()
+    """Named numbers with bounds."""
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    """Where a result comes from."""
+    note: str = ""
+    """Why there is no picture, when there is none."""
+
+
+def paragraphs(text: str) -> tuple[str, ...]:
+    """Blank lines part paragraphs."""
+    return tuple(part.strip() for part in text.split("\n\n") if part.strip())
+
+
+def block_of(content: object) -> Block:
+    """Turn an item, or bare content, into a block.
+
+    Raises:
+        ConfigError: content of a kind that no page shows.
+        ShapeError: a table row that does not fit its columns.
+    """
+    item = content if isinstance(content, Item) else Item(content)
+    shown, prose = item.content, paragraphs(item.prose)
+    if isinstance(shown, str):
+        return Block("text", item.title, prose + paragraphs(shown))
+    if isinstance(shown, Result):
+        return _of_result(shown, item, prose)
+    if isinstance(shown, go.Figure):
+        return Block("figure", item.title, prose, picture_of(shown), tables=tuple(of_figure(shown)))
+    if isinstance(shown, TokenStrip):
+        numbers = of_rows(
+            ["position", "token", shown.quantity.axis],
+            zip(range(len(shown.tokens)), shown.tokens, shown.values, strict=True),
+            shown.title,
+        )
+        return Block("strip", item.title, prose, strip=shown.html(), tables=(numbers,))
+    if isinstance(shown, Table):
+        return Block("table", item.title or shown.title, prose, tables=(_of_table(shown),))
+    if hasattr(shown, "itertuples") and hasattr(shown, "columns"):
+        return Block("table", item.title, prose, tables=(of_frame(shown, item.title),))
+    raise ConfigError(
+        "a report cannot show this",
+        got=type(shown).__name__,
+        expected="Result, plotly Figure, TokenStrip, Table, data frame, text, or Item around one",
+    )
+
+
+def picture_of(fig: go.Figure) -> Picture:
+    """A figure for the page. Plotly's default template (7 KB, light only) gives way to ours."""
+    spec = json.loads(fig.to_json() or "")
+    layout = spec["layout"]
+    if _is_default(layout.get("template")):
+        layout["template"] = theme.TEMPLATE.to_plotly_json()
+    layout.setdefault("width", 720)
+    layout.setdefault("height", 420)
+    title = layout.get("title") or {}
+    texts = (title.get("text"), (title.get("subtitle") or {}).get("text"))
+    about = ". ".join(labels.unescape(text) for text in texts if text)
+    island = Markup(json_island({"data": spec["data"], "layout": layout}))
+    return Picture(island, round(layout["width"]), round(layout["height"]), about or "figure")
+
+
+def _of_result(result: Result, item: Item, prose: tuple[str, ...]) -> Block:
+    picture, note = None, ""
+    try:
+        picture = picture_of(result.plot(**item.plot))
+    except (ConfigError, MissingDependency) as problem:
+        note = f"No picture: {problem.what}."
+    rows = tuple(
+        CheckRow(check.name, float(check.value), float(check.bound), bool(check.ok))
+        for check in result.check()
+    )
+    source = result.provenance
+    return Block(
+        "result",
+        item.title or ("" if picture else type(result).__name__),
+        prose,
+        picture,
+        tables=tuple(_frames(result)),
+        checks=rows,
+        provenance=json.loads(json_island(source.to_json())) if source is not None else {},
+        note=note,
+    )
+
+
+def _frames(result: Result) -> list[Numbers]:
+    """One table per set of fields that share their axes; `to_frame` joins those."""
+    firsts: dict[tuple[str, ...], str] = {}
+    for name, axes in result.axes.items():
+        firsts.setdefault(axes, name)
+    return [
+        of_frame(result.to_frame(name), f"by {', '.join(axes)}" if axes else "totals")
+        for axes, name in firsts.items()
+    ]
+
+
+def _of_table(table: Table) -> Numbers:
+    for index, row in enumerate(table.rows):
+        if len(row) != len(table.columns):
+            raise ShapeError(
+                f"row {index} of table {labels.prose(table.title, 60)!r} does not fit",
+                got=f"{len(row)} values",
+                expected=f"{len(table.columns)} columns",
+            )
+    return of_rows(table.columns, table.rows, table.title)
+
+
+def _is_default(template: Any) -> bool:
+    layout = (template or {}).get("layout") or {}
+    return not layout or "autotypenumbers" in layout

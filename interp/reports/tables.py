@@ -1,0 +1,137 @@
+"""The numbers behind pictures: results, frames and figures as plain columns and rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.plotting import labels
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A table of plain Python values."""
+
+    columns: tuple[str, ...]
+    """Column names."""
+    rows: tuple[tuple[object, ...], ...]
+    """Strings, integers, floats, booleans or None; all rows as long as `columns`."""
+    caption: str = ""
+    """What it holds."""
+
+    def head(self, n: int) -> tuple[tuple[object, ...], ...]:
+        """The first `n` rows."""
+        return self.rows[:n]
+
+    def as_json(self, limit: int) -> dict[str, object]:
+        """Columns and at most `limit` rows; NaN and infinity become null."""
+        rows = [[_json_value(value) for value in row] for row in self.head(limit)]
+        return {"caption": self.caption, "columns": list(self.columns), "n_rows": len(self.rows),
+                "rows": rows}  # fmt: skip
+
+
+def of_rows(columns: Iterable[object], rows: Iterable[Iterable[object]], caption: str) -> Numbers:
+    """A table from any rows: numpy scalars become Python numbers, all else unknown becomes text."""
+    return Numbers(
+        tuple(str(column) for column in columns),
+        tuple(tuple(_value(value) for value in row) for row in rows),
+        caption,
+    )
+
+
+def of_frame(frame: Any, caption: str) -> Numbers:
+    """A table from a data frame, without its index."""
+    return of_rows(frame.columns, frame.itertuples(index=False, name=None), caption)
+
+
+def of_figure(fig: Any) -> list[Numbers]:
+    """One table per trace that holds data and is neither decoration (`hoverinfo="skip"` lines) nor
+    a thumbnail of another trace."""
+    tables = []
+    shown = fig.data[(fig.layout.meta or {}).get("thumbnails", 0) :]
+    for trace in shown:
+        if trace.type == "heatmap" and trace.showscale is not False:
+            tables.append(_of_heatmap(fig, trace))
+        elif trace.type == "bar":
+            tables.append(_of_bars(fig, trace))
+    return [table for table in [*tables, *_of_lines(fig, shown)] if table.rows]
+
+
+def format_value(value: object) -> str:
+    """A table cell: four significant digits, whole numbers whole, tokens' whitespace visible."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else labels.number(value)
+    return labels.full(str(value))
+
+
+def _of_heatmap(fig: Any, trace: Any) -> Numbers:
+    z = np.asarray(trace.z, dtype=float)
+    columns = _tick_names(_axis(fig, trace.xaxis, "x"), z.shape[1])
+    rows = _tick_names(_axis(fig, trace.yaxis, "y"), z.shape[0])
+    name = labels.unescape(_text(trace.name))
+    filled = ([row, *line.tolist()] for row, line in zip(rows, z, strict=True))
+    return of_rows(["", *columns], filled, name)
+
+
+def _of_bars(fig: Any, trace: Any) -> Numbers:
+    axes = [_axis(fig, trace.xaxis, "x"), _axis(fig, trace.yaxis, "y")]
+    names, values = (axes[1], trace.x) if trace.orientation == "h" else (axes[0], trace.y)
+    amount = axes[0] if trace.orientation == "h" else axes[1]
+    heads = ["", labels.unescape(_text(amount.title.text)) or "value"]
+    array = np.asarray(values).tolist()
+    rows = zip(_tick_names(names, len(array)), array, strict=True)
+    return of_rows(heads, rows, labels.unescape(_text(trace.name)))
+
+
+def _of_lines(fig: Any, traces: Iterable[Any]) -> list[Numbers]:
+    """Lines over the same x share a table, one column each."""
+    groups: dict[tuple[object, ...], list[tuple[str, list[object]]]] = {}
+    for trace in traces:
+        if trace.type not in ("scatter", "scattergl") or trace.hoverinfo == "skip":
+            continue
+        axis = labels.unescape(_text(_axis(fig, trace.xaxis, "x").title.text)) or "x"
+        faint = trace.opacity is not None and trace.opacity < 1
+        name = labels.unescape(_text(trace.name) or "y") + (" (raw)" if faint else "")
+        key = (axis, *np.asarray(trace.x).tolist())
+        groups.setdefault(key, []).append((name, np.asarray(trace.y).tolist()))
+    return [
+        of_rows(
+            [key[0], *(name for name, _ in columns)],
+            zip(key[1:], *(values for _, values in columns), strict=True),
+            "",
+        )
+        for key, columns in groups.items()
+    ]
+
+
+def _axis(fig: Any, reference: str | None, letter: str) -> Any:
+    return fig.layout[f"{letter}axis{(reference or letter)[1:]}"]
+
+
+def _tick_names(axis: Any, n: int) -> list[str]:
+    named = dict(zip(axis.tickvals or (), axis.ticktext or (), strict=False))
+    return [labels.unescape(named[i]) if i in named else str(i) for i in range(n)]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _value(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _json_value(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

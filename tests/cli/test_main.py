@@ -1,0 +1,137 @@
+"""The command as a user meets it: exit codes, four-line errors, no traceback unless asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interp import __version__
+from interp.cli import main as cli
+from interp.cli.doctor import Doctor
+from interp.core.errors import Interrupted, SiteError
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make `interp doctor` raise this."""
+
+    def run(self: Doctor) -> int:
+        raise error
+
+    monkeypatch.setattr(Doctor, "run", run)
+
+
+def test_an_interp_error_is_its_four_lines_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, SiteError("no such site", got="hook_q", expected="a site", fix="hook_z"))
+    assert cli.main(["doctor"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "interp: no such site", "  got: hook_q", "  expected: a site", "  fix: hook_z",
+    ]  # fmt: skip
+    assert captured.out == ""
+
+
+def test_a_fault_is_one_line_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, RuntimeError("first line\nsecond line"))
+    assert cli.main(["doctor"]) == 1
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    assert "RuntimeError: first line second line" in text
+    assert "--debug" in text
+
+
+@pytest.mark.parametrize(
+    "error, code", [(KeyboardInterrupt(), 130), (Interrupted("stopped at step 7"), 130)]
+)
+def test_an_interruption_has_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    failing(monkeypatch, error)
+    assert cli.main(["doctor"]) == code
+
+
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, RuntimeError("inner"))
+    assert cli.main(["doctor", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["lens"], "MODEL"),
+        (["lens", "a", "b", "--colur", "kl"], "--colour"),  # did you mean
+        (["lens", "a", "b", "--top-k", "many"], "INT"),
+        (["lens", "a", "b", "--dtype", "float8"], "bfloat16"),
+        (["lnes", "a"], "lens"),
+        (["demo", "--out"], "--out"),
+    ],
+)
+def test_usage_errors_say_what_was_meant_and_exit_2(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--help"], [], ["lens", "--help"], ["demo", "-h"]])
+def test_help_exits_0_and_every_option_is_explained(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 0
+    assert "interp" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [*cli.Command.__args__])  # type: ignore[union-attr]
+def test_every_option_of_every_command_has_its_line(command: object) -> None:
+    import inspect
+
+    config = command.__origin__  # type: ignore[attr-defined]
+    sources = [inspect.getsource(kind) for kind in config.__mro__ if kind is not object]
+    for field in dataclasses.fields(config):
+        declared = next(text for text in sources if f"\n    {field.name}: " in text)
+        after = declared.partition(f"\n    {field.name}: ")[2].splitlines()[1].strip()
+        assert after.startswith('"""') or field.name == "placement", field.name
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"interp {__version__}\n"
+
+
+def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "interp", *argv]
+    return subprocess.run(command, capture_output=True, cwd=cwd, env=os.environ | environment)
+
+
+def test_the_installed_command_runs_this_package(tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "interp"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"interp {__version__}\n"
+
+
+def test_a_terminal_without_unicode_is_no_error(tmp_path: Path) -> None:
+    done = run("models", "caf\u00e9-\U0001f98a", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert b"caf\\xe9" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m interp doctor | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr == ""

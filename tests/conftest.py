@@ -1,0 +1,90 @@
+"""What every test stands on: no network, fixed seeds, one thread, and two sizes (push and full)."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch, transformers or a child process can read them.
+SUPPORT = Path(__file__).parent / "support"
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+from tests.support import sitecustomize as network  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+FULL = os.environ.get("INTERP_FULL") == "1"
+
+_CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("push", max_examples=50, derandomize=True, database=None, **_CALM)
+settings.register_profile("full", max_examples=1_000, database=None, **_CALM)
+settings.load_profile("full" if FULL else "push")
+
+
+def chromium() -> str | None:
+    """The Chromium that browser tests drive, if this machine has one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, names)), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips that depend on the size of the run or on the machine (tests/QUARANTINES.md)."""
+    no_browser = chromium() is None
+    for item in items:
+        if item.get_closest_marker("full") and not FULL:
+            item.add_marker(pytest.mark.skip(reason="full size only: make test-all"))
+        if item.get_closest_marker("browser") and no_browser:
+            item.add_marker(pytest.mark.skip(reason="no Chromium: apt-get install chromium"))
+
+
+@pytest.fixture(autouse=True)
+def _offline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Loopback opens only for tests that drive a child over it; nothing else ever opens."""
+    marks = ("browser", "loopback", "notebook")
+    network.loopback_allowed = any(request.node.get_closest_marker(mark) for mark in marks)
+    yield
+    network.loopback_allowed = False
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The same numbers in every order of tests."""
+    random.seed(0)
+    import numpy as np
+    import torch
+
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def full_count() -> bool:
+    """True in `make test-all`: fault-matrix tests then run their full counts."""
+    return FULL
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real models and corpora; the tests that read it skip where it is absent."""
+    folder = Path(os.environ.get("INTERP_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no shared data at {folder}; set INTERP_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """The executable for playwright's `executable_path`."""
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    return path
