@@ -23,7 +23,7 @@ help:
 # A folder that was moved carries dead paths in its environment, so the stamp names its place.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'interp needs Python 3.11 or newer; none of these is: $(CANDIDATES).'; \
-		echo '  fix: install one, or make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'; exit 1; }
+		echo '  fix: install one, or make PYTHON=/path/to/python3.11 demo'; exit 1; }
 	@rm -f $(STAMP)
 	@test -x $(RUN) && $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 		echo 'The environment could not be made with $(PYTHON).'; \
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 environment:
 	@test "$$(cat $(STAMP) 2>/dev/null)" = '$(CURDIR)' || rm -f $(STAMP)
-	@$(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) --no-print-directory --silent $(STAMP)
 
 demo: environment
 	@$(RUN) -m interp demo

@@ -19,6 +19,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+import tests.support.checker  # noqa: E402, F401 - jaxtyping's hook finds it by this name
 from tests.support import sitecustomize as network  # noqa: E402
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from interp.activations.config import FitConfig
 from interp.activations.guard import FiniteGuard, clip, gradient_norms, norm_limit
 from interp.activations.optim import check_config, lr_factor, make_optimizer
-from interp.activations.report import FitReport
+from interp.activations.report import FitReport, losses
 from interp.activations.runfolder import Progress, Resume, RunFolder, open_run
 from interp.activations.signals import GracefulStop, interrupted
 from interp.activations.state import names_of
@@ -141,8 +141,9 @@ def fit(
             resumed_at=start,
             skipped=progress.skipped,
             seconds=progress.seconds,
-            records=progress.records,
-            out=None if folder is None else folder.path,
+            records=tuple(progress.records),
+            out=None if folder is None else str(folder.path),
+            **losses(progress.records),
         )
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from interp.cli.config import Written
 from interp.cli.places import announce, claim, default_place, plain
 from interp.core.config import Placement
-
-Colour = Literal["target_prob", "top_prob", "entropy", "kl", "target_rank"]
+from interp.lenses.config import LensConfig
+from interp.plotting.config import LensColour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,9 @@ class Lens(Written):
     """A bundled model's name, or a folder with a model."""
     text: Annotated[Positional[str], arg(metavar="TEXT")]
     """The text to read."""
-    colour: Colour | None = None
+    colour: LensColour | None = None
     """What the colours show: the answer's probability or rank, the top token's, entropy, KL."""
-    components: Literal["resid", "all"] = "resid"
-    """The residual stream alone, or every attention and MLP output as well."""
-    top_k: int = 5
-    """Predictions kept per layer and position."""
+    reading: LensConfig = field(default_factory=LensConfig)
     placement: Placement = field(default_factory=Placement)
 
     def run(self) -> int:
@@ -47,10 +44,10 @@ class Lens(Written):
 
         device, dtype = self.placement.device, self.placement.dtype
         model = load_model(self.model, device=device, dtype=dtype)
-        lens = logit_lens(model, self.text, components=self.components, top_k=self.top_k)
+        lens = logit_lens(model, self.text, **asdict(self.reading))
         plot = {"colour": self.colour} if self.colour else {}
         page = PageConfig(overwrite=self.overwrite, subtitle=f"{name} · {self.text[:200]}")
-        item = Item(lens, title="The logit lens", prose=PROSE, plot=plot)
+        item = Item(lens, prose=PROSE, plot=plot)
         report([item], place / "report.html", title=f"Logit lens · {name}", config=page)
         lens.save(place / "lens", overwrite=self.overwrite)
         config = json.dumps(plain(self), indent=2)
@@ -63,5 +60,5 @@ class Lens(Written):
 PROSE = (
     "Each row reads the residual stream after one layer with the model's final norm and "
     "unembedding, as if the model stopped there; the top row is the model's own output. "
-    "A cell's text is the most likely *next* token."
+    "A cell's text is the most likely token to come next."
 )

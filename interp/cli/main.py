@@ -6,6 +6,7 @@ correct in the request, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the arguments of this process by default. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a path or token the terminal cannot show is no error
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
     if list(argv) == ["--version"]:
         print(f"interp {__version__}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
-Getter = Callable[[str], object]
+Getter = Callable[[str], Any]
 
 
 def lazy(package: str, exports: Mapping[str, str]) -> tuple[Getter, Callable[[], list[str]]]:
@@ -21,7 +22,7 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Getter, Callable[[],
         `AttributeError` with the nearest public names.
     """
 
-    def get(name: str) -> object:
+    def get(name: str) -> Any:
         if name not in exports:
             if name.startswith("__"):
                 raise AttributeError(f"module {package!r} has no attribute {name!r}")

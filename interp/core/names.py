@@ -39,32 +39,34 @@ def suggest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
     """
     query = name.casefold()
     unique = list(dict.fromkeys(candidates))
-    mine = _bag(query)
-    theirs = [_bag(candidate.casefold()) for candidate in unique]
+    folded = [candidate.casefold() for candidate in unique]
+    near = _nearest(query, folded, n)
+    far = near and 3 * near[0][0] > max(6, len(query))  # a third of the letters are wrong: no typo
+    if far and len(query) > 2:
+        inside = {i for i, candidate in enumerate(folded) if query in candidate}
+        near = [(-1, i) for i in inside] + [(d, i) for d, i in near if i not in inside]
+    near.sort(key=lambda pair: (pair[0], *_oddness(query, folded[pair[1]]), pair[1]))
+    return [unique[i] for _, i in near[:n]]
+
+
+def _nearest(query: str, candidates: Sequence[str], n: int) -> list[tuple[int, int]]:
+    """(distance, index) of the `n` nearest candidates and of all that tie with the last of them."""
+    bag = _bag(query)
     # letters that one has and the other lacks: the distance cannot be less
-    bounded = sorted(
-        (max((mine & ~other).bit_count(), (other & ~mine).bit_count()), i)
-        for i, other in enumerate(theirs)
+    bounds = sorted(
+        (max((bag & ~other).bit_count(), (other & ~bag).bit_count()), i)
+        for i, other in enumerate(map(_bag, candidates))
     )
+    letters = _letter_masks(query)
     found: list[tuple[int, int]] = []
-    cutoff = len(query) + max(map(len, unique), default=0)
-    alphabet = _letter_masks(query)
-    nearest: list[int] = []
-    for bound, i in bounded:
-        if bound > cutoff:
-            break  # sorted: no later candidate can come nearer than the n-th found so far
-        distance = _distance(alphabet, len(query), unique[i].casefold())
+    best: list[int] = []
+    for bound, i in bounds:
+        if len(best) == n and bound > best[-1]:
+            break
+        distance = _distance(letters, len(query), candidates[i])
         found.append((distance, i))
-        nearest = sorted([*nearest, distance])[:n]
-        if len(nearest) == n:
-            cutoff = nearest[-1]
-    if nearest and 3 * nearest[0] > max(6, len(query)):
-        inside = [i for i, candidate in enumerate(unique) if query in candidate.casefold()]
-        if len(query) > 2 and inside:
-            found = [(-1, i) for i in inside] + [pair for pair in found if pair[1] not in inside]
-    tied = [(d, i) for d, i in found if d <= cutoff]
-    ranked = sorted(tied, key=lambda pair: (pair[0], *_oddness(query, unique[pair[1]]), pair[1]))
-    return [unique[i] for _, i in ranked[:n]]
+        best = sorted([*best, distance])[:n]
+    return [(distance, i) for distance, i in found if distance <= best[-1]]
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
@@ -84,11 +86,11 @@ def _letter_masks(text: str) -> dict[str, int]:
     return masks
 
 
-def _distance(alphabet: dict[str, int], length: int, other: str) -> int:
+def _distance(masks: dict[str, int], length: int, other: str) -> int:
     """Optimal string alignment distance, one column of the table per machine word.
 
     Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances".
-    `alphabet` holds the letter masks of a text with `length` letters. `plus` and `minus` are the
+    `masks` are the letter masks of a text with `length` letters. `plus` and `minus` are the
     table's vertical steps of +1 and -1, `zero` the cells whose diagonal step is 0.
     """
     if not length:
@@ -98,7 +100,7 @@ def _distance(alphabet: dict[str, int], length: int, other: str) -> int:
     plus, minus, zero, before = full, 0, 0, 0
     distance = length
     for letter in other:
-        here = alphabet.get(letter, 0)
+        here = masks.get(letter, 0)
         swap = ((~zero & here) << 1) & before
         zero = ((((here & plus) + plus) ^ plus) | here | minus | swap) & full
         up = minus | ~(zero | plus)
@@ -134,12 +136,11 @@ def _bag_index(letter: str, count: int) -> int:
 
 def _oddness(query: str, candidate: str) -> tuple[int, int, int]:
     """How unusual it would be to mistype `candidate` as `query`; smaller is likelier."""
-    other = candidate.casefold()
-    numbers = int(_DIGITS.findall(query) != _DIGITS.findall(other))
-    parts = abs(query.count(".") - other.count("."))
+    numbers = int(_DIGITS.findall(query) != _DIGITS.findall(candidate))
+    parts = abs(query.count(".") - candidate.count("."))
     far = 0
-    if len(query) == len(other):
-        far = sum(not _keys_touch(a, b) for a, b in zip(query, other, strict=True) if a != b)
+    if len(query) == len(candidate):
+        far = sum(not _keys_touch(a, b) for a, b in zip(query, candidate, strict=True) if a != b)
     return numbers, parts, far
 
 

@@ -19,15 +19,15 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.core import _disk
-from interp.core._artefact import (
+from interp.core import _store_disk as _disk
+from interp.core._store_artefact import (
     MANIFEST,
     Artefact,
     looks_like_ours,
     read_artefact,
     render_manifest,
 )
-from interp.core._lock import lock
+from interp.core._store_lock import lock
 from interp.core._tensorfile import (
     CHUNK,
     Chunks,

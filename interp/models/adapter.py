@@ -43,6 +43,7 @@ class Adapter:
         eager_float32: See `Family`.
         inputs: What the forward pass takes.
         embed, unembed, ln_final: Modules or functions, None where there is no such thing.
+        embed_project, unembed_project: Linear maps between embedding and residual widths (OPT-350m).
         stacks: Blocks with their parts, for the weights.
         exact_once: Every listed site fires once per forward pass, so a run may stop early.
         refused: Names not offered, with reasons.
@@ -59,6 +60,8 @@ class Adapter:
     eager_float32: bool = False
     embed: nn.Module | None = None
     pos_embed: nn.Module | None = None
+    embed_project: nn.Module | None = None
+    unembed_project: nn.Module | None = None
     unembed: Callable[[Tensor], Tensor] | None = None
     unembed_module: nn.Module | None = None
     ln_final: nn.Module | None = None

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from interp.core.activations import Activations
 from interp.core.errors import ModelError, SiteError
-from interp.core.finite import check_finite
 from interp.core.protocols import Coder
 from interp.core.provenance import Provenance, fingerprint_state, versions
 from interp.models.adapter import Adapter
@@ -22,7 +21,7 @@ from interp.models.inputs import Intake, Prepared, main_output, position_index, 
 from interp.models.interventions import Intervention
 from interp.models.sites import Site, SiteMap
 from interp.models.splice import Splice
-from interp.models.taps import Edit, Run, Tap
+from interp.models.taps import Edit, Run, Tap, check_activation
 from interp.models.tokens import TokenBatch, Tokenization
 from interp.models.weights import Weights
 
@@ -432,7 +431,7 @@ class HookedModel:
             value = taps[name].value
             if value is None:
                 raise ModelError(f"nothing was kept at {name!r}")
-            check_finite(value, f"the activation at {name!r}")
+            check_activation(value, taps[name].site, f"the activation at {name!r}")
             sizes = taps[name].site.sizes
             if ready.tokens is not None and value.dim() == 3 and value.shape[0] == 1 and sizes:
                 value = value.expand(ready.tokens.shape[0], -1, -1)  # positions are shared by rows

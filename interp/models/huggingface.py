@@ -136,7 +136,9 @@ def _stack_adapter(module: nn.Module, family: Family, name: str) -> Adapter:
     family = _refine(family, module.config, blocks[0])
     cfg = _config(module, family, blocks, name)
     to = SiteBuilder(cfg)
-    to.add("hook_embed", find(base, family.embed), "out")
+    # OPT-350m embeds in fewer dimensions than it works in.
+    project_in, project_out = find(base, "decoder.project_in"), find(base, "decoder.project_out")
+    to.add("hook_embed", project_in or find(base, family.embed), "out")
     to.add("hook_token_type_embed", find(base, family.type_embed), "out")
     to.add("hook_pos_embed", find(base, family.pos_embed), "out")
     to.norm("embed_ln", find(base, family.embed_norm))
@@ -155,6 +157,8 @@ def _stack_adapter(module: nn.Module, family: Family, name: str) -> Adapter:
         configs=_attention_configs(module),
         eager_float32=family.eager_float32,
         embed=find(base, family.embed),
+        embed_project=project_in,
+        unembed_project=project_out,
         pos_embed=find(base, family.pos_embed),
         unembed=unembed,
         unembed_module=head,

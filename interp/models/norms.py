@@ -42,12 +42,12 @@ class NormParts:
             return None
         return 1.0 + weight.float() if self.plus_one else weight
 
-    def finish(self, module: nn.Module, normalized: Tensor, dtype: torch.dtype) -> Tensor:
-        """normalized * gain + bias in the module's own output dtype."""
+    def finish(self, module: nn.Module, normalized: Tensor, like: Tensor) -> Tensor:
+        """normalized * gain + bias, in the shape and dtype of the module's output `like`."""
         gain = self.gain(module)
         out = normalized if gain is None else normalized * gain
         bias = getattr(module, "bias", None)
-        return (out if bias is None else out + bias).to(dtype)
+        return (out if bias is None else out + bias).to(like.dtype).reshape(like.shape)
 
 
 def norm_parts(module: nn.Module) -> NormParts | None:

@@ -125,7 +125,18 @@ def _check_edit(tap: Tap, old: Tensor, new: object) -> None:
                 fix=f"return a tensor with the activation's own {what}"
                 + ("" if what == "shape" else f" (value.to(old.{what}))"),
             )
-    check_finite(new, f"the value that the hook at {tap.name!r} returned")
+    check_activation(new, tap.site, f"the value that the hook at {tap.name!r} returned")
+
+
+def check_activation(value: Tensor, site: Site, what: str) -> None:
+    """Finite numbers only; attention scores may be -inf, which is how a mask is written.
+
+    Raises:
+        NonFiniteError: Naming the site and the first index.
+    """
+    if site.slot == "scores" or site.name.endswith("hook_attn_scores"):
+        value = value.masked_fill(value == -torch.inf, 0.0)
+    check_finite(value, what)
 
 
 @lru_cache(maxsize=512)
@@ -229,7 +240,7 @@ def _install_out(module: nn.Module, taps: Sequence[Tap]) -> list[Any]:
 
 
 def _install_norm(module: nn.Module, taps: Sequence[Tap]) -> list[Any]:
-    parts = norm_parts(module)
+    parts, on_path = norm_parts(module), any(tap.on_path for tap in taps)
     if parts is None:
         raise HookNotFired(f"{taps[0].name!r}: {type(module).__name__} is not a known norm")
 
@@ -238,17 +249,16 @@ def _install_norm(module: nn.Module, taps: Sequence[Tap]) -> list[Any]:
         shaped = args[0] if flat is None else flat.read(args[0])
         centred = parts.centre(shaped)
         scale = parts.scale(centred)
-        changed = False
-        for tap in (t for t in taps if t.site.kind == "scale"):
-            new = tap.fire(scale)
-            scale, changed = (scale, changed) if new is None else (new, True)
-        normalized = centred / scale
-        for tap in (t for t in taps if t.site.kind == "normalized"):
-            new = tap.fire(normalized)
-            normalized, changed = (normalized, changed) if new is None else (new, True)
-        if not changed:
+        before = centred / scale
+        new_scale = _through([t for t in taps if t.site.kind == "scale"], scale)
+        middle = before if new_scale is scale and not on_path else centred / new_scale
+        new = _through([t for t in taps if t.site.kind == "normalized"], middle)
+        if new is before:
             return None
-        return parts.finish(mod, normalized, output.dtype).reshape(output.shape)
+        # The module's own rounding (float32 inside a float64 model, fused kernels) stays: an edit
+        # that changes nothing leaves its output bit for bit.
+        rounding = (output - parts.finish(mod, before, output)).detach()
+        return parts.finish(mod, new, output) + rounding
 
     return [module.register_forward_hook(hook)]
 

@@ -48,6 +48,8 @@ class Pieces:
         piece = after[len(before) :] if after.startswith(before) else self.decode([token])
         if "\ufffd" in piece and raw != piece:
             return readable_bytes(raw)
+        if not piece and len(raw) == 1 and 0x80 <= ord(raw) <= 0xFF:
+            return f"<0x{ord(raw):02X}>"  # ByT5 spells a byte as its Latin-1 character
         return piece or raw
 
     @cached_property

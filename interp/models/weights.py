@@ -41,7 +41,9 @@ class Weights:
         if embed is None or not isinstance(getattr(embed, "weight", None), Tensor):
             raise self._missing("W_E")
         scale = getattr(embed, "embed_scale", None)
-        return embed.weight if scale is None else embed.weight * scale.to(embed.weight.dtype)
+        table = embed.weight if scale is None else embed.weight * scale.to(embed.weight.dtype)
+        project = self._adapter.embed_project
+        return table if project is None else table @ linear_weight(project)
 
     @property
     def W_pos(self) -> Tensor:
@@ -58,7 +60,10 @@ class Weights:
         head = self._adapter.unembed_module
         if head is None:
             raise self._missing("W_U")
-        return head.W_U if hasattr(head, "W_U") else linear_weight(head)
+        if hasattr(head, "W_U"):
+            return head.W_U
+        project = self._adapter.unembed_project
+        return linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
 
     @property
     def b_U(self) -> Tensor:

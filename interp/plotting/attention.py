@@ -88,13 +88,13 @@ class _Grid:
         """x and y domain of a thumbnail, first row on top."""
         row, column = divmod(head, self.columns)
         left = column * self.step[0] / self.inner[0]
-        top = 1 - (row * self.step[1] + 16) / self.inner[1]
+        top = 1.0 - (row * self.step[1] + 16) / self.inner[1]
         side = self.thumb_side
         return [left, left + side / self.inner[0]], [top - side / self.inner[1], top]
 
     def main(self) -> tuple[list[float], list[float]]:
         """x and y domain of the large map."""
-        return [1 - self.large / self.inner[0], 1], [1 - self.large / self.inner[1], 1]
+        return [1 - self.large / self.inner[0], 1.0], [1 - self.large / self.inner[1], 1.0]
 
 
 def _check(

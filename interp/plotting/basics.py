@@ -78,7 +78,7 @@ def heatmap(
 
 
 def lines(
-    x: Sequence[float],
+    x: Sequence[float | int],
     series: Mapping[str, object],
     title: str,
     quantity: Quantity,
@@ -101,7 +101,7 @@ def lines(
     Raises:
         ShapeError: a series whose length is not that of `x`.
     """
-    fig = theme.figure(title, quantity, 720, 400)
+    fig = theme.figure(title, quantity, 712, 400)
     for index, (name, values) in enumerate(series.items()):
         array = _of_length(values, len(x), name)
         color = theme.LINES[index % len(theme.LINES)]
@@ -133,7 +133,7 @@ def bars(values: object, names: Sequence[str], title: str, quantity: Quantity) -
     shown = _names(names, len(array), "bars")
     signed = theme.is_signed(array, quantity)
     negative, positive = theme.SIGNED[0][1], theme.SIGNED[-1][1]
-    fig = theme.figure(title, _legend(quantity, signed), 720, 150 + 22 * len(array))
+    fig = theme.figure(title, _legend(quantity, signed), 712, 150 + 22 * len(array))
     fig.add_trace(
         go.Bar(
             x=theme.packed(array), y=list(range(len(array))), orientation="h",
@@ -156,7 +156,7 @@ def _legend(quantity: Quantity, signed: bool) -> Quantity:
     return replace(quantity, higher=f"{quantity.higher or 'larger'} ({SIGN_LEGEND})")
 
 
-def _band(x: Sequence[float], band: tuple[object, object], color: str) -> go.Scatter:
+def _band(x: Sequence[float | int], band: tuple[object, object], color: str) -> go.Scatter:
     low, high = (_of_length(edge, len(x), "band") for edge in band)
     return go.Scatter(
         x=[*x, *reversed(x)], y=np.concatenate([high, low[::-1]]), fill="toself", opacity=0.2,

@@ -41,7 +41,7 @@ class LensConfig:
     cell_text: bool = True
     """Write the top-1 token into every cell."""
     mark_first: bool = True
-    """Outline, per position, the lowest layer whose top-1 is the final top-1."""
+    """Outline, per position, the row from which up the top-1 is the final one."""
     title: str = ""
     """Title; empty for "<kind> lens"."""
 

@@ -6,6 +6,7 @@ colourings after Belrose et al., "Eliciting Latent Predictions with the Tuned Le
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from interp.plotting import labels, theme
 from interp.plotting.config import LensConfig, Quantity
 
 CELL_HEIGHT = 34
-MARK_SENTENCE = "; orange: the lowest row that gives the final top-1"
+MARK_SENTENCE = "; orange: from this row up the top-1 stays the final one"
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class _Fit:
 def lens_heatmap(result: LensResult, config: LensConfig | None = None, **options: Any) -> go.Figure:
     """Draw a lens: cell text = top-1 prediction for the *next* position, colour by choice.
 
-    Layer 0 is at the bottom, the output on top. Orange outlines mark, per position, the lowest row
-    whose top-1 already is the final top-1. The menu recolours by the answer's probability, top-1
-    probability, entropy (nats), KL from the output (nats) or the answer's rank (log scale).
+    Layer 0 is at the bottom, the output on top. Orange outlines mark, per position, the row
+    from which up the top-1 is the final top-1 (`LensResult.emergence`). The menu recolours by the
+    answer's probability, top-1 probability, entropy (nats), KL from the output (nats) or the
+    answer's rank (log scale).
 
     Args:
         result: A lens result; arrays [layer pos] and [layer pos k].
@@ -83,7 +85,7 @@ def lens_heatmap(result: LensResult, config: LensConfig | None = None, **options
         fig.data[index].visible = index == opening
     fig.add_trace(_hover_trace(result))
     if config.mark_first:
-        fig.add_trace(_outlines(first_match(result)))
+        fig.add_trace(_outlines(result.emergence()))
     _label_axes(fig, result)
     sentences = [theme.subtitle(choice.quantity.sentence + mark, fit.width) for choice in choices]
     fig.update_layout(
@@ -93,12 +95,6 @@ def lens_heatmap(result: LensResult, config: LensConfig | None = None, **options
     fig.update_xaxes(range=[-0.5, n_positions - 0.5], constrain="domain")
     fig.update_yaxes(range=[-0.5, n_layers - 0.5])
     return fig
-
-
-def first_match(result: LensResult) -> np.ndarray:
-    """Per position the lowest row whose top-1 id equals the last row's. Shape [pos]."""
-    top = result.ids_top[..., 0].cpu().numpy()
-    return np.argmax(top == top[-1], axis=0)
 
 
 def _colourings(result: LensResult) -> list[_Colouring]:
@@ -194,17 +190,17 @@ def _cell_hover(result: LensResult, layer: int, pos: int) -> str:
     return labels.hover(where, "predicts next:", *lines, " · ".join(numbers), answer)
 
 
-def _outlines(rows: np.ndarray) -> go.Scatter:
+def _outlines(rows: Sequence[int]) -> go.Scatter:
     """One open rectangle per position, drawn as a single interrupted line."""
     xs: list[float | None] = []
     ys: list[float | None] = []
-    for pos, row in enumerate(rows.tolist()):
+    for pos, row in enumerate(rows):
         left, right, low, high = pos - 0.47, pos + 0.47, row - 0.47, row + 0.47
         xs += [left, right, right, left, left, None]
         ys += [low, low, high, high, low, None]
     return go.Scatter(
         x=xs, y=ys, mode="lines", hoverinfo="skip", line={"color": theme.MARK, "width": 2},
-        name="final top-1 first appears", showlegend=False,
+        name="emergence", showlegend=False,
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from interp.core.names import did_you_mean
 from interp.plotting import labels, theme
 from interp.plotting.config import CurvesConfig
 
-PANEL = (340, 190)
-GAP = (70, 66)
+PANEL = (276, 170)
+GAP = (60, 66)
 NOT_METRICS = frozenset({"step", "tokens", "time", "seconds", "wall_s", "epoch", "seed"})
 
 

@@ -16,7 +16,7 @@ from interp.core.result import Result
 from interp.plotting import labels, theme
 from interp.plotting.tokens import TokenStrip
 from interp.reports.config import Item, Table
-from interp.reports.tables import Numbers, of_figure, of_frame, of_rows
+from interp.reports.tables import Numbers, of_figure, of_frame, of_result, of_rows
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,12 @@ def paragraphs(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split("\n\n") if part.strip())
 
 
-def block_of(content: object) -> Block:
+def block_of(content: object, limit: int) -> Block:
     """Turn an item, or bare content, into a block.
+
+    Args:
+        content: What to show.
+        limit: Largest number of rows taken from a Result.
 
     Raises:
         ConfigError: content of a kind that no page shows.
@@ -88,7 +92,7 @@ def block_of(content: object) -> Block:
     if isinstance(shown, str):
         return Block("text", item.title, prose + paragraphs(shown))
     if isinstance(shown, Result):
-        return _of_result(shown, item, prose)
+        return _of_result(shown, item, limit)
     if isinstance(shown, go.Figure):
         return Block("figure", item.title, prose, picture_of(shown), tables=tuple(of_figure(shown)))
     if isinstance(shown, TokenStrip):
@@ -124,7 +128,7 @@ def picture_of(fig: go.Figure) -> Picture:
     return Picture(island, round(layout["width"]), round(layout["height"]), about or "figure")
 
 
-def _of_result(result: Result, item: Item, prose: tuple[str, ...]) -> Block:
+def _of_result(result: Result, item: Item, limit: int) -> Block:
     picture, note = None, ""
     try:
         picture = picture_of(result.plot(**item.plot))
@@ -138,24 +142,13 @@ def _of_result(result: Result, item: Item, prose: tuple[str, ...]) -> Block:
     return Block(
         "result",
         item.title or ("" if picture else type(result).__name__),
-        prose,
+        paragraphs(item.prose),
         picture,
-        tables=tuple(_frames(result)),
+        tables=tuple(of_result(result, limit)),
         checks=rows,
         provenance=json.loads(json_island(source.to_json())) if source is not None else {},
         note=note,
     )
-
-
-def _frames(result: Result) -> list[Numbers]:
-    """One table per set of fields that share their axes; `to_frame` joins those."""
-    firsts: dict[tuple[str, ...], str] = {}
-    for name, axes in result.axes.items():
-        firsts.setdefault(axes, name)
-    return [
-        of_frame(result.to_frame(name), f"by {', '.join(axes)}" if axes else "totals")
-        for axes, name in firsts.items()
-    ]
 
 
 def _of_table(table: Table) -> Numbers:

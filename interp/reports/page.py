@@ -77,7 +77,7 @@ def report(
             raise StorageError(
                 "the report exists already", got=target, fix="overwrite=True, or --overwrite"
             )
-    parts = _parts(sections)
+    parts = _parts(sections, max(config.table_rows, config.json_rows))
     html = render_page(parts, title, config)
     digest = hashlib.sha256(html.encode()).hexdigest()
     write_text(numbers, numbers_json(parts, title, config, digest), overwrite=config.overwrite)
@@ -132,18 +132,18 @@ def numbers_json(parts: Sequence[Part], title: str, config: PageConfig, digest: 
     return json_island(page) + "\n"
 
 
-def _parts(sections: Sequence[object]) -> list[Part]:
+def _parts(sections: Sequence[object], limit: int) -> list[Part]:
     """Sections stay; bare content between them is gathered into untitled parts."""
     parts: list[Part] = []
     loose: list[Block] = []
     for entry in sections:
         if not isinstance(entry, Section):
-            loose.append(block_of(entry))
+            loose.append(block_of(entry, limit))
             continue
         if loose:
             parts.append(Part("", (), tuple(loose)))
             loose = []
-        blocks = tuple(block_of(content) for content in entry.content)
+        blocks = tuple(block_of(content, limit) for content in entry.content)
         parts.append(Part(entry.title, paragraphs(entry.prose), blocks))
     if loose:
         parts.append(Part("", (), tuple(loose)))

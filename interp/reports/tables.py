@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 
+from interp.core.result import Result
 from interp.plotting import labels
 
 
@@ -20,32 +22,49 @@ class Numbers:
     """Column names."""
     rows: tuple[tuple[object, ...], ...]
     """Strings, integers, floats, booleans or None; all rows as long as `columns`."""
+    total: int
+    """How many rows there are; `rows` may be the first of them only."""
     caption: str = ""
     """What it holds."""
 
-    def head(self, n: int) -> tuple[tuple[object, ...], ...]:
-        """The first `n` rows."""
-        return self.rows[:n]
-
     def as_json(self, limit: int) -> dict[str, object]:
         """Columns and at most `limit` rows; NaN and infinity become null."""
-        rows = [[_json_value(value) for value in row] for row in self.head(limit)]
-        return {"caption": self.caption, "columns": list(self.columns), "n_rows": len(self.rows),
+        rows = [[_json_value(value) for value in row] for row in self.rows[:limit]]
+        return {"caption": self.caption, "columns": list(self.columns), "n_rows": self.total,
                 "rows": rows}  # fmt: skip
 
 
 def of_rows(columns: Iterable[object], rows: Iterable[Iterable[object]], caption: str) -> Numbers:
     """A table from any rows: numpy scalars become Python numbers, all else unknown becomes text."""
-    return Numbers(
-        tuple(str(column) for column in columns),
-        tuple(tuple(_value(value) for value in row) for row in rows),
-        caption,
-    )
+    plain = tuple(tuple(_value(value) for value in row) for row in rows)
+    return Numbers(tuple(str(column) for column in columns), plain, len(plain), caption)
 
 
 def of_frame(frame: Any, caption: str) -> Numbers:
     """A table from a data frame, without its index."""
     return of_rows(frame.columns, frame.itertuples(index=False, name=None), caption)
+
+
+def of_result(result: Result, limit: int) -> list[Numbers]:
+    """One table per set of fields that share their axes: one row per entry, the first `limit`.
+
+    Not through pandas, which refuses labels with lone surrogates and would hold every row.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, axes in result.axes.items():
+        groups.setdefault(axes, []).append(name)
+    return [_of_fields(result, axes, names, limit) for axes, names in groups.items()]
+
+
+def _of_fields(result: Result, axes: tuple[str, ...], names: list[str], limit: int) -> Numbers:
+    fields = [getattr(result, name) for name in names]
+    shape = tuple(fields[0].shape)
+    ticks = [result.labels.get(a, range(n)) for a, n in zip(axes, shape, strict=True)]
+    entries = islice(product(*ticks), limit)
+    values = (field.flatten()[:limit].tolist() for field in fields)
+    rows = ((*where, *numbers) for where, *numbers in zip(entries, *values, strict=True))
+    table = of_rows([*axes, *names], rows, f"by {', '.join(axes)}" if axes else "totals")
+    return replace(table, total=fields[0].numel())
 
 
 def of_figure(fig: Any) -> list[Numbers]:

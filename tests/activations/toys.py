@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,6 +21,14 @@ EVERY_STEP: dict[str, Any] = {"checkpoint_seconds": 0.0, "checkpoint_fraction": 
 """Settings that checkpoint after each step."""
 
 _TEACHER = torch.randn(N_LAYERS, D_MODEL, D_MODEL + 1, generator=generator(0, "teacher"))
+
+
+@pytest.fixture(scope="module")
+def no_power_cuts() -> Iterator[None]:
+    """Flushing to the disk is most of a toy step's time and changes nothing that a kill leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 class Translators(nn.Module):
@@ -104,3 +113,17 @@ def forked(work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return pid
+
+
+def unchecked(function: Any) -> Any:
+    """Without the shape checker of the tests, as a user runs it: our own errors must come."""
+    from jaxtyping import config as jaxtyping_config
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        jaxtyping_config.update("jaxtyping_disable", True)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            jaxtyping_config.update("jaxtyping_disable", False)
+
+    return call

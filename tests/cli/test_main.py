@@ -105,7 +105,7 @@ def test_every_option_of_every_command_has_its_line(command: object) -> None:
     for field in dataclasses.fields(config):
         declared = next(text for text in sources if f"\n    {field.name}: " in text)
         after = declared.partition(f"\n    {field.name}: ")[2].splitlines()[1].strip()
-        assert after.startswith('"""') or field.name == "placement", field.name
+        assert after.startswith('"""') or field.name in ("placement", "reading"), field.name
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from interp.cli.lens import Lens
 from interp.cli.places import claim, default_place, plain
 from interp.core.config import Placement
 from interp.core.errors import StorageError
+from interp.lenses.config import LensConfig
 
 LENS = Lens(model="stories", text="Once upon a time")
 
@@ -23,7 +24,12 @@ def test_the_same_question_has_the_same_place() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"text": "Twice"}, {"top_k": 3}, {"colour": "kl"}, {"placement": Placement(dtype="float64")}],
+    [
+        {"text": "Twice"},
+        {"reading": LensConfig(top_k=3)},
+        {"colour": "kl"},
+        {"placement": Placement(dtype="float64")},
+    ],
 )
 def test_another_question_has_another_place(change: dict[str, object]) -> None:
     assert default_place(LENS, "stories") != default_place(replace(LENS, **change), "stories")

@@ -41,7 +41,12 @@ HOSTILE = [
     "\r\n\t ",
     "日本語 العربية 👩‍👩‍👧",
 ]
-SHOWN = {"\u202e": "\\u202e", "\u202c": "\\u202c", "\x00": "␀", "\x1b": "␛", "\x7f": "␡"}
+BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+SHOWN = {letter: f"\\u{ord(letter):04x}" for letter in BIDI} | {
+    "\x00": "␀",
+    "\x1b": "␛",
+    "\x7f": "␡",
+}
 
 hostile = st.one_of(
     st.sampled_from(HOSTILE),

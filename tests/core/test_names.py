@@ -86,8 +86,13 @@ def test_the_meant_name_comes_first(typed, meant):
 
 def test_ties_go_to_the_same_layer_then_to_neighbouring_keys():
     assert suggest("blocks.2.hook_resid_p", SITES)[0] == "blocks.2.hook_resid_pre"
+    assert suggest("b.1.x", ["b.2.x", "b.1x"], n=1) == ["b.1x"]
     assert suggest("cat", ["hat", "vat", "bat"], n=1) == ["vat"]  # c and v touch
     assert suggest("ab", ["pb", "qb", "ac"], n=1) == ["qb"]
+
+
+def test_a_transposition_is_one_edit():
+    assert suggest("abcd", ["xycd", "bacd"], n=1) == ["bacd"]
 
 
 def test_no_candidates_no_suggestion():

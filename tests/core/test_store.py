@@ -14,7 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from interp.core import _disk, store
+from interp.core import _store_disk as _disk
+from interp.core import store
 from interp.core._tensorfile import DTYPES, encode_tensors
 from interp.core.errors import BadName, CorruptArtefact, StorageError
 
@@ -50,7 +51,7 @@ def awkward_tensors() -> dict[str, torch.Tensor]:
         "conjugate": torch.complex(base, base + 1).conj(),
         "flags": base > 5,
         "parameter": torch.nn.Parameter(base + 0.25),
-        "é日 \"\\\n": torch.tensor([1, -2, 3]),
+        'é日 "\\\n': torch.tensor([1, -2, 3]),
     }
 
 
@@ -89,7 +90,7 @@ def test_every_dtype_of_the_library_that_torch_trains_in_is_known() -> None:
 
     ours = {kind: dtype for dtype, kind in DTYPES.items()}
     assert ours.items() <= _TYPES.items()
-    assert {k for k in _TYPES.keys() - ours.keys()} <= {"F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+    assert _TYPES.keys() - ours.keys() <= {"F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 
 
 def test_tensors_larger_than_one_write_are_whole(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_tensors_larger_than_one_write_are_whole(tmp_path: Path) -> None:
 def test_what_the_format_cannot_hold_is_refused_before_writing(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
-    with pytest.raises(StorageError, match="w.safetensors"):
+    with pytest.raises(StorageError, match=r"w\.safetensors"):
         store.commit(tmp_path / "a", {"x.json": {}, "w.safetensors": tensors}, schema="t")
     assert list(tmp_path.iterdir()) == []
 
@@ -193,7 +194,7 @@ def test_foreign_folders_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_says_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interp.core import _artefact
+    from interp.core import _store_artefact as _artefact
 
     with monkeypatch.context() as patch:
         patch.setattr(_artefact, "FORMAT", _artefact.FORMAT + 1)
@@ -292,9 +293,7 @@ def test_an_old_copy_beside_a_whole_target_is_deleted(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == [other.name]  # b's, not a's to delete
 
 
-def test_overwrite_without_atomic_exchange(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overwrite_without_atomic_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_disk, "_renameat2", lambda staged, target: False)
     for version in range(3):
         store.commit(tmp_path / "a", {"x.json": [version]}, schema="t", overwrite=True)
@@ -404,7 +403,7 @@ def write_lock(folder: Path, **changes: object) -> Path:
 
 
 def test_only_a_dead_holder_loses_its_lock(tmp_path: Path) -> None:
-    from interp.core._lock import _born
+    from interp.core._store_lock import _born
 
     write_lock(tmp_path, pid=dead_pid())
     with store.lock(tmp_path / "run"):

@@ -60,6 +60,7 @@ def lens_result(tokens: tuple[str, ...] = ("a", "b", "c", "d", "e"), n_layers: i
         targets=tokens,
         components=("embed", *(f"L{layer} post" for layer in range(n_layers - 1))),
         kind="logit",
+        tolerance=1e-4,
         provenance=provenance(),
     )
 

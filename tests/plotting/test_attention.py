@@ -48,7 +48,7 @@ def test_queries_run_downward_and_labels_keep_repeated_tokens() -> None:
 def test_the_menu_shows_one_head_and_all_thumbnails() -> None:
     menu = attention_patterns(patterns(), TOKENS, names=["A", "B", "C"]).layout.updatemenus[0]
     assert [button.label for button in menu.buttons] == ["A large", "B large", "C large"]
-    assert menu.buttons[1].args[1] == [True, True, True, False, True, False]
+    assert list(menu.buttons[1].args[1]) == [True, True, True, False, True, False]
 
 
 def test_rescaling_leaves_out_the_first_key() -> None:

@@ -22,7 +22,7 @@ class PlottedScores(Result):
 
     total: Float[Tensor, ""]
     scores: Float[Tensor, "layer head"]
-    bias: Float[Tensor, "head"]
+    bias: Float[Tensor, " head"]
     pattern: Float[Tensor, "layer head pos"]
 
 

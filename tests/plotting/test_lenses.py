@@ -9,7 +9,7 @@ pytest.importorskip("interp.lenses.result", reason="needs the lens room's result
 
 from interp.core.errors import ConfigError
 from interp.plotting.config import LensConfig
-from interp.plotting.lenses import first_match, lens_heatmap
+from interp.plotting.lenses import lens_heatmap
 from tests.plotting.samples import NASTY, lens_result
 
 CHOICES = ("target_prob", "top_prob", "entropy", "kl", "target_rank")
@@ -38,13 +38,14 @@ def test_row_zero_is_at_the_bottom_and_the_axis_is_not_reversed() -> None:
     assert fig.layout.yaxis.range == (-0.5, 2.5)
 
 
-def test_outlines_mark_where_the_final_top_1_first_appears() -> None:
+def test_outlines_mark_the_row_from_which_the_top_1_stays() -> None:
     result = lens_result()
-    np.testing.assert_array_equal(first_match(result), [0, 1, 2, 0, 1])
     outline = lens_heatmap(result).data[-1]
     lows = [y for i, y in enumerate(outline.y) if i % 6 == 0]
     np.testing.assert_allclose(np.array(lows) + 0.47, [0, 1, 2, 0, 1])
-    assert not any(t.name and "first" in t.name for t in lens_heatmap(result, mark_first=False).data)
+    bare = lens_heatmap(result, mark_first=False)
+    assert all(trace.name != "emergence" for trace in bare.data)
+    assert "orange" not in bare.layout.title.subtitle.text
 
 
 def test_hover_names_position_token_component_and_all_numbers() -> None:
@@ -86,7 +87,11 @@ def test_cells_are_wide_enough_for_their_text() -> None:
 
 def test_hostile_tokens_leave_no_markup_but_line_breaks() -> None:
     fig = lens_heatmap(lens_result(NASTY))
-    texts = [*fig.layout.xaxis.ticktext, *np.ravel(fig.data[5].customdata), *np.ravel(fig.data[0].text)]
+    texts = [
+        *fig.layout.xaxis.ticktext,
+        *np.ravel(fig.data[5].customdata),
+        *np.ravel(fig.data[0].text),
+    ]
     assert all("<" not in str(text).replace("<br>", "") for text in texts)
 
 

@@ -22,7 +22,9 @@ def spans(strip: TokenStrip) -> list[ET.Element]:
 
 
 def test_colour_is_blue_for_plus_red_for_minus_and_proportional() -> None:
-    cells = spans(TokenStrip((" a", " b", " c", " d"), [2.0, -1.0, 0.0, float("nan")], "t", QUANTITY))
+    cells = spans(
+        TokenStrip((" a", " b", " c", " d"), [2.0, -1.0, 0.0, float("nan")], "t", QUANTITY)
+    )
     alphas = [re.search(r"rgba\((\d+),\d+,(\d+),([\d.]+)\)", c.attrib["style"]) for c in cells]
     red, blue, alpha = alphas[0].groups()
     assert int(blue) > int(red) and float(alpha) == pytest.approx(MAX_ALPHA, abs=1e-3)

@@ -1,7 +1,8 @@
 "use strict";
 // Inflates the page's own plotly.js, draws each figure when it comes near the window, keeps the
 // ink in step with light and dark, and lets a click on an attention thumbnail show it large.
-(() => {
+document.documentElement.classList.add("scripted");
+addEventListener("DOMContentLoaded", () => {
   const figures = [...document.querySelectorAll(".figure")];
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = {
@@ -82,4 +83,4 @@
     }
   }, { rootMargin: "-20% 0px -70% 0px" });
   document.querySelectorAll("section[id], footer[id]").forEach((part) => seen.observe(part));
-})();
+});

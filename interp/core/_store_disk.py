@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from interp.core._artefact import MANIFEST, looks_like_ours
+from interp.core._store_artefact import MANIFEST, looks_like_ours
 from interp.core._tensorfile import Chunks
 from interp.core.errors import StorageError
 
@@ -113,11 +113,16 @@ def _exchange(staged: Path, target: Path) -> None:
     try:
         step("rename", target)
         os.rename(staged, target)
-    except OSError:
+    except BaseException:  # Ctrl-C as well: the target must not stay away
         os.rename(aside, target)
         raise
-    step("rename", staged)
-    os.rename(aside, staged)
+    try:
+        step("rename", staged)
+        os.rename(aside, staged)
+    except BaseException as error:
+        discard(aside)
+        if not isinstance(error, OSError):  # the new content is in place; an old copy is no failure
+            raise
 
 
 def _renameat2(staged: Path, target: Path) -> bool:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from interp.core import _disk
+from interp.core import _store_disk as _disk
 from interp.core.errors import StorageError
 
 

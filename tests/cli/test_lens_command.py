@@ -1,0 +1,119 @@
+"""`interp lens` and `interp models` on a real model: the page, the numbers, the refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp.cli.main import main
+
+TEXT = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+)
+
+
+@pytest.fixture(scope="module")
+def stories(shared_data: Path) -> str:
+    return str(shared_data / "models" / "stories260k")
+
+
+@pytest.fixture(scope="module")
+def page(stories: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run of the command; the tests look at what it wrote."""
+    folder = tmp_path_factory.mktemp("lens") / "out"
+    assert main(["lens", stories, TEXT, "--out", str(folder), "--colour", "kl"]) == 0
+    return folder
+
+
+def test_it_writes_the_page_the_numbers_and_the_question(page: Path) -> None:
+    names = sorted(path.name for path in page.iterdir())
+    assert names == ["config.json", "lens", "report.html", "report.json"]
+    config = json.loads((page / "config.json").read_text())
+    assert config["text"] == TEXT
+    assert config["reading"]["top_k"] == 5
+
+
+def test_the_saved_result_is_the_models_own_distribution_at_the_last_layer(
+    page: Path, stories: str
+) -> None:
+    import torch
+
+    from interp.core.result import Result
+    from interp.models import load_model
+
+    lens = Result.load(page / "lens")
+    model = load_model(stories)
+    own = model(TEXT)[0].softmax(-1)
+    last = lens.probs_top[-1]
+    torch.testing.assert_close(last, own.gather(-1, lens.ids_top[-1]), atol=1e-5, rtol=1e-4)
+    assert float(lens.kl[-1].max()) < 1e-6
+    assert float(lens.kl[0].mean()) > 10 * float(lens.kl[-2].mean()) > 0  # it emerges over layers
+    assert lens.check().ok
+
+
+def test_a_second_run_is_refused_before_the_model_is_read(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in page.rglob("*")}
+    assert main(["lens", "/no/such/model", TEXT, "--out", str(page)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in page.rglob("*")} == before
+
+
+def test_without_out_the_folder_is_named_and_printed(
+    stories: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["lens", stories, "Once upon", "--components", "all", "--top-k", "2"]
+    assert main(argv) == 0
+    (folder,) = (tmp_path / "interp-out").iterdir()
+    assert folder.name.startswith("lens-stories260k-")
+    assert str(folder / "report.html") in capsys.readouterr().out
+    assert main(argv) == 2
+    assert main([*argv, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--target", "Lily Lily"], "Lily Lily"),
+        (["--top-k", "0"], "top_k"),
+        (["--device", "warp"], "warp"),
+    ],
+)
+def test_what_the_model_cannot_do_is_exit_2_and_leaves_nothing(
+    stories: str, tmp_path: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lens", stories, "Once", "--out", str(tmp_path / "out"), *argv]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_prints_and_writes_the_map(
+    stories: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["models", stories]) == 0
+    printed = capsys.readouterr().out
+    assert "blocks.*.attn.hook_z" in printed
+    assert (tmp_path / "interp-out" / "models.txt").read_text() in printed
+
+
+def test_models_lists_what_is_bundled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from interp.models import bundled
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in bundled())
+    assert bundled() or "interp demo" in printed
