@@ -67,8 +67,9 @@ def _accepts(hint: Any, value: object) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in parts
     if origin is tuple:
-        right_length = isinstance(value, tuple) and len(value) == len(parts)
-        return right_length and all(map(_accepts, parts, value))
+        if not isinstance(value, tuple) or len(value) != len(parts):
+            return False
+        return all(map(_accepts, parts, value))
     if parts:
         return any(_accepts(part, value) for part in parts)
     if hint is float:

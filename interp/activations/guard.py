@@ -127,7 +127,8 @@ def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
     """`[parameter]` 2-norms of the gradients, 0 where there is none; float64 if any of them is."""
     grads = [p.grad for p in parameters if p.grad is not None]
     kind = torch.float64 if any(g.dtype == torch.float64 for g in grads) else torch.float32
-    found = iter(torch._foreach_norm(grads, 2.0, kind))
+    norms = torch._foreach_norm(grads, 2.0, kind)  # pyright: ignore[reportPrivateImportUsage]
+    found = iter(norms)
     device = grads[0].device
     zero = torch.zeros((), dtype=kind, device=device)
     return torch.stack([zero if p.grad is None else next(found).to(device) for p in parameters])

@@ -136,6 +136,7 @@ def fit(
             stack.enter_context(_own_randomness(run.device))
             run.loop(stack.enter_context(GracefulStop()))
         progress = run.progress
+        logged, loss = losses(progress.records)
         return FitReport(
             steps=config.steps,
             resumed_at=start,
@@ -143,7 +144,8 @@ def fit(
             seconds=progress.seconds,
             records=tuple(progress.records),
             out=None if folder is None else str(folder.path),
-            **losses(progress.records),
+            step=logged,
+            loss=loss,
         )
 
 
@@ -298,10 +300,10 @@ class Run:
             self.optimizer.step()
             return
         # The protocol of torch.amp.GradScaler: a fused step reads these and may do nothing.
-        self.optimizer.found_inf = self.guard.closed(t, loss, norms)
-        self.optimizer.grad_scale = None
+        given = vars(self.optimizer)
+        given |= {"found_inf": self.guard.closed(t, loss, norms), "grad_scale": None}
         self.optimizer.step()
-        del self.optimizer.found_inf, self.optimizer.grad_scale
+        del given["found_inf"], given["grad_scale"]
 
     def _log(self, row: Mapping[str, Any], begun: float) -> None:
         """Scalars to one line; numbers that are not finite become null, as JSON has none."""

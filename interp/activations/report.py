@@ -59,10 +59,8 @@ class FitReport(Result):
         )
 
 
-def losses(records: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """`step` and `loss` of a report from its records."""
+def losses(records: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """`step` and `loss` of a report from its records, both `[record]`."""
     found = [record.get("loss") for record in records]
-    return {
-        "step": torch.tensor([record["step"] for record in records], dtype=torch.int64),
-        "loss": torch.tensor([math.nan if x is None else x for x in found], dtype=torch.float64),
-    }
+    steps = torch.tensor([record["step"] for record in records], dtype=torch.int64)
+    return steps, torch.tensor([math.nan if x is None else x for x in found], dtype=torch.float64)

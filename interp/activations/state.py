@@ -55,17 +55,14 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: Path) 
 def moments_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors as `<parameter name>:<key>` on the CPU; numbers as float64."""
     names = names_of(module, optimizer)
-    return {
-        f"{names[parameter]}:{key}": torch.as_tensor(
-            value, dtype=None if isinstance(value, Tensor) else torch.float64
-        )
-        .detach()
-        .to("cpu", copy=True)
-        .contiguous()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if value is not None
-    }
+    moments: dict[str, Tensor] = {}
+    for parameter, name in names.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                kind = None if isinstance(value, Tensor) else torch.float64
+                tensor = torch.as_tensor(value, dtype=kind).detach()
+                moments[f"{name}:{key}"] = tensor.to("cpu", copy=True).contiguous()
+    return moments
 
 
 def load_moments(

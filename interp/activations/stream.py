@@ -113,11 +113,7 @@ class ActivationStream:
         self.model = model
         self.sites: list[str] = model.sites.resolve(sites)
         for site in self.sites:
-            axes = model.sites.shape(site)
-            if "query" in axes or "key" in axes.split():
-                raise SiteError(
-                    f"{site!r} has no rows of its own per token", got=axes, expected="batch pos ..."
-                )
+            _require_rows(site, model.sites.shape(site))
         self.tokens = TokenSequences.of(tokens)
         self.dtype = dtype_of(config.dtype)
         self._bos = model.tokenization.bos_id if config.exclude_bos else None
@@ -259,3 +255,12 @@ class ActivationStream:
                 expected=f"at most max_bytes = {self.config.max_bytes / 2**20:,.1f} MiB",
                 fix=f"buffer_sequences={fits}, fewer sites, or dtype='bfloat16'",
             )
+
+
+def _require_rows(site: str, axes: str) -> None:
+    """Refuse sites that are known not to run along batch and position; the rest is seen later."""
+    names = [word.partition("=")[0] for word in axes.split()]
+    if len(names) > 1 and names[:2] != ["batch", "pos"]:
+        raise SiteError(
+            f"{site!r} has no rows of its own per token", got=axes, expected="batch pos"
+        )

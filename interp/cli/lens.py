@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from interp.cli.config import Written
+from interp.cli.opening import open_model
 from interp.cli.places import announce, claim, default_place, plain
 from interp.core.config import Placement
 from interp.lenses.config import LensConfig
@@ -39,11 +40,9 @@ class Lens(Written):
 
         from interp.core.store import write_text
         from interp.lenses import logit_lens
-        from interp.models import load_model
         from interp.reports import Item, PageConfig, report
 
-        device, dtype = self.placement.device, self.placement.dtype
-        model = load_model(self.model, device=device, dtype=dtype)
+        model = open_model(self.model, self.placement)
         lens = logit_lens(model, self.text, **asdict(self.reading))
         plot = {"colour": self.colour} if self.colour else {}
         page = PageConfig(overwrite=self.overwrite, subtitle=f"{name} · {self.text[:200]}")

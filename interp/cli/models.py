@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from interp.cli.config import OUT, Common
+from interp.cli.opening import open_model
 from interp.cli.places import announce
 from interp.core.config import Placement
 
@@ -32,7 +33,7 @@ class Models(Common):
 
     def run(self) -> int:
         """Print and write the list or the map; returns the exit code."""
-        text = listing() if self.model is None else self._map(self.model)
+        text = listing() if self.model is None else str(open_model(self.model, self.placement))
         print(text)
 
         from interp.core.store import write_text
@@ -40,11 +41,6 @@ class Models(Common):
         write_text(OUT / "models.txt", text + "\n", overwrite=True)
         announce(OUT / "models.txt")
         return 0
-
-    def _map(self, name: str) -> str:
-        from interp.models import load_model
-
-        return str(load_model(name, device=self.placement.device, dtype=self.placement.dtype))
 
 
 def listing() -> str:

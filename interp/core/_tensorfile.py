@@ -101,7 +101,7 @@ def _chunks(head: bytes, tensors: Iterator[Tensor]) -> Chunks:
         if tensor.numel() == 0:
             continue
         flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-        data = memoryview(flat.view(torch.uint8).numpy())
+        data = flat.view(torch.uint8).numpy().data
         for start in range(0, len(data), CHUNK):
             yield data[start : start + CHUNK]
 
@@ -129,20 +129,9 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         StorageError: The file cannot be read.
     """
     path = Path(path)
+    header, size = _header(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_HEADER:
-                raise CorruptArtefact(
-                    f"{path}: not a safetensors file, or a hostile one",
-                    got=f"a header of {length:,} bytes in a file of {size:,}",
-                    expected=f"at most {MAX_HEADER:,}",
-                )
-            header = file.read(length)
         tensors = safetensors.torch.load_file(path)
-        _require_distinct(header, path)
-        return tensors
     except SafetensorError as error:
         expected = _expected_size(header)
         if expected is not None and expected != size:
@@ -151,9 +140,26 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path}: {error}", got=f"a file of {size:,} bytes", fix=REFETCH
         ) from error
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise unreadable(path, error) from error
+    _require_distinct(header, path)
+    return tensors
+
+
+def _header(path: Path) -> tuple[bytes, int]:
+    """The header's bytes, as far as they are there, and the file's size."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length <= MAX_HEADER:
+                return file.read(length), size
+    except OSError as error:
+        raise unreadable(path, error) from error
+    raise CorruptArtefact(
+        f"{path}: not a safetensors file, or a hostile one",
+        got=f"a header of {length:,} bytes in a file of {size:,}",
+        expected=f"at most {MAX_HEADER:,}",
+    )
 
 
 def _expected_size(header: bytes) -> int | None:

@@ -9,7 +9,7 @@ acts.flat("blocks.1.hook_resid_post")   # [real tokens, d_model], no padding
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +43,9 @@ class Activations(ResidualStacks):
         tokens: Token ids of the whole input, int64 [batch pos].
         mask: True where a token is real and not padding, bool [batch pos]; None when
             nothing is padding.
-        provenance: The model and sites that the tensors came from.
-        cfg: The model's config: anything with `n_layers` (and `attn_only`, `post_norm`).
+        provenance: The model and sites that the tensors came from, or a function that makes it
+            when somebody asks (hashing a model's weights takes longer than a small forward pass).
+        cfg: The model's config: anything with `n_layers` (and `attn_only`, `style`).
         positions: The positions along which tensors run when only some were captured: int64
             [kept], or [batch kept] where rows differ. Tokens and mask stay whole.
 
@@ -58,17 +59,24 @@ class Activations(ResidualStacks):
         *,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
-        provenance: Provenance | None = None,
+        provenance: Provenance | Callable[[], Provenance] | None = None,
         cfg: Any = None,
         positions: Tensor | None = None,
     ) -> None:
         self._tensors = dict(tensors)
         self.tokens = tokens
         self.mask = mask
-        self.provenance = provenance
+        self._provenance = provenance
         self.cfg = cfg
         self.positions = positions
         self._kept = self._keep()
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """The model and sites that the tensors came from; None when not recorded."""
+        if callable(self._provenance):
+            self._provenance = self._provenance()
+        return self._provenance
 
     # -------------------------------------------------------------- a mapping
 
@@ -166,7 +174,7 @@ class Activations(ResidualStacks):
         )
         if dtype is not None and moved.provenance is not None:
             name = str(dtype).removeprefix("torch.")
-            moved.provenance = replace(moved.provenance, dtype=name)
+            moved._provenance = replace(moved.provenance, dtype=name)
         return moved
 
     def detach(self) -> Activations:
@@ -175,7 +183,7 @@ class Activations(ResidualStacks):
 
     def _with(self, tensors: dict[str, Tensor], **index: Tensor | None) -> Activations:
         return type(self)(
-            tensors, provenance=self.provenance, cfg=self.cfg, **{**self._index(), **index}
+            tensors, provenance=self._provenance, cfg=self.cfg, **{**self._index(), **index}
         )
 
     def _index(self) -> dict[str, Tensor | None]:

@@ -180,7 +180,7 @@ class ResidualStacks(Mapping[str, Tensor]):
         return end
 
     def _refuse_post_norm(self, wanted: str) -> None:
-        if getattr(self.cfg, "post_norm", False):
+        if getattr(self.cfg, "style", "") == "post":
             raise ModelError(
                 f"{wanted} does not make the residual stream of this model",
                 got="a post-norm model: the stream is normalised after every addition",

@@ -85,8 +85,11 @@ class Result:
             if name not in cls.__dict__:  # only in a base: tensors have no single truth value
                 setattr(cls, name, getattr(cls, name))
         known = _TYPES.get(cls.__name__)
-        ours = known is not None and known.__module__.startswith("interp.")
-        if ours and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if (
+            known is not None
+            and known.__module__.startswith("interp.")
+            and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__)
+        ):
             raise ConfigError(
                 f"there is a result type {cls.__name__} already, in {known.__module__}",
                 fix="choose another name: files are loaded by it",
@@ -228,7 +231,7 @@ class Result:
                 f"{artefact.directory} holds a {name}, a type not imported yet",
                 fix=f"import {values['module']}",
             )
-        content = artefact.tensors(TENSORS)
+        content: dict[str, Any] = {**artefact.tensors(TENSORS)}
         try:
             content |= {k: _fields.from_json(v) for k, v in values["fields"].items()}
             return kind(**content)

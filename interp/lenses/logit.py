@@ -56,6 +56,12 @@ def logit_lens(
         raise ConfigError("unknown components", got=components, expected="resid or all")
     if top_k < 1:
         raise ConfigError("a cell shows at least one token", got=top_k, expected="top_k >= 1")
+    if "positions" in kwargs:
+        raise ConfigError(
+            "a lens reads whole texts",
+            got=f"positions={kwargs['positions']!r}",
+            fix="select positions in the result: lens.kl[:, -1]",
+        )
     rows = _rows(model, components)
     with torch.no_grad():
         output, acts = model.run_with_cache(
@@ -63,12 +69,6 @@ def logit_lens(
         )
         check_finite(output, "the model's logits")
         tokens, real = _one_row(model, acts, inputs, kwargs)
-        if output.shape[1] != len(real):
-            raise ConfigError(
-                "a lens reads whole rows",
-                got=f"{output.shape[1]} of {len(real)} positions",
-                fix="select positions in the result: lens.kl[:, -1]",
-            )
         final = _log_probs(output[0, real])
         wanted = _targets(model, target, final)
         k = min(top_k, final.shape[-1])
@@ -76,7 +76,9 @@ def logit_lens(
             _cell(_log_probs(logits[real]), final, wanted, k)
             for logits in _decoded(model, acts, rows)
         ]
-    columns = {name: torch.stack([cell[name] for cell in cells]) for name in cells[0]}
+    columns: dict[str, Any] = {
+        name: torch.stack([cell[name] for cell in cells]) for name in cells[0]
+    }
     pieces = _pieces(model, columns["ids_top"], wanted)
     return LensResult(
         **columns,

@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.provenance import Provenance
 from interp.core.result import Result
 
 
@@ -44,7 +43,6 @@ class LensResult(Result):
     """Which lens: "logit", "tuned", "decoder", ..."""
     tolerance: float
     """Bound on the divergence of the last row, by dtype."""
-    provenance: Provenance
 
     def check(self) -> Checks:
         """The last residual row must be the model's own output (KL, nats)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.models.cfg import ModelConfig
 from interp.models.families import Block, Family
-from interp.models.linear import in_features, linear_weight
+from interp.models.linear import has_plain_weight, in_features, linear_weight
 from interp.models.norms import norm_parts
 from interp.models.sites import Flattened, Heads, Interleaved, Site, Slice, View
 
@@ -43,7 +43,7 @@ class Adapter:
         eager_float32: See `Family`.
         inputs: What the forward pass takes.
         embed, unembed, ln_final: Modules or functions, None where there is no such thing.
-        embed_project, unembed_project: Linear maps between embedding and residual widths (OPT-350m).
+        embed_project, unembed_project: Between embedding and residual width (OPT-350m).
         stacks: Blocks with their parts, for the weights.
         exact_once: Every listed site fires once per forward pass, so a run may stop early.
         refused: Names not offered, with reasons.
@@ -91,6 +91,7 @@ class SiteBuilder:
     def __init__(self, cfg: ModelConfig) -> None:
         self.cfg = cfg
         self.sites: dict[str, Site] = {}
+        self.refused: dict[str, str] = {}
 
     def add(
         self,
@@ -127,11 +128,23 @@ class SiteBuilder:
         queries = "batch head pos key_pos"
         if rotary:
             self.add(f"{name}.hook_rot_q", core, "attention", "batch pos head d_head", slot="rot_q")
-            self.add(f"{name}.hook_rot_k", core, "attention", f"batch {keys} kv_head d_head", slot="rot_k")
+            self.add(
+                f"{name}.hook_rot_k",
+                core,
+                "attention",
+                f"batch {keys} kv_head d_head",
+                slot="rot_k",
+            )
         self.add(f"{name}.hook_attn_scores", core, "attention", queries, slot="scores")
         self.add(f"{name}.hook_pattern", core, "attention", queries, slot="pattern")
         o, heads = find(block, at.o), Heads(cfg.n_heads, cfg.d_head)
         self.add(f"{name}.hook_z", o, "in", "batch pos head d_head", view=heads)
+
+        if not has_plain_weight(o):
+            self.refused[f"{name}.hook_result"] = (
+                "the output projection holds no plain weight matrix"
+            )
+            return
 
         def weight() -> Tensor:
             return linear_weight(o).unflatten(0, (cfg.n_heads, cfg.d_head))
@@ -160,7 +173,11 @@ class SiteBuilder:
         else:
             wide = cfg.n_heads * cfg.d_head
             narrow = cfg.n_kv_heads * cfg.d_head
-            starts = {"q": (0, wide), "k": (wide, wide + narrow), "v": (wide + narrow, wide + 2 * narrow)}
+            starts = {
+                "q": (0, wide),
+                "k": (wide, wide + narrow),
+                "v": (wide + narrow, wide + 2 * narrow),
+            }
             view = Slice(*starts[letter], heads)
         self.add(name, fused, "out", axes, view=view)
 
@@ -174,7 +191,9 @@ class SiteBuilder:
         if at.mlp_gate_up:
             both, n = find(block, at.mlp_gate_up), d_mlp["d_mlp"]
             self.add(f"{name}.hook_pre", both, "out", axes, view=Slice(0, n), sizes=d_mlp)
-            self.add(f"{name}.hook_pre_linear", both, "out", axes, view=Slice(n, 2 * n), sizes=d_mlp)
+            self.add(
+                f"{name}.hook_pre_linear", both, "out", axes, view=Slice(n, 2 * n), sizes=d_mlp
+            )
         else:
             first = find(block, at.mlp_gate) or find(block, at.mlp_pre)
             self.add(f"{name}.hook_pre", first, "out", axes, view=flat, sizes=d_mlp)

@@ -74,7 +74,9 @@ def attention(
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (
+        query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    )
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if position_bias is not None:
@@ -82,7 +84,11 @@ def attention(
     if attention_mask is not None:
         scores = scores + _additive(attention_mask, scores)
     scores = _fire(slots, "scores", scores)
-    pattern = _fire(slots, "pattern", _softmax(scores, query.dtype, id(getattr(module, "config", None)) in _eager_float32))
+    pattern = _fire(
+        slots,
+        "pattern",
+        _softmax(scores, query.dtype, id(getattr(module, "config", None)) in _eager_float32),
+    )
     weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), pattern
 
@@ -113,7 +119,9 @@ def switched(configs: Sequence[Any], eager_float32: bool = False) -> Iterator[No
         eager_float32: The family's own eager attention normalises in float32.
     """
     before = [c._attn_implementation_internal for c in configs]
-    rounding = {id(c) for c, name in zip(configs, before, strict=True) if eager_float32 and name == "eager"}
+    rounding = {
+        id(c) for c, name in zip(configs, before, strict=True) if eager_float32 and name == "eager"
+    }
     try:
         _eager_float32.update(rounding)
         for config in configs:

@@ -60,7 +60,7 @@ def refuse_above(sizes: dict[str, int], limit: int | None, device: torch.device)
         got=f"an estimated {total / 2**20:,.0f} MiB over {len(sizes)} sites; most in "
         + ", ".join(f"{kind} ({size / 2**20:,.0f} MiB)" for kind, size in largest),
         expected=f"at most {limit / 2**20:,.0f} MiB (half of the free memory, or max_bytes)",
-        fix="name the sites you need, or use positions=, a smaller batch, dtype='bfloat16' or max_bytes=",
+        fix="name the sites you need; or positions=, a smaller batch, dtype='bfloat16', max_bytes=",
     )
 
 

@@ -28,7 +28,9 @@ def model_map(model: HookedModel) -> str:
         )
         if value
     ]
-    traits = [t for t in (cfg.normalization_type, cfg.positional, cfg.style and f"{cfg.style}-norm") if t]
+    traits = [
+        t for t in (cfg.normalization_type, cfg.positional, cfg.style and f"{cfg.style}-norm") if t
+    ]
     if cfg.style == "parallel":
         traits[-1] = "attention and MLP in parallel"
     lines = [head, "  " + ", ".join(sizes) if sizes else "  " + type(model.module).__name__]

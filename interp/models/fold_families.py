@@ -119,9 +119,7 @@ def _unknown_norm(stack: Stack, block: nn.Module, where: str) -> str:
     return ""
 
 
-def _block(
-    parts: FoldParts, adapter: Adapter, stack: Stack, block: nn.Module, where: str
-) -> None:
+def _block(parts: FoldParts, adapter: Adapter, stack: Stack, block: nn.Module, where: str) -> None:
     shared: tuple[Affine, ...] = ()
     for name, at in stack.attention.items():
         paths = [at.q, at.k, at.v] if at.q else [at.qkv or FUSED.get(adapter.name, "")]

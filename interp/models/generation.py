@@ -51,7 +51,11 @@ def _huggingface(
     module: Any, ready: Prepared, n: int, temperature: float, seed: int, extra: dict[str, Any]
 ) -> Tensor:
     mask = torch.ones_like(ready.tokens) if ready.mask is None else ready.mask.long()  # type: ignore[arg-type]
-    options: dict[str, Any] = {"max_new_tokens": n, "do_sample": temperature > 0, "attention_mask": mask}
+    options: dict[str, Any] = {
+        "max_new_tokens": n,
+        "do_sample": temperature > 0,
+        "attention_mask": mask,
+    }
     if temperature > 0:
         options |= {"temperature": temperature, "top_k": 0}
     config = module.generation_config

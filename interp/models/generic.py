@@ -1,4 +1,4 @@
-"""Adapters without a table row: any nn.Module, and objects that carry TransformerLens hook points."""
+"""Adapters without a table row: any nn.Module, and models that carry hook points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adap
         sites[f"{path}.hook_in"] = Site(f"{path}.hook_in", part, "in", "...")
         sites[f"{path}.hook_out"] = Site(f"{path}.hook_out", part, "out", "...")
         if isinstance(part, nn.LSTMCell):
-            sites[f"{path}.hook_c"] = Site(f"{path}.hook_c", part, "out", "batch d_hidden", slot="1")
+            sites[f"{path}.hook_c"] = Site(
+                f"{path}.hook_c", part, "out", "batch d_hidden", slot="1"
+            )
     first = next(module.parameters(), None)
     cfg = ModelConfig(
         model_name=name,
@@ -55,12 +57,16 @@ def hooked_root_adapter(module: Any, name: str) -> Adapter:
     """
     known = getattr(module, "cfg", None)
     sites = {n: Site(n, point, "out", axes_of(n) or "...") for n, point in module.hook_dict.items()}
-    value = {f: getattr(known, f, None) for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")}
+    value = {
+        f: getattr(known, f, None)
+        for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")
+    }
     dtype = getattr(known, "dtype", None)
+    sizes: dict[str, Any] = {k: int(v) for k, v in value.items() if isinstance(v, int)}
     cfg = ModelConfig(
         model_name=name,
         family=type(module).__name__,
-        **{k: int(v) for k, v in value.items() if isinstance(v, int)},
+        **sizes,
         n_kv_heads=int(getattr(known, "n_key_value_heads", None) or value["n_heads"] or 0),
         d_vocab=int(getattr(known, "d_vocab", 0) or 0),
         d_vocab_out=int(getattr(known, "d_vocab_out", 0) or 0),
@@ -72,7 +78,9 @@ def hooked_root_adapter(module: Any, name: str) -> Adapter:
         dtype=str(dtype).removeprefix("torch.") if dtype is not None else "",
         device=str(getattr(known, "device", "cpu")),
     )
-    adapter = Adapter(name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any")
+    adapter = Adapter(
+        name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any"
+    )
     if callable(getattr(module, "unembed", None)):
         adapter.unembed, adapter.unembed_module = module.unembed, module.unembed
     if isinstance(getattr(module, "ln_final", None), nn.Module):
@@ -86,7 +94,7 @@ def small_adapter(module: SmallTransformer, name: str) -> Adapter:
     sizes = {
         "d_model": own.d_model,
         "head": own.n_heads,
-        "kv_head": own.n_key_value_heads or own.n_heads,
+        "kv_head": own.n_heads,
         "d_head": own.d_head,
         "d_mlp": own.d_mlp,
         "1": 1,
@@ -107,14 +115,14 @@ def small_adapter(module: SmallTransformer, name: str) -> Adapter:
         n_heads=own.n_heads,
         n_kv_heads=sizes["kv_head"],
         d_head=own.d_head,
-        d_mlp=0 if own.attn_only else own.d_mlp,
+        d_mlp=0 if own.attn_only else own.d_mlp or 0,
         d_vocab=own.d_vocab,
         d_vocab_out=own.d_vocab_out,
         n_ctx=own.n_ctx,
         act_fn=own.act_fn or "",
         normalization_type=None if norm is None else norm.removesuffix("Pre"),
         positional=own.positional_embedding_type,
-        style="parallel" if own.parallel_attn_mlp else "pre",
+        style="pre",
         causal=own.attention_dir == "causal",
         attn_only=own.attn_only,
         gated_mlp=own.gated_mlp,

@@ -27,6 +27,6 @@ def boot_bridge(
             "the transformer_lens backend needs transformer-lens",
             fix="pip install 'transformer-lens>=3.9,<4'",
         ) from error
-    options = {} if dtype is None else {"dtype": dtype}
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     bridge = TransformerBridge.boot_transformers(source, device=str(device or "cpu"), **options)
     return wrap(bridge, name=name or source)

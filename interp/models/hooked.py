@@ -1,10 +1,10 @@
-"""`HookedModel`: any torch model with named sites. It speaks TransformerLens and mutates nothing."""
+"""`HookedModel`: any torch model with named sites; speaks TransformerLens, mutates nothing."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from interp.models.inputs import Intake, Prepared, main_output, position_index, 
 from interp.models.interventions import Intervention
 from interp.models.sites import Site, SiteMap
 from interp.models.splice import Splice
-from interp.models.taps import Edit, Run, Tap, check_activation
+from interp.models.taps import Edit, Run, StopForward, Tap, check_activation
 from interp.models.tokens import TokenBatch, Tokenization
 from interp.models.weights import Weights
 
@@ -68,7 +68,9 @@ class HookedModel:
         """The Hugging Face tokenizer, or None."""
         return self.tokenization.tokenizer
 
-    def tokenize(self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right") -> TokenBatch:
+    def tokenize(
+        self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right"
+    ) -> TokenBatch:
         """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
         return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
 
@@ -129,7 +131,7 @@ class HookedModel:
             fwd_hooks: Interventions or (name, fn) pairs applied on the way.
             grad: Keep the graph: `torch.autograd.grad(f(acts), acts[site])` works.
             clone: Keep copies, for modules that overwrite their input in place.
-            max_bytes: Refuse when the kept tensors would exceed this (default: half of what is free).
+            max_bytes: Refuse when the kept tensors would exceed this; half of what is free.
 
         Raises:
             SiteError: Before the run, for a name that matches nothing.
@@ -141,7 +143,8 @@ class HookedModel:
         self._check_budget(names, ready, max_bytes, keep)
         taps = self._taps(names, fwd_hooks, grad, keep, clone)
         graph = torch.enable_grad() if grad else torch.no_grad()
-        with graph, self._run(taps, ready, stop=self.adapter.exact_once) as run:
+        stop = self.adapter.exact_once
+        with graph, suppress(StopForward), self._run(taps, ready, stop=stop) as run:
             self.module(*ready.args, **ready.kwargs)
         run.verify()
         return self._collect(taps, names, ready, positions)
@@ -200,14 +203,14 @@ class HookedModel:
 
     @contextmanager
     def hooks(
-        self, fwd_hooks: Sequence[Hook] | Hook = (), bwd_hooks: Sequence[Any] = ()
+        self, fwd_hooks: Sequence[Hook] | Intervention = (), bwd_hooks: Sequence[Any] = ()
     ) -> Iterator[HookedModel]:
         """Hooks in place for every forward pass inside the block; removed whatever happens.
 
         Raises:
             HookNotFired: At the end of a block that ran the model without reaching a hook.
         """
-        hooks = [fwd_hooks] if isinstance(fwd_hooks, Intervention) else list(fwd_hooks)  # type: ignore[list-item]
+        hooks = [fwd_hooks] if isinstance(fwd_hooks, Intervention) else fwd_hooks
         taps = self._taps([], [*hooks, *_backward(bwd_hooks)])
         ran: list[None] = []
         counter = self.module.register_forward_pre_hook(lambda *_: ran.append(None))
@@ -245,7 +248,9 @@ class HookedModel:
         ready = self._intake.prepare(inputs, {}, prepend_bos, left=True)
         taps = self._taps([], fwd_hooks)
         with torch.no_grad(), self._run(taps, ready, repeat=True) as run:
-            ids = generate(self.module, self._intake, ready, max_new_tokens, temperature, seed, kwargs)
+            ids = generate(
+                self.module, self._intake, ready, max_new_tokens, temperature, seed, kwargs
+            )
         run.verify()
         if return_ids or self.tokenizer is None:
             return ids
@@ -328,7 +333,9 @@ class HookedModel:
         state = self.module.state_dict()
         key = tuple(v._version for v in state.values() if not v.is_inference())
         if self._fingerprint is None or self._fingerprint[0] != key:
-            identity = {k: v for k, v in vars(self.cfg).items() if k not in ("model_name", "device")}
+            identity = {
+                k: v for k, v in vars(self.cfg).items() if k not in ("model_name", "device")
+            }
             self._fingerprint = (key, fingerprint_state(state, identity))
         return self._fingerprint[1]
 
@@ -409,7 +416,12 @@ class HookedModel:
         return tap
 
     def _run(
-        self, taps: dict[str, Tap] | list[Tap], ready: Prepared, *, stop: bool = False, repeat: bool = False
+        self,
+        taps: dict[str, Tap] | list[Tap],
+        ready: Prepared,
+        *,
+        stop: bool = False,
+        repeat: bool = False,
     ) -> Run:
         every = dict(taps) if isinstance(taps, dict) else {}
         for splice in self.splices:
@@ -444,11 +456,14 @@ class HookedModel:
             tensors,
             tokens=ready.tokens,
             mask=ready.mask,
+            provenance=lambda: self.provenance(names),
             cfg=self.cfg,
             positions=index,
         )
 
-    def _check_budget(self, names: Sequence[str], ready: Prepared, limit: int | None, keep: Any) -> None:
+    def _check_budget(
+        self, names: Sequence[str], ready: Prepared, limit: int | None, keep: Any
+    ) -> None:
         if keep is None or limit is not None:
             refuse_above(estimate_bytes(self, names, ready), limit, self.device)
 

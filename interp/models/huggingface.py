@@ -20,14 +20,14 @@ from interp.models.norms import norm_parts
 UNREACHED = "this architecture's attention does not go through the registered function"
 
 
-def is_huggingface(module: nn.Module) -> bool:
+def is_huggingface(module: Any) -> bool:
     """Whether `module` is a transformers model, without importing transformers for others."""
     return any(k.__module__.startswith("transformers.") for k in type(module).__mro__) and hasattr(
         module, "config"
     )
 
 
-def huggingface_adapter(module: nn.Module, name: str) -> Adapter | None:
+def huggingface_adapter(module: Any, name: str) -> Adapter | None:
     """The adapter of a known family, or None for a family that has no row."""
     model_type = getattr(module.config, "model_type", "")
     attention.register()
@@ -37,7 +37,7 @@ def huggingface_adapter(module: nn.Module, name: str) -> Adapter | None:
     return None if family is None else _stack_adapter(module, family, name)
 
 
-def _attention_configs(module: nn.Module) -> tuple[Any, ...]:
+def _attention_configs(module: Any) -> tuple[Any, ...]:
     """Every config object some submodule reads its attention implementation from."""
     found: dict[int, Any] = {}
     for part in module.modules():
@@ -77,14 +77,14 @@ def _n_ctx(config: Any) -> int:
     return 0
 
 
-def _dtype_device(module: nn.Module) -> dict[str, str]:
+def _dtype_device(module: Any) -> dict[str, Any]:
     first = next(module.parameters(), None)
     if first is None:
         return {"dtype": "", "device": "cpu"}
     return {"dtype": str(first.dtype).removeprefix("torch."), "device": str(first.device)}
 
 
-def _config(module: nn.Module, family: Family, blocks: nn.ModuleList, name: str) -> ModelConfig:
+def _config(module: Any, family: Family, blocks: Any, name: str) -> ModelConfig:
     config, at, block = module.config, family.block, blocks[0]
     n_heads = int(config.num_attention_heads)
     o = find(block, at.o)
@@ -108,7 +108,12 @@ def _config(module: nn.Module, family: Family, blocks: nn.ModuleList, name: str)
             next(
                 (
                     getattr(config, k)
-                    for k in ("hidden_activation", "hidden_act", "activation_function", "activation")
+                    for k in (
+                        "hidden_activation",
+                        "hidden_act",
+                        "activation_function",
+                        "activation",
+                    )
                     if getattr(config, k, None)
                 ),
                 "",
@@ -124,7 +129,7 @@ def _config(module: nn.Module, family: Family, blocks: nn.ModuleList, name: str)
     )
 
 
-def _stack_adapter(module: nn.Module, family: Family, name: str) -> Adapter:
+def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
     base = getattr(module, "base_model", module)
     blocks = find(base, family.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
@@ -153,6 +158,7 @@ def _stack_adapter(module: nn.Module, family: Family, name: str) -> Adapter:
         name=family.name,
         cfg=replace(cfg, d_vocab_out=_width(head, cfg)),
         sites=to.sites,
+        refused=to.refused,
         inputs="pixels" if family.name == "ViT" else "tokens",
         configs=_attention_configs(module),
         eager_float32=family.eager_float32,
@@ -170,7 +176,7 @@ def _stack_adapter(module: nn.Module, family: Family, name: str) -> Adapter:
     )
 
 
-def _refine(family: Family, config: Any, block: nn.Module) -> Family:
+def _refine(family: Family, config: Any, block: Any) -> Family:
     """Variants inside a family that move its parts."""
     at = family.block
     if family.name == "Falcon" and find(block, "ln_attn") is not None:
@@ -200,7 +206,7 @@ def _width(head: nn.Module | None, cfg: ModelConfig) -> int:
 
 
 def _unembedding(
-    module: nn.Module, base: nn.Module, cfg: ModelConfig
+    module: Any, base: Any, cfg: ModelConfig
 ) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
     """Normalised residual -> logits, exactly as the model's own head computes it."""
     kind = type(module).__name__
@@ -212,7 +218,8 @@ def _unembedding(
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
     if not (kind.endswith(("LMHeadModel", "ForCausalLM")) and head is not None):
         return None, None
-    out, project, cap = head, find(base, "decoder.project_out"), cfg.final_softcap
+    out: Any = head
+    project, cap = find(base, "decoder.project_out"), cfg.final_softcap
 
     def unembed(x: Tensor) -> Tensor:
         logits = out(x if project is None else project(x))
@@ -222,7 +229,7 @@ def _unembedding(
 
 
 def _masked_lm_head(
-    module: nn.Module,
+    module: Any,
 ) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
     for path in ("cls", "lm_head"):
         head = find(module, path)
@@ -232,12 +239,14 @@ def _masked_lm_head(
         return None, None
 
     def distil(x: Tensor) -> Tensor:
-        return module.vocab_projector(module.vocab_layer_norm(module.activation(module.vocab_transform(x))))
+        return module.vocab_projector(
+            module.vocab_layer_norm(module.activation(module.vocab_transform(x)))
+        )
 
     return distil, module.vocab_projector
 
 
-def _t5_mlp(block: nn.Module) -> Block:
+def _t5_mlp(block: Any) -> Block:
     last = len(block.layer) - 1
     ff = f"layer.{last}.DenseReluDense"
     gated = find(block, f"{ff}.wi_0") is not None
@@ -252,7 +261,7 @@ def _t5_mlp(block: nn.Module) -> Block:
     )
 
 
-def _t5_adapter(module: nn.Module, name: str) -> Adapter:
+def _t5_adapter(module: Any, name: str) -> Adapter:
     """T5: encoder and decoder stacks, cross-attention, relative positions inside the scores."""
     config = module.config
     coders = [c for c in ("encoder", "decoder") if find(module, c) is not None]
@@ -277,7 +286,11 @@ def _t5_adapter(module: nn.Module, name: str) -> Adapter:
     to, stacks = SiteBuilder(cfg), []
     for coder in coders:
         part = getattr(module, coder)
-        attns = {"self_attn": T5_SELF, "cross_attn": T5_CROSS} if coder == "decoder" else {"attn": T5_SELF}
+        attns = (
+            {"self_attn": T5_SELF, "cross_attn": T5_CROSS}
+            if coder == "decoder"
+            else {"attn": T5_SELF}
+        )
         stack = Stack(
             f"{coder}_blocks",
             tuple(part.block),
@@ -291,22 +304,26 @@ def _t5_adapter(module: nn.Module, name: str) -> Adapter:
         for i, block in enumerate(part.block):
             t5_block_sites(to, f"{coder}_blocks.{i}", block, stack)
         to.norm(f"{coder}_ln_final", part.final_layer_norm)
-    head = find(module, "lm_head")
+    head: Any = find(module, "lm_head")
     scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
 
     def unembed(x: Tensor) -> Tensor:
-        return head(x * scale)  # type: ignore[misc]
+        return head(x * scale)
 
     return Adapter(
         name="T5",
         cfg=replace(cfg, d_vocab_out=_width(head, cfg)),
         sites=to.sites,
+        refused=to.refused,
         inputs="encoder_decoder" if "decoder" in coders else "tokens",
         configs=_attention_configs(module),
         embed=find(module, "shared"),
         unembed=unembed if head is not None else None,
         unembed_module=head,
-        ln_final=find(module, "decoder.final_layer_norm" if "decoder" in coders else "encoder.final_layer_norm"),
+        ln_final=find(
+            module,
+            "decoder.final_layer_norm" if "decoder" in coders else "encoder.final_layer_norm",
+        ),
         stacks=tuple(stacks),
         exact_once=True,
     )

@@ -117,7 +117,11 @@ class Intake:
             kwargs["attention_mask"] = mask if not self.huggingface else mask.long()
             if self.huggingface and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
                 self._place(kwargs, mask)
-        if self.kind == "encoder_decoder" and "decoder_input_ids" not in kwargs and tokens is not None:
+        if (
+            self.kind == "encoder_decoder"
+            and "decoder_input_ids" not in kwargs
+            and tokens is not None
+        ):
             kwargs["decoder_input_ids"] = self._start_ids(kwargs, tokens)
         if self.huggingface and "use_cache" in self.accepted:
             kwargs.setdefault("use_cache", False)
@@ -181,7 +185,10 @@ def position_index(
     wanted = torch.as_tensor(positions, device=device).long()
     wanted = wanted[None] if wanted.dim() == 0 else wanted
     if mask is None and wanted.dim() == 1:
-        lengths, starts = torch.tensor([length], device=device), torch.zeros(1, device=device).long()
+        lengths, starts = (
+            torch.tensor([length], device=device),
+            torch.zeros(1, device=device).long(),
+        )
     elif mask is None:
         lengths = torch.full((batch,), length, device=device)
         starts = torch.zeros_like(lengths)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interp.core.errors import ModelError
 
 
-def in_features(module: nn.Module) -> int:
+def in_features(module: Any) -> int:
     """Width of the input of a linear module (nn.Linear, transformers Conv1D, quantised ones)."""
     width = getattr(module, "in_features", None)
     if width is None and hasattr(module, "nx"):
@@ -18,6 +18,13 @@ def in_features(module: nn.Module) -> int:
     if width is None:
         width = linear_weight(module).shape[0]
     return int(width)
+
+
+def has_plain_weight(module: nn.Module | None) -> bool:
+    """Whether `linear_weight` can read this module."""
+    weight: Any = getattr(module, "weight", None)
+    matrix = isinstance(weight, Tensor) and weight.dim() == 2 and not weight.is_meta
+    return matrix and weight.is_floating_point()
 
 
 def linear_weight(module: nn.Module | None) -> Tensor:

@@ -24,7 +24,9 @@ def bundled() -> dict[str, Path]:
     """Models that ship with the package: name -> folder."""
     root = Path(str(resources.files("interp.models"))) / "bundled"
     folders = sorted(root.iterdir()) if root.is_dir() else []
-    return {f.name: f for f in folders if (f / CONFIG_FILE).is_file() or (f / "config.json").is_file()}
+    return {
+        f.name: f for f in folders if (f / CONFIG_FILE).is_file() or (f / "config.json").is_file()
+    }
 
 
 def load_model(
@@ -56,7 +58,9 @@ def load_model(
     text = os.fspath(name)
     folder = bundled().get(text, Path(text).expanduser())
     if backend not in ("interp", "transformer_lens"):
-        raise ModelError(f"no backend {backend!r}", got=backend, expected="interp or transformer_lens")
+        raise ModelError(
+            f"no backend {backend!r}", got=backend, expected="interp or transformer_lens"
+        )
     local = folder.is_dir()
     if not local and not allow_download:
         raise _not_here(text)
@@ -101,7 +105,10 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype):
         kinds = ["float32", "float64", "bfloat16", "float16"]
         raise ModelError(
-            f"no dtype {dtype!r}", got=dtype, expected=", ".join(kinds), fix=did_you_mean(dtype, kinds)
+            f"no dtype {dtype!r}",
+            got=dtype,
+            expected=", ".join(kinds),
+            fix=did_you_mean(dtype, kinds),
         )
     return found
 

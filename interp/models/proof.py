@@ -50,7 +50,7 @@ def prove(model: HookedModel) -> HookedModel:
             f"the adapter changes what {model.cfg.model_name} computes; loading is refused",
             got=f"outputs differ by up to {float((tapped - raw).abs().max()):.2e}",
             expected=f"a relative difference below {tolerance:g}",
-            fix="wrap(module, check=False) names its modules anyway; please report the architecture",
+            fix="wrap(module, check=False) names the modules anyway; please report this",
         )
     _refuse_silent(model, taps, reached)
     _mark_volatile(model, taps)
@@ -145,7 +145,11 @@ def _block_promises(
     style = model.cfg.style
     cross = "hook_cross_attn_out" in v
     mid = "hook_resid_mid"
-    if mid in v and "hook_attn_out" in v and fails(p + mid, lambda: v["hook_resid_pre"] + v["hook_attn_out"]):
+    if (
+        mid in v
+        and "hook_attn_out" in v
+        and fails(p + mid, lambda: v["hook_resid_pre"] + v["hook_attn_out"])
+    ):
         yield p + mid, "resid_pre + attn_out is something else here"
     if cross and fails(p + "hook_resid_mid_cross", lambda: v[mid] + v["hook_cross_attn_out"]):
         yield p + "hook_resid_mid_cross", "resid_mid + cross_attn_out is something else here"
@@ -176,7 +180,11 @@ def _attention_promises(
 
         if fails(f"{p}{attn}.hook_z", mix):
             yield f"{p}{attn}.hook_v", "pattern · v is not z here"
-    out = {"attn": "hook_attn_out", "self_attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out"}[attn]
+    out = {
+        "attn": "hook_attn_out",
+        "self_attn": "hook_attn_out",
+        "cross_attn": "hook_cross_attn_out",
+    }[attn]
     result = v.get(f"{attn}.hook_result")
     if result is not None and out in v and f"{p}ln1_post.hook_scale" not in model.sites:
         bias = getattr(model.sites[f"{p}{attn}.hook_z"].module, "bias", None)
@@ -185,9 +193,7 @@ def _attention_promises(
             yield f"{p}{attn}.hook_result", "per-head results do not sum to attn_out here"
 
 
-def _prove_head(
-    model: HookedModel, values: dict[str, Tensor], raw: Any, tolerance: float
-) -> None:
+def _prove_head(model: HookedModel, values: dict[str, Tensor], raw: Any, tolerance: float) -> None:
     """unembed(ln_final(last residual)) must be the model's own logits, or it is not offered."""
     if model.adapter.unembed is None or not isinstance(raw, Tensor):
         return
@@ -210,7 +216,11 @@ def last_residual(model: HookedModel) -> str:
         ModelError: The model has no named residual stream.
     """
     cfg = model.cfg
-    prefix, n = ("decoder_blocks", cfg.n_decoder_layers) if cfg.n_decoder_layers else ("blocks", cfg.n_layers)
+    prefix, n = (
+        ("decoder_blocks", cfg.n_decoder_layers)
+        if cfg.n_decoder_layers
+        else ("blocks", cfg.n_layers)
+    )
     if cfg.family == "T5" and not cfg.n_decoder_layers:
         prefix = "encoder_blocks"
     name = f"{prefix}.{n - 1}.hook_{'normalized_' if cfg.style == 'post' else ''}resid_post"

@@ -20,15 +20,16 @@ def randomised_module(module: nn.Module, seed: int) -> nn.Module:
     deviation they had.
     """
     first = next(module.parameters(), torch.zeros(()))
-    if isinstance(module, SmallTransformer):
-        fresh: nn.Module = copy.deepcopy(module)
-        fresh.init_weights(seed)  # type: ignore[operator]
-        return fresh
+    # Never the weights that the same seed gave the model itself before training.
     draw = int(torch.randint(2**31, (1,), generator=generator(seed, "randomised model")))
+    if isinstance(module, SmallTransformer):
+        twin = copy.deepcopy(module)
+        twin.init_weights(draw)
+        return twin
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw)
         if is_huggingface(module):
-            fresh = type(module)(copy.deepcopy(module.config))
+            fresh: nn.Module = type(module)(copy.deepcopy(module.config))
         else:
             fresh = copy.deepcopy(module).cpu()
             _reset(fresh)

@@ -159,7 +159,7 @@ class Site:
     slot: str = ""
     partner: object = None
     volatile: bool = False
-    """A later module overwrites this tensor in place (found by the proof); captures pass on a copy."""
+    """A later module overwrites this tensor in place (the proof finds out): pass on a copy."""
 
     @property
     def layer(self) -> int | None:
@@ -177,7 +177,10 @@ class Site:
         named = self.axes.split()
         if len(named) != len(self.sizes):
             return self.axes
-        return " ".join(a if n is None or a == "1" else f"{a}={n}" for a, n in zip(named, self.sizes, strict=True))
+        return " ".join(
+            a if n is None or a == "1" else f"{a}={n}"
+            for a, n in zip(named, self.sizes, strict=True)
+        )
 
 
 @dataclass
@@ -233,7 +236,7 @@ class SiteMap(Mapping[str, Site]):
                 return [wanted]
             return self._resolve_text(wanted)
         if callable(wanted):
-            return match(wanted, list(self.listed), where=self.where)
+            return match(lambda n: bool(wanted(n)), list(self.listed), where=self.where)
         if not isinstance(wanted, Iterable):
             raise SiteError(
                 f"cannot read {type(wanted).__name__} as a choice of sites",

@@ -28,7 +28,7 @@ Edit = Callable[..., Tensor | None]
 
 
 class StopForward(BaseException):
-    """Everything asked for has been seen; never leaves `Run`."""
+    """Everything asked for has been seen: raised by a run with `stop`, suppressed around it."""
 
 
 @dataclass(eq=False)
@@ -145,7 +145,9 @@ def _first_parameter(kind: type[nn.Module]) -> str:
     return list(inspect.signature(kind.forward).parameters)[1]
 
 
-def _first_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
+def _first_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, str]:
     """The module's first input and, when it came by keyword, that keyword."""
     if args:
         return args[0], ""
@@ -282,7 +284,10 @@ def _install_result(module: nn.Module, taps: Sequence[Tap]) -> list[Any]:
     """Per-head outputs z @ W_O; their sum plus the bias is what the projection returns."""
 
     def hook(mod: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        heads, weight = cast("Heads", taps[0].site.view), cast("Callable[[], Tensor]", taps[0].site.partner)
+        heads, weight = (
+            cast("Heads", taps[0].site.view),
+            cast("Callable[[], Tensor]", taps[0].site.partner),
+        )
         result = torch.einsum("...hd,hdm->...hm", heads.read(args[0]), weight())
         new, changed = result, False
         for tap in taps:
@@ -313,6 +318,8 @@ _INSTALL = {
     "norm": _install_norm,
     "attention": _install_attention,
     "result": _install_result,
+    # A coder's own sites are fired by the edit that splices it in (splice.py).
+    "splice": lambda module, taps: [],
 }
 
 
@@ -361,9 +368,8 @@ class Run:
             raise
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
-        return isinstance(error, StopForward)
 
     def answered(self, tap: Tap) -> None:
         """Called by a tap that has done its work; ends the forward pass after the last one."""
@@ -410,11 +416,11 @@ class Run:
                     f"the hook at {tap.name!r} fired {tap.fired} times in one forward pass",
                     got=f"{tap.fired} calls",
                     expected="one",
-                    fix=f"name the call: {tap.name + '#0'!r} ... {tap.name + f'#{tap.fired - 1}'!r}",
+                    fix=f"name the call: '{tap.name}#0' to '{tap.name}#{tap.fired - 1}'",
                 )
             if tap.overwritten() and tap.shares_memory():
                 raise EditError(
-                    f"the activation at {tap.name!r} was overwritten in place after it was captured",
+                    f"the activation at {tap.name!r} was overwritten in place after capture",
                     expected="the tensor to keep its value until the end of the run",
                     fix="pass clone=True to keep a copy (for example before ReLU(inplace=True))",
                 )

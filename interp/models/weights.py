@@ -34,7 +34,7 @@ class Weights:
     @property
     def W_E(self) -> Tensor:
         """Token embedding as it enters the residual stream (Gemma's factor included)."""
-        embed = self._adapter.embed
+        embed: Any = self._adapter.embed
         own = getattr(embed, "W_E", None)
         if own is not None:
             return own
@@ -48,7 +48,7 @@ class Weights:
     @property
     def W_pos(self) -> Tensor:
         """Position table [n_ctx, d_model] where positions are learned."""
-        table = self._adapter.pos_embed
+        table: Any = self._adapter.pos_embed
         own = getattr(table, "W_pos", getattr(table, "weight", None))
         if own is None:
             raise self._missing("W_pos")
@@ -57,18 +57,20 @@ class Weights:
     @property
     def W_U(self) -> Tensor:
         """Unembedding [d_model, d_vocab]."""
-        head = self._adapter.unembed_module
+        head: Any = self._adapter.unembed_module
         if head is None:
             raise self._missing("W_U")
         if hasattr(head, "W_U"):
             return head.W_U
         project = self._adapter.unembed_project
-        return linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
+        return (
+            linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
+        )
 
     @property
     def b_U(self) -> Tensor:
         """Unembedding bias [d_vocab]."""
-        head = self._adapter.unembed_module
+        head: Any = self._adapter.unembed_module
         if head is None:
             raise self._missing("b_U")
         return head.b_U if hasattr(head, "b_U") else linear_bias(head, self.W_U.shape[1])
@@ -96,14 +98,15 @@ class Weights:
 
     def _own(self, name: str) -> Tensor | None:
         """Our small transformer and TransformerLens guests hold the very tensors."""
-        blocks = getattr(self._module, "blocks", None)
+        blocks: Any = getattr(self._module, "blocks", None)
         if self._adapter.stacks or blocks is None:
             return None
         part = "mlp" if name in ("W_in", "W_gate", "b_in", "W_out", "b_out") else "attn"
         held = [getattr(getattr(b, part, None), name, None) for b in blocks]
-        if any(t is None for t in held):
+        found = [t for t in held if isinstance(t, Tensor)]
+        if len(found) < len(held):
             raise self._missing(name)
-        return torch.stack(held)
+        return torch.stack(found)
 
     @cached_property
     def _stack(self) -> Stack:

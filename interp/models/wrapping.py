@@ -74,7 +74,8 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
         known = huggingface_adapter(module, name)
         if known is not None:
             return known
-        adapter = module_adapter(module, name, family=str(module.config.model_type))
+        config: Any = module.config
+        adapter = module_adapter(module, name, family=str(config.model_type))
         main = getattr(module, "main_input_name", "input_ids")
         adapter.inputs = "pixels" if main == "pixel_values" else "tokens"
         adapter.notes.append(
@@ -101,7 +102,7 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedMode
     mapped = getattr(module, "hf_device_map", None)
     if mapped:
         device = _first_device(mapped, device)
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     roberta = getattr(config, "model_type", "") == "roberta"
     intake = Intake(
         kind=adapter.inputs,

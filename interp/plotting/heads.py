@@ -40,7 +40,7 @@ def head_heatmap(
     )
     if config.cell_text is False:
         fig.update_traces(text=None, texttemplate=None)
-    if config.cell_text is True and fig.data[0].texttemplate is None:
+    if config.cell_text is True:
         fig.update_traces(text=[[f"{v:.2f}" for v in row] for row in array], texttemplate="%{text}")
     if config.sign_colors == "red-positive" and theme.is_signed(array, quantity):
         flipped = [[1 - at, color] for at, color in reversed(theme.SIGNED)]

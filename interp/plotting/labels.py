@@ -86,7 +86,7 @@ def number(value: float, signed: bool = False) -> str:
     """A value with three significant digits; NaN is an en dash."""
     if math.isnan(value):
         return "–"
-    return f"{value:+.3g}" if signed else f"{value:.3g}"
+    return f"{value:+.3g}" if signed and value else f"{value:.3g}"
 
 
 def ticks(tokens: Sequence[str], width: int = MAX_CHARS) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def lens_heatmap(result: LensResult, config: LensConfig | None = None, **options
     sentences = [theme.subtitle(choice.quantity.sentence + mark, fit.width) for choice in choices]
     fig.update_layout(
         title_subtitle_text=sentences[opening],
-        updatemenus=[_menu(choices, sentences, opening, len(fig.data))],
+        updatemenus=[_menu(choices, sentences, opening, 1 + config.mark_first)],
     )
     fig.update_xaxes(range=[-0.5, n_positions - 0.5], constrain="domain")
     fig.update_yaxes(range=[-0.5, n_layers - 0.5])
@@ -215,12 +215,12 @@ def _label_axes(fig: go.Figure, result: LensResult) -> None:
 
 
 def _menu(
-    choices: list[_Colouring], sentences: list[str], opening: int, n_traces: int
+    choices: list[_Colouring], sentences: list[str], opening: int, n_fixed: int
 ) -> dict[str, Any]:
     """Buttons that show one colouring and leave hover and outlines on."""
     buttons = []
     for index, choice in enumerate(choices):
-        seen = [i == index for i in range(len(choices))] + [True] * (n_traces - len(choices))
+        seen = [i == index for i in range(len(choices))] + [True] * n_fixed
         below = {"title.subtitle.text": sentences[index]}
         buttons.append(
             {"label": choice.button, "method": "update", "args": [{"visible": seen}, below]}

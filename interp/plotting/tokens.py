@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -32,8 +32,8 @@ class TokenStrip:
 
     tokens: tuple[str, ...]
     """The sequence."""
-    values: Sequence[float]
-    """One number per token; NaN is left uncoloured."""
+    values: Any
+    """One number per token, shape [token]; NaN is left uncoloured. Kept as a tuple of floats."""
     title: str
     """Heading."""
     quantity: Quantity

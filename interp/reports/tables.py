@@ -71,7 +71,8 @@ def of_figure(fig: Any) -> list[Numbers]:
     """One table per trace that holds data and is neither decoration (`hoverinfo="skip"` lines) nor
     a thumbnail of another trace."""
     tables = []
-    shown = fig.data[(fig.layout.meta or {}).get("thumbnails", 0) :]
+    meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
+    shown = fig.data[meta.get("thumbnails", 0) :]
     for trace in shown:
         if trace.type == "heatmap" and trace.showscale is not False:
             tables.append(_of_heatmap(fig, trace))
@@ -103,12 +104,13 @@ def _of_heatmap(fig: Any, trace: Any) -> Numbers:
 
 
 def _of_bars(fig: Any, trace: Any) -> Numbers:
-    axes = [_axis(fig, trace.xaxis, "x"), _axis(fig, trace.yaxis, "y")]
-    names, values = (axes[1], trace.x) if trace.orientation == "h" else (axes[0], trace.y)
-    amount = axes[0] if trace.orientation == "h" else axes[1]
+    x, y = _axis(fig, trace.xaxis, "x"), _axis(fig, trace.yaxis, "y")
+    lying = trace.orientation == "h"
+    along, at, amount, values = (y, trace.y, x, trace.x) if lying else (x, trace.x, y, trace.y)
+    array = _list(values)
+    where = _tick_names(along, len(array)) if at is None else _named(along, _list(at))
     heads = ["", labels.unescape(_text(amount.title.text)) or "value"]
-    array = np.asarray(values).tolist()
-    rows = zip(_tick_names(names, len(array)), array, strict=True)
+    rows = zip(where, array, strict=False)
     return of_rows(heads, rows, labels.unescape(_text(trace.name)))
 
 
@@ -121,12 +123,13 @@ def _of_lines(fig: Any, traces: Iterable[Any]) -> list[Numbers]:
         axis = labels.unescape(_text(_axis(fig, trace.xaxis, "x").title.text)) or "x"
         faint = trace.opacity is not None and trace.opacity < 1
         name = labels.unescape(_text(trace.name) or "y") + (" (raw)" if faint else "")
-        key = (axis, *np.asarray(trace.x).tolist())
-        groups.setdefault(key, []).append((name, np.asarray(trace.y).tolist()))
+        y = _list(trace.y)
+        key = (axis, *(range(len(y)) if trace.x is None else _list(trace.x)))
+        groups.setdefault(key, []).append((name, y))
     return [
         of_rows(
             [key[0], *(name for name, _ in columns)],
-            zip(key[1:], *(values for _, values in columns), strict=True),
+            zip(key[1:], *(values for _, values in columns), strict=False),
             "",
         )
         for key, columns in groups.items()
@@ -138,8 +141,17 @@ def _axis(fig: Any, reference: str | None, letter: str) -> Any:
 
 
 def _tick_names(axis: Any, n: int) -> list[str]:
-    named = dict(zip(axis.tickvals or (), axis.ticktext or (), strict=False))
-    return [labels.unescape(named[i]) if i in named else str(i) for i in range(n)]
+    return [str(name) for name in _named(axis, range(n))]
+
+
+def _named(axis: Any, coordinates: Iterable[Any]) -> list[object]:
+    """Coordinates by the axis's tick texts where it has them."""
+    texts = dict(zip(axis.tickvals or (), axis.ticktext or (), strict=False))
+    return [labels.unescape(texts[at]) if at in texts else at for at in coordinates]
+
+
+def _list(values: Any) -> list[Any]:
+    return [] if values is None else np.asarray(values).tolist()
 
 
 def _text(value: object) -> str:

@@ -32,7 +32,7 @@ class InductionConfig:
 
     At 1 the heads of layer 0 often share the previous token between them; at 2 one takes it.
     """
-    measure_every: int = 20
+    measure_every: int = 10
     """Head scores and held-out accuracy are taken every so many steps, and at the last."""
     held_out: int = 64
     """Held-out sequences, each a block of n_ctx / 2 tokens and its repetition."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import Evaluate, fit
@@ -190,10 +190,12 @@ def _measure(model: SmallTransformer, ids: Tensor) -> dict[str, float]:
     """Held-out accuracy and both scores of every head, as flat metrics."""
     half = ids.shape[1] // 2
     patterns: list[Tensor] = []
-    handles = [
-        block.attn.hook_pattern.register_forward_hook(lambda _m, _i, out: patterns.append(out))
-        for block in model.blocks
-    ]
+
+    def keep(_module: nn.Module, _args: object, pattern: Tensor) -> None:
+        patterns.append(pattern)
+
+    points = [model.get_submodule(f"blocks.{i}.attn.hook_pattern") for i in range(LAYERS)]
+    handles = [point.register_forward_hook(keep) for point in points]
     try:
         logits = model(ids)
     finally:

@@ -1,4 +1,4 @@
-"""One Chromium for all browser tests; each page records what it asked for and what it complained of."""
+"""One Chromium for all browser tests; each page records what it asked for and complained of."""
 
 from __future__ import annotations
 

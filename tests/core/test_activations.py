@@ -260,7 +260,7 @@ def test_stack_does_not_skip_layers_silently():
 
 
 def test_post_norm_models_have_no_sum():
-    acts = make(cfg=SimpleNamespace(n_layers=LAYERS, post_norm=True))
+    acts = make(cfg=SimpleNamespace(n_layers=LAYERS, style="post"))
     with pytest.raises(ModelError, match="post-norm"):
         acts.decompose_resid()
     with pytest.raises(ModelError, match="post-norm"):

@@ -18,7 +18,7 @@ import pytest
 from interp.plotting import labels
 from interp.reports import PageConfig, report
 from tests.plotting.samples import hostile, lens_result
-from tests.reports.samples import every_kind
+from tests.reports.samples import every_kind, raw_figure
 
 OURS = re.compile(r"<br>|<extra></extra>")
 BATCH = 100
@@ -58,7 +58,7 @@ def skeleton(html: str) -> tuple[Counter[tuple[str, ...]], list[str]]:
 
 def written(strings: list[str], path: Path) -> str:
     config = PageConfig(subtitle=strings[3], summary=strings[4], overwrite=True)
-    return report(every_kind(strings), path, strings[5], config).read_text()
+    return report([*every_kind(strings), raw_figure(strings)], path, strings[5], config).read_text()
 
 
 def test_pages_have_the_elements_of_a_harmless_page(
@@ -73,7 +73,9 @@ def test_pages_have_the_elements_of_a_harmless_page(
         assert not found - expected, found - expected
         assert found["script",] == expected["script",] == 1
         assert "\x00" not in html and "\u202e" not in html
-        for island in islands:
+        *drawn, raw = islands
+        assert json.loads(raw)["data"][0]["text"] == list(raw_figure(strings).data[0].text)
+        for island in drawn:
             for text in strings_in(json.loads(island)):
                 assert "<" not in OURS.sub("", text), text
 

@@ -11,26 +11,26 @@ from torch import nn
 V, D, L, H, KV, DH, M, C = 101, 24, 3, 6, 2, 4, 37, 31
 """Vocabulary, d_model, layers, heads, kv heads, d_head, d_mlp, context."""
 
-_GQA = dict(
-    vocab_size=V,
-    hidden_size=D,
-    num_hidden_layers=L,
-    num_attention_heads=H,
-    num_key_value_heads=KV,
-    intermediate_size=M,
-    max_position_embeddings=C,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-_BERT = dict(
-    vocab_size=V,
-    hidden_size=D,
-    num_hidden_layers=L,
-    num_attention_heads=H,
-    intermediate_size=M,
-    max_position_embeddings=C,
-)
+_GQA = {
+    "vocab_size": V,
+    "hidden_size": D,
+    "num_hidden_layers": L,
+    "num_attention_heads": H,
+    "num_key_value_heads": KV,
+    "intermediate_size": M,
+    "max_position_embeddings": C,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_BERT = {
+    "vocab_size": V,
+    "hidden_size": D,
+    "num_hidden_layers": L,
+    "num_attention_heads": H,
+    "intermediate_size": M,
+    "max_position_embeddings": C,
+}
 
 
 def _gpt2(t: Any, **more: Any) -> Any:
@@ -45,13 +45,26 @@ def _neox(t: Any, **more: Any) -> Any:
 
 
 def _opt(t: Any, **more: Any) -> Any:
-    sizes = dict(vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, ffn_dim=M)
+    sizes = {
+        "vocab_size": V,
+        "hidden_size": D,
+        "num_hidden_layers": L,
+        "num_attention_heads": H,
+        "ffn_dim": M,
+    }
     width = {"word_embed_proj_dim": D} | more
     return t.OPTForCausalLM(t.OPTConfig(**sizes, max_position_embeddings=C, **width))
 
 
 def _t5(t: Any, **more: Any) -> Any:
-    sizes = dict(vocab_size=V, d_model=D, d_kv=5, d_ff=M, num_layers=L, num_decoder_layers=2)
+    sizes = {
+        "vocab_size": V,
+        "d_model": D,
+        "d_kv": 5,
+        "d_ff": M,
+        "num_layers": L,
+        "num_decoder_layers": 2,
+    }
     return t.T5ForConditionalGeneration(
         t.T5Config(**sizes, num_heads=H, decoder_start_token_id=0, **more)
     )
@@ -142,7 +155,9 @@ UNREACHED: dict[str, Callable[[Any], Any]] = {
     ),
 }
 
-DECODERS = [k for k in MAKERS if k.split("-")[0] not in ("bert", "roberta", "distilbert", "t5", "vit")]
+DECODERS = [
+    k for k in MAKERS if k.split("-")[0] not in ("bert", "roberta", "distilbert", "t5", "vit")
+]
 
 
 def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -157,7 +172,9 @@ def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Mod
     return model.to(dtype).eval()
 
 
-def inputs(model: nn.Module, batch: int = 2, pos: int = 7, seed: int = 0) -> dict[str, torch.Tensor]:
+def inputs(
+    model: nn.Module, batch: int = 2, pos: int = 7, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Keyword arguments for the raw model."""
     draw = torch.Generator().manual_seed(seed)
     config = model.config
@@ -166,5 +183,8 @@ def inputs(model: nn.Module, batch: int = 2, pos: int = 7, seed: int = 0) -> dic
         return {"pixel_values": torch.randn(batch, 3, 12, 12, generator=draw).to(dtype)}
     ids = torch.randint(5, V, (batch, pos), generator=draw)
     if config.model_type == "t5":
-        return {"input_ids": ids, "decoder_input_ids": torch.randint(5, V, (batch, 5), generator=draw)}
+        return {
+            "input_ids": ids,
+            "decoder_input_ids": torch.randint(5, V, (batch, 5), generator=draw),
+        }
     return {"input_ids": ids}

@@ -78,7 +78,13 @@ def test_ticks_keep_repeated_tokens_apart() -> None:
 
 @pytest.mark.parametrize(
     ("value", "signed", "text"),
-    [(0.12345, False, "0.123"), (0.5, True, "+0.5"), (-2.0, True, "-2"), (float("nan"), True, "–")],
+    [
+        (0.12345, False, "0.123"),
+        (0.5, True, "+0.5"),
+        (0.0, True, "0"),
+        (-2.0, True, "-2"),
+        (float("nan"), True, "–"),
+    ],
 )
 def test_number(value: float, signed: bool, text: str) -> None:
     assert labels.number(value, signed) == text

@@ -47,6 +47,8 @@ def test_thumbnails_and_decoration_are_not_tables() -> None:
 def test_a_users_own_figure_has_a_table_too() -> None:
     (table,) = of_figure(go.Figure(go.Scatter(x=["u", "v"], y=[1, 2])))
     assert table.rows == (("u", 1), ("v", 2))
+    fig = go.Figure([go.Bar(x=["u", "v"], y=[1, 2]), go.Scatter(y=[5]), go.Pie()])
+    assert [table.rows for table in of_figure(fig)] == [(("u", 1), ("v", 2)), ((0, 5),)]
 
 
 def test_json_has_all_rows_up_to_the_limit_and_no_nan() -> None:

@@ -1,0 +1,112 @@
+"""What every section of the demo looks at: one model, one text, one repeated random sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from interp.cli.opening import open_model
+from interp.core.randomness import generator
+
+if TYPE_CHECKING:
+    from interp.cli.demo.command import Demo
+    from interp.models.hooked import HookedModel
+    from interp.tasks.induction import InductionHistory
+
+BLOCK = 10
+
+
+@dataclass
+class Scene:
+    """The model of the demo, and what the sections share about it."""
+
+    model: HookedModel
+    inputs: str | Tensor
+    """The text to read, or ids [1, pos] where the model has no tokenizer."""
+    subtitle: str
+    seed: int
+    history: InductionHistory | None = None
+    """How the model was trained, if that was here."""
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether this architecture shows its attention probabilities."""
+        return "blocks.0.attn.hook_pattern" in self.model.sites
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The text as token ids, [1, pos]."""
+        return self.inputs if isinstance(self.inputs, Tensor) else self.model.to_tokens(self.inputs)
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The tokens of the text, one string per position."""
+        return self.model.to_str_tokens(self.ids[0])
+
+    @cached_property
+    def repeated(self) -> Tensor:
+        """A block of different random tokens and its repetition, ids [1, 2 * BLOCK]."""
+        return repeated_block(self.model.cfg.d_vocab, self.seed)
+
+    @cached_property
+    def repetition(self) -> Tensor:
+        """Attention patterns on the repeated block, [layer head query key]."""
+        return patterns(self.model, self.repeated)
+
+    @cached_property
+    def patterns(self) -> Tensor:
+        """Attention patterns on the text, [layer head query key]."""
+        return patterns(self.model, self.ids)
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the page."""
+        if self.history is None:
+            return "What one model predicts layer by layer, and where each of its heads looks."
+        checks = self.history.check()
+        return (
+            f"A two-layer attention-only model was trained for this page in "
+            f"{self.history.seconds:.0f} s: it learned to continue a random block of tokens that "
+            f"it sees for the second time. What the theory of induction heads predicts was "
+            f"checked, and {'holds' if checks.ok else 'does NOT hold'}: {checks}."
+        )
+
+
+def patterns(model: HookedModel, ids: Tensor) -> Tensor:
+    """Attention probabilities of all layers on one sequence, [layer head query key]."""
+    acts = model.capture(ids, "blocks.*.attn.hook_pattern")
+    return torch.stack([acts["pattern", layer][0] for layer in range(model.cfg.n_layers)])
+
+
+def repeated_block(d_vocab: int, seed: int) -> Tensor:
+    """`BLOCK` different random ids, twice, [1, 2 * BLOCK]; depends on its arguments only."""
+    block = torch.randperm(d_vocab, generator=generator(seed, "demo block"))[:BLOCK]
+    return torch.cat([block, block])[None]
+
+
+def set_scene(command: Demo) -> Scene:
+    """Open the named model, or train one on the spot."""
+    if command.model is not None:
+        model = open_model(command.model, command.placement)
+        name = Path(command.model).resolve().name
+        return Scene(model, command.text, f"{name} · {command.text[:120]}", command.seed)
+
+    from interp.models import wrap
+    from interp.tasks import InductionConfig, train_induction
+
+    config = InductionConfig(seed=command.seed)
+    print(f"training an attention-only induction model: {config.steps} steps ...", flush=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small are slower on two: 7 s of CPU became 90
+    try:
+        module, history = train_induction(None, config)
+    finally:
+        torch.set_num_threads(threads)
+    subtitle = "from random weights to an induction circuit, trained on the spot"
+    ids = repeated_block(config.d_vocab, command.seed)
+    return Scene(wrap(module), ids, subtitle, command.seed, history)

@@ -1,0 +1,34 @@
+"""Open the model a command names, with the device checked before anything is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp.core.config import Placement
+from interp.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
+
+
+def open_model(name: str, placement: Placement) -> HookedModel:
+    """`load_model` for a command line.
+
+    Raises:
+        ConfigError: torch does not know the device, or this machine does not have it.
+        ModelError: no such model, or not a model.
+    """
+    import torch
+
+    from interp.models import load_model
+
+    try:
+        torch.empty(1, device=placement.device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            "this device cannot be used",
+            got=placement.device,
+            expected=f"cpu, or one of {torch.cuda.device_count()} CUDA devices, or mps",
+            fix="interp doctor lists what this machine has",
+        ) from error
+    return load_model(name, device=placement.device, dtype=placement.dtype)

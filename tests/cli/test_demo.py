@@ -1,0 +1,108 @@
+"""`interp demo`: from nothing, or on a model of one's own, to one page; twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp.cli.demo import head_map, scene
+from interp.cli.demo.command import DEFAULT_OUT, Demo
+from interp.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo as `make demo` runs it, once."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        start = time.process_time()
+        assert main(["demo"]) == 0
+        print(f"interp demo: {time.process_time() - start:.1f} s of CPU")
+        assert time.process_time() - start < 60  # under a minute
+    return folder / DEFAULT_OUT
+
+
+def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
+    numbers = json.loads((page / "report.json").read_text())
+    titles = [section["title"] for section in numbers["sections"]]
+    assert titles == [
+        "A circuit appears", "What each layer predicts", "What each head does", "Where heads look",
+    ]  # fmt: skip
+    checks = [c for s in numbers["sections"] for block in s["blocks"] for c in block["checks"]]
+    names = [check["name"] for check in checks]
+    assert {"held_out_accuracy", "previous_token_head", "induction_head"} <= set(names)
+    assert all(check["ok"] for check in checks)
+
+
+def test_the_page_needs_nothing_else(page: Path) -> None:
+    text = (page / "report.html").read_text()
+    assert "default-src 'none'" in text
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=.https?:", text)
+    assert sorted(path.name for path in page.iterdir()) == ["report.html", "report.json"]
+
+
+def test_a_second_demo_replaces_the_first_and_a_strangers_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["demo", "--model", str(shared_data / "models" / "stories260k"), "--text", "Once upon"]
+    assert main(argv) == 0
+    first = (DEFAULT_OUT / "report.html").read_bytes()
+    assert main(argv) == 0
+    assert (DEFAULT_OUT / "report.html").read_bytes() == first  # same question, same bytes
+    numbers = json.loads((DEFAULT_OUT / "report.json").read_text())
+    assert numbers["sections"][0]["title"] == "What each layer predicts"  # nothing was trained
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.html").write_text("years of work")
+    assert main([*argv, "--out", "mine"]) == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.html"]
+
+
+def test_the_threads_of_the_process_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import interp.tasks
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(interp.tasks, "train_induction", stop)
+    before = torch.get_num_threads()
+    with pytest.raises(Stop):
+        scene.set_scene(Demo())
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("kind", head_map.KINDS)
+def test_head_scores_find_the_head_made_for_them(kind: str) -> None:
+    block, n_layers, n_heads = 5, 2, 3
+    offset = {"previous token": 1, "induction": block - 1, "duplicate token": block}.get(kind)
+    patterns = torch.zeros(n_layers, n_heads, 2 * block, 2 * block)
+    patterns[..., 0] = 1.0  # every head rests on the first token,
+    if offset:  # but L1H2, which looks `offset` back wherever it can
+        made = torch.zeros(2 * block, 2 * block)
+        for query in range(2 * block):
+            made[query, max(query - offset, 0)] = 1.0
+        patterns[1, 2] = made
+    scores = head_map.head_scores(patterns, block)
+    assert scores[kind][1, 2] == 1.0
+    if offset:
+        # The one query whose target is the first token counts for both kinds of head.
+        own = 1.0 / block if offset == block else 0.0
+        assert torch.allclose(scores[kind][0], torch.full((n_heads,), own))
+    assert all(score.shape == (n_layers, n_heads) for score in scores.values())
+
+
+def test_the_repeated_block_is_new_for_another_seed() -> None:
+    first = scene.repeated_block(97, seed=0)
+    assert first.shape == (1, 2 * scene.BLOCK)
+    assert torch.equal(first[0, : scene.BLOCK], first[0, scene.BLOCK :])
+    assert len(first.unique()) == scene.BLOCK
+    assert not torch.equal(first, scene.repeated_block(97, seed=1))
