@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 
 from interp.core.lazy import lazy
 from interp.core.loaders import set_renderer_loader, set_type_loader
+from interp.core.version import VERSION
 
 if TYPE_CHECKING:  # the same names again, for editors and type checkers
     from interp.core.activations import Activations
     from interp.core.errors import InterpError
     from interp.core.result import Result
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _ROOMS = ("core", "models", "activations", "tasks", "lenses", "plotting", "reports", "cli")
 _FACE = {

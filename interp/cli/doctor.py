@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp import __version__
 from interp.cli.config import OUT, Common
 from interp.cli.places import announce
+from interp.core.version import VERSION
 
 OPTIONAL = ("kaleido", "jupyter", "jupytext", "beartype", "playwright", "pytest")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -54,7 +54,7 @@ def examine() -> Facts:
 
     return {
         "system": {
-            "interp": __version__,
+            "interp": VERSION,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),

@@ -6,8 +6,8 @@ correct in the request, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import io
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from typing import Annotated
 
 import tyro
 
-from interp import __version__
 from interp.cli.demo.command import Demo
 from interp.cli.doctor import Doctor
 from interp.cli.lens import Lens
 from interp.cli.models import Models
 from interp.core.errors import InterpError, Interrupted
+from interp.core.version import VERSION
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -51,13 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
     if list(argv) == ["--version"]:
-        print(f"interp {__version__}")
+        print(f"interp {VERSION}")
         return 0
     command = parse(argv or ["--help"])
     try:
         return command.run()
     except BrokenPipeError:  # `interp models | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdout.fileno())
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.close()
         return 1
     except (Exception, KeyboardInterrupt) as error:
         if command.debug:

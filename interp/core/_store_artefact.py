@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,44 +170,50 @@ def _stream(handle: int) -> Iterator[bytes]:
         yield chunk
 
 
-def read_artefact(directory: Path) -> Artefact | None:
+def read_artefact(directory: Path, is_there: Callable[[Path], bool]) -> Artefact | None:
     """Open and verify; None if the folder has no manifest.
 
     The handles are opened first and the folder's identity compared afterwards, so that all belong
-    to one version even if a writer exchanges the folder meanwhile.
+    to one version even if a writer exchanges the folder meanwhile. `is_there` tells a folder that
+    is missing from one in the middle of an exchange.
 
     Raises:
         CorruptArtefact: A file is missing, has another size or another sha256, or is a link.
         StorageError: The folder does not exist or cannot be read.
     """
     for _ in range(100):
+        if not is_there(directory):
+            raise StorageError(f"no folder {directory}", expected="a folder written by interp")
         before = _identity(directory)
         handles: dict[str, int] = {}
         try:
-            raw = _open_all(directory, handles)
+            manifest = _open_all(directory, handles)
         except StorageError:
             _close(handles)
-            if _identity(directory) != before:
-                continue
-            raise
-        if _identity(directory) != before:
+            if _identity(directory) == before:
+                raise
+            continue
+        if before is None or _identity(directory) != before:
             _close(handles)
             continue
-        if raw is None:
+        if manifest is None:
             return None
-        artefact = Artefact(directory, raw, handles)
-        for name, entry in raw["files"].items():
+        artefact = Artefact(directory, manifest, handles)
+        for name, entry in manifest["files"].items():
             _verify(handles[name], entry, directory / name)
         return artefact
     raise StorageError(f"{directory} is being replaced again and again", fix="try again later")
 
 
-def _identity(directory: Path) -> tuple[int, int]:
+def _identity(directory: Path) -> tuple[int, int, int] | None:
+    """Changes with every version (an inode's number alone is soon used again); None if missing."""
     try:
         found = directory.stat()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise unreadable(directory, error) from error
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _open_all(directory: Path, handles: dict[str, int]) -> dict[str, Any] | None:

@@ -249,13 +249,23 @@ def recover(target: Path) -> None:
                 os.rename(path, target)
 
 
-def await_exchange(target: Path) -> None:
-    """Wait while a living writer is between the two renames of an exchange; recover a dead's."""
+def await_exchange(target: Path) -> bool:
+    """Whether `target` is there, once no living writer is between the renames of an exchange.
+
+    What a dead one set aside is put back.
+    """
+    absent = 0
     for _ in range(100):
-        if target.exists() or not _set_aside(target):
-            return
-        recover(target)
-        time.sleep(0.02)
+        if target.exists():
+            return True
+        if _set_aside(target):
+            recover(target)
+            time.sleep(0.02)
+        else:  # or one exchange ended and the next began between these two looks
+            absent += 1
+            if absent == 5:
+                return False
+    return False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Every error the house raises on purpose: what happened, what was got, what was expected, how to fix it.
+"""The errors the house raises on purpose: what happened, got, expected, and how to fix it.
 
 The command line prints these four lines and exits 2; nothing else in `interp` formats errors.
 """

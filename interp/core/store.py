@@ -129,10 +129,7 @@ def open_artefact(
         StorageError: No such folder, no manifest, or another schema.
     """
     target = _resolved(directory)
-    _disk.await_exchange(target)
-    if not target.is_dir():
-        raise StorageError(f"no folder {target}", expected="a folder written by interp")
-    artefact = read_artefact(target)
+    artefact = read_artefact(target, _disk.await_exchange)
     if artefact is None:
         if not foreign_ok:
             raise StorageError(

@@ -50,21 +50,21 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    softcap: float | None = None,
-    position_bias: Tensor | None = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Eager attention with sites.
+    """Eager attention with sites, in the signature that transformers calls.
 
     Args:
         query: [batch, head, pos, d_head]; key and value: [batch, kv_head, key_pos, d_head].
         attention_mask: Additive, broadcastable to [batch, head, pos, key_pos].
         scaling: Factor on q·k; 1/sqrt(d_head) when absent.
+        options: `softcap` (Gemma-2) and `position_bias` [.., head, pos, key_pos] (T5); whatever
+            else a family passes is already in the mask.
 
     Returns:
         (z [batch, pos, head, d_head], pattern [batch, head, pos, key_pos]).
     """
-    del kwargs
+    softcap, position_bias = options.get("softcap"), options.get("position_bias")
     if _reached is not None:
         _reached.add(id(module))
     slots = _active.get(id(module), {})

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from interp.core.errors import MemoryBudgetError
-
-if TYPE_CHECKING:
-    from interp.models.hooked import HookedModel
-    from interp.models.inputs import Prepared
+from interp.models.inputs import Prepared
+from interp.models.sites import SiteMap
 
 SMALL = 64 * 2**20
 """Below this nobody asks how much memory is free."""
 
 
-def estimate_bytes(model: HookedModel, names: Sequence[str], ready: Prepared) -> dict[str, int]:
+def estimate_bytes(
+    sites: SiteMap, names: Sequence[str], ready: Prepared, dtype: str
+) -> dict[str, int]:
     """Bytes per site; sites whose sizes only the input decides (plain modules) count as 0."""
     if ready.tokens is None:
         return {}
     batch, pos = ready.tokens.shape
-    wide = getattr(torch, model.cfg.dtype or "float32").itemsize
+    wide = getattr(torch, dtype or "float32").itemsize
     found = {"batch": batch, "pos": pos, "key_pos": pos}
     sizes: dict[str, int] = {}
     for name in names:
-        site = model.sites[name]
+        site = sites[name]
         axes = site.axes.split()
         if len(axes) != len(site.sizes):
             continue

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from interp.models.hooked import HookedModel
+from interp.models.adapter import Adapter
+from interp.models.sites import SiteMap
+from interp.models.tokens import Tokenization
 
 
-def model_map(model: HookedModel) -> str:
+def model_map(adapter: Adapter, sites: SiteMap, tokenization: Tokenization) -> str:
     """Sizes, text policy, then every kind of site once with its axes and sizes."""
-    cfg = model.cfg
-    head = f"{cfg.model_name or type(model.module).__name__} · {cfg.family}"
+    cfg, kind = adapter.cfg, type(sites.root).__name__
+    head = f"{cfg.model_name or kind} · {cfg.family}"
     sizes = [
         f"{label} {value}"
         for label, value in (
@@ -33,14 +33,14 @@ def model_map(model: HookedModel) -> str:
     ]
     if cfg.style == "parallel":
         traits[-1] = "attention and MLP in parallel"
-    lines = [head, "  " + ", ".join(sizes) if sizes else "  " + type(model.module).__name__]
+    lines = [head, "  " + ", ".join(sizes) if sizes else f"  {kind}"]
     lines.append("  " + ", ".join([*traits, cfg.dtype, cfg.device]).strip(", "))
-    if model.adapter.inputs in ("tokens", "encoder_decoder"):
-        lines.append(f"  BOS: {model.tokenization.bos_policy}")
-    lines.extend(_site_lines(model))
-    lines.extend(f"  note: {note}" for note in model.adapter.notes)
+    if adapter.inputs in ("tokens", "encoder_decoder"):
+        lines.append(f"  BOS: {tokenization.bos_policy}")
+    lines.extend(_site_lines(sites))
+    lines.extend(f"  note: {note}" for note in adapter.notes)
     reasons: dict[str, list[str]] = {}
-    for name, reason in model.adapter.refused.items():
+    for name, reason in adapter.refused.items():
         reasons.setdefault(reason, []).append(_kind(name))
     for reason, names in reasons.items():
         kinds = ", ".join(dict.fromkeys(names))
@@ -52,13 +52,13 @@ def _kind(name: str) -> str:
     return re.sub(r"blocks\.\d+\.", "blocks.*.", name)
 
 
-def _site_lines(model: HookedModel) -> list[str]:
+def _site_lines(sites: SiteMap) -> list[str]:
     kinds: dict[str, tuple[str, int]] = {}
-    for name, site in model.sites.items():
+    for name, site in sites.items():
         kind = _kind(name)
         kinds[kind] = (site.describe(), kinds.get(kind, ("", 0))[1] + 1)
     width = max(map(len, kinds), default=0)
-    lines = [f"  {len(model.sites)} sites:"]
+    lines = [f"  {len(sites)} sites:"]
     for kind, (axes, count) in kinds.items():
         times = f"  ×{count}" if count > 1 else ""
         lines.append(f"    {kind:<{width}}  {axes}{times}".rstrip())

@@ -58,10 +58,9 @@ def fold(
         FoldError: The step is not exact here (post-norm, RMS and centring, soft cap, half
             precision), or the weights cannot be read (quantised, offloaded, unknown family).
     """
-    parts_of = _reader_of(model)
-    module = copy.deepcopy(model.module)
-    draft = wrap(module, model.tokenizer, check=False)
-    parts = parts_of(module, draft)
+    _refuse_unknown(model)
+    # Every refusal comes before the copy: a large model is not copied in vain.
+    parts = _parts(model.module, model, model)
     parts.refuse_shared()
     writing = _wanted("centre the writing weights", center_writing_weights, parts.no_centring)
     unembed = _wanted("centre the unembedding", center_unembed, parts.no_unembed, parts.softmax)
@@ -72,6 +71,8 @@ def fold(
             expected="norms whose output only linear maps read",
             fix="fold_ln=False folds what remains exact",
         )
+    module = copy.deepcopy(model.module)
+    parts = _parts(module, wrap(module, model.tokenizer, check=False), model)
     _untie(module, parts)
     for norm in parts.norms if fold_ln else ():
         _fold_norm(norm)
@@ -90,29 +91,26 @@ def fold(
     return folded
 
 
-def _reader_of(model: HookedModel) -> Any:
-    """The function that lists the parts of this kind of model.
-
-    Raises:
-        FoldError: There is none, or coders are spliced in.
-    """
-    adapter = model.adapter
+def _refuse_unknown(model: HookedModel) -> None:
     if model.splices:
         raise FoldError(
             "cannot fold a model with coders spliced in",
             fix="fold first, then with_coder(...); coders trained on folded activations only",
         )
-    if isinstance(model.module, SmallTransformer):
-        return lambda module, draft: small_parts(module)
-    if adapter.stacks:
-        headed = adapter.unembed is not None
-        return lambda module, draft: huggingface_parts(module, draft.adapter, headed)
-    raise FoldError(
-        f"cannot fold {model.cfg.model_name}: nothing is known about which maps read its norms",
-        got=f"family {model.cfg.family}",
-        expected="a family of the architecture table, or SmallTransformer",
-        fix="a HookedTransformer folds itself: load_and_process_state_dict; then wrap it",
-    )
+    if not model.adapter.stacks and not isinstance(model.module, SmallTransformer):
+        raise FoldError(
+            f"cannot fold {model.cfg.model_name}: nothing is known about which maps read its norms",
+            got=f"family {model.cfg.family}",
+            expected="a family of the architecture table, or SmallTransformer",
+            fix="a HookedTransformer folds itself: load_and_process_state_dict; then wrap it",
+        )
+
+
+def _parts(module: Any, wrapped: HookedModel, proven: HookedModel) -> FoldParts:
+    """What there is to fold in `module`; `proven` has been through the proof at load."""
+    if isinstance(module, SmallTransformer):
+        return small_parts(module)
+    return huggingface_parts(module, wrapped.adapter, proven.adapter.unembed is not None)
 
 
 def _wanted(step: str, asked: bool | None, reason: str, default: bool = True) -> bool:

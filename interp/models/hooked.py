@@ -11,21 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.activations import Activations
-from interp.core.errors import ModelError, SiteError
+from interp.core.errors import ModelError
 from interp.core.protocols import Coder
 from interp.core.provenance import Provenance, fingerprint_state, versions
 from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.describe import model_map
-from interp.models.inputs import Intake, Prepared, main_output, position_index, take
+from interp.models.inputs import Intake, Prepared, main_output, position_index
 from interp.models.interventions import Intervention
-from interp.models.sites import Site, SiteMap
+from interp.models.plan import Hook, backward_hooks, collect, keeper, make_taps
+from interp.models.sites import SiteMap
 from interp.models.splice import Splice
-from interp.models.taps import Edit, Run, StopForward, Tap, check_activation
+from interp.models.taps import Run, StopForward, Tap
 from interp.models.tokens import TokenBatch, Tokenization
 from interp.models.weights import Weights
-
-Hook = Intervention | tuple[Any, Edit]
 
 
 class HookedModel:
@@ -47,6 +46,8 @@ class HookedModel:
         tokenization: Tokenization,
         intake: Intake,
         splices: tuple[Splice, ...] = (),
+        *,
+        rewrap: Callable[..., HookedModel],
     ) -> None:
         self.module = module
         self.adapter = adapter
@@ -54,6 +55,7 @@ class HookedModel:
         self.tokenization = tokenization
         self.splices = splices
         self._intake = intake
+        self._rewrap = rewrap  # `wrap`, handed in because it stands above this file
         listed = dict(adapter.sites)
         for splice in splices:
             listed = splice.insert(listed)
@@ -102,7 +104,7 @@ class HookedModel:
         """
         ready = self._intake.prepare(inputs, kwargs, prepend_bos)
         if any(not s.error_term for s in self.splices):
-            with self._run([], ready):
+            with self._run({}, ready):
                 return main_output(self.module(*ready.args, **ready.kwargs))
         return main_output(self.module(*ready.args, **ready.kwargs))
 
@@ -139,9 +141,11 @@ class HookedModel:
         """
         names = self.sites.resolve(sites)
         ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        keep = self._keep(ready, positions, to, dtype)
-        self._check_budget(names, ready, max_bytes, keep)
-        taps = self._taps(names, fwd_hooks, grad, keep, clone)
+        keep = keeper(ready, positions, to, dtype)
+        if keep is None or max_bytes is not None:
+            sizes = estimate_bytes(self.sites, names, ready, self.cfg.dtype)
+            refuse_above(sizes, max_bytes, self.device)
+        taps = make_taps(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
         graph = torch.enable_grad() if grad else torch.no_grad()
         stop = self.adapter.exact_once
         with graph, suppress(StopForward), self._run(taps, ready, stop=stop) as run:
@@ -171,9 +175,11 @@ class HookedModel:
         """
         names = self.sites.resolve(names_filter)
         ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        keep = self._keep(ready, positions, to, dtype)
-        self._check_budget(names, ready, max_bytes, keep)
-        taps = self._taps(names, fwd_hooks, grad, keep, clone)
+        keep = keeper(ready, positions, to, dtype)
+        if keep is None or max_bytes is not None:
+            sizes = estimate_bytes(self.sites, names, ready, self.cfg.dtype)
+            refuse_above(sizes, max_bytes, self.device)
+        taps = make_taps(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
         with torch.enable_grad() if grad else nullcontext(), self._run(taps, ready) as run:
             output = main_output(self.module(*ready.args, **ready.kwargs))
         run.verify()
@@ -195,7 +201,7 @@ class HookedModel:
             bwd_hooks: (name, `fn(grad, hook)`), called when the output is differentiated.
         """
         ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        taps = self._taps([], [*fwd_hooks, *_backward(bwd_hooks)])
+        taps = make_taps(self.sites, [], [*fwd_hooks, *backward_hooks(bwd_hooks)])
         with self._run(taps, ready) as run:
             output = main_output(self.module(*ready.args, **ready.kwargs))
         run.verify()
@@ -211,7 +217,7 @@ class HookedModel:
             HookNotFired: At the end of a block that ran the model without reaching a hook.
         """
         hooks = [fwd_hooks] if isinstance(fwd_hooks, Intervention) else fwd_hooks
-        taps = self._taps([], [*hooks, *_backward(bwd_hooks)])
+        taps = make_taps(self.sites, [], [*hooks, *backward_hooks(bwd_hooks)])
         ran: list[None] = []
         counter = self.module.register_forward_pre_hook(lambda *_: ran.append(None))
         try:
@@ -246,7 +252,7 @@ class HookedModel:
         from interp.models.generation import generate
 
         ready = self._intake.prepare(inputs, {}, prepend_bos, left=True)
-        taps = self._taps([], fwd_hooks)
+        taps = make_taps(self.sites, [], fwd_hooks)
         with torch.no_grad(), self._run(taps, ready, repeat=True) as run:
             ids = generate(
                 self.module, self._intake, ready, max_new_tokens, temperature, seed, kwargs
@@ -310,21 +316,29 @@ class HookedModel:
             SiteError: A coder's site does not exist here.
         """
         splices = (*self.splices, *(Splice.of(c, self.sites, error_term) for c in coders))
-        return HookedModel(self.module, self.adapter, self.tokenization, self._intake, splices)
+        return HookedModel(
+            self.module,
+            self.adapter,
+            self.tokenization,
+            self._intake,
+            splices,
+            rewrap=self._rewrap,
+        )
 
     def randomised(self, seed: int = 0) -> HookedModel:
         """The same architecture with fresh weights from `seed`: the null every method needs."""
         from interp.models.randomise import randomised_module
-        from interp.models.wrapping import wrap
 
         fresh = randomised_module(self.module, seed)
-        return wrap(fresh, self.tokenizer, name=f"{self.cfg.model_name} (randomised, seed {seed})")
+        return self._rewrap(
+            fresh, self.tokenizer, name=f"{self.cfg.model_name} (randomised, seed {seed})"
+        )
 
     def to(self, target: Any) -> HookedModel:
         """A copy of the whole model on another device or in another dtype."""
-        from interp.models.wrapping import wrap
-
-        return wrap(copy.deepcopy(self.module).to(target), self.tokenizer, name=self.cfg.model_name)
+        return self._rewrap(
+            copy.deepcopy(self.module).to(target), self.tokenizer, name=self.cfg.model_name
+        )
 
     # --- identity ---------------------------------------------------------------------------
 
@@ -357,73 +371,24 @@ class HookedModel:
     def estimate(self, inputs: Any, sites: Any = None, **kwargs: Any) -> int:
         """Bytes that `capture(inputs, sites)` would keep."""
         ready = self._intake.prepare(inputs, kwargs, None)
-        return sum(estimate_bytes(self, self.sites.resolve(sites), ready).values())
+        return sum(
+            estimate_bytes(self.sites, self.sites.resolve(sites), ready, self.cfg.dtype).values()
+        )
 
     def __repr__(self) -> str:
-        return model_map(self)
+        return model_map(self.adapter, self.sites, self.tokenization)
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _keep(self, ready: Prepared, positions: Any, to: Any, dtype: Any) -> Any:
-        """What to do to a value before it is kept; None to keep the tensor itself."""
-        if positions is None and to is None and dtype is None:
-            return None
-        mask, tokens = ready.mask, ready.tokens
-
-        def keep(value: Tensor, site: Site) -> Tensor:
-            kept = value
-            if positions is not None:
-                axes = site.axes.split()
-                if "pos" not in axes:
-                    raise SiteError(
-                        f"{site.name!r} has no position axis to select from",
-                        got=f"positions={positions!r}",
-                        expected=f"a site with positions; this one is {site.axes!r}",
-                    )
-                axis = axes.index("pos")
-                batch = value.shape[0] if tokens is None else tokens.shape[0]
-                index = position_index(positions, value.shape[axis], batch, mask, value.device)
-                kept = take(kept, axis, index)
-            kept = kept if to is None else kept.to(to)
-            return kept if dtype is None else kept.to(_dtype(dtype))
-
-        return keep
-
-    def _taps(
-        self,
-        names: Sequence[str],
-        hooks: Sequence[Hook] = (),
-        grad: bool = False,
-        keep: Any = None,
-        clone: bool = False,
-    ) -> dict[str, Tap]:
-        """One tap per site that is asked for: edits first, then the value is kept."""
-        taps: dict[str, Tap] = {}
-        for hook in hooks:
-            wanted, edit = (hook.site, hook) if isinstance(hook, Intervention) else hook
-            for name in self.sites.resolve(wanted):
-                self._tap(taps, name).edits.append(edit)
-        for name in names:
-            tap = self._tap(taps, name)
-            tap.keep, tap.on_path, tap.transform, tap.copy = True, grad, keep, clone
-        return taps
-
-    def _tap(self, taps: dict[str, Tap], name: str) -> Tap:
-        tap = taps.get(name)
-        if tap is None:
-            call = int(name.rpartition("#")[2]) if "#" in name else None
-            tap = taps[name] = Tap(self.sites[name], name, call=call)
-        return tap
-
     def _run(
         self,
-        taps: dict[str, Tap] | list[Tap],
+        taps: dict[str, Tap],
         ready: Prepared,
         *,
         stop: bool = False,
         repeat: bool = False,
     ) -> Run:
-        every = dict(taps) if isinstance(taps, dict) else {}
+        every = dict(taps)
         for splice in self.splices:
             splice.attach(every, self.sites)
         return Run(
@@ -438,22 +403,12 @@ class HookedModel:
     def _collect(
         self, taps: dict[str, Tap], names: Sequence[str], ready: Prepared, positions: Any
     ) -> Activations:
-        tensors: dict[str, Tensor] = {}
-        for name in names:
-            value = taps[name].value
-            if value is None:
-                raise ModelError(f"nothing was kept at {name!r}")
-            check_activation(value, taps[name].site, f"the activation at {name!r}")
-            sizes = taps[name].site.sizes
-            if ready.tokens is not None and value.dim() == 3 and value.shape[0] == 1 and sizes:
-                value = value.expand(ready.tokens.shape[0], -1, -1)  # positions are shared by rows
-            tensors[name] = value
         index = None
         if positions is not None and ready.tokens is not None:
             batch, length = ready.tokens.shape
             index = position_index(positions, length, batch, ready.mask, ready.tokens.device)
         return Activations(
-            tensors,
+            collect(taps, names, ready),
             tokens=ready.tokens,
             mask=ready.mask,
             provenance=lambda: self.provenance(names),
@@ -461,35 +416,9 @@ class HookedModel:
             positions=index,
         )
 
-    def _check_budget(
-        self, names: Sequence[str], ready: Prepared, limit: int | None, keep: Any
-    ) -> None:
-        if keep is None or limit is not None:
-            refuse_above(estimate_bytes(self, names, ready), limit, self.device)
-
     def _unpadded(self, ids: Tensor, ready: Prepared) -> Iterator[Tensor]:
         for i, row in enumerate(ids):
             lead = 0
             if ready.mask is not None and self.adapter.inputs == "tokens":
                 lead = int((~ready.mask[i]).sum())
             yield row[lead:]
-
-
-def _backward(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> list[tuple[Any, Edit]]:
-    """Backward hooks as forward edits that listen to the gradient of the value."""
-
-    def listen(fn: Callable[..., Any]) -> Edit:
-        def edit(value: Tensor, hook: Tap) -> Tensor | None:
-            if not value.requires_grad:
-                value = value.detach().requires_grad_(True)
-            seen = value.view_as(value)
-            seen.register_hook(lambda gradient: fn(gradient, hook=hook))
-            return seen
-
-        return edit
-
-    return [(name, listen(fn)) for name, fn in hooks]
-
-
-def _dtype(dtype: Any) -> torch.dtype:
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -21,6 +21,7 @@ from interp.models.attention import probing
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import UNREACHED
 from interp.models.inputs import main_output
+from interp.models.plan import make_taps
 from interp.models.sites import Site
 from interp.models.taps import Tap
 
@@ -95,7 +96,7 @@ def _probe_inputs(model: HookedModel) -> Any:
 
 
 def _every_site(model: HookedModel) -> dict[str, Tap]:
-    return model._taps(list(model.sites), keep=lambda value, site: value.clone())
+    return make_taps(model.sites, list(model.sites), keep=lambda value, site: value.clone())
 
 
 def _refuse_silent(model: HookedModel, taps: dict[str, Tap], reached: set[int]) -> None:

@@ -115,7 +115,7 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedMode
         start=getattr(config, "decoder_start_token_id", None),
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
-    return HookedModel(module, adapter, tokenization, intake)
+    return HookedModel(module, adapter, tokenization, intake, rewrap=wrap)
 
 
 def _first_device(mapped: dict[str, Any], fallback: torch.device) -> torch.device:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.architecture.source import ROOT
 from tests.architecture.test_rooms import ROOMS
 
 HEAVY = (
@@ -51,3 +52,12 @@ def test_a_room_loads_nothing_heavy_until_a_name_is_used(room: str) -> None:
 
 def test_the_probe_sees_a_heavy_import() -> None:
     assert "numpy" in run("import numpy")[0]
+
+
+def test_the_version_is_the_one_of_the_package() -> None:
+    import tomllib
+
+    import interp
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert interp.__version__ == project["version"]

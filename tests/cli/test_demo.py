@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import time
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from interp.cli.demo import head_map, scene
-from interp.cli.demo.command import DEFAULT_OUT, Demo
+from interp.cli.demo.command import DEFAULT_OUT
 from interp.cli.main import main
+from interp.core.config import Placement
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
 
 def test_the_page_needs_nothing_else(page: Path) -> None:
     text = (page / "report.html").read_text()
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in html.unescape(text)
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=.https?:", text)
     assert sorted(path.name for path in page.iterdir()) == ["report.html", "report.json"]
 
@@ -76,7 +78,7 @@ def test_the_threads_of_the_process_are_given_back(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(interp.tasks, "train_induction", stop)
     before = torch.get_num_threads()
     with pytest.raises(Stop):
-        scene.set_scene(Demo())
+        scene.set_scene(None, "", 0, Placement())
     assert torch.get_num_threads() == before
 
 

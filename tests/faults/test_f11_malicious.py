@@ -7,6 +7,7 @@ memory is its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -238,7 +239,7 @@ def test_a_crafted_manifest_is_refused(tmp_path: Path) -> None:
 
     (tmp_path / "secret").write_text("s")
     folder = tmp_path / "a"
-    good = {"size": 1, "sha256": "0" * 64}
+    good = {"size": 1, "sha256": hashlib.sha256(b"s").hexdigest()}  # of the secret itself
     bodies: list[dict[str, object]] = [
         {},
         {"schema": "t"},
@@ -254,6 +255,9 @@ def test_a_crafted_manifest_is_refused(tmp_path: Path) -> None:
         {"schema": "t", "files": {"folder": good}},
     ]
     folder.mkdir()
+    (folder / "x").write_text("s")
+    (folder / "manifest.json").write_bytes(render_manifest({"schema": "t", "files": {"x": good}}))
+    assert store.open_artefact(folder).bytes("x") == b"s"  # well made, it is read
     (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")

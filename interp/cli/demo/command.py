@@ -50,7 +50,7 @@ class Demo(Common):
         from interp.cli.demo.scene import set_scene
         from interp.reports import PageConfig, report
 
-        scene = set_scene(self)
+        scene = set_scene(self.model, self.text, self.seed, self.placement)
         parts = []
         for make in sections():
             start = time.perf_counter()

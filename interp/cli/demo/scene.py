@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from interp.cli.opening import open_model
+from interp.core.config import Placement
 from interp.core.randomness import generator
 
 if TYPE_CHECKING:
-    from interp.cli.demo.command import Demo
     from interp.models.hooked import HookedModel
     from interp.tasks.induction import InductionHistory
 
@@ -89,17 +89,16 @@ def repeated_block(d_vocab: int, seed: int) -> Tensor:
     return torch.cat([block, block])[None]
 
 
-def set_scene(command: Demo) -> Scene:
-    """Open the named model, or train one on the spot."""
-    if command.model is not None:
-        model = open_model(command.model, command.placement)
-        name = Path(command.model).resolve().name
-        return Scene(model, command.text, f"{name} · {command.text[:120]}", command.seed)
+def set_scene(model: str | None, text: str, seed: int, placement: Placement) -> Scene:
+    """Open the named model to read the text, or train one on the spot."""
+    if model is not None:
+        subtitle = f"{Path(model).resolve().name} · {text[:120]}"
+        return Scene(open_model(model, placement), text, subtitle, seed)
 
     from interp.models import wrap
     from interp.tasks import InductionConfig, train_induction
 
-    config = InductionConfig(seed=command.seed)
+    config = InductionConfig(seed=seed)
     print(f"training an attention-only induction model: {config.steps} steps ...", flush=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower on two: 7 s of CPU became 90
@@ -108,5 +107,5 @@ def set_scene(command: Demo) -> Scene:
     finally:
         torch.set_num_threads(threads)
     subtitle = "from random weights to an induction circuit, trained on the spot"
-    ids = repeated_block(config.d_vocab, command.seed)
-    return Scene(wrap(module), ids, subtitle, command.seed, history)
+    ids = repeated_block(config.d_vocab, seed)
+    return Scene(wrap(module), ids, subtitle, seed, history)

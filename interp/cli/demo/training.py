@@ -38,9 +38,9 @@ def training(scene: Scene) -> Section | None:
     return Section("A circuit appears", [Item(curves), Item(history, plot=heads)], prose)
 
 
-def records(history: InductionHistory) -> list[dict[str, float]]:
+def records(history: InductionHistory) -> list[dict[str, int | float]]:
     """The history as metrics: every step's loss and accuracy, and the best heads where measured."""
-    rows: list[dict[str, float]] = [
+    rows: list[dict[str, int | float]] = [
         {"step": step + 1, "loss": loss, "accuracy": accuracy}
         for step, (loss, accuracy) in enumerate(
             zip(history.loss.tolist(), history.accuracy.tolist(), strict=True)
