@@ -22,9 +22,26 @@ from interp.core.loaders import set_renderer_loader, set_type_loader
 from interp.core.version import VERSION
 
 if TYPE_CHECKING:  # the same names again, for editors and type checkers
+    from interp.core import errors
     from interp.core.activations import Activations
     from interp.core.errors import InterpError
     from interp.core.result import Result
+    from interp.lenses.logit import logit_lens
+    from interp.models.folding import fold
+    from interp.models.hooked import HookedModel
+    from interp.models.interventions import (
+        add,
+        clamp,
+        mean,
+        patch,
+        project_out,
+        resample,
+        steer,
+        zero,
+    )
+    from interp.models.loading import load_model
+    from interp.models.wrapping import wrap
+    from interp.reports.page import report
 
 __version__ = VERSION
 
@@ -49,7 +66,11 @@ _FACE = {
     "InterpError": "interp.core.errors:InterpError",
     "errors": "interp.core.errors",
 }
-_RESULTS = {"LensResult": "interp.lenses.result"}  # type name -> module, for Result.load
+_RESULTS = {  # type name -> module, for Result.load
+    "FitReport": "interp.activations.report",
+    "InductionHistory": "interp.tasks.induction",
+    "LensResult": "interp.lenses.result",
+}
 __all__ = [*_FACE, "__version__"]
 __getattr__, __dir__ = lazy(__name__, _FACE | {room: f"interp.{room}" for room in _ROOMS})
 

@@ -26,8 +26,9 @@ config = LlamaConfig(
     intermediate_size=40,
     max_position_embeddings=32,
     initializer_range=0.3,
+    eos_token_id=None,
 )
-llama = LlamaForCausalLM(config).eval()
+llama = LlamaForCausalLM(config).eval().requires_grad_(False)
 
 # %% [markdown]
 # ## A model and its map
@@ -51,7 +52,7 @@ ids = torch.tensor([[5, 17, 42, 8, 23, 11]])
 acts = model.capture(ids, ["blocks.*.hook_resid_post", "blocks.1.attn.hook_pattern"])
 for site, value in acts.items():
     print(f"{site:28} {tuple(value.shape)}")
-print("rows of a pattern sum to", acts["pattern", 1].sum(-1).unique())
+print("rows of a pattern sum to", round(acts["pattern", 1].sum(-1).mean().item(), 4))
 print("last layer:", acts["resid_post", -1].shape)
 
 # %% [markdown]
@@ -92,8 +93,8 @@ print("and afterwards the model is itself:", torch.equal(model(ids), plain))
 
 # %% [markdown]
 # The steered run changed the last position only: the model is causal, so what is added there can
-# reach nothing earlier. The silenced head changed every position but the first, perhaps less than
-# you expected there: why?
+# reach nothing earlier. The silenced head changed every position, even the first, where there is
+# nothing to look back at: a head whose only key is its own position still writes.
 #
 # Your own function works as well. It gets the activation and a `hook` that knows its name, layer
 # and step; it returns the new value, or None to leave it alone. `hooks` keeps several in place for
@@ -158,12 +159,13 @@ print("steered ", model.generate(ids, 8, fwd_hooks=edits)[0].tolist())
 cnn = nn.Sequential(
     nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(45, 7)
 )
-vision = interp.wrap(cnn.eval(), name="tiny cnn")
+vision = interp.wrap(cnn.eval().requires_grad_(False), name="tiny cnn")
 image = torch.randn(2, 3, 8, 8)
 print(list(vision.sites)[:4], "...")
 output, maps = vision.run_with_cache(image, "1.hook_out")
 print("feature maps", tuple(maps["1.hook_out"].shape))
-channel_off = vision.run_with_hooks(image, [("1.hook_out", lambda v, hook: v * (torch.arange(5) != 2).view(5, 1, 1))])
+kept = (torch.arange(5) != 2).view(5, 1, 1)
+channel_off = vision.run_with_hooks(image, [("1.hook_out", lambda value, hook: value * kept)])
 print("without channel 2 the output moves by", round(float((channel_off - output).abs().max()), 3))
 
 # %% [markdown]
@@ -186,11 +188,13 @@ class Reader(nn.Module):
         return self.head(h)
 
 
-reader, series = interp.wrap(Reader().eval()), torch.randn(2, 5, 4)
+reader = interp.wrap(Reader().eval().requires_grad_(False))
+series = torch.randn(2, 5, 4)
 states = reader.capture(series, ["cell.hook_out#0", "cell.hook_out#4", "cell.hook_c#4"])
 print({site: tuple(value.shape) for site, value in states.items()})
 forgetful = reader.run_with_hooks(series, [interp.zero("cell.hook_c#3")])
-print("forgetting at step 3 moves the output by", (forgetful - reader(series)).abs().max().item())
+moved = float((forgetful - reader(series)).abs().max())
+print("forgetting at step 3 moves the output by", round(moved, 3))
 try:
     reader.capture(series, "cell.hook_out")
 except interp.InterpError as error:

@@ -15,7 +15,7 @@ _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 def interrupted(signum: int, what: str, fix: str) -> Interrupted:
     """The error of a run stopped by `signum`; its `code` is the shell's exit code (130, 143)."""
     error = Interrupted(what, got=signal.Signals(signum).name, fix=fix)
-    vars(error)["code"] = _EXIT_CODES[signal.Signals(signum)]
+    error.code = _EXIT_CODES[signal.Signals(signum)]
     return error
 
 

@@ -73,7 +73,7 @@ def _explain(error: BaseException, *, debug: bool) -> int:
         return 130
     if isinstance(error, InterpError):
         print(f"interp: {error}", file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 2
+        return error.code if isinstance(error, Interrupted) else 2
     summary = " ".join(str(error).split())[:300]
     hint = "" if debug else " (the whole story: add --debug)"
     print(f"interp: {type(error).__name__}: {summary}{hint}", file=sys.stderr)

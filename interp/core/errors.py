@@ -118,4 +118,10 @@ class MemoryBudgetError(InterpError, MemoryError):
 
 
 class Interrupted(InterpError):
-    """A run stopped by a signal after committing a checkpoint."""
+    """A run stopped by a signal after committing a checkpoint.
+
+    Attributes:
+        code: The exit code of the signal, 128 + its number: 143 for SIGTERM, 130 for SIGINT.
+    """
+
+    code: int = 130

@@ -136,11 +136,10 @@ class Result:
 
         Raises:
             ConfigError: No such array field.
+            MissingDependency: pandas is not installed.
         """
-        import pandas as pd
-
         group = _table.group(self, field)
-        return pd.DataFrame(_table.columns(self, group))
+        return _frame(_table.columns(self, group))
 
     def top(self, n: int = 10, field: str | None = None, *, absolute: bool = False) -> pd.DataFrame:
         """The `n` rows of `to_frame(field)` with the largest `field`, largest first.
@@ -150,12 +149,9 @@ class Result:
             field: The field to sort by; default the first array.
             absolute: Sort by magnitude. Ties keep their order; NaN comes last.
         """
-        import pandas as pd
-
         group = _table.group(self, field)
-        return pd.DataFrame(
-            _table.columns(self, group, _table.order(self, field or group[0], absolute)[:n])
-        )
+        rows = _table.order(self, field or group[0], absolute)[:n]
+        return _frame(_table.columns(self, group, rows))
 
     # -------------------------------------------------------------- as a picture
 
@@ -242,3 +238,12 @@ class Result:
                 expected=f"fields {', '.join(f.name for f in dataclass_fields(kind))}",
                 fix="load it with the version that wrote it",
             ) from error
+
+
+def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+    """The columns as a data frame; pandas is imported here and nowhere else in core."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingDependency("a data frame needs pandas", fix="pip install pandas") from error
+    return pd.DataFrame(columns)

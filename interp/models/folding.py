@@ -18,7 +18,7 @@ from interp.core.errors import FoldError
 from interp.models.fold_families import huggingface_parts, small_parts
 from interp.models.fold_parts import FoldNorm, FoldParts, ValuePath
 from interp.models.hooked import HookedModel
-from interp.models.proof import _probe_inputs, _quiet
+from interp.models.proof import probe_inputs, quiet
 from interp.models.small import SmallTransformer
 from interp.models.wrapping import wrap
 
@@ -172,8 +172,8 @@ def _prove_equal(model: HookedModel, folded: HookedModel, shifted: bool) -> None
     Raises:
         FoldError: The outputs differ by more than rounding.
     """
-    inputs = _probe_inputs(model)
-    with _quiet(model), _quiet(folded):
+    inputs = probe_inputs(model)
+    with quiet(model), quiet(folded):
         before, after = model(inputs).double(), folded(inputs).double()
     if shifted:
         before, after = before.log_softmax(-1), after.log_softmax(-1)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import AdapterError, ModelError
-from interp.models.attention import probing
+from interp.models.attention import probing, switched
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import UNREACHED
-from interp.models.inputs import main_output
+from interp.models.inputs import Prepared, main_output
 from interp.models.plan import make_taps
 from interp.models.sites import Site
 from interp.models.taps import Tap
@@ -37,14 +37,14 @@ def prove(model: HookedModel) -> HookedModel:
         AdapterError: The output changes when sites are tapped, or the head is not what `unembed`
             computes.
     """
-    with _quiet(model), torch.no_grad():
-        inputs = _probe_inputs(model)
+    with quiet(model), torch.no_grad():
+        inputs = probe_inputs(model)
         ready = model._intake.prepare(inputs, {}, None)
         raw = main_output(model.module(*ready.args, **ready.kwargs))
-        with probing() as reached:
-            taps = _every_site(model)
-            with model._run(taps, ready):
-                tapped = main_output(model.module(*ready.args, **ready.kwargs))
+        _refuse_unreached(model, ready)
+        taps = _every_site(model)
+        with model._run(taps, ready):
+            tapped = main_output(model.module(*ready.args, **ready.kwargs))
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
         raise AdapterError(
@@ -53,7 +53,7 @@ def prove(model: HookedModel) -> HookedModel:
             expected=f"a relative difference below {tolerance:g}",
             fix="wrap(module, check=False) names the modules anyway; please report this",
         )
-    _refuse_silent(model, taps, reached)
+    _refuse_silent(model, taps)
     _mark_volatile(model, taps)
     values = {name: tap.value for name, tap in taps.items() if tap.value is not None}
     for site, reason in _broken_promises(model, values, tolerance):
@@ -66,7 +66,7 @@ def prove(model: HookedModel) -> HookedModel:
 
 
 @contextmanager
-def _quiet(model: HookedModel) -> Iterator[None]:
+def quiet(model: HookedModel) -> Iterator[None]:
     """Evaluation mode for the length of the proof; every module's own mode comes back."""
     training = [m for m in model.module.modules() if m.training]
     for module in training:
@@ -78,7 +78,8 @@ def _quiet(model: HookedModel) -> Iterator[None]:
             module.training = True
 
 
-def _probe_inputs(model: HookedModel) -> Any:
+def probe_inputs(model: HookedModel) -> Any:
+    """A few tokens (or two small images) that any model of this kind can read."""
     if model.adapter.inputs == "pixels":
         config: Any = model.module.config
         size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
@@ -99,15 +100,27 @@ def _every_site(model: HookedModel) -> dict[str, Tap]:
     return make_taps(model.sites, list(model.sites), keep=lambda value, site: value.clone())
 
 
-def _refuse_silent(model: HookedModel, taps: dict[str, Tap], reached: set[int]) -> None:
+def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:
+    """Refuse sites inside attention that the registered function never computes.
+
+    First of all: in some of these architectures even asking for another attention function changes
+    the numbers (Falcon with alibi), so nobody may ask again.
+    """
+    inside = [s for s in model.sites.listed.values() if s.kind == "attention"]
+    if not inside:
+        return
+    with probing() as reached, switched(model.adapter.configs):
+        model.module(*ready.args, **ready.kwargs)
+    for site in inside:
+        if id(site.module) not in reached:
+            model.adapter.refused[site.name] = UNREACHED
+            del model.sites.listed[site.name]
+
+
+def _refuse_silent(model: HookedModel, taps: dict[str, Tap]) -> None:
     for name, tap in taps.items():
-        if tap.fired == 1:
-            continue
-        if tap.site.kind == "attention" and id(tap.site.module) not in reached:
-            reason = UNREACHED
-        else:
-            reason = f"it fires {tap.fired} times in one forward pass"
-        model.adapter.refused[name] = reason
+        if tap.fired != 1:
+            model.adapter.refused[name] = f"it fires {tap.fired} times in one forward pass"
 
 
 def _mark_volatile(model: HookedModel, taps: dict[str, Tap]) -> None:
@@ -187,7 +200,9 @@ def _attention_promises(
         "cross_attn": "hook_cross_attn_out",
     }[attn]
     result = v.get(f"{attn}.hook_result")
-    if result is not None and out in v and f"{p}ln1_post.hook_scale" not in model.sites:
+    # Only where we compute the results ourselves; the small transformer's hook point is its own.
+    ours = result is not None and model.sites[f"{p}{attn}.hook_result"].kind == "result"
+    if ours and out in v and f"{p}ln1_post.hook_scale" not in model.sites:
         bias = getattr(model.sites[f"{p}{attn}.hook_z"].module, "bias", None)
         total = result.sum(2) if bias is None or callable(bias) else result.sum(2) + bias
         if fails(p + out, lambda: total):

@@ -7,7 +7,8 @@ et al. 2021; Olsson et al. 2022). Both appear together, in one jump of accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -166,16 +167,28 @@ def train_induction(
     def measure(module: SmallTransformer, _t: int) -> Mapping[str, float]:
         return _measure(module, sequences)
 
-    report = fit(
-        model,
-        _step,
-        lambda t: repeated_blocks(config, t),
-        settings,
-        out=out,
-        callbacks=[Evaluate(measure, config.measure_every)],
-        record={"induction": asdict(config)},
-    )
+    with _one_thread():
+        report = fit(
+            model,
+            _step,
+            lambda t: repeated_blocks(config, t),
+            settings,
+            out=out,
+            callbacks=[Evaluate(measure, config.measure_every)],
+            record={"induction": asdict(config)},
+        )
     return model.eval(), _history(report, config.n_heads)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices this small cost less than waking a second thread, on a busy machine far less."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step(model: SmallTransformer, ids: Tensor, _t: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -65,7 +65,7 @@ def test_core_stands_on_torch_numpy_and_safetensors_only() -> None:
         if module.room == "core"
         for dotted in sorted(module.imports)
         if top(dotted) not in allowed
-        and not (top(dotted) == "pandas" and _inside(module.tree, "pandas", {"to_frame", "top"}))
+        and not (top(dotted) == "pandas" and _inside(module.tree, "pandas", {"_frame"}))
     ]
     assert foreign == []
 

@@ -257,7 +257,7 @@ def test_only_abandoned_staging_is_swept(tmp_path: Path) -> None:
     names = {
         staging_name(dead): False,
         staging_name(here): True,
-        staging_name(here, machine="00000000"): True,  # cannot be looked up from here
+        staging_name(dead, machine="00000000"): True,  # cannot be looked up from here
         ".tmp-something-of-the-user": True,
         ".tmp-": True,
     }

@@ -74,7 +74,8 @@ def test_pages_have_the_elements_of_a_harmless_page(
         assert found["script",] == expected["script",] == 1
         assert "\x00" not in html and "\u202e" not in html
         *drawn, raw = islands
-        assert json.loads(raw)["data"][0]["text"] == list(raw_figure(strings).data[0].text)
+        # through JSON once, which reads two lone surrogates side by side as one character
+        assert json.loads(raw)["data"][0]["text"] == json.loads(json.dumps(strings))
         for island in drawn:
             for text in strings_in(json.loads(island)):
                 assert "<" not in OURS.sub("", text), text

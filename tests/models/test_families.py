@@ -300,9 +300,7 @@ def test_gradients_at_every_site_match_finite_differences(name: str) -> None:
         assert norm > 0, site
         step = gradient / norm * 3e-3
         moved = [
-            model.run_with_hooks(kwargs, [(site, lambda v, hook, d=d: v + d)])
-            .square()
-            .mean()
+            model.run_with_hooks(kwargs, [(site, lambda v, hook, d=d: v + d)]).square().mean()
             for d in (step, -step)
         ]
         measured = (moved[0] - moved[1]).item() / 2

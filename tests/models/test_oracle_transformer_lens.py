@@ -43,10 +43,11 @@ KNOWN_WRONG: dict[str, dict[str, str]] = {
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference; positions that the mask removed count as equal."""
+    """Largest difference, relative for values beyond 1; what the mask removed counts as equal."""
     a, b = torch.broadcast_tensors(a, b)  # one row of position embeddings serves the batch
     gone = (a < MASKED) & (b < MASKED)
-    return float((a - b).masked_fill(gone, 0.0).abs().max())
+    a, b = a.masked_fill(gone, 0.0), b.masked_fill(gone, 0.0)
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1.0))
 
 
 def short(site: str) -> str:
@@ -169,7 +170,9 @@ def test_every_bert_site_equals_hooked_encoders() -> None:
         ours, acts = interp.wrap(module).run_with_cache(IDS)
     embeddings = {"hook_embed", "hook_pos_embed", "hook_token_type_embed"}
     renamed = {f"embed.{site}": acts[site] for site in embeddings}
-    renamed |= {f"embed.ln.{at}": acts[f"embed_ln.{at}"] for at in ("hook_scale", "hook_normalized")}
+    renamed |= {
+        f"embed.ln.{at}": acts[f"embed_ln.{at}"] for at in ("hook_scale", "hook_normalized")
+    }
     found = same_everywhere(cache, {**acts, **renamed})
     assert difference(output, ours) < 1e-5
     assert len(found) == len(acts) == 63
@@ -218,22 +221,51 @@ def test_every_t5_site_equals_hooked_encoder_decoders() -> None:
 
 
 @pytest.mark.parametrize(
-    "site", ["attn.hook_z", "attn.hook_pattern", "hook_resid_mid", "mlp.hook_post", "ln2.hook_scale"]
+    "site",
+    ["attn.hook_z", "attn.hook_pattern", "hook_attn_out", "mlp.hook_post", "hook_resid_post"],
 )
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_an_edit_does_what_it_does_in_the_bridge(
     boot: Callable[[str], Any], family: str, site: str
 ) -> None:
-    name, gain = f"blocks.1.{site}", 1.5
-
-    def grow(value: Tensor, hook: Any) -> Tensor:
-        return value * gain
-
+    name, model = f"blocks.1.{site}", interp.wrap(zoo.make(family))
     with torch.no_grad():
-        expected = boot(family).run_with_hooks(IDS, fwd_hooks=[(name, grow)])
-        model = interp.wrap(zoo.make(family))
-        assert difference(model.run_with_hooks(IDS, [(name, grow)]), expected) < 1e-5
+        expected = boot(family).run_with_hooks(IDS, fwd_hooks=[(name, tilt)])
+        assert difference(model.run_with_hooks(IDS, [(name, tilt)]), expected) < 1e-5
         assert difference(model(IDS), expected) > 1e-3
+
+
+def tilt(value: Tensor, hook: Any) -> Tensor:
+    """An edit that no norm can undo."""
+    return value * torch.linspace(0.5, 1.5, value.shape[-1])
+
+
+def test_an_edit_of_resid_mid_reaches_the_residual_branch_as_in_hooked_transformer() -> None:
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    module = zoo.make("gpt2")
+    theirs = hooked_transformer(
+        n_layers=zoo.L, d_model=zoo.D, n_ctx=zoo.C, d_head=zoo.DH, n_heads=zoo.H, d_mlp=zoo.M,
+        act_fn="gelu_new", eps=module.config.layer_norm_epsilon,
+    )  # fmt: skip
+    # strict: everything but its own mask buffers comes from the zoo's model
+    weights = convert_gpt2_weights(module, theirs.cfg)
+    left = theirs.load_state_dict({**theirs.state_dict(), **weights})
+    assert not left.missing_keys and not left.unexpected_keys
+    theirs.unembed.b_U.data.zero_()
+    model, site = interp.wrap(module), "blocks.1.hook_resid_mid"
+    with torch.no_grad():
+        assert difference(model(IDS), theirs(IDS)) < 1e-5
+        expected = theirs.run_with_hooks(IDS, fwd_hooks=[(site, tilt)])
+        assert difference(model.run_with_hooks(IDS, [(site, tilt)]), expected) < 1e-5
+
+
+def test_the_bridge_edits_resid_mid_at_the_norms_input_only(bridge: Any) -> None:
+    # Why resid_mid is not among the edits above: the bridge's site is an alias of ln2's input.
+    with torch.no_grad():
+        edited = bridge.run_with_hooks(IDS, fwd_hooks=[("blocks.1.hook_resid_mid", tilt)])
+        alias = bridge.run_with_hooks(IDS, fwd_hooks=[("blocks.1.ln2.hook_in", tilt)])
+    assert torch.equal(edited, alias)
 
 
 # --- silent there, an error here (reliability.md, B.1) -------------------------------------------
@@ -253,35 +285,37 @@ def test_m2_a_typo_in_a_names_filter(bridge: Any, gpt2: interp.HookedModel) -> N
     for theirs in (bridge, hooked_transformer()):
         assert len(theirs.run_with_cache(IDS, names_filter=TYPO)[1]) == 0
         half = theirs.run_with_cache(IDS, names_filter=["blocks.0.hook_resid_post", TYPO])[1]
-        assert len(half) == 1
+        assert "blocks.0.hook_resid_post" in half and TYPO not in set(half)
     for wanted in (TYPO, ["blocks.0.hook_resid_post", TYPO]):
         with pytest.raises(SiteError, match="hook_resid_post"):
             gpt2.run_with_cache(IDS, wanted)
 
 
 def test_m3_a_predicate_that_matches_nothing(gpt2: interp.HookedModel) -> None:
-    theirs, hook = hooked_transformer(), (lambda name: "nothing" in name, lambda value, hook: value * 0)
+    theirs = hooked_transformer()
+    hook = (lambda name: "nothing" in name, lambda value, hook: value * 0)
     with torch.no_grad():
         assert torch.equal(theirs.run_with_hooks(IDS, fwd_hooks=[hook]), theirs(IDS))
     with pytest.raises(SiteError):
         gpt2.run_with_hooks(IDS, [hook])
 
 
-def test_m4_a_hook_that_returns_another_shape(bridge: Any, gpt2: interp.HookedModel) -> None:
-    hook = ("blocks.1.hook_resid_post", lambda value, hook: value[:, :3])
-    for theirs in (bridge, hooked_transformer()):
+def test_m4_a_hook_that_returns_another_shape(
+    boot: Callable[[str], Any], gpt2: interp.HookedModel
+) -> None:
+    for theirs, layer in ((boot("llama"), 2), (hooked_transformer(), 1)):
+        hook = (f"blocks.{layer}.hook_resid_post", lambda value, hook: value[:, :3])
         with torch.no_grad():
             assert theirs.run_with_hooks(IDS, fwd_hooks=[hook]).shape[1] == 3
-    with pytest.raises(EditError, match="shape"):
-        gpt2.run_with_hooks(IDS, [hook])
+        with pytest.raises(EditError, match="shape"):
+            gpt2.run_with_hooks(IDS, [hook])
 
 
 def test_m5_a_hook_that_returns_another_dtype(gpt2: interp.HookedModel) -> None:
     hook = ("blocks.1.hook_attn_out", lambda value, hook: value.double())
     with torch.no_grad():
-        hooked_transformer(normalization_type=None, attn_only=True).run_with_hooks(
-            IDS, fwd_hooks=[("blocks.1.attn.hook_pattern", lambda value, hook: value.double().float())]
-        )
+        theirs = hooked_transformer()
+        assert theirs.run_with_hooks(IDS, fwd_hooks=[hook]).shape == (2, 7, 101)
     with pytest.raises(EditError, match="dtype"):
         gpt2.run_with_hooks(IDS, [hook])
 
@@ -294,7 +328,7 @@ def test_m6_a_nan_in_the_weights() -> None:
     model = interp.wrap(module)
     with torch.no_grad():
         module.transformer.h[0].mlp.c_fc.weight[0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match="blocks.0"):
+    with pytest.raises(NonFiniteError, match=r"blocks\.0"):
         model.capture(IDS, "blocks.*.hook_resid_post")
 
 
@@ -307,9 +341,11 @@ def test_a_hooked_transformer_is_a_guest() -> None:
     model = interp.wrap(theirs)
     with torch.no_grad():
         output, cache = theirs.run_with_cache(IDS)
-        ours, acts = model.run_with_cache(IDS, list(cache))
+        ours, acts = model.run_with_cache(IDS)
         assert torch.equal(output, ours)
-        assert all(torch.equal(acts[site], cache[site]) for site in cache)
+        # Everything but hook points that are off, and ln1's, which run once for each of q, k, v.
+        assert {site for site in cache if ".ln1." not in site} <= set(acts)
+        assert all(torch.equal(acts[site], cache[site]) for site in acts)
         edit = interp.zero("blocks.1.attn.hook_z", head=2)
 
         def zero(value: Tensor, hook: Any) -> Tensor:
@@ -339,7 +375,9 @@ def test_a_bridge_is_a_guest(boot: Callable[[str], Any]) -> None:
         output, cache = theirs.run_with_cache(IDS)
         ours, acts = model.run_with_cache(IDS, sites)
         assert torch.equal(output, ours)
-        assert all(torch.equal(acts[site], cache[site]) for site in sites)
+        for site in sites:
+            assert acts[site].shape == cache[site].shape, site
+            assert torch.equal(acts[site], cache[site]), site
         edited, expected = (m.run_with_hooks(IDS, [edit]) for m in (model, native))
     assert difference(edited, expected) < 1e-5
     for wanted in (TYPO, "blocks.9.hook_resid_post", lambda name: False):

@@ -211,7 +211,7 @@ def test_a_quantised_model_in_memory_keeps_its_sites() -> None:
         raw = quantised(IDS).logits
     output, acts = model.run_with_cache(IDS, ["blocks.*.hook_resid_post", "blocks.1.attn.hook_z"])
     assert torch.equal(output, raw)
-    assert float((output - exact(IDS)).abs().max()) > 1e-4, "it was not quantised"
+    assert not torch.allclose(output, exact(IDS), atol=1e-4), "it was not quantised"
     torch.testing.assert_close(model.unembed(model.ln_final(acts["resid_post", -1])), raw)
     edited = model.run_with_hooks(IDS, [interp.zero("blocks.1.attn.hook_z", head=2)])
     assert not torch.equal(edited, raw)

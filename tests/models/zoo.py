@@ -150,6 +150,17 @@ UNREACHED: dict[str, Callable[[Any], Any]] = {
             new_decoder_architecture=True,
         )
     ),
+    "falcon-alibi": lambda t: t.FalconForCausalLM(
+        t.FalconConfig(
+            vocab_size=V,
+            hidden_size=D,
+            num_hidden_layers=L,
+            num_attention_heads=H,
+            alibi=True,
+            parallel_attn=False,
+            multi_query=False,
+        )
+    ),
     "mpt": lambda t: t.MptForCausalLM(
         t.MptConfig(vocab_size=V, d_model=32, n_layers=L, n_heads=4, max_seq_len=C)
     ),
