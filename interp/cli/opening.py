@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.core.config import Placement
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -16,8 +17,14 @@ def open_model(name: str, placement: Placement) -> HookedModel:
 
     Raises:
         ConfigError: torch does not know the device, or this machine does not have it.
-        ModelError: no such model, or not a model.
+        ModelError: no such model, not a model, or a name that no folder can have.
     """
+    try:
+        Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, an unknown ~user
+        shown = name if len(name) < 100 else f"{name[:100]} ... ({len(name)} characters)"
+        raise ModelError("this cannot be the name of a folder", got=shown, expected=error) from error
+
     import torch
 
     from interp.models import load_model

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from interp.models.adapter import Adapter
 from interp.models.cfg import ModelConfig
-from interp.models.sites import Site, axes_of
+from interp.models.sites import Site, View, axes_of
 from interp.models.small import SmallTransformer
 from interp.models.small_layers import HookPoint
 
@@ -44,6 +45,50 @@ def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adap
     return Adapter(name=family, cfg=cfg, sites=sites, inputs="any")
 
 
+class Converted(View):
+    """A bridge's hook point that shows another shape than it receives (heads, say)."""
+
+    def __init__(self, conversion: Any) -> None:
+        self.conversion = conversion
+
+    def read(self, raw: Tensor) -> Tensor:
+        return self.conversion.convert(raw)
+
+    def write(self, raw: Tensor, value: Tensor) -> Tensor:
+        return self.conversion.revert(value)
+
+
+def _guest_site(name: str, point: Any) -> Site:
+    conversion = getattr(point, "hook_conversion", None)
+    view = None if conversion is None else Converted(conversion)
+    return Site(name, point, "out", axes_of(name) or "...", view=view)
+
+
+def _sort_out(module: Any, adapter: Adapter) -> None:
+    fired: dict[str, int] = dict.fromkeys(adapter.sites, 0)
+
+    def count(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            fired[name] += 1
+
+        return hook
+
+    handles = [s.module.register_forward_hook(count(n)) for n, s in adapter.sites.items()]
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, 2, dtype=torch.long, device=adapter.cfg.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, times in fired.items():
+        if times == 0:
+            adapter.refused[name] = "this hook point is switched off in the guest's own cfg"
+        if times > 1:
+            adapter.unlisted[name] = adapter.sites[name]
+        if times != 1:
+            del adapter.sites[name]
+
+
 def is_hooked_root(module: nn.Module) -> bool:
     """A TransformerLens HookedTransformer, TransformerBridge or any HookedRootModule."""
     names = {k.__name__ for k in type(module).__mro__}
@@ -51,12 +96,14 @@ def is_hooked_root(module: nn.Module) -> bool:
 
 
 def hooked_root_adapter(module: Any, name: str) -> Adapter:
-    """The guest's own hook points under their own names; hook points that never fire stay loud.
+    """The guest's own hook points under their own names.
 
-    The same HookPoint under several names (the bridge's aliases) is listed under each.
+    The same HookPoint under several names (the bridge's aliases) is listed under each. One pass
+    over two tokens finds out which points are switched off (refused) and which run several times
+    (unlisted: hooking them needs a call index).
     """
     known = getattr(module, "cfg", None)
-    sites = {n: Site(n, point, "out", axes_of(n) or "...") for n, point in module.hook_dict.items()}
+    sites = {n: _guest_site(n, point) for n, point in module.hook_dict.items()}
     value = {
         f: getattr(known, f, None)
         for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")
@@ -81,6 +128,10 @@ def hooked_root_adapter(module: Any, name: str) -> Adapter:
     adapter = Adapter(
         name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any"
     )
+    if adapter.inputs == "tokens":
+        _sort_out(module, adapter)
+    adapter.embed = getattr(module, "embed", None)
+    adapter.pos_embed = getattr(module, "pos_embed", None)
     if callable(getattr(module, "unembed", None)):
         adapter.unembed, adapter.unembed_module = module.unembed, module.unembed
     if isinstance(getattr(module, "ln_final", None), nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from typing import Any
 
 import torch
 
-from interp.core.errors import ModelError
+from interp.core.errors import CorruptArtefact, ModelError
 from interp.core.names import did_you_mean
+from interp.core.store import load_tensors
 from interp.models.hooked import HookedModel
 from interp.models.small import CONFIG_FILE, load_small
 from interp.models.tokens import load_tokenizer
@@ -128,8 +128,8 @@ def _not_here(text: str) -> ModelError:
 def _pretrained(
     source: str, dtype: torch.dtype | None, device_map: Any, local: bool, options: dict[str, Any]
 ) -> torch.nn.Module:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
-    from transformers.models.auto import modeling_auto
 
     more = {**options, "local_files_only": local}
     if device_map is not None:
@@ -142,7 +142,9 @@ def _pretrained(
             module, report = cls.from_pretrained(
                 source, config=config, dtype=dtype or "auto", output_loading_info=True, **more
             )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
+        raise _unreadable(source, error) from error
+    except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"cannot open the model in {source}",
             got=str(error).splitlines()[0][:300],
@@ -157,8 +159,22 @@ def _pretrained(
             expected="every parameter in the file; random ones are never made up",
             fix=f"open it as the architecture it was saved from (config.json says {named})",
         )
-    del modeling_auto
     return module
+
+
+def _unreadable(source: str, error: Exception) -> ModelError:
+    """transformers does not say which weight file is broken: ask each."""
+    for path in sorted(Path(source).glob("*.safetensors")):
+        try:
+            load_tensors(path)
+        except CorruptArtefact as broken:
+            return ModelError(
+                broken.what,
+                got=broken.got or str(error)[:200],
+                expected=broken.expected,
+                fix=broken.fix,
+            )
+    return ModelError(f"cannot read the weights in {source}", got=str(error)[:300])
 
 
 def _class_of(architecture: str | None) -> Any:

@@ -200,9 +200,10 @@ def _attention_promises(
         "cross_attn": "hook_cross_attn_out",
     }[attn]
     result = v.get(f"{attn}.hook_result")
-    # Only where we compute the results ourselves; the small transformer's hook point is its own.
-    ours = result is not None and model.sites[f"{p}{attn}.hook_result"].kind == "result"
-    if ours and out in v and f"{p}ln1_post.hook_scale" not in model.sites:
+    # The small transformer has a hook point of its own there, equal to TransformerLens's in tests.
+    if result is None or model.sites[f"{p}{attn}.hook_result"].kind != "result":
+        return
+    if out in v and f"{p}ln1_post.hook_scale" not in model.sites:
         bias = getattr(model.sites[f"{p}{attn}.hook_z"].module, "bias", None)
         total = result.sum(2) if bias is None or callable(bias) else result.sum(2) + bias
         if fails(p + out, lambda: total):

@@ -52,6 +52,8 @@ class HeadMapConfig:
 
     cell_text: bool | None = None
     """Write the value into every cell; None does so for at most 256 cells."""
+    top: float | None = None
+    """Upper end of the colours, 1 for probabilities; the largest value when absent or exceeded."""
     layer_labels: tuple[str, ...] | None = None
     """Row labels; None gives L0, L1, ..."""
     sign_colors: Literal["blue-positive", "red-positive"] = "blue-positive"

@@ -38,6 +38,8 @@ def head_heatmap(
         row_axis="layer",
         column_axis="head",
     )
+    if config.top is not None and not theme.is_signed(array, quantity):
+        fig.update_traces(zmax=max(config.top, float(array[array == array].max(initial=0.0))))
     if config.cell_text is False:
         fig.update_traces(text=None, texttemplate=None)
     if config.cell_text is True:

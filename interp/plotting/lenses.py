@@ -44,7 +44,11 @@ class _Fit:
 
     def __init__(self, result: LensResult) -> None:
         n_layers, n_positions = result.entropy.shape
-        self.line, self.font = (9, 11) if n_positions <= 12 else (7, 10 if n_positions <= 24 else 9)
+        self.line, self.font = next(
+            fit
+            for most, fit in ((12, (9, 11)), (24, (7, 10)), (10**9, (5, 8)))
+            if n_positions <= most
+        )
         chars = max(
             labels.cell_chars(tops[0], self.line) for row in result.top_tokens for tops in row
         )

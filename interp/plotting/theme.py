@@ -106,12 +106,16 @@ def is_signed(values: np.ndarray, quantity: Quantity) -> bool:
 
 
 def colorbar(quantity: Quantity, length: int, **extra: Any) -> dict[str, Any]:
-    """A slim colour bar, `length` pixels tall, titled with the quantity where that fits."""
+    """A slim colour bar, `length` pixels tall, titled with the quantity where that fits.
+
+    Few rows leave no room for a scale of ticks: then the bar shows its two ends.
+    """
     fitting = [text for text in (quantity.axis, quantity.name) if len(text) * CHAR <= length]
     text = plain(fitting[0]) if fitting else ""
     return {
         "title": {"text": text, "side": "right", "font": {"size": 12}},
         "thickness": 12, "outlinewidth": 0, "len": 1, "xpad": 8, "tickfont": {"size": 11},
+        "nticks": 2 if length < 100 else 6,
     } | extra  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from interp.cli.demo.scene import BLOCK, Scene
-from interp.plotting import Quantity, head_heatmap
+from interp.plotting import HeadMapConfig, Quantity, head_heatmap
 from interp.reports import Item, Section
 
 KINDS = {
@@ -22,7 +22,14 @@ def head_map(scene: Scene) -> Section | None:
         return None
     scores = head_scores(scene.repetition, BLOCK)
     items = [
-        Item(head_heatmap(scores[kind], f"{kind} score", Quantity(kind, "mean attention", higher)))
+        Item(
+            head_heatmap(
+                scores[kind],
+                f"{kind} score",
+                Quantity(kind, "mean attention", higher),
+                HeadMapConfig(top=1.0),
+            )
+        )
         for kind, higher in KINDS.items()
     ]
     prose = (
