@@ -45,10 +45,10 @@ lint: environment
 	$(RUN) -m pyright
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto
 
 test-all: lint
-	INTERP_FULL=1 $(RUN) -m pytest
+	INTERP_FULL=1 $(RUN) -m pytest -n auto
 
 bench: environment
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script"; done

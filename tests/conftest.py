@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,12 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 import tests.support.checker  # noqa: E402, F401 - jaxtyping's hook finds it by this name
-from tests.support import sitecustomize as network  # noqa: E402
+
+# A worker of pytest-xdist is a child of the first process and has the guard already: two of them
+# would not share what a marker opens.
+if hasattr(sys.modules.get("sitecustomize"), "NetworkBlocked"):
+    sys.modules["tests.support.sitecustomize"] = sys.modules["sitecustomize"]
+network = importlib.import_module("tests.support.sitecustomize")
 
 ROOT = Path(__file__).parents[1]
 FULL = os.environ.get("INTERP_FULL") == "1"

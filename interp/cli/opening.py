@@ -23,7 +23,8 @@ def open_model(name: str, placement: Placement) -> HookedModel:
         Path(name).expanduser().exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, an unknown ~user
         shown = name if len(name) < 100 else f"{name[:100]} ... ({len(name)} characters)"
-        raise ModelError("this cannot be the name of a folder", got=shown, expected=error) from error
+        expected = "a bundled model's name, or the path of a folder"
+        raise ModelError("no folder can have this name", got=shown, expected=expected) from error
 
     import torch
 
