@@ -92,6 +92,7 @@ def variants(
             "one, activations only": lambda: model.capture(ids, middle),
             "one, with logits": lambda: model.run_with_cache(ids, middle),
             "all resid, with logits": lambda: model.run_with_cache(ids, EVERY_RESID),
+            # TransformerLens's default set: per-head results are opt-in there and here.
             "every site": lambda: model.run_with_cache(ids),
         }
     if which == "nnsight":
@@ -119,9 +120,11 @@ def nnsight_variants(raw: Any, ids: Any, layers: int) -> dict[str, Call]:
         return kept
 
     def every() -> Any:
+        found: list[Any] = []
         with model.trace(ids):
-            kept = [block.output.save() for block in model.transformer.h]
-        return kept
+            for block in model.transformer.h:
+                found.append(block.output.save())
+        return found
 
     return {"one, activations only": one, "one, with logits": one, "all resid, with logits": every}
 
@@ -142,8 +145,8 @@ def race(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
         for name in names:
             calls[name]()
         for turn in range(rounds):
+            gc.collect()
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                gc.collect()
                 start = time.perf_counter()
                 kept = calls[name]()
                 times[name].append(time.perf_counter() - start)

@@ -47,7 +47,7 @@ class Adapter:
         stacks: Blocks with their parts, for the weights.
         exact_once: Every listed site fires once per forward pass, so a run may stop early.
         refused: Names not offered, with reasons.
-        unlisted: Sites that change how the model computes when hooked.
+        unlisted: Sites that cost much or change how the model computes: by name or glob only.
         pools_first: The head reads position 0 only (ViT's class token).
         notes: Sentences for `print(model)`.
     """
@@ -91,6 +91,7 @@ class SiteBuilder:
     def __init__(self, cfg: ModelConfig) -> None:
         self.cfg = cfg
         self.sites: dict[str, Site] = {}
+        self.unlisted: dict[str, Site] = {}
         self.refused: dict[str, str] = {}
 
     def add(
@@ -157,6 +158,8 @@ class SiteBuilder:
             view=heads,
             partner=weight,
         )
+        # d_model numbers per head and position: as in TransformerLens, only for who asks by name.
+        self.unlisted[f"{name}.hook_result"] = self.sites.pop(f"{name}.hook_result")
 
     def _projection(self, name: str, block: nn.Module, at: Block, letter: str, keys: str) -> None:
         cfg = self.cfg

@@ -38,6 +38,9 @@ def model_map(adapter: Adapter, sites: SiteMap, tokenization: Tokenization) -> s
     if adapter.inputs in ("tokens", "encoder_decoder"):
         lines.append(f"  BOS: {tokenization.bos_policy}")
     lines.extend(_site_lines(sites))
+    hidden = dict.fromkeys(_kind(name) for name in sites.unlisted)
+    if hidden:
+        lines.append(f"  only by name: {', '.join(hidden)}")
     lines.extend(f"  note: {note}" for note in adapter.notes)
     reasons: dict[str, list[str]] = {}
     for name, reason in adapter.refused.items():

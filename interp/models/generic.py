@@ -13,8 +13,9 @@ from interp.models.sites import Site, View, axes_of
 from interp.models.small import SmallTransformer
 from interp.models.small_layers import HookPoint
 
-SPLIT_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input")
-"""Hooking one of these makes the block normalise once per head (TransformerLens's split inputs)."""
+UNLISTED = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_result")
+"""Hooking one of the first three makes the block normalise once per head (TransformerLens's split
+inputs); the last is large."""
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Identity)
 
 
@@ -155,7 +156,7 @@ def small_adapter(module: SmallTransformer, name: str) -> Adapter:
         if isinstance(part, HookPoint):
             axes = axes_of(path)
             site = Site(path, part, "out", axes, tuple(sizes.get(a) for a in axes.split()))
-            (split if path.endswith(SPLIT_INPUTS) else sites)[path] = site
+            (split if path.endswith(UNLISTED) else sites)[path] = site
     parameter = next(module.parameters())
     norm = own.normalization_type
     cfg = ModelConfig(

@@ -60,8 +60,8 @@ def prove(model: HookedModel) -> HookedModel:
         model.adapter.refused[site] = reason
     _prove_head(model, values, raw, tolerance)
     for name in model.adapter.refused:
-        model.sites.listed.pop(name, None)
-        model.adapter.sites.pop(name, None)
+        for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
+            known.pop(name, None)
     return model
 
 
@@ -97,7 +97,9 @@ def probe_inputs(model: HookedModel) -> Any:
 
 
 def _every_site(model: HookedModel) -> dict[str, Tap]:
-    return make_taps(model.sites, list(model.sites), keep=lambda value, site: value.clone())
+    results = [n for n, site in model.sites.unlisted.items() if site.kind == "result"]
+    names = [*model.sites, *results]
+    return make_taps(model.sites, names, keep=lambda value, site: value.clone())
 
 
 def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:

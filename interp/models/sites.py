@@ -7,6 +7,7 @@ activation the field means by the name, and back.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -197,7 +198,7 @@ class SiteMap(Mapping[str, Site]):
     refused: dict[str, str] = field(default_factory=dict)
     """Names the field would expect here, with the reason they are not offered."""
     unlisted: dict[str, Site] = field(default_factory=dict)
-    """Sites that change how the model computes when hooked: only by their exact name."""
+    """Sites that cost much or change how the model computes: only for who names them."""
     _modules: dict[str, nn.Module] | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -264,7 +265,7 @@ class SiteMap(Mapping[str, Site]):
                 got=name,
                 fix="list(model.sites) shows the sites that really work here",
             )
-        near = suggest(bare, self.listed)
+        near = suggest(bare, [*self.listed, *self.unlisted])
         fix = "did you mean " + " or ".join(repr(n) for n in near) + "?" if near else None
         return SiteError(f"no site {name!r} in {self.where}", got=name, fix=fix)
 
@@ -272,6 +273,9 @@ class SiteMap(Mapping[str, Site]):
         if self._find(text) is not None:
             return [text]
         if any(c in text for c in "*?["):
+            hidden = fnmatch.filter(self.unlisted, text)
+            if hidden and not fnmatch.filter(self.listed, text):
+                return hidden
             return match(text, list(self.listed), where=self.where)
         if text in self.refused:
             raise self.unknown(text)

@@ -164,7 +164,7 @@ def test_attention_sites_are_the_textbook_quantities(name: str) -> None:
 def test_head_results_and_residual_stream_add_up(name: str) -> None:
     raw = zoo.make(name)
     model = interp.wrap(raw)
-    acts = model.run_with_cache(zoo.inputs(raw))[1]
+    acts = model.run_with_cache(zoo.inputs(raw), ["*", "*.hook_result"])[1]
     if model.cfg.family == "T5":
         p, attn = "decoder_blocks.1.", "self_attn"
     else:

@@ -565,7 +565,7 @@ def test_weights_reproduce_the_activations(name: str) -> None:
     """q = normalised input · W_Q, z · W_O = result, and so on: names, shapes and orientation."""
     raw = small(d_vocab=zoo.V, n_ctx=zoo.C) if name == "small" else zoo.make(name)
     model = interp.wrap(raw)
-    acts = model.run_with_cache(IDS)[1]
+    acts = model.run_with_cache(IDS, ["*", "*.hook_result"])[1]
     x = _input_of(model, 1, "ln1", acts)
     if name != "opt-post":
         assert torch.allclose(model.W_E[IDS], acts["hook_embed"], atol=1e-4)
