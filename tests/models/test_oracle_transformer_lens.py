@@ -123,7 +123,7 @@ def test_every_site_equals_the_bridges(boot: Callable[[str], Any], family: str) 
     inputs = zoo.inputs(module)
     with torch.no_grad():
         output, cache = boot(family).run_with_cache(next(iter(inputs.values())))
-        ours, acts = interp.wrap(module).run_with_cache(inputs)
+        ours, acts = interp.wrap(module).run_with_cache(inputs, ["*", "*.hook_result"])
     assert difference(getattr(output, "logits", output), ours) < 1e-5
     found = same_everywhere(cache, acts)
     wrong = KNOWN_WRONG.get(family, {})
@@ -167,7 +167,7 @@ def test_every_bert_site_equals_hooked_encoders() -> None:
     theirs.load_state_dict(convert_bert_weights(lent, cfg), strict=False)
     with torch.no_grad():
         output, cache = theirs.run_with_cache(IDS)
-        ours, acts = interp.wrap(module).run_with_cache(IDS)
+        ours, acts = interp.wrap(module).run_with_cache(IDS, ["*", "*.hook_result"])
     embeddings = {"hook_embed", "hook_pos_embed", "hook_token_type_embed"}
     renamed = {f"embed.{site}": acts[site] for site in embeddings}
     renamed |= {
