@@ -61,7 +61,10 @@ def load_model(
         raise ModelError(
             f"no backend {backend!r}", got=backend, expected="interp or transformer_lens"
         )
-    local = folder.is_dir()
+    try:
+        local = folder.is_dir()
+    except (OSError, ValueError) as error:  # too long, NUL
+        raise _not_here(text if len(text) < 100 else f"{text[:100]}...") from error
     if not local and not allow_download:
         raise _not_here(text)
     if local and backend == "interp" and (folder / CONFIG_FILE).is_file():

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertModel
 
 from interp.cli.demo import head_map, scene
 from interp.cli.demo.command import DEFAULT_OUT
 from interp.cli.main import main
 from interp.core.config import Placement
+from interp.core.store import commit
+from interp.models.small import SmallTransformer, small_files
+from interp.models.small_config import SmallConfig
+from tests.models import zoo
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,40 @@ def test_a_second_demo_replaces_the_first_and_a_strangers_folder_is_refused(
     (tmp_path / "mine" / "thesis.html").write_text("years of work")
     assert main([*argv, "--out", "mine"]) == 2
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.html"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "titles"),
+    [
+        ("context of three tokens", ["What each layer predicts"]),
+        ("no head", ["What each head does", "Where heads look"]),
+        ("attention out of reach", ["What each layer predicts"]),
+    ],
+)
+def test_folders_that_lack_something_show_what_they_have(
+    kind: str, titles: list[str], tmp_path: Path
+) -> None:
+    """No tokenizer here: the demo reads random ids, as many as vocabulary and context hold."""
+    if kind == "context of three tokens":
+        sizes = {"n_layers": 1, "d_model": 16, "n_ctx": 3, "d_head": 4, "d_vocab": 7, "n_heads": 3}
+        model = SmallTransformer(SmallConfig(**sizes, d_mlp=11))
+        commit(tmp_path / "model", small_files(model), schema="model/1")
+    else:
+        raw = zoo.make("bert" if kind == "no head" else "gptj")
+        if kind == "no head":
+            raw = BertModel(raw.config)
+        raw.save_pretrained(tmp_path / "model")
+    assert main(["demo", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [section["title"] for section in numbers["sections"]] == titles
+
+
+def test_a_model_that_reads_images_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo.make("vit").save_pretrained(tmp_path / "model")
+    assert main(["demo", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
+    assert "token sequences" in capsys.readouterr().err
 
 
 def test_the_threads_of_the_process_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

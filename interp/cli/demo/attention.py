@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from interp.cli.demo.head_map import head_scores
-from interp.cli.demo.scene import BLOCK, Scene
+from interp.cli.demo.scene import Scene
 from interp.plotting import AttentionConfig, attention_patterns
 from interp.reports import Item, Section
 
@@ -15,7 +15,7 @@ def attention(scene: Scene) -> Section | None:
     """A thumbnail per head and one head large."""
     if not scene.has_patterns:
         return None
-    induction = head_scores(scene.repetition, BLOCK)["induction"].flatten()
+    induction = head_scores(scene.repetition, scene.block)["induction"].flatten()
     best = induction.argsort(descending=True, stable=True)
     shown = sorted(best[:MOST].tolist())
     n_heads = scene.patterns.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from interp.cli.demo.scene import BLOCK, Scene
+from interp.cli.demo.scene import Scene
 from interp.plotting import HeadMapConfig, Quantity, head_heatmap
 from interp.reports import Item, Section
 
@@ -20,7 +20,7 @@ def head_map(scene: Scene) -> Section | None:
     """Where heads look, as layer-by-head maps."""
     if not scene.has_patterns:
         return None
-    scores = head_scores(scene.repetition, BLOCK)
+    scores = head_scores(scene.repetition, scene.block)
     items = [
         Item(
             head_heatmap(
@@ -33,7 +33,7 @@ def head_map(scene: Scene) -> Section | None:
         for kind, higher in KINDS.items()
     ]
     prose = (
-        f"Mean attention probability in the second half of {BLOCK} random tokens that are "
+        f"Mean attention probability in the second half of {scene.block} random tokens that are "
         "repeated once. Random tokens have no meaning, so what a head does here it does by "
         "position and by repetition alone."
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.cli.opening import open_model
 from interp.core.config import Placement
+from interp.core.errors import ModelError
 from interp.core.randomness import generator
 
 if TYPE_CHECKING:
@@ -35,8 +36,14 @@ class Scene:
 
     @property
     def has_patterns(self) -> bool:
-        """Whether this architecture shows its attention probabilities."""
-        return "blocks.0.attn.hook_pattern" in self.model.sites
+        """Whether there are attention probabilities to show, and room for a repetition."""
+        return "blocks.0.attn.hook_pattern" in self.model.sites and self.block > 1
+
+    @property
+    def block(self) -> int:
+        """Length of the block that is repeated: `BLOCK`, or what vocabulary and context allow."""
+        cfg = self.model.cfg
+        return min(BLOCK, cfg.d_vocab, (cfg.n_ctx or 2 * BLOCK) // 2)
 
     @cached_property
     def ids(self) -> Tensor:
@@ -50,8 +57,8 @@ class Scene:
 
     @cached_property
     def repeated(self) -> Tensor:
-        """A block of different random tokens and its repetition, ids [1, 2 * BLOCK]."""
-        return repeated_block(self.model.cfg.d_vocab, self.seed)
+        """A block of different random tokens and its repetition, ids [1, 2 * block]."""
+        return repeated_block(self.model.cfg.d_vocab, self.seed, self.block)
 
     @cached_property
     def repetition(self) -> Tensor:
@@ -83,17 +90,16 @@ def patterns(model: HookedModel, ids: Tensor) -> Tensor:
     return torch.stack([acts["pattern", layer][0] for layer in range(model.cfg.n_layers)])
 
 
-def repeated_block(d_vocab: int, seed: int) -> Tensor:
-    """`BLOCK` different random ids, twice, [1, 2 * BLOCK]; depends on its arguments only."""
-    block = torch.randperm(d_vocab, generator=generator(seed, "demo block"))[:BLOCK]
+def repeated_block(d_vocab: int, seed: int, length: int = BLOCK) -> Tensor:
+    """`length` different random ids, twice, [1, 2 * length]; depends on its arguments only."""
+    block = torch.randperm(d_vocab, generator=generator(seed, "demo block"))[:length]
     return torch.cat([block, block])[None]
 
 
 def set_scene(model: str | None, text: str, seed: int, placement: Placement) -> Scene:
     """Open the named model to read the text, or train one on the spot."""
     if model is not None:
-        subtitle = f"{Path(model).resolve().name} · {text[:120]}"
-        return Scene(open_model(model, placement), text, subtitle, seed)
+        return _scene_of(open_model(model, placement), Path(model).resolve().name, text, seed)
 
     from interp.models import wrap
     from interp.tasks import InductionConfig, train_induction
@@ -109,3 +115,19 @@ def set_scene(model: str | None, text: str, seed: int, placement: Placement) -> 
     subtitle = "from random weights to an induction circuit, trained on the spot"
     ids = repeated_block(config.d_vocab, seed)
     return Scene(wrap(module), ids, subtitle, seed, history)
+
+
+def _scene_of(model: HookedModel, name: str, text: str, seed: int) -> Scene:
+    """The text for a model that reads text; as many random ids as fit for one without tokenizer."""
+    if model.adapter.inputs == "pixels" or model.cfg.d_vocab == 0:
+        raise ModelError(
+            "the demo reads token sequences",
+            got=f"{name}, a model of family {model.cfg.family}",
+            expected="a language model or a text encoder",
+            fix="interp models FOLDER prints its map; interp.load_model opens it in a notebook",
+        )
+    if model.tokenizer is not None:
+        return Scene(model, text, f"{name} · {text[:120]}", seed)
+    length = min(BLOCK, model.cfg.d_vocab, max((model.cfg.n_ctx or 2 * BLOCK) // 2, 1))
+    ids = repeated_block(model.cfg.d_vocab, seed, length)
+    return Scene(model, ids, f"{name} · {length} random tokens, twice", seed)
