@@ -197,7 +197,7 @@ def one_memory(who: str, what: str) -> int:
     return (after - before) * 1024
 
 
-def memory(peers: list[str]) -> dict[str, Any]:
+def memory(peers: list[str], repeats: int) -> dict[str, Any]:
     """Each variant in a process of its own: the high-water mark never falls."""
     out: dict[str, Any] = {}
     sys.stdout.write(f"\n{'peak memory above the model':42}{'MiB':>10}\n")
@@ -212,7 +212,7 @@ def memory(peers: list[str]) -> dict[str, Any]:
                         command, capture_output=True, text=True, check=True
                     ).stdout.split()[-1]
                 )
-                for _ in range(3)
+                for _ in range(repeats)
             ]
             out[f"memory | {who} · {what}"] = statistics.median(found)
             sys.stdout.write(f"{who + ' · ' + what:42}{statistics.median(found) / 2**20:10.0f}\n")
@@ -239,7 +239,7 @@ def main() -> None:
         sys.stdout.write(f"{one_memory(*args.one_memory)}\n")
         return
     peers = available(["plain", *args.peers])
-    out = memory(peers) if args.memory else timings(args.rounds, peers)
+    out = memory(peers, args.rounds) if args.memory else timings(args.rounds, peers)
     if args.json:
         sys.stdout.write(json.dumps(out) + "\n")
 
