@@ -363,7 +363,7 @@ def test_decompose_resid_as_transformer_lens(oracle, layer, mode, incl_embeds):
     same(acts.decompose_resid(layer, **kwargs), cache.decompose_resid(layer, **kwargs))
 
 
-def test_decompose_to_the_mlp_input(oracle):
+def test_decompose_to_the_mlp_input_as_transformer_lens(oracle):
     model, cache, acts = oracle
     ours = acts.decompose_resid(1, mlp_input=True, return_labels=True)
     same(ours, cache.decompose_resid(1, mlp_input=True, return_labels=True))
@@ -371,7 +371,7 @@ def test_decompose_to_the_mlp_input(oracle):
     assert torch.allclose(ours[0].sum(0), acts[after_attention, 1], atol=1e-5)
 
 
-def test_the_decomposition_sums_to_the_stream(oracle):
+def test_the_decomposition_sums_to_the_stream_of_transformer_lens(oracle):
     _, _, acts = oracle
     for layer in range(LAYERS):
         parts = acts.decompose_resid(layer)
@@ -392,7 +392,7 @@ def test_stack_head_results_as_transformer_lens(oracle, layer, incl_remainder):
     same(captured.stack_head_results(layer, **kwargs), theirs)
 
 
-def test_remainder_before_the_first_layer_is_the_whole_stream(oracle):
+def test_remainder_before_the_first_layer_as_transformer_lens(oracle):
     """TransformerLens wraps round to the last layer here."""
     _, _, acts = oracle
     stacked = acts.stack_head_results(0, incl_remainder=True)
