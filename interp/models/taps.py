@@ -370,6 +370,9 @@ class Run:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+        for tap in self.taps:
+            # No cycle may keep activations alive until the collector happens to come by.
+            tap.run = None
 
     def answered(self, tap: Tap) -> None:
         """Called by a tap that has done its work; ends the forward pass after the last one."""

@@ -1,0 +1,51 @@
+"""F26: what a full cache will hold is known beforehand, kept to, and given back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+CHILD = """
+import gc, json, os, resource
+import torch, transformers, interp
+
+torch.set_num_threads(1)
+config = transformers.GPT2Config(vocab_size=100, n_embd=256, n_layer=8, n_head=8, n_positions=256)
+model = interp.wrap(transformers.GPT2LMHeadModel(config).eval().requires_grad_(False))
+ids = torch.randint(5, 100, (4, 256), generator=torch.Generator().manual_seed(0))
+
+def resident():
+    with open("/proc/self/statm") as lines:
+        return int(lines.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+model.run_with_cache(ids[:1, :8])
+gc.collect()
+before = resident()
+estimate = model.estimate(ids)
+output, acts = model.run_with_cache(ids)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+held = sum(t.numel() * t.element_size() for t in acts.values())
+del output, acts
+for _ in range(3):
+    model.run_with_cache(ids)
+gc.collect()
+start = resident()
+for _ in range({repeats}):
+    model.run_with_cache(ids)
+gc.collect()
+print(json.dumps([estimate, held, peak, start, resident()]))
+"""
+
+
+def test_the_estimate_holds_and_nothing_is_kept(full_count: bool) -> None:
+    code = CHILD.replace("{repeats}", str(100 if full_count else 10))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    estimate, held, peak, start, end = json.loads(done.stdout.splitlines()[-1])
+    assert estimate > 150 * 2**20  # large enough to measure
+    assert abs(estimate - held) <= 0.1 * held
+    assert peak <= 1.2 * estimate
+    assert end <= 1.01 * start
