@@ -23,9 +23,8 @@ from interp.models.small import SmallTransformer
 from interp.models.wrapping import wrap
 
 SUFFIX = " (folded)"
-TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
-"""Of the self-check, relative to the largest output. Some families normalise or take the softmax in
-float32 whatever the dtype, so float64 has no tighter bound that holds for all."""
+TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
+"""Of the self-check, relative to the largest output."""
 
 
 @torch.no_grad()
@@ -56,7 +55,9 @@ def fold(
 
     Raises:
         FoldError: The step is not exact here (post-norm, RMS and centring, soft cap, half
-            precision), or the weights cannot be read (quantised, offloaded, unknown family).
+            precision, a float64 model that computes in float32 where the fold would reach:
+            Gemma's gains, Bloom's softmax), or the weights cannot be read (quantised, offloaded,
+            unknown family).
     """
     _refuse_unknown(model)
     # Every refusal comes before the copy: a large model is not copied in vain.
@@ -179,6 +180,14 @@ def _prove_equal(model: HookedModel, folded: HookedModel, shifted: bool) -> None
         before, after = before.log_softmax(-1), after.log_softmax(-1)
     gap = float((after - before).abs().max() / before.abs().max().clamp(min=1.0))
     bound = TOLERANCE[model.cfg.dtype]
+    if bound < gap <= TOLERANCE["float32"]:
+        raise FoldError(
+            f"cannot fold {model.cfg.model_name} exactly: its code computes in float32 inside",
+            got=f"outputs differ by {gap:.1e} of the largest, in a {model.cfg.dtype} model",
+            expected=f"below {bound:g}",
+            fix="fold(model.to(torch.float32)), or leave the step out: fold_ln=False for norms "
+            "that apply their gain in float32, fold_value_biases=False for a float32 softmax",
+        )
     if not gap <= bound:
         raise FoldError(
             f"cannot fold {model.cfg.model_name}: the folded copy computes something else",
