@@ -50,7 +50,7 @@ class Doctor(Common):
 
 def examine() -> Facts:
     """Everything the command reports, as JSON values; None stands for absent."""
-    from interp.models import bundled
+    from interp.models import bundled_models
 
     return {
         "system": {
@@ -68,7 +68,7 @@ def examine() -> Facts:
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE"),
         },
         "browser": {"chromium": _browser()},
-        "models": {"bundled": list(bundled())},
+        "models": {"bundled": list(bundled_models())},
     }
 
 

@@ -15,17 +15,27 @@ from typing import Annotated
 
 import tyro
 
+from interp.cli.atlas import Atlas
+from interp.cli.attribute import Attribute
 from interp.cli.demo.command import Demo
 from interp.cli.doctor import Doctor
 from interp.cli.lens import Lens
 from interp.cli.models import Models
+from interp.cli.neurons import Neurons
+from interp.cli.probe import Probe
+from interp.cli.tasks import Tasks
 from interp.core.errors import InterpError, Interrupted
 from interp.core.version import VERSION
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Lens, tyro.conf.subcommand("lens")]
+    | Annotated[Atlas, tyro.conf.subcommand("atlas")]
+    | Annotated[Neurons, tyro.conf.subcommand("neurons")]
+    | Annotated[Attribute, tyro.conf.subcommand("attribute")]
     | Annotated[Models, tyro.conf.subcommand("models")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
@@ -35,7 +45,9 @@ DESCRIPTION = (
 )
 
 
-def parse(argv: Sequence[str]) -> Demo | Lens | Models | Doctor:
+def parse(
+    argv: Sequence[str],
+) -> Demo | Lens | Atlas | Neurons | Attribute | Models | Probe | Tasks | Doctor:
     """The command these arguments ask for.
 
     Raises:

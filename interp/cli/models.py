@@ -14,7 +14,7 @@ from interp.cli.places import announce
 from interp.core.config import Placement
 
 NONE_BUNDLED = (
-    "No model is bundled with this version; `interp demo` trains a small one on the spot.\n"
+    "No model lies in this installation (interp/models/bundled is missing).\n"
     "Any folder works: a Hugging Face model, or hooked_transformer.json + model.safetensors.\n"
     "  interp models FOLDER"
 )
@@ -45,9 +45,9 @@ class Models(Common):
 
 def listing() -> str:
     """The bundled models, one per line with the first sentence of their card."""
-    from interp.models import bundled
+    from interp.models import bundled_models
 
-    found = bundled()
+    found = bundled_models()
     if not found:
         return NONE_BUNDLED
     return "\n".join(f"{name:<20} {_first_line(found[name])}" for name in found)

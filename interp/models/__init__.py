@@ -13,7 +13,7 @@ from interp.core.lazy import lazy
 
 _FACE = {
     "load_model": "interp.models.loading:load_model",
-    "bundled": "interp.models.loading:bundled",
+    "bundled_models": "interp.models.loading:bundled_models",
     "wrap": "interp.models.wrapping:wrap",
     "HookedModel": "interp.models.hooked:HookedModel",
     "fold": "interp.models.folding:fold",

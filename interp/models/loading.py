@@ -20,7 +20,7 @@ from interp.models.tokens import load_tokenizer
 from interp.models.wrapping import wrap
 
 
-def bundled() -> dict[str, Path]:
+def bundled_models() -> dict[str, Path]:
     """Models that ship with the package: name -> folder."""
     root = Path(str(resources.files("interp.models"))) / "bundled"
     folders = sorted(root.iterdir()) if root.is_dir() else []
@@ -56,7 +56,7 @@ def load_model(
         ModelError: Naming what is missing, where it was looked for, and the offline alternative.
     """
     text = os.fspath(name)
-    folder = bundled().get(text, Path(text).expanduser())
+    folder = bundled_models().get(text, Path(text).expanduser())
     if backend not in ("interp", "transformer_lens"):
         raise ModelError(
             f"no backend {backend!r}", got=backend, expected="interp or transformer_lens"
@@ -117,11 +117,12 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _not_here(text: str) -> ModelError:
-    near = did_you_mean(text, bundled())
+    near, names = did_you_mean(text, bundled_models()), ", ".join(bundled_models())
     looked = f"the folder {Path(text).expanduser().absolute()} and the bundled models"
     return ModelError(
         f"no model {text!r} on this machine",
-        got=f"looked for {looked}" + (f" ({', '.join(bundled())})" if bundled() else ""),
+        got=f"looked for {looked}"
+        + (f" ({', '.join(bundled_models())})" if bundled_models() else ""),
         expected="a bundled name or an existing model folder",
         fix=(near + " or: " if near else "")
         + f"load_model({text!r}, allow_download=True) asks the Hugging Face hub",

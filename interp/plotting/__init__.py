@@ -14,10 +14,13 @@ from interp.core.lazy import lazy
 _EXPORTS = {
     "AttentionConfig": "interp.plotting.config:AttentionConfig",
     "CurvesConfig": "interp.plotting.config:CurvesConfig",
+    "DecompositionConfig": "interp.plotting.config:DecompositionConfig",
     "HeadMapConfig": "interp.plotting.config:HeadMapConfig",
     "LensConfig": "interp.plotting.config:LensConfig",
     "Quantity": "interp.plotting.config:Quantity",
     "TokenStrip": "interp.plotting.tokens:TokenStrip",
+    "AttentionView": "interp.plotting.attention_view:AttentionView",
+    "attention_page": "interp.plotting.attention_view:attention_page",
     "attention_patterns": "interp.plotting.attention:attention_patterns",
     "bars": "interp.plotting.basics:bars",
     "head_heatmap": "interp.plotting.heads:head_heatmap",

@@ -75,6 +75,20 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
+class DecompositionConfig:
+    """How a sum of parts is drawn."""
+
+    kind: Literal["auto", "waterfall", "heatmap", "heads"] = "auto"
+    """auto: a waterfall for one position, a component-by-position map for several."""
+    position: int = -1
+    """Which of the positions shown the waterfall and the head map are of."""
+    keep: int = 24
+    """Components shown, largest first chosen; the others are one bar or row."""
+    title: str = ""
+    """Title; empty for one that names what is read."""
+
+
+@dataclass(frozen=True)
 class CurvesConfig:
     """How training curves are drawn."""
 

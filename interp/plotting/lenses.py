@@ -17,7 +17,20 @@ from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
 from interp.core.result import renders
 from interp.lenses.result import LensResult
-from interp.plotting import labels, theme
+from interp.plotting import (
+    atlas,  # noqa: F401
+    attention_view,  # noqa: F401
+    classes,  # noqa: F401
+    decoder,  # noqa: F401
+    decompositions,  # noqa: F401 - registers its renderers: this file is what the room loads
+    features,  # noqa: F401
+    labels,
+    lens_scores,  # noqa: F401
+    positions,  # noqa: F401
+    second_order,  # noqa: F401
+    theme,
+    weights,  # noqa: F401
+)
 from interp.plotting.config import LensConfig, Quantity
 
 CELL_HEIGHT = 34

@@ -39,7 +39,8 @@ def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
     numbers = json.loads((page / "report.json").read_text())
     titles = [section["title"] for section in numbers["sections"]]
     assert titles == [
-        "A circuit appears", "What each layer predicts", "What each head does", "Where heads look",
+        "A circuit appears", "What each layer predicts", "What a layer knows, and in which basis",
+        "Which part says it", "What each head does", "Where heads look",
     ]  # fmt: skip
     checks = [c for s in numbers["sections"] for block in s["blocks"] for c in block["checks"]]
     names = [check["name"] for check in checks]
@@ -74,9 +75,9 @@ def test_a_second_demo_replaces_the_first_and_a_strangers_folder_is_refused(
 @pytest.mark.parametrize(
     ("kind", "titles"),
     [
-        ("context of three tokens", ["What each layer predicts"]),
+        ("context of three tokens", ["What each layer predicts", "Which part says it"]),
         ("no head", ["What each head does", "Where heads look"]),
-        ("attention out of reach", ["What each layer predicts"]),
+        ("attention out of reach", ["What each layer predicts", "Which part says it"]),
     ],
 )
 def test_folders_that_lack_something_show_what_they_have(

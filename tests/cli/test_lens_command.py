@@ -110,10 +110,10 @@ def test_models_prints_and_writes_the_map(
 def test_models_lists_what_is_bundled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from interp.models import bundled
+    from interp.models import bundled_models
 
     monkeypatch.chdir(tmp_path)
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in bundled())
-    assert bundled() or "interp demo" in printed
+    assert all(name in printed for name in bundled_models())
+    assert bundled_models() or "interp demo" in printed

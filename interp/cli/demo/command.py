@@ -1,4 +1,4 @@
-"""The demo command: find or train a model, ask every section for its part, write one page."""
+"""The demo command: find a model, ask every section for its part, write one page."""
 
 from __future__ import annotations
 
@@ -18,28 +18,25 @@ if TYPE_CHECKING:
     from interp.reports import Section
 
 DEFAULT_OUT = Path("interp-demo")
-TEXT = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Common):
-    """From nothing to one page: train a small model on the spot, or look into one of yours.
+    """From nothing to one page: the bundled model, or one of yours.
 
     Writes report.html and report.json.
     """
 
     model: str | None = None
-    """A folder with a model. Nothing trains a small attention-only model first (under a minute)."""
-    text: str = TEXT
-    """What your model reads."""
+    """A folder with a model; nothing takes the bundled one."""
+    text: str | None = None
+    """What the model reads."""
     out: Path = DEFAULT_OUT
     """Folder to write. The default is replaced by the next demo; any other must be new or empty."""
     overwrite: bool = False
     """Replace what an earlier run wrote there."""
     seed: int = 0
-    """Seed of the training and its data."""
+    """Seed of what is drawn and trained for the page."""
     placement: Placement = field(default_factory=Placement)
 
     def run(self) -> int:
@@ -67,8 +64,25 @@ class Demo(Common):
 def sections() -> list[Callable[[Scene], Section | None]]:
     """Every section in the order of the page; one that has nothing to say here returns None."""
     from interp.cli.demo.attention import attention
+    from interp.cli.demo.attribution import attribution
+    from interp.cli.demo.behaviours import behaviours
     from interp.cli.demo.head_map import head_map
+    from interp.cli.demo.parts import parts
+    from interp.cli.demo.probing import probing
     from interp.cli.demo.residual import residual
     from interp.cli.demo.training import training
+    from interp.cli.demo.tuned import tuned
+    from interp.cli.demo.weights import weights
 
-    return [training, residual, head_map, attention]
+    return [
+        behaviours,
+        residual,
+        tuned,
+        parts,
+        head_map,
+        attention,
+        attribution,
+        weights,
+        probing,
+        training,
+    ]

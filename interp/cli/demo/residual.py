@@ -10,10 +10,8 @@ from interp.reports import Item, Section
 
 def residual(scene: Scene) -> Section | None:
     """What each layer would predict; nothing for a model without a head over its tokens."""
-    # The trained model reads a block twice, so the true next token is known at every position.
-    target = None if scene.history is None else scene.ids[0].roll(-1)
     try:
-        lens = logit_lens(scene.model, scene.inputs, target=target)
+        lens = logit_lens(scene.model, scene.inputs)
     except ModelError:
         return None
     prose = (
@@ -21,10 +19,9 @@ def residual(scene: Scene) -> Section | None:
         "if the model stopped there; the top row is the model's output. A cell's text is the most "
         "likely next token; orange marks from where on it stays the final one."
     )
-    if scene.history is not None:
+    if scene.is_bundled:
         prose += (
-            " The second half repeats the first. The colour is the probability of the token that "
-            "really comes next: the model can know it only in the second half, and does so only "
-            "after the last layer."
+            " The last column is where the answer is due: early layers know that a name or a thing "
+            "comes, the last ones know whose."
         )
     return Section("What each layer predicts", [Item(lens)], prose)

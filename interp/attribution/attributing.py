@@ -1,0 +1,221 @@
+"""`attribute`: one input, one target, one site, any method; the gap always computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.attribution.baselines import baseline as baseline_of
+from interp.attribution.config import AttributionConfig
+from interp.attribution.game import Rows, SiteGame
+from interp.attribution.gradients import rounding
+from interp.attribution.methods import engine_of, method_row
+from interp.attribution.result import Attribution, GeneratedAttribution
+from interp.attribution.targets import Target, as_target, token_log_prob
+from interp.core.errors import ConfigError, ModelError
+from interp.core.finite import check_finite
+from interp.models.hooked import HookedModel
+
+
+def attribute(
+    model: HookedModel,
+    inputs: Any,
+    target: Any = None,
+    *,
+    method: str = "integrated_gradients",
+    at: str | None = None,
+    baseline: Any = "zero",
+    keep: Sequence[int] | None = None,
+    config: AttributionConfig | None = None,
+    prepend_bos: bool | None = None,
+    **options: Any,
+) -> Attribution:
+    """Which positions (heads, neurons, latents) of one input made the target what it is.
+
+    Args:
+        model: Any model; the site decides what is attributed to.
+        inputs: One example: text, ids [pos] or [1, pos], a dict of keyword arguments, a tensor.
+        target: See `as_target`: a token, a pair of tokens (logit difference), a class index, a
+            `Target` (loss, log-probability, a latent, any site), a function of the output.
+        method: A name from `METHODS`.
+        at: A site; the token embeddings by default, the input for models that read numbers.
+        baseline: See `baselines.baseline`: "zero", "mean", "pad", another text, a tensor.
+        keep: Positions that the baseline leaves alone; None: BOS, CLS and SEP.
+        config: Bounds, samples, memory; `options` change single fields of it.
+
+    Raises:
+        ConfigError: An unknown method or option, or a method that does not fit the site.
+        SiteError: No such site.
+        ModelError: The target does not depend on the site.
+        NonFiniteError: Scores that are not numbers.
+    """
+    method_row(method)
+    settings = _settings(config, options)
+    rows = Rows(model, inputs, prepend_bos)
+    aim = as_target(model, target, lambda: _output(model, rows))
+    game = make_game(model, rows, aim, at, settings)
+    game.r, about = baseline_of(game, baseline, keep)
+    if method == "layer_conductance":
+        game.path = make_game(model, rows, aim, None, settings)
+        game.path.r, about = baseline_of(game.path, baseline, keep)
+    return run(game, method, about, settings)
+
+
+def attribute_methods(
+    model: HookedModel, inputs: Any, target: Any, methods: Sequence[str], **options: Any
+) -> dict[str, Attribution]:
+    """`attribute` by several methods on the same input; method -> Attribution."""
+    return {name: attribute(model, inputs, target, method=name, **options) for name in methods}
+
+
+def make_game(
+    model: HookedModel, rows: Rows, target: Target, at: str | None, config: AttributionConfig
+) -> SiteGame:
+    """The model as a function of one site."""
+    if at is not None:
+        (at,) = model.sites.resolve(at) if len(model.sites.resolve(at)) == 1 else (at,)
+    return SiteGame(model, rows, target, at or default_site(model), config.rows)
+
+
+def default_site(model: HookedModel) -> str:
+    """The token embeddings where there are some, else the model's own input."""
+    for name in ("hook_embed", "encoder_hook_embed", "blocks.0.hook_resid_pre"):
+        if name in model.sites:
+            return name
+    return "hook_in"
+
+
+def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -> Attribution:
+    """Run one engine on a game and key what it finds by position."""
+    row, start = method_row(method), game.n_forward
+    raw = engine_of(method)(game, config)
+    scores, units = game.reduce(raw.entries) if raw.entries is not None else (None, None)
+    if raw.players is not None:
+        scores, units = game.spread(raw.players)
+    if scores is None:
+        raise ModelError(f"{method} gave no scores")
+    check_finite(scores, f"the scores of {method}")
+    path = game.path or game
+    value, base = path.ends()
+    gap = abs(float(scores.double().sum()) - (value - base))
+    floor = rounding(game, value, base)
+    bound = max(config.tolerance * abs(value - base), floor)
+    return Attribution(
+        scores=scores.detach(),
+        unit_scores=None if units is None else units.detach(),
+        tokens=tuple(position_names(game)),
+        method=method,
+        target=game.target.name,
+        site=game.at,
+        baseline=baseline,
+        value=value,
+        base_value=base,
+        gap=gap,
+        tolerance=config.tolerance,
+        rounding=floor,
+        complete=row.complete,
+        converged=raw.error is None or (raw.error <= bound and gap <= 2 * bound),
+        nodes=raw.nodes,
+        n_forward=game.n_forward + (0 if game.path is None else game.path.n_forward) - start,
+        provenance=game.model.provenance([game.at]),
+    )
+
+
+def attribute_generated(
+    model: HookedModel,
+    prompt: Any,
+    continuation: str | int = 10,
+    *,
+    method: str = "integrated_gradients",
+    baseline: Any = "zero",
+    prepend_bos: bool | None = None,
+    **options: Any,
+) -> GeneratedAttribution:
+    """Which tokens every token of a continuation rests on: generated x position.
+
+    Args:
+        prompt: Text, or ids [pos].
+        continuation: Text to follow the prompt, or how many tokens the model writes itself.
+        method, baseline, options: As for `attribute`.
+
+    Raises:
+        ModelError: The model does not continue text.
+    """
+    if not model.cfg.causal or model.adapter.unembed is None:
+        raise ModelError("only a causal language model continues text", got=model.cfg.model_name)
+    ids = Rows(model, prompt, prepend_bos).ids
+    if ids is None:
+        raise ModelError("a continuation needs token inputs")
+    whole = _continued(model, ids, continuation)
+    found = []
+    for place in range(len(ids), len(whole)):
+        aim = token_log_prob(model, int(whole[place]), place - 1)
+        found.append(
+            attribute(model, whole[:place], aim, method=method, baseline=baseline, **options)
+        )
+    scores = torch.zeros(len(found), len(whole), dtype=found[0].scores.dtype)
+    for i, one in enumerate(found):
+        scores[i, : len(one.scores)] = one.scores
+    names = Rows(model, whole)
+    pieces = tuple(_pieces(model, names.ids if names.ids is not None else whole))
+    return GeneratedAttribution(
+        scores=scores,
+        gaps=torch.tensor([one.relative_gap for one in found]).clamp(max=1e9),
+        tokens=pieces,
+        generated=pieces[len(ids) :],
+        method=method,
+        baseline=found[0].baseline,
+        log_probs=torch.tensor([one.value for one in found]),
+        tolerance=found[0].tolerance,
+        complete=found[0].complete,
+        provenance=found[0].provenance,
+    )
+
+
+def position_names(game: SiteGame) -> list[str]:
+    """One name per position: token pieces, or numbers."""
+    ids = game.rows.ids
+    if ids is None or len(ids) != game.n_positions:
+        return [str(i) for i in range(game.n_positions)]
+    return _pieces(game.model, ids)
+
+
+def _continued(model: HookedModel, ids: Tensor, continuation: str | int) -> Tensor:
+    if isinstance(continuation, str):
+        more = model.to_tokens(continuation, prepend_bos=False)[0]
+        return torch.cat([ids, more.to(ids.device)])
+    if continuation < 1:
+        raise ConfigError("a continuation has at least one token", got=continuation)
+    whole = model.generate(ids[None], continuation, return_ids=True)[0]
+    if len(whole) <= len(ids):
+        raise ModelError("the model ended its text at once", fix="give the continuation as text")
+    return whole
+
+
+def _pieces(model: HookedModel, ids: Tensor) -> list[str]:
+    return list(map(str, ids.tolist())) if model.tokenizer is None else model.to_str_tokens(ids)
+
+
+def _settings(config: AttributionConfig | None, options: dict[str, Any]) -> AttributionConfig:
+    config = config or AttributionConfig()
+    known = set(vars(AttributionConfig()))
+    unknown = sorted(set(options) - known)
+    if unknown:
+        from interp.core.names import did_you_mean
+
+        raise ConfigError(
+            f"attribute has no option {unknown[0]!r}",
+            got=unknown[0],
+            expected=", ".join(sorted(known)),
+            fix=did_you_mean(unknown[0], known) or None,
+        )
+    return replace(config, **options)
+
+
+def _output(model: HookedModel, rows: Rows) -> Any:
+    with torch.no_grad():
+        return model(rows.one)

@@ -1,0 +1,257 @@
+"""The model as a function of one activation: f(x) with the site's value replaced by x.
+
+Every method of the room sees a model only through this: values, gradients, and coalitions
+v(z) = f(r + z (x - r)), where z says which positions keep their value and r is the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.attribution.targets import Target
+from interp.core.errors import ConfigError, ModelError, ShapeError
+from interp.models.hooked import HookedModel
+from interp.models.token_batch import TokenBatch
+
+MOST_UNITS = 64
+"""Sites with at most this many heads are perturbed head by head."""
+UNIT_AXES = ("head", "kv_head", "d_mlp", "latent")
+
+
+class Rows:
+    """One input, and as many copies of it as a batch needs.
+
+    Raises:
+        ShapeError: More than one example.
+    """
+
+    def __init__(self, model: HookedModel, inputs: Any, prepend_bos: bool | None = None) -> None:
+        if isinstance(inputs, str) or (
+            isinstance(inputs, list) and inputs and isinstance(inputs[0], str)
+        ):
+            inputs = model.tokenize(inputs, prepend_bos)
+        if isinstance(inputs, TokenBatch):
+            inputs = inputs.ids if len(inputs) != 1 else inputs.ids[inputs.mask][None]
+        if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.dim() == 1:
+            inputs = inputs[None]
+        self.one = inputs
+        sizes = {len(t) for t in _tensors(inputs)}
+        if sizes != {1}:
+            raise ShapeError(
+                "one example is attributed at a time",
+                got=f"batches of {sorted(sizes)}",
+                expected="a text, ids [pos] or [1, pos], or tensors with a batch axis of 1",
+                fix="[attribute(model, text, ...) for text in texts]",
+            )
+
+    @property
+    def ids(self) -> Tensor | None:
+        """Token ids [pos], where the input is tokens."""
+        one = self.one
+        if isinstance(one, Mapping):
+            one = one.get("input_ids")
+        if isinstance(one, Tensor) and not one.is_floating_point() and one.dim() == 2:
+            return one[0]
+        return None
+
+    def times(self, n: int) -> Any:
+        """The input with a batch of `n` equal rows."""
+        return _map(self.one, lambda t: t.expand(n, *t.shape[1:]))
+
+    def with_ids(self, ids: Tensor) -> Any:
+        """The same input with other token ids [pos]."""
+        if isinstance(self.one, Mapping):
+            return {**self.one, "input_ids": ids[None]}
+        return ids[None]
+
+
+class SiteGame:
+    """f(x): the target as a function of the activation at `at`, everything before it fixed.
+
+    Attributes:
+        x: The activation as it is, [1, *shape].
+        r: The baseline, [1, *shape]; set by `baseline`.
+        players: Which player every entry belongs to, [*shape].
+        n_forward, n_backward: Rows that went through the model, each way.
+        path: The same game at the model's embeddings, for methods that run a path there.
+    """
+
+    def __init__(
+        self, model: HookedModel, rows: Rows, target: Target, at: str, batch: int = 32
+    ) -> None:
+        if batch < 1:
+            raise ConfigError("a pass needs at least one row", got=f"rows={batch}")
+        self.model, self.rows, self.target, self.at, self.batch = model, rows, target, at, batch
+        self.site = model.sites[at]
+        self.x = model.capture(rows.one, [at])[at].detach()
+        if not self.x.is_floating_point() or not len(self.x):
+            raise ModelError(f"{at!r} holds no numbers to attribute to", got=str(self.x.dtype))
+        self.axes = self._axes()
+        self.r = torch.zeros_like(self.x)
+        self._by_unit = self._units_play()
+        self.players, self.n_players = self._players()
+        self.n_forward = self.n_backward = 0
+        self.path: SiteGame | None = None
+
+    # ---- the function ----------------------------------------------------------------------
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """f of every row, [n, *shape] -> [n]; on the graph of x. One pass, whatever n is."""
+        self.n_forward += len(x)
+        inputs = self.rows.times(len(x))
+
+        def replace(value: Tensor, hook: Any) -> Tensor:
+            return x.to(value.dtype).reshape(value.shape)
+
+        target = self.target
+        if target.site is None:
+            out = self.model.run_with_hooks(inputs, [(self.at, replace)])
+        else:
+            grad = torch.is_grad_enabled()
+            acts = self.model.capture(inputs, [target.site], fwd_hooks=[(self.at, replace)],
+                                      grad=grad)  # fmt: skip
+            out = acts[target.site]
+        found = target.of(out)
+        if len(found) != len(x):
+            raise ShapeError(
+                f"the target {target.name!r} must give one number per row",
+                got=f"{len(found)} numbers",
+                expected=f"{len(x)} rows",
+            )
+        return found
+
+    def values(self, x: Tensor) -> Tensor:
+        """f of every row in chunks, without a graph, [n, *shape] -> [n] (float64)."""
+        with torch.no_grad():
+            return torch.cat([self(part).double() for part in x.split(self.batch)])
+
+    def gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f and its gradient at every row in chunks: [n], [n, *shape].
+
+        Raises:
+            ModelError: The target does not depend on the site.
+        """
+        found, slopes = [], []
+        with torch.enable_grad(), frozen(self.model):
+            for part in x.split(self.batch):
+                here = part.detach().clone().requires_grad_(True)
+                value = self(here)
+                slope = None
+                if value.requires_grad:
+                    (slope,) = torch.autograd.grad(value.sum(), here, allow_unused=True)
+                if slope is None:
+                    raise ModelError(
+                        f"the target {self.target.name!r} does not depend on {self.at!r}",
+                        fix="attribute to a site that comes before the target",
+                    )
+                self.n_backward += len(part)
+                found.append(value.detach().double())
+                slopes.append(slope)
+        return torch.cat(found), torch.cat(slopes)
+
+    def coalition(self, z: Tensor) -> Tensor:
+        """v(z) = f(r + z (x - r)) in chunks, [n, player] (0 to 1) -> [n]."""
+        z = z.to(self.x.device, self.x.dtype)
+        with torch.no_grad():
+            parts = [
+                self(self.r + part[:, self.players] * (self.x - self.r)).double()
+                for part in z.split(self.batch)
+            ]
+        return torch.cat(parts)
+
+    def ends(self) -> tuple[float, float]:
+        """f(x) and f(r)."""
+        value, base = self.values(torch.cat([self.x, self.r])).tolist()
+        return value, base
+
+    # ---- from entries to positions and units -----------------------------------------------
+
+    @property
+    def unit(self) -> str:
+        """What stands beside positions: head, d_mlp, latent, or nothing."""
+        return next((a for a in self.axes if a in UNIT_AXES), "")
+
+    @property
+    def where(self) -> str:
+        """The axis that scores are keyed by."""
+        return "key_pos" if "key_pos" in self.axes else "pos"
+
+    @property
+    def n_positions(self) -> int:
+        """Its length."""
+        return self.x.shape[1 + self.axes.index(self.where)]
+
+    def reduce(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores of entries [*shape] summed to positions [pos], and to units [pos unit]."""
+        order = [self.where, self.unit] if self.unit else [self.where]
+        rest = [a for a in self.axes if a not in order]
+        moved = scores.permute([self.axes.index(a) for a in (*order, *rest)])
+        summed = moved.flatten(len(order)).sum(-1) if rest else moved
+        return (summed.sum(-1), summed) if self.unit else (summed, None)
+
+    def spread(self, by_player: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores of players [player] as positions [pos], and units [pos unit]."""
+        if self._by_unit:
+            grid = by_player.reshape(-1, self.x.shape[1 + self.axes.index(self.unit)])
+            return grid.sum(-1), grid
+        return by_player, None
+
+    def _axes(self) -> list[str]:
+        named = self.site.axes.split()[1:]
+        if len(named) == self.x.dim() - 1:
+            return named
+        ids = self.rows.ids
+        if ids is not None and self.x.dim() == 3 and self.x.shape[1] == len(ids):
+            return ["pos", "d_model"]
+        self.x = self.x.flatten(1)  # features, pixels: every entry is a player of its own
+        return ["pos"]
+
+    def _units_play(self) -> bool:
+        size = self.x.shape[1 + self.axes.index(self.unit)] if self.unit else 0
+        return self.unit in ("head", "kv_head") and size <= MOST_UNITS
+
+    def _players(self) -> tuple[Tensor, int]:
+        shape = self.x.shape[1:]
+        keep = [self.where, self.unit] if self._by_unit else [self.where]
+        players, n = torch.zeros(shape, dtype=torch.long, device=self.x.device), 1
+        for axis in reversed(keep):
+            i = self.axes.index(axis)
+            view = [1] * len(shape)
+            view[i] = shape[i]
+            players = players + n * torch.arange(shape[i], device=self.x.device).view(view)
+            n *= shape[i]
+        return players, n
+
+
+@contextmanager
+def frozen(model: HookedModel) -> Iterator[None]:
+    """No parameter takes part in the graph inside; as they were on the way out."""
+    moving = [p for p in model.module.parameters() if p.requires_grad]
+    for parameter in moving:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in moving:
+            parameter.requires_grad_(True)
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    if isinstance(inputs, Mapping):
+        return [t for t in inputs.values() if isinstance(t, Tensor)]
+    return [t for t in inputs if isinstance(t, Tensor)] if isinstance(inputs, tuple) else []
+
+
+def _map(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    if isinstance(inputs, Mapping):
+        return {k: change(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    return tuple(change(v) if isinstance(v, Tensor) else v for v in inputs)

@@ -1,0 +1,43 @@
+"""A linear head for encoders that have none, so that a class score can be attributed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from interp.attribution.pairing import pooled
+from interp.attribution.targets import Target
+from interp.core.errors import ConfigError
+from interp.models.hooked import HookedModel
+
+
+def linear_head(
+    model: HookedModel, texts: Sequence[str], labels: Sequence[int], *, pooling: str = "mean"
+) -> tuple[Target, float]:
+    """Logistic regression on pooled embeddings, two classes; the target is its logit.
+
+    Returns:
+        The target (log odds of the larger label), and its accuracy on the texts it was fitted on.
+
+    Raises:
+        ConfigError: Not exactly two labels.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if len(set(labels)) != 2 or len(labels) != len(texts):
+        raise ConfigError("a linear head needs texts of two classes",
+                          got=f"{len(texts)} texts, labels {sorted(set(labels))[:5]}")  # fmt: skip
+    pool = pooled(pooling)
+    with torch.no_grad():
+        rows = torch.cat([pool(model(text)) for text in texts])
+    fitted = LogisticRegression(max_iter=2_000).fit(rows.double().numpy(), list(labels))
+    weight = torch.tensor(fitted.coef_[0]).to(rows)
+    bias = float(fitted.intercept_[0])
+
+    def read(out: Tensor) -> Tensor:
+        return pool(out) @ weight + bias
+
+    accuracy = float(fitted.score(rows.double().numpy(), list(labels)))
+    return Target(f"log odds of label {max(labels)}", read), accuracy

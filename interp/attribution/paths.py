@@ -1,0 +1,105 @@
+"""Integrals along the straight path from baseline to input, refined only where they must be.
+
+The path is cut into panels with Gauss-Legendre nodes. On every panel the integral of the
+directional derivative is known exactly, f(end) - f(start), so each panel measures its own error;
+the fewest panels that spoil the bound are halved, the others are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NODES = 8
+"""Per panel: exact for polynomials of degree 15."""
+
+Integrand = Callable[[Tensor], Tensor]
+"""Nodes [node] in (0, 1) -> integrand [node, ...]."""
+
+
+@dataclass(frozen=True)
+class Integral:
+    """What a refined integration found."""
+
+    value: Tensor
+    """The integral over [0, 1], the integrand's shape without its node axis."""
+    error: float
+    """Sum over panels of their measured errors."""
+    nodes: int
+    """Evaluations of the integrand."""
+    converged: bool
+    """Whether the error meets the bound."""
+
+
+@cache
+def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on [0, 1]."""
+    x, w = np.polynomial.legendre.leggauss(n)
+    return (x + 1) / 2, w / 2
+
+
+def integrate(
+    integrand: Integrand,
+    potential: Integrand,
+    project: Callable[[Tensor], Tensor],
+    bound: float,
+    max_nodes: int,
+) -> Integral:
+    """Integrate until the measured error meets the bound.
+
+    Args:
+        integrand: What is integrated, at many nodes at once.
+        potential: F with `project(integral over [a, b]) = F(b) - F(a)`; at nodes -> [node, ...].
+        project: Linear map from a value of the integral to what the potential measures.
+        bound: On the sum of the panels' errors (largest entry each), absolute.
+        max_nodes: Give up beyond, and say so.
+    """
+    x, w = gauss_legendre(NODES)
+    ends: dict[float, Tensor] = {}
+    panels: list[Panel] = []
+    todo, used = [(0.0, 1.0)], 0
+    while True:
+        new = sorted({e for panel in todo for e in panel} - ends.keys())
+        if new:
+            ends.update(zip(new, potential(torch.tensor(new, dtype=torch.float64)), strict=True))
+        at = torch.tensor(np.concatenate([a + (b - a) * x for a, b in todo]))
+        found = integrand(at).unflatten(0, (len(todo), NODES))
+        used += len(at)
+        for (a, b), values in zip(todo, found, strict=True):
+            weights = torch.tensor((b - a) * w, dtype=values.dtype, device=values.device)
+            part = torch.tensordot(weights, values, 1)
+            miss = float((project(part) - (ends[b] - ends[a])).double().norm())
+            panels.append(Panel(a, b, miss, part))
+        panels.sort(key=lambda panel: panel.miss)
+        error = sum(panel.miss for panel in panels)
+        split = _worst(panels, bound / 2)
+        if error <= bound or used + 2 * NODES * len(split) > max_nodes:
+            total = torch.stack([panel.part for panel in panels]).sum(0)
+            return Integral(total, error, used, error <= bound)
+        panels = panels[: len(panels) - len(split)]
+        todo = [h for a, b, _, _ in split for h in ((a, (a + b) / 2), ((a + b) / 2, b))]
+
+
+class Panel(NamedTuple):
+    """A stretch of the path, with the error it measured and its part of the integral."""
+
+    start: float
+    end: float
+    miss: float
+    part: Tensor
+
+
+def _worst(panels: list[Panel], allowed: float) -> list[Panel]:
+    """The fewest panels without which the others' errors stay within `allowed`; sorted input."""
+    kept = 0.0
+    for i, panel in enumerate(panels):
+        kept += panel.miss
+        if kept > allowed:
+            return panels[i:]
+    return []

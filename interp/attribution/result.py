@@ -1,0 +1,206 @@
+"""What attribution observes: scores per position, with the completeness gap always beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.checks import Check, Checks
+from interp.core.result import Result
+
+SAID_ABOVE = 0.01
+"""A relative gap above this is said, whatever the method promised."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Attribution(Result):
+    """Scores of positions (and of heads, neurons or latents) for one target on one input."""
+
+    scores: Float[Tensor, " pos"]
+    """One per position, in the target's unit; keyed by place, so equal tokens stay apart."""
+    unit_scores: Float[Tensor, "pos unit"] | None = None
+    """The same split over heads, neurons or latents where the site has them."""
+    tokens: tuple[str, ...]
+    """The input, one piece per position; features by number where the input is not text."""
+    method: str
+    """Which method."""
+    target: str
+    """What was attributed."""
+    site: str
+    """Where."""
+    baseline: str
+    """What absence means: scores depend on it as much as on the method."""
+    value: float
+    """f(x), the target on the input."""
+    base_value: float
+    """f(r), the target on the baseline."""
+    gap: float
+    """|sum of scores - (f(x) - f(r))|, in the target's unit."""
+    tolerance: float
+    """Relative bound on the gap."""
+    rounding: float
+    """Smallest gap that this precision can tell from zero."""
+    complete: bool
+    """Whether the method promises that the scores sum to f(x) - f(r)."""
+    converged: bool
+    """False: a path was refined to its limit of nodes and still missed the bound."""
+    nodes: int
+    """Gradients along the path, for path methods."""
+    n_forward: int
+    """Rows that went through the model forward."""
+
+    @property
+    def difference(self) -> float:
+        """f(x) - f(r): what complete scores sum to."""
+        return self.value - self.base_value
+
+    @property
+    def relative_gap(self) -> float:
+        """The gap relative to |f(x) - f(r)|; 0 where it is rounding."""
+        if self.gap <= self.rounding:
+            return 0.0
+        return self.gap / abs(self.difference) if self.difference else math.inf
+
+    @property
+    def gap_sentence(self) -> str:
+        """The gap as it is shown: `sum +1.25 of +1.26 (gap 0.8 %)`."""
+        total = float(self.scores.double().sum())
+        relative = self.relative_gap
+        share = "no gap" if relative == 0 else f"gap {100 * relative:.2g} %"
+        note = "" if self.complete or relative <= SAID_ABOVE else ", this method promises no sum"
+        late = "" if self.converged else ", NOT converged"
+        return f"sum {total:+.3g} of {self.difference:+.3g} ({share}{note}{late})"
+
+    def check(self) -> Checks:
+        """The completeness gap: bounded where the method promises a sum, shown in any case."""
+        gap = self.relative_gap if math.isfinite(self.relative_gap) else 1e9
+        if not self.complete:
+            name = f"completeness gap ({self.method} promises none)"
+            return Checks([Check(name, gap, math.inf, True)])
+        rows = [Check.at_most("completeness gap (relative)", gap, self.tolerance)]
+        if not self.converged:
+            rows.append(Check("converged within its nodes", float(self.nodes), 0.0, False))
+        return Checks(rows)
+
+    def __repr__(self) -> str:
+        best = int(self.scores.abs().argmax())
+        return (
+            f"Attribution of {self.target} by {self.method} at {self.site}, baseline "
+            f"{self.baseline}; largest {self.tokens[best]!r} at {best} = "
+            f"{float(self.scores[best]):+.3g}\n{self.gap_sentence}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GeneratedAttribution(Result):
+    """Which tokens of prompt and continuation each generated token rests on."""
+
+    scores: Float[Tensor, "generated pos"]
+    """Scores of every position for the log-probability of each generated token (nats); a position
+    at or after the token itself cannot matter and holds 0."""
+    gaps: Float[Tensor, " generated"]
+    """Relative completeness gap of each row."""
+    tokens: tuple[str, ...]
+    """Prompt and continuation, one piece per position."""
+    generated: tuple[str, ...]
+    """The continuation, one piece per row."""
+    method: str
+    """Which method."""
+    baseline: str
+    """What absence means."""
+    log_probs: Float[Tensor, " generated"]
+    """Log-probability of each generated token, nats."""
+    tolerance: float
+    """Relative bound on the gaps."""
+    complete: bool
+    """Whether the method promises complete scores."""
+
+    def check(self) -> Checks:
+        """The largest completeness gap of a row."""
+        worst = float(self.gaps.max())
+        if self.complete:
+            return Checks([Check.at_most("largest completeness gap", worst, self.tolerance)])
+        return Checks([Check(f"largest gap ({self.method} promises none)", worst, math.inf, True)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PairAttribution(Result):
+    """Which pairs of tokens make two texts similar (Moeller et al. 2023).
+
+    The scores sum to f(a, b) - f(r, b) - f(a, r) + f(r, r), where f is the similarity and r is a
+    reference of the same length; the three reference terms stand beside it.
+    """
+
+    scores: Float[Tensor, "pos_a pos_b"]
+    """One per pair of tokens, in the similarity's unit."""
+    tokens_a: tuple[str, ...]
+    """First text."""
+    tokens_b: tuple[str, ...]
+    """Second text."""
+    site: str
+    """Layer whose activations are attributed."""
+    similarity: str
+    """cosine (norms of the actual texts) or dot."""
+    reference: str
+    """What both towers are compared with."""
+    f_ab: float
+    """f(a, b), the similarity."""
+    f_rb: float
+    """f(r, b)."""
+    f_ar: float
+    """f(a, r)."""
+    f_rr: float
+    """f(r, r); divided by the texts' norms, not by its own, so it may exceed 1."""
+    gap: float
+    """|sum - (f_ab - f_rb - f_ar + f_rr)|."""
+    tolerance: float
+    """Relative bound on the gap."""
+    converged: bool
+    """Whether both towers met their bound within the nodes allowed."""
+    nodes: tuple[int, int]
+    """Nodes taken for each tower."""
+
+    @property
+    def explained(self) -> float:
+        """f(a, b) - f(r, b) - f(a, r) + f(r, r): what the scores sum to."""
+        return self.f_ab - self.f_rb - self.f_ar + self.f_rr
+
+    @property
+    def relative_gap(self) -> float:
+        """The gap relative to the sum explained."""
+        return self.gap / abs(self.explained) if self.explained else self.gap
+
+    @property
+    def gap_sentence(self) -> str:
+        """As shown under the picture."""
+        return (
+            f"sum {float(self.scores.double().sum()):+.4g} = f(a,b) {self.f_ab:+.3g} "
+            f"- f(r,b) {self.f_rb:+.3g} - f(a,r) {self.f_ar:+.3g} + f(r,r) {self.f_rr:+.3g} "
+            f"(gap {100 * self.relative_gap:.2g} %)"
+        )
+
+    def check(self) -> Checks:
+        """The scores sum to their four terms."""
+        rows = [Check.at_most("four-term gap (relative)", self.relative_gap, self.tolerance)]
+        if not self.converged:
+            rows.append(Check("converged within its nodes", float(max(self.nodes)), 0.0, False))
+        return Checks(rows)
+
+    def concentration(self, share: float = 0.5) -> float:
+        """Smallest fraction of pairs whose scores reach `share` of the positive total."""
+        positive = self.scores.clamp(min=0).flatten().sort(descending=True).values
+        if not float(positive.sum()):
+            return 1.0
+        reached = positive.cumsum(0) < share * positive.sum()
+        return (int(reached.sum()) + 1) / positive.numel()
+
+    def __repr__(self) -> str:
+        i, j = divmod(int(self.scores.argmax()), self.scores.shape[1])
+        return (
+            f"PairAttribution {len(self.tokens_a)}x{len(self.tokens_b)} at {self.site}; largest "
+            f"{self.tokens_a[i]!r}-{self.tokens_b[j]!r} = {float(self.scores[i, j]):+.3g}\n"
+            f"{self.gap_sentence}"
+        )

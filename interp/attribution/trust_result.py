@@ -1,0 +1,188 @@
+"""What the tests of attributions observe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.checks import Check, Checks
+from interp.core.result import Result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Agreement(Result):
+    """How far methods agree, mean over examples; baselines are part of a method's name."""
+
+    kendall: Float[Tensor, "method other"]
+    """Kendall's tau-b of the rankings; of magnitudes where either method has no sign."""
+    kendall_low: Float[Tensor, "method other"]
+    """Lower end of its bootstrap interval over examples."""
+    kendall_high: Float[Tensor, "method other"]
+    """Upper end."""
+    top_k: Float[Tensor, "method other"]
+    """Jaccard overlap of the k positions of largest magnitude."""
+    sign: Float[Tensor, "method other"]
+    """Share of positions with the same sign, where both are signed; else NaN."""
+    rbo: Float[Tensor, "method other"]
+    """Rank-biased overlap of magnitudes (Webber et al. 2010), extrapolated."""
+    k: int
+    """Positions in `top_k`."""
+    n_examples: int
+    """Examples averaged over."""
+    clusters: tuple[tuple[str, ...], ...]
+    """Methods that are one: average linkage at tau of at least 0.9."""
+
+    allow_nonfinite = frozenset({"sign"})
+
+    def check(self) -> Checks:
+        """Every method agrees with itself, up to positions that it ties."""
+        return Checks([Check.at_least("self-agreement", self.top_k.diagonal().min(), 1.0)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Faithfulness(Result):
+    """What happens when positions are removed in the order of their scores; mean over examples.
+
+    Values are shares of f(x) - f(r): 1 is the input, 0 the baseline.
+    """
+
+    deletion: Float[Tensor, "method step"]
+    """After removing the top fraction; lower is better."""
+    insertion: Float[Tensor, "method step"]
+    """After inserting the top fraction into the baseline; higher is better."""
+    fractions: Float[Tensor, " step"]
+    """Fractions removed or inserted."""
+    deletion_area: Float[Tensor, " method"]
+    """Mean of the deletion curve."""
+    insertion_area: Float[Tensor, " method"]
+    """Mean of the insertion curve."""
+    area_low: Float[Tensor, " method"]
+    """Bootstrap interval of insertion_area - deletion_area over examples, lower end."""
+    area_high: Float[Tensor, " method"]
+    """Upper end."""
+    comprehensiveness: Float[Tensor, " method"]
+    """Mean loss when the top 5 to 50 % are removed (DeYoung et al. 2020); higher is better."""
+    sufficiency: Float[Tensor, " method"]
+    """Mean loss when only they are kept; lower is better."""
+    infidelity: Float[Tensor, " method"]
+    """E[(sum of removed scores - change of f)^2] / E[change^2] at the best scale (Yeh et al. 2019);
+    0 is perfect, 1 as good as no explanation."""
+    sensitivity: Float[Tensor, " method"]
+    """Largest relative change of the scores under tiny noise (Yeh et al. 2019)."""
+    n_examples: int
+    """Examples averaged over."""
+
+    allow_nonfinite = frozenset({"sensitivity"})
+
+    def check(self) -> Checks:
+        """Does the best method beat the random control?"""
+        names = self.labels.get("method", [])
+        if "random" not in names:
+            return Checks()
+        control = names.index("random")
+        spread = self.insertion_area - self.deletion_area
+        others = [i for i in range(len(names)) if i != control]
+        best = max(float(self.area_low[i]) for i in others) if others else -math.inf
+        return Checks([Check.at_least("best method beats random order", best,
+                                      float(spread[control]))])  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EndTask(Result):
+    """Sensitivity and specificity of answers about a model, against brute force with many queries.
+
+    Bilodeau et al. 2024: for a rich class of models, every test built on a complete and linear
+    attribution has sensitivity + specificity of at most 1 somewhere; asking the model does not.
+    """
+
+    sensitivity: Float[Tensor, "answer delta"]
+    """Share of true cases answered yes."""
+    specificity: Float[Tensor, "answer delta"]
+    """Share of false cases answered no."""
+    queries: Int[Tensor, " answer"]
+    """Model evaluations that an answer took."""
+    deltas: Float[Tensor, " delta"]
+    """Sizes of the change asked about."""
+    n_models: int
+    """Models asked about."""
+
+    @property
+    def youden(self) -> Tensor:
+        """sensitivity + specificity - 1, [answer delta]: 0 is a coin."""
+        return self.sensitivity + self.specificity - 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LowSignal(Result):
+    """Methods on a function of few features among many that do not matter (ChaosMining)."""
+
+    uscore: Float[Tensor, " method"]
+    """Similarity to the ground truth on the true features, 1 - |a - b| / (|a| + |b|)."""
+    precision: Float[Tensor, " method"]
+    """Share of true features among as many leading ones, mean over instances (FPrec)."""
+    chance: float
+    """Precision of a random ranking."""
+    error: float
+    """Mean absolute error of the model on held-out rows."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Elimination(Result):
+    """Recursive feature elimination by attribution."""
+
+    error: Float[Tensor, " round"]
+    """Held-out mean absolute error with the features of the round."""
+    kept: Int[Tensor, " round"]
+    """How many features were left."""
+    precision: Float[Tensor, " round"]
+    """Share of them that are true."""
+    recall: Float[Tensor, " round"]
+    """Share of the true ones that are left."""
+    features: tuple[int, ...]
+    """The features of the best round."""
+    method: str
+    """What ranked them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Amortised(Result):
+    """A one-pass explainer against the expensive one, and what the expensive one gets for less."""
+
+    error: float
+    """Mean squared error of the amortised scores on held-out inputs."""
+    tau: float
+    """Mean Kendall tau with the expensive scores on held-out inputs."""
+    error_mean: float
+    """Error of always answering the mean map: the control."""
+    cheaper_error: Float[Tensor, " budget"]
+    """Error of the expensive method at smaller budgets."""
+    budgets: Int[Tensor, " budget"]
+    """Model evaluations of each budget."""
+
+    @property
+    def worth(self) -> int:
+        """The largest budget whose error is still above the amortised one; 0: none is."""
+        above = [int(b) for b, e in zip(self.budgets, self.cheaper_error, strict=True)
+                 if float(e) > self.error]  # fmt: skip
+        return max(above, default=0)
+
+    def check(self) -> Checks:
+        """It must beat the mean map."""
+        return Checks([Check.at_most("error against the mean map's", self.error, self.error_mean)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RelevancePruning(Result):
+    """Accuracy while units are removed from the least to the most relevant."""
+
+    accuracy: Float[Tensor, "criterion fraction"]
+    """Accuracy after removing the fraction of units."""
+    fractions: Float[Tensor, " fraction"]
+    """Fractions of all units removed."""
+    random_low: Float[Tensor, " fraction"]
+    """5th percentile of random orders."""
+    random_high: Float[Tensor, " fraction"]
+    """95th percentile."""

@@ -1,0 +1,29 @@
+"""Section: which tokens made the answer, by two methods that promise a sum, and how they agree."""
+
+from __future__ import annotations
+
+from interp.attribution import attribute
+from interp.cli.demo.scene import Scene
+from interp.core.errors import ModelError
+from interp.plotting.attribution import attribution_strip
+from interp.reports import Item, Section
+
+METHODS = ("integrated_gradients", "deeplift", "shapley")
+
+
+def attribution(scene: Scene) -> Section | None:
+    """Coloured tokens for the model's own answer at the end of the text; None without logits."""
+    try:
+        found = [
+            attribute(scene.model, scene.ids, method=m, baseline="mean", samples=60)
+            for m in METHODS
+        ]
+    except ModelError:
+        return None
+    prose = (
+        f"Which tokens of the text made the model answer with {found[0].target}. Each score is a "
+        "share of it, and together they sum to it minus its value on the baseline (the mean "
+        "embedding everywhere); what is missing from the sum is written beside it."
+    )
+    strips = [Item(attribution_strip(one)) for one in found]
+    return Section("Which tokens made the answer", [*strips, Item(found[0])], prose)

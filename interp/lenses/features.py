@@ -1,0 +1,79 @@
+"""`FeatureVectors`: directions of the residual stream that a contrast of tokens reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.checks import Check, Checks
+from interp.core.result import Result
+from interp.lenses.frozen import wide
+
+
+def coupling(first: Tensor, second: Tensor) -> Tensor:
+    """C(y₁→y₂) = y₁·y₂ / ‖y₁‖², broadcast over all axes but the last.
+
+    For isotropic x, E[x·y₂ | x·y₁ = k] = C k, and cos² is the r² of that fit (Dunefsky and Cohan
+    2024, section 3.3).
+    """
+    return (first * second).sum(-1) / first.pow(2).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureVectors(Result):
+    """One direction per feature; a token's score is its dot product with the stream there."""
+
+    vectors: Float[Tensor, "feature d_model"]
+    """What the observable reads at the site, to first order."""
+    scores: Float[Tensor, " feature"] | None
+    """Vector · activation where it was taken, logits; None for vectors made from weights alone."""
+    total: Float[Tensor, ""] | None
+    """The observable in that run, before the soft cap."""
+    gap: Float[Tensor, ""] | None
+    """|prediction − model| with all activations at the site halved, patterns and scales held."""
+    names: tuple[str, ...]
+    """What each vector belongs to: a position's token, or a path."""
+    sites: tuple[str, ...]
+    """Where each vector reads."""
+    observable: str
+    """The contrast, as text."""
+    norms: str
+    """"frozen": scales held as they were; "exact": differentiated; "direction": left out."""
+    affine: bool
+    """Whether everything behind the site is affine, so that the prediction must be exact."""
+
+    def check(self) -> Checks:
+        """Behind a site without MLPs, with patterns and scales held, the vectors are exact."""
+        if not self.affine or self.gap is None or self.total is None:
+            return Checks()
+        bound = 1e-4 * max(1.0, abs(float(self.total)))
+        return Checks([Check.at_most("prediction = model at half strength", self.gap, bound)])
+
+    def coupling(self) -> Float[Tensor, "feature other"]:
+        """`coupling` of every pair: row → column."""
+        return coupling(self.vectors[:, None], self.vectors[None])
+
+    def cosines(self) -> Float[Tensor, "feature other"]:
+        """Cosine of every pair."""
+        unit = self.vectors / self.vectors.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        return unit @ unit.T
+
+    def read(self, activations: Tensor) -> Float[Tensor, "*batch feature"]:
+        """Scores of activations [..., d_model] at the site."""
+        return wide(activations) @ self.vectors.to(activations.device).T
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenScores(Result):
+    """How strongly each position of a text holds each feature."""
+
+    scores: Float[Tensor, "feature pos"]
+    """Vector · activation, logits."""
+    names: tuple[str, ...]
+    """Names of the features."""
+    tokens: tuple[str, ...]
+    """The text, one piece per position."""
+    observable: str
+    """The contrast, as text."""

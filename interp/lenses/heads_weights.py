@@ -1,0 +1,152 @@
+"""Heads known from weights alone: what a head's matrices recall, as associative memories.
+
+Bietti et al. 2023, "Birth of a Transformer" (arXiv 2306.00802): sums of outer products whose argmax
+is tested; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits": OV eigenvalues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import ConfigError, ModelError
+from interp.core.randomness import generator
+from interp.core.result import Result
+from interp.models.hooked import HookedModel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class WeightHeads(Result):
+    """What each head would do with embeddings and positions alone: shares of argmaxes that hit."""
+
+    previous: Float[Tensor, "layer head"] | None
+    """Share of positions t >= 1 whose best key among positions 0..t is t - 1; chance is about
+    `previous_chance`. None where positions are not a table of vectors (rotary, relative)."""
+    matching: Float[Tensor, "layer head earlier_layer earlier_head"] | None
+    """Share of tokens t for which t, as query, best fits the key that an earlier head's output for
+    t makes (K-composition): the two find what followed t before. 0 where not earlier. None for a
+    model of one layer."""
+    copying: Float[Tensor, "layer head"] | None
+    """Share of tokens v whose OV output raises v most. None without a head over tokens."""
+    eigenvalues: Float[Tensor, "layer head"] | None
+    """Sum of the OV circuit's eigenvalues over the sum of their magnitudes, -1 to 1; 1: copies."""
+    n_tokens: int
+    """How many tokens stood for the vocabulary; chance of `matching` and `copying` is 1 / this."""
+    previous_chance: float
+    """`previous` of a head whose best key is any of those allowed: mean of 1 / (t + 1)."""
+
+    @property
+    def induction(self) -> Float[Tensor, "layer head"] | None:
+        """Per head: the best `previous` x `matching` over earlier heads, x its `copying`."""
+        if self.previous is None or self.matching is None or self.copying is None:
+            return None
+        pairs = self.previous * self.matching
+        return pairs.flatten(2).amax(-1) * self.copying
+
+
+@torch.no_grad()
+def heads_from_weights(model: HookedModel, *, n_tokens: int = 512, seed: int = 0) -> WeightHeads:
+    """Previous-token, induction and copying heads, without running the model.
+
+    Norms are left out: for a model with norms, `fold` it first, which moves their gains into the
+    weights and centres what layer norms would.
+
+    Args:
+        model: A decoder or encoder with plain attention weights.
+        n_tokens: Tokens drawn to stand for the vocabulary (all, if there are fewer).
+
+    Raises:
+        ModelError: The model's attention weights or embeddings cannot be read.
+    """
+    if n_tokens < 2:
+        raise ConfigError("recall needs tokens to confuse", got=n_tokens, expected="n_tokens >= 2")
+    cfg = model.cfg
+    if not cfg.n_heads or not cfg.d_vocab:
+        raise ModelError(f"{cfg.model_name} has no attention over tokens", got=cfg.family)
+    draw = torch.randperm(cfg.d_vocab, generator=generator(seed, "tokens for heads"))[:n_tokens]
+    embed = model.W_E.detach()[draw.to(model.device)].float()
+    group = cfg.n_heads // (cfg.n_kv_heads or cfg.n_heads)
+    q, k, v, o = (getattr(model, f"W_{name}").detach().float() for name in "QKVO")
+    k, v = (weight.repeat_interleave(group, 1) for weight in (k, v))
+    b_q, b_k = model.W.b_Q.detach().float(), model.W.b_K.detach().float()
+    b_k = b_k.repeat_interleave(group, 1)
+    written = torch.einsum("td,lhde,lhef->lhtf", embed, v, o)  # what a head writes for token t
+    copying = eigenvalues = None
+    if model.adapter.unembed_module is not None and model.W_U.shape[1] == cfg.d_vocab:
+        unembed = model.W_U.detach().float()
+        logits = written @ unembed[:, draw.to(model.device)]
+        copying = _recall(logits)
+        eigenvalues = _eigen_share(model.W_E.detach().float(), v, o, unembed)
+    previous, chance = _previous(model, q, k, b_q, b_k)
+    matching = None
+    if cfg.n_layers > 1:
+        queries = torch.einsum("td,lhde->lhte", embed, q) + b_q[:, :, None]
+        matching = _matching(queries, written, k)
+    return WeightHeads(
+        previous=previous,
+        matching=matching,
+        copying=copying,
+        eigenvalues=eigenvalues,
+        n_tokens=len(draw),
+        previous_chance=chance,
+        provenance=model.provenance(),
+    )
+
+
+def _recall(scores: Tensor) -> Tensor:
+    """Share of rows whose argmax is their own column, [... n n] -> [...]."""
+    n = scores.shape[-1]
+    return (scores.argmax(-1) == torch.arange(n, device=scores.device)).float().mean(-1).cpu()
+
+
+def _matching(queries: Tensor, written: Tensor, k: Tensor) -> Tensor:
+    """[layer head earlier_layer earlier_head] from queries [l h t e] and outputs [l h t d].
+
+    The bias of the keys adds the same to every key of a query, so it decides nothing.
+    """
+    n_layers, n_heads = queries.shape[:2]
+    found = torch.zeros(n_layers, n_heads, n_layers, n_heads)
+    for layer in range(1, n_layers):
+        for head in range(n_heads):
+            keys = written[:layer] @ k[layer, head]  # [earlier head t e]
+            found[layer, head, :layer] = _recall(queries[layer, head] @ keys.transpose(-1, -2))
+    return found
+
+
+def _previous(
+    model: HookedModel, q: Tensor, k: Tensor, b_q: Tensor, b_k: Tensor
+) -> tuple[Tensor | None, float]:
+    """Recall of the position before, and its chance; None without a position table."""
+    try:
+        positions = model.W_pos.detach().float()
+    except ModelError:
+        return None, 0.0
+    n = len(positions)
+    if n < 2:
+        return None, 0.0
+    queries = torch.einsum("td,lhde->lhte", positions, q) + b_q[:, :, None]
+    keys = torch.einsum("td,lhde->lhte", positions, k) + b_k[:, :, None]
+    future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+    found = torch.stack(
+        [
+            (a @ b.transpose(-1, -2)).masked_fill(future, -torch.inf).argmax(-1)
+            for a, b in zip(queries, keys, strict=True)
+        ]
+    )
+    hit = found[..., 1:] == torch.arange(n - 1, device=q.device)
+    chance = float((1 / torch.arange(2, n + 1)).mean())
+    return hit.float().mean(-1).cpu(), chance
+
+
+def _eigen_share(embed: Tensor, v: Tensor, o: Tensor, unembed: Tensor) -> Tensor:
+    """Sum of eigenvalues over sum of magnitudes of W_E W_V W_O W_U, [layer head].
+
+    The vocabulary-sized product and its cyclic permutation W_O W_U W_E W_V [d_head d_head] have
+    the same nonzero eigenvalues.
+    """
+    small = o @ (unembed @ embed) @ v
+    values = torch.linalg.eigvals(small.double())
+    return (values.real.sum(-1) / values.abs().sum(-1).clamp(min=1e-30)).float().cpu()

@@ -1,0 +1,293 @@
+"""The second-order lens: what a neuron says through the heads above it.
+
+A neuron writes at one token; later heads carry that to where the answer is read. With patterns and
+norm scales held, its effect through one head is linear: φ_n = Σ_t p_n(t) · (w_n · m_t), where the
+reader m_t = Σ_{l',h} A_{l'h}[d, t] P(γ ⊙ W_V W_O r)/σ_{l'}(t) depends on the token alone.
+Source: Gandelsman, Efros and Steinhardt 2025, "Interpreting the Second-Order Effects of Neurons in
+CLIP" (ICLR, arXiv 2406.04341), whose code forms [token neuron d_model] per head; this does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.activations import Activations
+from interp.core.checks import Check, Checks
+from interp.core.errors import ConfigError, ModelError
+from interp.core.result import Result
+from interp.lenses.frozen import wide
+from interp.lenses.reading import one_row, pieces_of
+from interp.lenses.readout import read_head
+from interp.lenses.writers import Stream, Writer, norm_before, residual_stream
+from interp.models.hooked import HookedModel
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
+"""Bound on the gap; a double-precision model whose norms compute in float32 is held to 1e-6."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SecondOrder(Result):
+    """Effects of one layer's neurons on a reading, through exactly one later head, and directly."""
+
+    effects: Float[Tensor, "neuron pos"]
+    """Logits that a neuron adds by what it writes at each position, through all later heads."""
+    direct: Float[Tensor, " neuron"]
+    """Logits that it adds on the direct path, at the position read."""
+    by_head: Float[Tensor, "layer head"]
+    """Effects of all neurons (and the MLP's bias) by the head they go through; layers above."""
+    bias: Float[Tensor, ""]
+    """The same for the MLP's own bias."""
+    replay: Float[Tensor, ""]
+    """Measured: what later attention writes less when it does not see this MLP's output."""
+    layer: int
+    """Block of the neurons."""
+    layers: tuple[int, ...]
+    """Blocks of the heads."""
+    position: int
+    """Where the logits are read."""
+    target: str
+    """What is read."""
+    tokens: tuple[str, ...]
+    """The input, one piece per position."""
+    tolerance: float
+    """Bound on the gap, relative to the largest effect where that exceeds 1."""
+
+    def check(self) -> Checks:
+        """All effects together are what a replay with patterns and scales held measures."""
+        gap = (self.effects.sum() + self.bias - self.replay).abs()
+        scale = max(1.0, float(self.effects.abs().sum(0).max()))
+        return Checks([Check.at_most("sum of effects = replay", gap, self.tolerance * scale)])
+
+    def total(self) -> Float[Tensor, " neuron"]:
+        """Second-order effect of each neuron, over positions."""
+        return self.effects.sum(1)
+
+
+def second_order(
+    model: HookedModel,
+    inputs: Any,
+    layer: int,
+    target: Any = None,
+    against: Any = None,
+    *,
+    position: int = -1,
+    **kwargs: Any,
+) -> SecondOrder:
+    """Split what the neurons of one layer say through later heads.
+
+    Args:
+        model: A pre-norm decoder, or a vision transformer with a classifier.
+        inputs: One text or ids, or one image.
+        layer: Block of the neurons.
+        target: Token (or class) read, as for `direct_logit_attribution`.
+        against: Token whose logit is subtracted.
+        position: Where it is read; 0 for a vision transformer's class token.
+        kwargs: For `capture`.
+
+    Raises:
+        ConfigError: No such layer or position, or no head above it.
+        ModelError: Post-norm models, attention patterns out of reach, no MLPs.
+    """
+    stream = residual_stream(model)
+    mlp, later = _sublayers(model, stream, layer)
+    sites = [mlp.parts, mlp.out, stream.last, *([mlp.post_scale] if mlp.post_scale else [])]
+    sites += [s for w in later for s in _sites(model, w)]
+    with torch.no_grad():
+        acts = model.capture(inputs, list(dict.fromkeys(sites)), **kwargs)
+        tokens, real = _tokens(model, acts, inputs, kwargs)
+        if not -len(tokens) <= position < len(tokens):
+            raise ConfigError("no such position", got=position, expected=f"{len(tokens)} tokens")
+        at = int(real.nonzero().flatten()[position])
+        last = acts[stream.last][:, at]
+        normalized = wide(model.ln_final(last))
+        logits = model.unembed(model.ln_final(last))
+        reading = read_head(model, normalized, logits, target, against)
+        reader = stream.norm.adjoint(reading.direction, stream.norm.scale(wide(last)))[0]
+        parts = [_readers(model, w, acts, reader, at) for w in later]
+        m = torch.stack([each.sum(0) for each in parts]).sum(0)
+        written = _behind(mlp, m, acts)
+        p = wide(acts[mlp.parts][0])
+        effects = (p * (written @ mlp.weight.T)).T[:, real]
+        constant = (written @ mlp.bias)[real].sum()
+        if mlp.post_scale:
+            constant = constant + mlp.post.constant(m)[real].sum()
+        out = wide(acts[mlp.out][0])
+        by_head = torch.stack(
+            [torch.einsum("pd,hpd->h", out[real], each[:, real]) for each in parts]
+        )
+        here = _behind(mlp, reader.expand_as(m), acts)[at]
+        unseen = [_replay(model, inputs, mlp, w, acts, kwargs)[at] for w in later]
+        replay = torch.stack(unseen).sum(0) @ reader
+        rounding = (stream.norm.apply(wide(last)) - normalized).abs().max()
+    pieces = pieces_of(model, *reading.ids) if model.adapter.inputs == "tokens" else None
+    named = reading.targets(pieces or {int(i): str(int(i)) for ids in reading.ids for i in ids})
+    return SecondOrder(
+        effects=effects,
+        direct=p[at] * (mlp.weight @ here),
+        by_head=by_head,
+        bias=constant,
+        replay=replay,
+        layer=layer,
+        layers=tuple(w.layer for w in later),
+        position=position % len(tokens),
+        target=named[0],
+        tokens=tuple(tokens),
+        tolerance=max(TOLERANCE.get(model.cfg.dtype, 0.05), 1e-6 * (float(rounding) > 1e-12)),
+        labels={"neuron": [mlp.part(n) for n in range(len(effects))]},
+        provenance=model.provenance(sites),
+    )
+
+
+def second_order_directions(
+    model: HookedModel,
+    inputs: Any,
+    layer: int,
+    neurons: Sequence[int],
+    *,
+    position: int = -1,
+    **kwargs: Any,
+) -> Float[Tensor, "neuron d_model"]:
+    """φ_n: what each neuron adds behind the final norm through later heads, as a vector.
+
+    Its dot product with a column of W_U is the effect on that token's logit: read the rows with
+    `read_directions`, or stack them over texts for a neuron's principal direction.
+    """
+    stream = residual_stream(model)
+    mlp, later = _sublayers(model, stream, layer)
+    bad = [n for n in neurons if not 0 <= n < len(mlp.weight)]
+    if bad or not len(neurons):
+        raise ConfigError("no such neuron", got=bad, expected=f"0 to {len(mlp.weight) - 1}")
+    sites = [mlp.parts, stream.last, *([mlp.post_scale] if mlp.post_scale else [])]
+    sites += [s for w in later for s in _sites(model, w)]
+    with torch.no_grad():
+        acts = model.capture(inputs, list(dict.fromkeys(sites)), **kwargs)
+        _, real = _tokens(model, acts, inputs, kwargs)
+        at = int(real.nonzero().flatten()[position])
+        p, w = wide(acts[mlp.parts][0])[:, neurons], mlp.weight[neurons]
+        rows = p[..., None] * w  # [pos neuron d_model]
+        if mlp.post_scale:
+            rows = mlp.post.centre(rows) / wide(acts[mlp.post_scale][0])[:, None]
+            rows = rows if mlp.post.gain is None else rows * mlp.post.gain
+        total = torch.zeros(len(w), model.cfg.d_model, dtype=rows.dtype, device=rows.device)
+        for writer in later:
+            total += _carried(model, writer, acts, rows, at)
+        norm, scale = stream.norm, stream.norm.scale(wide(acts[stream.last][0, at]))
+        total = norm.centre(total) / scale
+        return total if norm.gain is None else total * norm.gain
+
+
+def _carried(
+    model: HookedModel, writer: Writer, acts: Activations, rows: Tensor, at: int
+) -> Tensor:
+    """Vectors at every token [pos neuron d_model] as one attention brings them to `at`."""
+    here, norm = f"blocks.{writer.layer}", norm_before(model, writer.layer)
+    rows = norm.centre(rows)
+    if f"{here}.ln1.hook_scale" in acts:
+        rows = rows / wide(acts[f"{here}.ln1.hook_scale"][0])[:, None]
+    rows = rows if norm.gain is None else rows * norm.gain
+    values = wide(model.W_V[writer.layer].detach())
+    group = len(writer.weight) // len(values)
+    pattern = wide(acts[f"{here}.attn.hook_pattern"][0, :, at])
+    mixed = torch.einsum("hp,pnd->hnd", pattern, rows)
+    out = torch.einsum("hnd,hde,hem->nm", mixed, values.repeat_interleave(group, 0), writer.weight)
+    if not writer.post_scale:
+        return out
+    out = writer.post.centre(out) / wide(acts[writer.post_scale][0, at])
+    return out if writer.post.gain is None else out * writer.post.gain
+
+
+def _sublayers(model: HookedModel, stream: Stream, layer: int) -> tuple[Writer, list[Writer]]:
+    """The MLP of a layer and the attentions above it."""
+    n = model.cfg.n_layers
+    mlp = next((w for w in stream.writers if w.kind == "neuron" and w.layer == layer), None)
+    later = [w for w in stream.writers if w.name == "attn" and w.layer > layer]
+    if stream.prefix != "blocks" or mlp is None or not later:
+        raise ConfigError(
+            "the second-order lens needs an MLP and a head above it",
+            got=f"layer {layer} of {n} in {model.cfg.model_name}",
+            expected=f"a layer from 0 to {n - 2} with an MLP, in a model with one stream",
+        )
+    wanted = [f"blocks.{w.layer}.attn.{name}" for w in later
+              for name in ("hook_pattern", "hook_q", "hook_k")]  # fmt: skip
+    missing = [site for site in wanted if site not in model.sites]
+    if missing:
+        raise ModelError(
+            f"the attention patterns of {model.cfg.model_name} are out of reach",
+            got=missing[0],
+            fix="a family whose attention goes through the registered function",
+        )
+    return mlp, later
+
+
+def _sites(model: HookedModel, writer: Writer) -> list[str]:
+    """What must be known, and held, of one attention."""
+    here = f"blocks.{writer.layer}"
+    names = [f"{here}.attn.hook_pattern", f"{here}.attn.hook_q", f"{here}.attn.hook_k",
+             f"{here}.ln1.hook_scale", f"{here}.hook_resid_pre", writer.out]  # fmt: skip
+    names += [writer.post_scale] if writer.post_scale else []
+    return [name for name in names if name in model.sites]
+
+
+def _readers(
+    model: HookedModel, writer: Writer, acts: Activations, reader: Tensor, at: int
+) -> Tensor:
+    """What a write to the stream at each token adds through each head, [head pos d_model]."""
+    here = f"blocks.{writer.layer}"
+    behind = writer.post.adjoint(reader, wide(acts[writer.post_scale][0, at])) if (
+        writer.post_scale) else reader  # fmt: skip
+    values = wide(model.W_V[writer.layer].detach())
+    group = len(writer.weight) // len(values)
+    ov = torch.einsum(
+        "hmd,hdn,n->hm", values.repeat_interleave(group, 0), writer.weight, behind
+    )  # W_V W_O r
+    norm = norm_before(model, writer.layer)
+    scale = wide(acts[f"{here}.ln1.hook_scale"][0]) if f"{here}.ln1.hook_scale" in acts else 1.0
+    pattern = wide(acts[f"{here}.attn.hook_pattern"][0, :, at])
+    return pattern[..., None] * norm.adjoint(ov[:, None], scale)
+
+
+def _behind(mlp: Writer, m: Tensor, acts: Activations) -> Tensor:
+    """Readers of the stream as readers of the MLP's own output, [pos d_model]."""
+    return mlp.post.adjoint(m, wide(acts[mlp.post_scale][0])) if mlp.post_scale else m
+
+
+def _replay(
+    model: HookedModel,
+    inputs: Any,
+    mlp: Writer,
+    writer: Writer,
+    acts: Activations,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """What one attention writes less what it writes without the MLP's output, [pos d_model].
+
+    The model's own forward pass, with the queries, keys and norm scales of the first run.
+    """
+    here = f"blocks.{writer.layer}"
+    without = acts[f"{here}.hook_resid_pre"] - acts[mlp.out]
+    held = [s for s in _sites(model, writer)
+            if s.endswith(("hook_q", "hook_k", "hook_scale"))]  # fmt: skip
+    hooks: list[Any] = [(f"{here}.hook_resid_pre", lambda value, hook: without)]
+    hooks += [(site, lambda value, hook, kept=acts[site]: kept) for site in held]
+    blind = model.capture(inputs, writer.out, fwd_hooks=hooks, **kwargs)[writer.out]
+    return wide(acts[writer.out][0] - blind[0])
+
+
+def _tokens(
+    model: HookedModel, acts: Activations, inputs: Any, kwargs: dict[str, Any]
+) -> tuple[Sequence[str], Tensor]:
+    """Names of the positions, and which are real."""
+    if model.adapter.inputs != "pixels":
+        ids, real = one_row(model, acts, inputs, kwargs)
+        return model.to_str_tokens(ids), real
+    first = next(iter(acts.values()))
+    if first.shape[0] != 1:
+        raise ConfigError("one image at a time", got=first.shape[0], expected=1)
+    n = first.shape[1]
+    return ["class", *(f"patch {i}" for i in range(1, n))], torch.ones(n, dtype=torch.bool)

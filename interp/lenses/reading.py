@@ -1,0 +1,188 @@
+"""What all lenses over the residual stream share: rows, texts, targets, and one row's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.core.activations import Activations
+from interp.core.errors import ConfigError, ModelError, TokenError
+from interp.core.finite import check_finite
+from interp.lenses.config import Components
+from interp.lenses.result import LensResult
+from interp.models.hooked import HookedModel
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
+"""Bound on KL(model || last row), nats."""
+
+Decode = Callable[[str, Tensor], Tensor]
+"""(site, activation [batch pos d_model]) -> logits [batch pos d_vocab]."""
+
+
+def read_rows(
+    model: HookedModel,
+    inputs: Any,
+    rows: Mapping[str, str],
+    decode: Decode,
+    *,
+    kind: str,
+    top_k: int = 5,
+    target: Any = None,
+    **kwargs: Any,
+) -> LensResult:
+    """Run the model once and reduce what `decode` says at every row to a `LensResult`.
+
+    Args:
+        rows: Row name -> site, bottom to top; the last row is the model's output.
+        decode: What a row predicts.
+        kind: Name of the lens.
+        kwargs: For `run_with_cache`.
+    """
+    if top_k < 1:
+        raise ConfigError("a cell shows at least one token", got=top_k, expected="top_k >= 1")
+    if "positions" in kwargs:
+        raise ConfigError(
+            "a lens reads whole texts",
+            got=f"positions={kwargs['positions']!r}",
+            fix="select positions in the result: lens.kl[:, -1]",
+        )
+    with torch.no_grad():
+        output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
+        check_finite(output, "the model's logits")
+        tokens, real = one_row(model, acts, inputs, kwargs)
+        final = log_probs(output[0, real])
+        wanted = targets_of(model, target, final)
+        k = min(top_k, final.shape[-1])
+        # Row by row: the whole stack of logits at once would be layers times larger.
+        cells = [
+            cell_numbers(log_probs(decode(site, acts[site])[0][real]), final, wanted, k)
+            for site in rows.values()
+        ]
+    columns: dict[str, Any] = {
+        name: torch.stack([cell[name] for cell in cells]) for name in cells[0]
+    }
+    pieces = pieces_of(model, columns["ids_top"], wanted)
+    return LensResult(
+        **columns,
+        tokens=tuple(model.to_str_tokens(tokens)),
+        top_tokens=tuple(
+            tuple(tuple(pieces[i] for i in cell) for cell in row)
+            for row in columns["ids_top"].tolist()
+        ),
+        targets=tuple(pieces[i] for i in wanted.tolist()),
+        components=tuple(rows),
+        kind=kind,
+        tolerance=TOLERANCE.get(model.cfg.dtype, 1e-2),
+        provenance=model.provenance(rows.values()),
+    )
+
+
+def stream_rows(model: HookedModel, components: Components) -> dict[str, str]:
+    """Row name -> site, bottom to top: what each block reads, then what the last one writes."""
+    cfg = model.cfg
+    decoder = cfg.n_decoder_layers > 0
+    prefix = "decoder_blocks" if decoder else "blocks"
+    n = cfg.n_decoder_layers if decoder else cfg.n_layers
+    if n == 0 or f"{prefix}.0.hook_resid_pre" not in model.sites:
+        lacks = "no residual stream by name"
+    elif model.adapter.unembed is None:
+        lacks = "no head"
+    elif model.adapter.pools_first:
+        lacks = "a head that reads one position only"
+    else:
+        lacks = ""
+    if lacks:
+        raise ModelError(
+            f"a lens needs a residual stream and a head over tokens; {cfg.model_name} has {lacks}",
+            got=type(model.module).__name__,
+            expected="a language model loaded with its head",
+        )
+    post = "hook_normalized_resid_post" if cfg.style == "post" else "hook_resid_post"
+    parts = {
+        "attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out", "mlp": "hook_mlp_out"
+    }  # fmt: skip
+    rows = {"embed": f"{prefix}.0.hook_resid_pre"}
+    for layer in range(n):
+        if components == "all":
+            for name, site in parts.items():
+                if f"{prefix}.{layer}.{site}" in model.sites:
+                    rows[f"L{layer} {name}"] = f"{prefix}.{layer}.{site}"
+        rows[f"L{layer} post"] = f"{prefix}.{layer}.{post}"
+    return rows
+
+
+def one_row(
+    model: HookedModel, acts: Activations, inputs: Any, kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The ids the rows belong to, [n_real], and which positions are real, [pos].
+
+    Encoder-decoders: the decoder's ids, by default the start token that the model was given.
+    """
+    tokens, mask = acts.tokens, acts.mask
+    if model.cfg.n_decoder_layers:
+        given = {**inputs, **kwargs} if isinstance(inputs, Mapping) else kwargs
+        start = getattr(model.module.config, "decoder_start_token_id", None) or 0
+        tokens, mask = given.get("decoder_input_ids", torch.tensor([[start]])), None
+    if tokens is None or tokens.shape[0] != 1:
+        raise TokenError(
+            "a lens reads one text at a time",
+            got="no tokens" if tokens is None else f"a batch of {tokens.shape[0]}",
+            fix="[logit_lens(model, text) for text in texts]",
+        )
+    real = torch.ones_like(tokens[0], dtype=torch.bool) if mask is None else mask[0]
+    return tokens[0][real], real
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-softmax in at least single precision."""
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    return exact.log_softmax(-1)
+
+
+def cell_numbers(log_p: Tensor, final: Tensor, wanted: Tensor, k: int) -> dict[str, Tensor]:
+    """One row's numbers from its log-probabilities and the model's, both [pos, d_vocab]."""
+    p = log_p.exp()
+    top = p.topk(k, dim=-1)
+    at_target = log_p.gather(-1, wanted[:, None])
+    return {
+        "probs_top": top.values,
+        "ids_top": top.indices,
+        "entropy": -(p * log_p).nan_to_num(0.0).sum(-1),
+        # Rounding may leave a divergence a hair below zero.
+        "kl": (final.exp() * (final - log_p)).nan_to_num(0.0).sum(-1).clamp(min=0),
+        "target_prob": at_target[:, 0].exp(),
+        "target_rank": (log_p > at_target).sum(-1),
+    }
+
+
+def targets_of(model: HookedModel, target: Any, final: Tensor) -> Tensor:
+    """The token followed at each position, [pos]."""
+    if target is None:
+        return final.argmax(-1)
+    if isinstance(target, str):
+        target = model.to_single_token(target)
+    ids = torch.as_tensor(target, device=final.device).long()
+    if ids.dim() > 1 or (ids.dim() == 1 and len(ids) != len(final)):
+        raise TokenError(
+            "targets must be one token, or one id per position",
+            got=f"shape {tuple(ids.shape)}",
+            expected=f"() or ({len(final)},)",
+        )
+    if bool(((ids < 0) | (ids >= final.shape[-1])).any()):
+        raise TokenError(
+            "a target lies outside the vocabulary",
+            got=ids.tolist(),
+            expected=f"0 to {final.shape[-1] - 1}",
+        )
+    return ids.expand(len(final))
+
+
+def pieces_of(model: HookedModel, *ids: Tensor) -> dict[int, str]:
+    """Text of every id that occurs; the id itself where there is no tokenizer."""
+    seen = sorted({i for part in ids for i in part.flatten().tolist()})
+    if model.tokenizer is None:
+        return {i: str(i) for i in seen}
+    return dict(zip(seen, model.to_str_tokens(torch.tensor(seen)), strict=True))

@@ -1,0 +1,185 @@
+"""What writes to the residual stream: every attention and every MLP, with the map of its parts.
+
+A head's part is z_h W_O[h], a neuron's is its activation times its row of W_out; both pass the
+norm behind the sublayer where the family has one (Gemma).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from interp.core.errors import ModelError
+from interp.lenses.frozen import IDENTITY, FrozenNorm, frozen_norm, wide
+from interp.models.adapter import Stack, find
+from interp.models.hooked import HookedModel
+from interp.models.linear import linear_bias, linear_weight
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One sublayer that adds to the stream.
+
+    Attributes:
+        name: "attn", "cross_attn" or "mlp".
+        kind: What its parts are.
+        layer: Block number.
+        parts: Site of the parts' activations: hook_z [batch pos head d_head], hook_post
+            [batch pos d_mlp].
+        out: Site of what is added to the stream, [batch pos d_model].
+        weight: [head d_head d_model], or [d_mlp d_model].
+        bias: [d_model].
+        post: The norm between the sublayer and the stream, the identity in most families.
+        post_scale: Site of that norm's scale, "" without one.
+    """
+
+    name: str
+    kind: Literal["head", "neuron"]
+    layer: int
+    parts: str
+    out: str
+    weight: Tensor
+    bias: Tensor
+    post: FrozenNorm = IDENTITY
+    post_scale: str = ""
+
+    @property
+    def title(self) -> str:
+        """`L3 mlp`."""
+        return f"L{self.layer} {self.name}"
+
+    def part(self, index: int) -> str:
+        """The field's name of one part: L3H1, L3N1024 (cross-attention: L3X1)."""
+        letter = "N" if self.kind == "neuron" else "X" if self.name == "cross_attn" else "H"
+        return f"L{self.layer}{letter}{index}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual stream and all that writes to it.
+
+    Attributes:
+        prefix: "blocks" or "decoder_blocks".
+        first, last: Sites of the stream before the first block and after the last.
+        embeddings: Sites of what is added up before the first block, as far as they are named.
+        writers: In the order in which they write.
+        norm: The final norm.
+    """
+
+    prefix: str
+    first: str
+    last: str
+    embeddings: tuple[str, ...]
+    writers: tuple[Writer, ...]
+    norm: FrozenNorm
+
+
+def residual_stream(model: HookedModel) -> Stream:
+    """The stream that the model's head reads.
+
+    Raises:
+        ModelError: The model has no such stream, normalises it after every addition (BERT), or
+            does not give its parts.
+    """
+    cfg = model.cfg
+    decoder = cfg.n_decoder_layers > 0
+    prefix = "decoder_blocks" if decoder else "blocks"
+    n = cfg.n_decoder_layers if decoder else cfg.n_layers
+    first = f"{prefix}.0.hook_resid_pre"
+    got = type(model.module).__name__
+    if cfg.style == "post":
+        got = "a post-norm model: the stream is normalised after every addition"
+    if not n or first not in model.sites or cfg.style == "post" or model.adapter.unembed is None:
+        raise ModelError(
+            f"the output of {cfg.model_name} is no sum of its parts",
+            got=got,
+            expected="a head on a residual stream that only the last norm rescales",
+        )
+    blocks = _stack_writers(model, prefix) if model.adapter.stacks else _own_writers(model, n)
+    embed = ("decoder_hook_embed",) if decoder else ("hook_embed", "hook_pos_embed")
+    return Stream(
+        prefix,
+        first,
+        f"{prefix}.{n - 1}.hook_resid_post",
+        tuple(site for site in embed if site in model.sites),
+        tuple(writer for writer in blocks if writer.out in model.sites),
+        frozen_norm(model.adapter.ln_final),
+    )
+
+
+def _stack_writers(model: HookedModel, prefix: str) -> list[Writer]:
+    """Hugging Face: from the family's row."""
+    stack = next(s for s in reversed(model.adapter.stacks) if s.prefix == prefix)
+    found = []
+    for layer, block in enumerate(stack.blocks):
+        found += [_attention(model, stack, layer, name) for name in stack.attention]
+        if find(block, stack.mlp.mlp_down) is not None:
+            found.append(_mlp(model, stack, layer))
+    return found
+
+
+def _attention(model: HookedModel, stack: Stack, layer: int, module: str) -> Writer:
+    paths, block, cross = stack.attention[module], stack.blocks[layer], module == "cross_attn"
+    cfg, here, o = model.cfg, f"{stack.prefix}.{layer}", find(block, paths.o)
+    post = find(block, paths.ln1_post)
+    return Writer(
+        "cross_attn" if cross else "attn",
+        "head",
+        layer,
+        f"{here}.{module}.hook_z",
+        f"{here}.hook_cross_attn_out" if cross else f"{here}.hook_attn_out",
+        wide(linear_weight(o).detach()).unflatten(0, (cfg.n_heads, cfg.d_head)),
+        wide(linear_bias(o, cfg.d_model).detach()),
+        frozen_norm(post),
+        f"{here}.ln1_post.hook_scale" if post is not None else "",
+    )
+
+
+def _mlp(model: HookedModel, stack: Stack, layer: int) -> Writer:
+    block, here = stack.blocks[layer], f"{stack.prefix}.{layer}"
+    down, post = find(block, stack.mlp.mlp_down), find(block, stack.mlp.ln2_post)
+    return Writer(
+        "mlp",
+        "neuron",
+        layer,
+        f"{here}.mlp.hook_post",
+        f"{here}.hook_mlp_out",
+        wide(linear_weight(down).detach()),
+        wide(linear_bias(down, model.cfg.d_model).detach()),
+        frozen_norm(post),
+        f"{here}.ln2_post.hook_scale" if post is not None else "",
+    )
+
+
+def _own_writers(model: HookedModel, n: int) -> list[Writer]:
+    """Our small transformer and TransformerLens's guests hold the tensors under these names."""
+    blocks: Any = getattr(model.module, "blocks", None)
+    found = []
+    for layer in range(n):
+        block, here = blocks[layer], f"blocks.{layer}"
+        parts: list[tuple[str, Literal["head", "neuron"], str, str, str]] = [
+            ("attn", "head", "attn.hook_z", "W_O", "b_O"),
+            ("mlp", "neuron", "mlp.hook_post", "W_out", "b_out"),
+        ]
+        for name, kind, site, weight, bias in parts:
+            module = getattr(block, name, None)
+            if module is None:
+                continue
+            matrix, offset = wide(getattr(module, weight)), wide(getattr(module, bias))
+            found.append(
+                Writer(name, kind, layer, f"{here}.{site}", f"{here}.hook_{name}_out",
+                       matrix.detach(), offset.detach())
+            )  # fmt: skip
+    return found
+
+
+def norm_before(model: HookedModel, layer: int) -> FrozenNorm:
+    """The norm that the attention of a block reads through."""
+    if not model.adapter.stacks:
+        blocks: Any = model.module.blocks
+        return frozen_norm(getattr(blocks[layer], "ln1", None))
+    stack = model.adapter.stacks[-1]
+    paths = next(iter(stack.attention.values()))
+    return frozen_norm(find(stack.blocks[layer], paths.ln1))

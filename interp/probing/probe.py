@@ -1,0 +1,232 @@
+"""The `Probe` artefact: rows to scores, one class for every kind; and how one is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.activations.config import FitConfig
+from interp.activations.loop import fit
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.provenance import Provenance
+from interp.core.randomness import generator
+from interp.core.store import commit, open_artefact
+from interp.probing.config import ProbeConfig, ProbeKind
+from interp.probing.linear import solve
+from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
+
+SCHEMA = "probe/1"
+LINEAR: tuple[ProbeKind, ...] = ("logistic", "ridge", "mass_mean")
+
+
+@dataclass(frozen=True)
+class ProbeShape:
+    """What a probe is, apart from its numbers."""
+
+    d_in: int
+    """Width of the rows it reads."""
+    name: str
+    """What it reads from them."""
+    kind: ProbeKind = "logistic"
+    """How it was fitted."""
+    classes: tuple[str, ...] = ()
+    """Class names by index; none for a real target."""
+    hidden: int = 0
+    """Hidden units; 0 is linear."""
+
+    @property
+    def n_outputs(self) -> int:
+        """One logit for two classes, one number for a real target, else one logit per class."""
+        return len(self.classes) if len(self.classes) > 2 else 1
+
+
+class Probe(nn.Module):
+    """Scores of rows; `save` and `load` keep it with its provenance.
+
+    Attributes:
+        shape: Width, classes, kind.
+        net: `nn.Linear`, or two of them with a ReLU between.
+        mean: Subtracted from rows first, [d_in]; zero for linear probes, which have it folded in.
+        scale: Rows are divided by it, [d_in].
+        provenance: Model and site of the rows it was trained on.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: ProbeShape, provenance: Provenance | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.provenance = provenance
+        d, out = shape.d_in, shape.n_outputs
+        self.net = (
+            nn.Linear(d, out)
+            if not shape.hidden
+            else nn.Sequential(nn.Linear(d, shape.hidden), nn.ReLU(), nn.Linear(shape.hidden, out))
+        )
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("scale", torch.ones(d))
+
+    def forward(self, rows: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch k"]:
+        """Logits (or the real number) of rows of any leading shape.
+
+        Raises:
+            ShapeError: Rows of another width.
+        """
+        if rows.shape[-1] != self.shape.d_in:
+            raise ShapeError(
+                f"the probe {self.shape.name!r} reads another width",
+                got=rows.shape[-1], expected=self.shape.d_in,
+            )  # fmt: skip
+        rows = rows.to(self.mean.dtype)
+        return self.net((rows - self.mean) / self.scale)
+
+    def predict(self, rows: Float[Tensor, "n d"]) -> Int[Tensor, "n"] | Float[Tensor, "n"]:
+        """Class indices, or the real numbers."""
+        with torch.no_grad():
+            scores = self(rows)
+        if not self.shape.classes:
+            return scores[:, 0]
+        return scores.argmax(-1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
+
+    @property
+    def directions(self) -> Float[Tensor, "k d"]:
+        """What it looks along in raw rows; linear probes only.
+
+        Raises:
+            ConfigError: The probe has a hidden layer.
+        """
+        if not isinstance(self.net, nn.Linear):
+            raise ConfigError(
+                "this probe has no direction", got=self.shape.kind, expected="a linear probe"
+            )
+        return self.net.weight.detach() / self.scale
+
+    def for_model(self, provenance: Provenance, strict: bool = True) -> Self:
+        """Itself, if made for this model and site.
+
+        Raises:
+            ProvenanceError: It was made for something else; `strict=False` notes it instead.
+        """
+        if self.provenance is not None:
+            self.provenance = self.provenance.require_match(provenance, strict=strict)
+        return self
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write weights and shape as safetensors and JSON.
+
+        Raises:
+            StorageError: The folder exists and `overwrite` is False, or the disk refuses.
+        """
+        origin = None if self.provenance is None else self.provenance.to_json()
+        about = {"shape": asdict(self.shape), "provenance": origin}
+        files = {"weights.safetensors": self.state_dict(), "probe.json": about}
+        return commit(directory, files, overwrite=overwrite, schema=SCHEMA)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """What `save` wrote, bit for bit.
+
+        Raises:
+            StorageError, CorruptArtefact: No probe, or changed since.
+        """
+        artefact = open_artefact(directory, schema=SCHEMA)
+        about: dict[str, Any] = artefact.json("probe.json")
+        shape = ProbeShape(**{**about["shape"], "classes": tuple(about["shape"]["classes"])})
+        origin = about["provenance"]
+        probe = cls(shape, None if origin is None else Provenance.from_json(origin))
+        state = artefact.tensors("weights.safetensors")
+        probe = probe.to(next(iter(state.values())).dtype)
+        probe.load_state_dict(state)
+        return probe
+
+
+def train_probe(
+    x: Float[Tensor, "n d"],
+    labels: Labels,
+    config: ProbeConfig | None = None,
+    *,
+    name: str = "label",
+    groups: Sequence[Any] | Tensor | None = None,
+    provenance: Provenance | None = None,
+) -> Probe:
+    """Fit one probe on all the rows given.
+
+    Args:
+        x: Rows [n, d]; any n, constant and repeated features included.
+        labels: One per row; floats are a real target.
+        config: Kind, penalties, ...
+        name: What is read.
+        groups: Rows that belong together when a penalty is chosen on held-out rows.
+        provenance: Where the rows came from, kept with the probe.
+
+    Raises:
+        ShapeError: Labels that do not fit the rows.
+        ConfigError: One class only; a class probe for a real target.
+        NonFiniteError: NaN or infinity in rows or labels.
+    """
+    config = config or ProbeConfig()
+    x = check_rows(x, "the rows of the probe")
+    target = encode(name, labels, len(x))
+    require_classes(target, "the rows")
+    if config.kind == "mlp":
+        return train_mlp(x, target, config, provenance)
+    solved = solve(x, [target], config, groups=groups)[0]
+    probe = Probe(ProbeShape(x.shape[1], name, config.kind, target.classes), provenance).double()
+    if not isinstance(probe.net, nn.Linear):  # the shape has no hidden layer
+        raise ConfigError("a linear probe is linear", got=probe.shape)
+    with torch.no_grad():
+        probe.net.weight.copy_(solved.weight.T)
+        probe.net.bias.copy_(solved.bias)
+    return probe.requires_grad_(False)
+
+
+def train_mlp(
+    x: Tensor, target: Target, config: ProbeConfig, origin: Provenance | None = None
+) -> Probe:
+    """One hidden layer on standardised rows [n, d], trained by `interp.activations.fit`."""
+    shape = ProbeShape(x.shape[1], target.name, "mlp", target.classes, config.hidden)
+    probe = Probe(shape, origin)
+    with torch.no_grad():
+        probe.mean.copy_(x.mean(0))
+        spread = x.std(0, correction=0)
+        probe.scale.copy_(torch.where(spread > 1e-6 * x.abs().amax(0), spread, 1.0))
+        draw = generator(config.seed, f"mlp probe {target.name}")
+        for parameter in probe.parameters():
+            bound = parameter.shape[-1] ** -0.5
+            parameter.uniform_(-bound, bound, generator=draw)
+    real = target.kind == "real"
+    y = target.values.float() if target.kind != "classes" else target.values
+    centre, width = (y.mean(), y.std(correction=0)) if real else (torch.tensor(0.0), 1.0)
+    y = (y - centre) / width if real else y
+
+    def batches(t: int) -> tuple[Tensor, Tensor]:
+        pick = generator(config.seed, "mlp probe batch", t)
+        rows = torch.randint(len(x), (min(config.batch_size, len(x)),), generator=pick)
+        return x[rows], y[rows]
+
+    def step(module: nn.Module, batch: tuple[Tensor, Tensor], t: int) -> Tensor:
+        scores = module(batch[0])
+        if real:
+            return (scores[:, 0] - batch[1]).square().mean()
+        if target.kind == "classes":
+            return nn.functional.cross_entropy(scores, batch[1])
+        return nn.functional.binary_cross_entropy_with_logits(scores[:, 0], batch[1])
+
+    schedule = FitConfig(
+        steps=config.steps, lr=config.lr, lr_schedule="cosine", optimizer="adamw",
+        weight_decay=1e-2, seed=config.seed, log_every=max(config.steps // 10, 1),
+    )  # fmt: skip
+    fit(probe, step, batches, schedule)
+    if real:  # back to the target's own unit
+        last = list(probe.parameters())[-2:]
+        with torch.no_grad():
+            last[0].mul_(width)
+            last[1].mul_(width).add_(centre)
+    return probe.requires_grad_(False)

@@ -1,0 +1,148 @@
+"""Rows and labels as probes take them; what cannot be probed is refused here, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.finite import check_finite
+
+Labels = Any
+"""Tensor, array or sequence of bool, int, str (classes) or float (a real target), one per row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One thing to read from the rows."""
+
+    name: str
+    """Its name in results."""
+    kind: Literal["binary", "classes", "real"]
+    """Two classes, more, or a real number."""
+    values: Tensor
+    """Int64 class indices, or float64 numbers, [n]."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of their indices; sorted."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of a probe for it."""
+        return len(self.classes) if self.kind == "classes" else 1
+
+    def __getitem__(self, rows: Tensor) -> Target:
+        """The same target at some rows."""
+        return Target(self.name, self.kind, self.values[rows], self.classes)
+
+
+def check_rows(x: Tensor, what: str) -> Float[Tensor, "n d"]:
+    """Rows as float32 or float64, finite, [n, d].
+
+    Raises:
+        ShapeError: Not two axes, or none of one of them.
+        NonFiniteError: NaN or infinity among them.
+    """
+    if x.ndim != 2 or 0 in x.shape:
+        raise ShapeError(
+            f"{what}: a probe reads rows [n, d]",
+            got=f"shape {tuple(x.shape)}",
+            expected="two axes, neither empty",
+            fix="acts.flat(site) gives rows without padding",
+        )
+    check_finite(x, what)
+    x = x.detach()
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def encode(name: str, labels: Labels, n: int | None = None) -> Target:
+    """Labels as indices of sorted classes, or as real numbers.
+
+    Args:
+        name: What the target is called.
+        labels: One per row. Floats are a real target; everything else names classes.
+        n: Rows there are.
+
+    Raises:
+        ShapeError: Another number of labels than rows.
+        ConfigError: A label is missing (None), fewer than two classes, or a constant real target.
+        NonFiniteError: A real label is NaN or infinite.
+    """
+    plain = _plain(name, labels)
+    if n is not None and len(plain) != n:
+        raise ShapeError(f"target {name!r} does not fit the rows", got=len(plain), expected=n)
+    if any(value is None for value in plain):
+        raise ConfigError(
+            f"target {name!r} has a row without label",
+            got=f"None at row {plain.index(None)}",
+            fix="leave such rows out of rows and labels",
+        )
+    if plain and all(isinstance(value, float) for value in plain):
+        values = torch.tensor(plain, dtype=torch.float64)
+        check_finite(values, f"target {name!r}")
+        if bool((values == values[0]).all()):
+            raise ConfigError(
+                f"target {name!r} is the same at every row", got=plain[0],
+                expected="something that varies",
+            )  # fmt: skip
+        return Target(name, "real", values)
+    known = sorted(set(plain), key=lambda value: (isinstance(value, str), value))
+    if len(known) < 2:
+        raise ConfigError(
+            f"target {name!r} has one class only",
+            got=f"{len(plain)} rows of {known}",
+            expected="at least two classes",
+            fix="add rows of the other class",
+        )
+    index = {value: i for i, value in enumerate(known)}
+    codes = torch.tensor([index[value] for value in plain])
+    kind = "binary" if len(known) == 2 else "classes"
+    return Target(name, kind, codes, tuple(map(str, known)))
+
+
+def encode_all(targets: Mapping[str, Labels] | Labels, n: int) -> list[Target]:
+    """One target, or several by name; a lone target is called "label"."""
+    named = targets if isinstance(targets, Mapping) else {"label": targets}
+    if not named:
+        raise ConfigError("nothing to probe for", got="no targets", expected="at least one")
+    return [encode(name, labels, n) for name, labels in named.items()]
+
+
+def require_classes(target: Target, where: str) -> None:
+    """Refuse a split in which a class target has become constant.
+
+    Raises:
+        ConfigError: Fewer than two classes among these rows.
+    """
+    if target.kind != "real" and len(target.values.unique()) < 2:
+        seen = target.classes[int(target.values[0])] if len(target.values) else "no rows"
+        raise ConfigError(
+            f"target {target.name!r} has one class only in {where}",
+            got=f"{len(target.values)} rows of {seen!r}",
+            expected="at least two classes",
+            fix="more rows, another seed, or groups that do not coincide with the classes",
+        )
+
+
+def _plain(name: str, labels: Labels) -> list[Any]:
+    """Labels as a flat list of Python values."""
+    if hasattr(labels, "tolist"):
+        if labels.ndim != 1:
+            raise ShapeError(
+                f"target {name!r} must be one label per row", got=f"shape {tuple(labels.shape)}"
+            )
+        return labels.tolist()
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise ConfigError(
+            f"target {name!r} is no sequence of labels", got=type(labels).__name__,
+            expected="a tensor, array, list or tuple with one label per row",
+        )  # fmt: skip
+    plain = list(labels)
+    if any(isinstance(value, float) for value in plain):  # 1 and 2.5 are numbers together
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in plain)
+        plain = [float(v) for v in plain] if numbers else plain
+    return plain

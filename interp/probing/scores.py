@@ -1,0 +1,147 @@
+"""How good guesses are: accuracy, R2, F1, MCC, with intervals that know about groups."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.special import ndtri
+
+from interp.probing.rows import Target
+
+
+class Interval(NamedTuple):
+    """A number with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def guess(scores: Float[Tensor, "n k"], target: Target) -> Tensor:
+    """Class indices from logits (ties: the lower index), or the real numbers, [n]."""
+    if target.kind == "real":
+        return scores[:, 0]
+    return scores.argmax(-1) if target.kind == "classes" else (scores[:, 0] > 0).long()
+
+
+def rate(scores: Tensor, target: Target, groups: Tensor, confidence: float) -> Interval:
+    """Accuracy of a class target, R2 of a real one, with its interval."""
+    if target.kind == "real":
+        return r2(scores[:, 0], target.values, groups, confidence)
+    return accuracy(guess(scores, target) == target.values, groups, confidence)
+
+
+def accuracy(right: Bool[Tensor, "n"], groups: Tensor, confidence: float = 0.95) -> Interval:
+    """Share of right guesses, with Wilson's interval on the effective number of rows.
+
+    Rows of one group (a sentence) go wrong together. Their design effect is the variance of the
+    ratio estimate over groups by that of independent rows (at least 1); where all or no guesses
+    are right it cannot be measured, and every group counts as one row.
+    """
+    n, hits = len(right), right.double()
+    p = float(hits.mean())
+    _, code = groups.unique(return_inverse=True)
+    g = int(code.max()) + 1
+    off = torch.zeros(g, dtype=torch.float64).index_add_(0, code, hits - p)
+    spread = p * (1 - p) * n
+    inflation = float(off.square().sum()) / spread * g / max(g - 1, 1) if spread > 0 else n / g
+    low, high = wilson(p, n / max(inflation, 1.0), confidence)
+    return Interval(p, low, high)
+
+
+def wilson(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share `p` of `n` trials."""
+    z = float(ndtri(torch.tensor(0.5 + confidence / 2, dtype=torch.float64)))
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
+def r2(guessed: Tensor, true: Tensor, groups: Tensor, confidence: float = 0.95) -> Interval:
+    """1 - residual / total sum of squares; interval by 200 bootstraps of whole groups.
+
+    0 for a target that is constant among these rows: there is nothing to explain.
+    """
+    guessed, true = guessed.double(), true.double()
+    _, code = groups.unique(return_inverse=True)
+    g = int(code.max()) + 1
+    parts = torch.stack([(true - guessed).square(), true.square(), true, torch.ones_like(true)], 1)
+    sums = torch.zeros(g, 4, dtype=torch.float64).index_add_(0, code, parts)
+    draws = torch.Generator().manual_seed(0)
+    picked = torch.randint(g, (200, g), generator=draws)
+    values = torch.stack([_r2_of(sums.sum(0)), *(_r2_of(sums[rows].sum(0)) for rows in picked)])
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(values[1:], torch.tensor([tail, 1 - tail]).double()).tolist()
+    return Interval(float(values[0]), low, high)
+
+
+def _r2_of(sums: Tensor) -> Tensor:
+    residual, square, total, n = sums
+    variation = square - total * total / n
+    if variation <= 1e-12 * square:
+        return torch.zeros((), dtype=torch.float64)
+    return 1 - residual / variation
+
+
+def majority(train: Target, test: Target) -> float:
+    """Test accuracy of always guessing the training rows' most frequent class; 0 for R2."""
+    if train.kind == "real":
+        return 0.0
+    most = int(train.values.bincount(minlength=len(train.classes)).argmax())
+    return float((test.values == most).double().mean())
+
+
+class Binary(NamedTuple):
+    """Two-class figures; each is 0 where it is 0/0."""
+
+    f1: float
+    mcc: float
+    precision: float
+    recall: float
+    roc_auc: float
+    pr_auc: float
+
+
+def binary_scores(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"]) -> Binary:
+    """F1, Matthews' correlation, precision and recall at threshold 0, areas under ROC and PR."""
+    said = score > 0
+    tp = float((said & positive).sum())
+    fp, fn = float((said & ~positive).sum()), float((~said & positive).sum())
+    tn = len(score) - tp - fp - fn
+    denominator = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
+    return Binary(
+        f1=_ratio(2 * tp, 2 * tp + fp + fn),
+        mcc=_ratio(tp * tn - fp * fn, denominator),
+        precision=_ratio(tp, tp + fp),
+        recall=_ratio(tp, tp + fn),
+        roc_auc=roc_auc(score, positive),
+        pr_auc=_average_precision(score, positive),
+    )
+
+
+def roc_auc(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"]) -> float:
+    """Chance that a positive row scores above a negative one, ties half; 0 without both."""
+    n_pos = int(positive.sum())
+    n_neg = len(score) - n_pos
+    _, place, counts = score.double().unique(return_inverse=True, return_counts=True)
+    top = counts.cumsum(0).double()
+    rank = (top - (counts - 1) / 2)[place]
+    return _ratio(float(rank[positive].sum()) - n_pos * (n_pos + 1) / 2, float(n_pos * n_neg))
+
+
+def _average_precision(score: Tensor, positive: Tensor) -> float:
+    """Sum over distinct thresholds of (recall step) * precision, as scikit-learn's."""
+    values, place = score.double().unique(return_inverse=True)
+    hits = torch.zeros(len(values), dtype=torch.float64)
+    seen = hits.clone()
+    hits.index_add_(0, place, positive.double())
+    seen.index_add_(0, place, torch.ones(len(score), dtype=torch.float64))
+    tp, n = hits.flip(0).cumsum(0), seen.flip(0).cumsum(0)
+    return _ratio(float((hits.flip(0) * tp / n).sum()), float(hits.sum()))
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else 0.0

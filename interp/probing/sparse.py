@@ -1,0 +1,241 @@
+"""k-sparse probes: which few neurons tell a feature, and how well (Gurnee et al. 2023).
+
+"Finding Neurons in a Haystack: Case Studies with Sparse Probing". Neurons are chosen on the
+training rows only; every k has a probe of its own on its support, class-balanced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.core.errors import ConfigError
+from interp.core.provenance import Provenance
+from interp.core.randomness import permutation
+from interp.probing.config import ProbeConfig, Ranking, SparseConfig
+from interp.probing.linear import Solved, scores_of, solve
+from interp.probing.result import PruningCurve, SparseSweep
+from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
+from interp.probing.scores import Binary, binary_scores
+from interp.probing.splits import Split, shuffled, split_rows
+
+
+def sparse_sweep(
+    features: Mapping[str, Tensor],
+    labels: Labels,
+    config: SparseConfig | None = None,
+    *,
+    name: str = "label",
+    groups: Sequence[Any] | Tensor | None = None,
+    provenance: Provenance | None = None,
+) -> SparseSweep:
+    """F1, MCC, ... against k at every site, with the neurons by number and a null band.
+
+    Args:
+        features: Site -> rows [n, d], e.g. `blocks.*.mlp.hook_post`.
+        labels: Two classes, one label per row; the later in sorted order counts as positive.
+        config: Ranking, sizes, telescoping.
+        name: What is read.
+        groups: Rows that are never split between training and test.
+        provenance: Where the rows came from.
+
+    Raises:
+        ConfigError: Not two classes, one class only on a side, or sizes that are no sizes.
+        ShapeError, NonFiniteError: As for `probe_sweep`.
+    """
+    config = config or SparseConfig()
+    rows = {site: check_rows(x, site) for site, x in features.items()}
+    if not rows:
+        raise ConfigError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
+    sizes = {len(x) for x in rows.values()}
+    target = _two_classes(encode(name, labels, sizes.pop() if len(sizes) == 1 else -1))
+    split = split_rows(len(target.values), config.test_fraction, config.seed, groups)
+    for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
+        require_classes(target[part], where)
+    ks = _sizes(config, min(x.shape[1] for x in rows.values()))
+    drawn = [shuffled(target, split, config.seed, i) for i in range(config.n_shuffles)]
+    real = [_curve(x, target, split, ks, config) for x in rows.values()]
+    null = [[_curve(x, t, split, ks, config)[0] for t in drawn] for x in rows.values()]
+    nulls = torch.tensor([[[s.f1 for s in curve] for curve in site] for site in null]).double()
+    columns = {
+        field: torch.tensor([[getattr(s, field) for s in curve] for curve, _ in real]).double()
+        for field in Binary._fields
+    }
+    return SparseSweep(
+        **columns,
+        null_f1=nulls.mean(1) if drawn else None,
+        null_low=nulls.amin(1) if drawn else None,
+        null_high=nulls.amax(1) if drawn else None,
+        neurons=tuple(tuple(supports) for _, supports in real),
+        target=name,
+        positive=target.classes[1],
+        ranking=config.ranking + (", telescoped" if config.telescope else ""),
+        n_train=len(split.train),
+        n_test=len(split.test),
+        labels={"site": list(rows), "k": list(map(str, ks))},
+        provenance=provenance,
+    )
+
+
+def rank_neurons(
+    x: Float[Tensor, "n d"], target: Target, ranking: Ranking, seed: int = 0
+) -> Int[Tensor, "d"]:
+    """Neurons from the most telling to the least.
+
+    mean_diff: |mean of positive rows - mean of negative rows|; f_stat: ANOVA's F; mutual_info:
+    scikit-learn's nearest-neighbour estimate; l1: |weight| in a logistic probe with an L1 penalty
+    (C = .1, features in standard units), ties by mean_diff; random: the null.
+    """
+    y = target.values
+    gap = (x[y == 1].double().mean(0) - x[y == 0].double().mean(0)).abs()
+    if ranking == "mean_diff":
+        score = gap
+    elif ranking == "f_stat":
+        score = _f_statistic(x.double(), y)
+    elif ranking == "random":
+        return permutation(x.shape[1], seed, "random neurons")
+    elif ranking == "mutual_info":
+        from sklearn.feature_selection import mutual_info_classif
+
+        found = mutual_info_classif(x.numpy(), y.numpy(), random_state=seed)
+        score = torch.from_numpy(found)
+    elif ranking == "l1":
+        score = _l1(x, y, seed) + 1e-9 * gap / gap.max().clamp(min=1e-30)
+    else:
+        raise ConfigError("unknown ranking", got=ranking,
+                          expected="mean_diff, f_stat, mutual_info, l1 or random")  # fmt: skip
+    return score.argsort(descending=True, stable=True)
+
+
+def _f_statistic(x: Tensor, y: Tensor) -> Tensor:
+    """Between-class by within-class variance of two classes; 0 for a constant feature."""
+    parts = [x[y == c] for c in (0, 1)]
+    total = x.mean(0)
+    between = sum((len(p) * (p.mean(0) - total).square() for p in parts), torch.zeros(()))
+    within = sum(((p - p.mean(0)).square().sum(0) for p in parts), torch.zeros(()))
+    f = between * (len(x) - 2) / within.clamp(min=1e-300)
+    return torch.where(within + between > 1e-24 * x.square().sum(0), f, 0.0)
+
+
+def _l1(x: Tensor, y: Tensor, seed: int) -> Tensor:
+    """|weight| of an L1 logistic regression on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+
+    spread = x.double().std(0, correction=0)
+    flat = spread <= 1e-7 * x.double().abs().amax(0)
+    units = (x.double() - x.double().mean(0)) / torch.where(flat, 1.0, spread)
+    model = LogisticRegression(
+        C=0.1, l1_ratio=1, solver="liblinear", class_weight="balanced", random_state=seed
+    )
+    weight = torch.from_numpy(model.fit(units.numpy(), y.numpy()).coef_[0]).abs()
+    return torch.where(flat, 0.0, weight)
+
+
+def _curve(
+    x: Tensor, target: Target, split: Split, ks: Sequence[int], config: SparseConfig
+) -> tuple[list[Binary], list[tuple[int, ...]]]:
+    """Test scores and support for each k."""
+    seen, train = x[split.train], target[split.train]
+    positive = target[split.test].values == 1
+    order = rank_neurons(seen, train, config.ranking, config.seed)
+    found: dict[int, tuple[Binary, tuple[int, ...]]] = {}
+    for k, support in _supports(seen, train, order, ks, config):
+        probe = fit_support(seen, train, support, config.penalty)
+        (scores,) = scores_of([probe], x[split.test][:, support])
+        importance = (probe.weight[:, 0] * seen[:, support].double().std(0)).abs()
+        named = support[importance.argsort(descending=True, stable=True)]
+        found[k] = binary_scores(scores[:, 0], positive), tuple(named.tolist())
+    return [found[k][0] for k in ks], [found[k][1] for k in ks]
+
+
+def _supports(
+    x: Tensor, target: Target, order: Tensor, ks: Sequence[int], config: SparseConfig
+) -> Iterator[tuple[int, Tensor]]:
+    """Neurons for each k, largest k first.
+
+    One shot takes the k best. The telescope starts from the `prefilter` best, or one-shot above
+    it, and on the way down keeps the largest weights (in standard units) of the probe before.
+    """
+    support = order[: max(config.prefilter, 1)]
+    for k in sorted(ks, reverse=True):
+        if not config.telescope or k >= len(support):
+            yield k, order[:k]
+            continue
+        while len(support) > k:
+            probe = fit_support(x, target, support, config.penalty)
+            weight = (probe.weight[:, 0] * x[:, support].double().std(0)).abs()
+            # Halving at most, so that weights are refitted as neurons go.
+            keep = max(k, len(support) // 2)
+            support = support[weight.argsort(descending=True, stable=True)[:keep]]
+        yield k, support
+
+
+def fit_support(x: Tensor, target: Target, support: Tensor, penalty: float = 1.0) -> Solved:
+    """A class-balanced logistic probe on some columns of rows [n, d]."""
+    config = ProbeConfig(balanced=True, penalties=(penalty,))
+    return solve(x[:, support], [target], config)[0]
+
+
+def prune_neurons(
+    x: Float[Tensor, "n d"],
+    labels: Labels,
+    config: SparseConfig | None = None,
+    *,
+    k: int = 5,
+    rounds: int = 10,
+    name: str = "label",
+    groups: Sequence[Any] | Tensor | None = None,
+) -> PruningCurve:
+    """Iterative pruning: probe with the k best, take the best single neuron away, again.
+
+    F1 that stays means redundant neurons; F1 that falls means a unique one.
+
+    Args:
+        x: Rows [n, d] of one site.
+        labels: Two classes.
+        config: Ranking and split; ks are not used.
+        k: Neurons per probe.
+        rounds: Neurons taken away, at most d - k.
+    """
+    config = replace(config or SparseConfig(), telescope=False)
+    x = check_rows(x, "the rows of the probe")
+    target = _two_classes(encode(name, labels, len(x)))
+    split = split_rows(len(x), config.test_fraction, config.seed, groups)
+    for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
+        require_classes(target[part], where)
+    left = torch.arange(x.shape[1])
+    f1, removed = [], []
+    for _ in range(min(rounds, x.shape[1] - k) + 1):
+        (score,), (support,) = _curve(x[:, left], target, split, [k], config)
+        (single,), ((best,),) = _curve(x[:, left[list(support)]], target, split, [1], config)
+        del single
+        f1.append(score.f1)
+        removed.append(int(left[support[best]]))
+        left = left[left != removed[-1]]
+    return PruningCurve(
+        f1=torch.tensor(f1).double(), removed=tuple(removed), k=k, target=name,
+        labels={"round": [str(i) for i in range(len(f1))]},
+    )  # fmt: skip
+
+
+def _two_classes(target: Target) -> Target:
+    if target.kind != "binary":
+        raise ConfigError(
+            f"target {target.name!r} does not have two classes",
+            got=target.classes[:8] if target.classes else "a real target",
+            expected="two classes",
+            fix="one class against the rest: [label == 'NOUN' for label in labels]",
+        )
+    return target
+
+
+def _sizes(config: SparseConfig, d: int) -> list[int]:
+    ks = sorted({k for k in config.ks if k <= d})
+    if not ks or ks[0] < 1:
+        raise ConfigError("sizes of a support", got=config.ks, expected=f"numbers from 1 to {d}")
+    return ks

@@ -1,0 +1,163 @@
+"""The structural probe: distances in a syntax tree as squared distances after a linear map.
+
+Hewitt and Manning 2019, "A Structural Probe for Finding Syntax in Word Representations": find B
+[rank, d] such that |B (h_i - h_j)|^2 is near the number of arcs between words i and j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.activations.config import FitConfig
+from interp.activations.loop import fit
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.randomness import generator
+from interp.probing.config import StructuralConfig
+from interp.probing.result import StructuralResult
+from interp.probing.rows import check_rows
+from interp.probing.splits import split_rows
+
+
+def tree_distances(heads: Sequence[int]) -> Float[Tensor, "w w"]:
+    """Number of arcs between every two words of a tree of heads (-1: root).
+
+    Raises:
+        ConfigError: The heads are no tree: a cycle, or more than one root.
+    """
+    n = len(heads)
+    distance = torch.full((n, n), float("inf")).fill_diagonal_(0)
+    for word, head in enumerate(heads):
+        if head >= 0:
+            distance[word, head] = distance[head, word] = 1
+    for k in range(n):  # Floyd and Warshall
+        distance = torch.minimum(distance, distance[:, k : k + 1] + distance[k : k + 1])
+    if not bool(torch.isfinite(distance).all()):
+        raise ConfigError("these heads are no tree", got=list(heads), expected="one root, no cycle")
+    return distance
+
+
+class DistanceProbe(nn.Module):
+    """Squared distances between words after a linear map; `matrix` is [rank, d]."""
+
+    def __init__(self, d: int, rank: int, seed: int) -> None:
+        super().__init__()
+        start = torch.randn(rank, d, generator=generator(seed, "structural probe"))
+        self.matrix = nn.Parameter(start * 0.5 / (rank * d) ** 0.5)
+
+    def forward(self, words: Float[Tensor, "w d"]) -> Float[Tensor, "w w"]:
+        """|B (h_i - h_j)|^2 for every two words."""
+        moved = words @ self.matrix.T
+        return (moved[:, None] - moved[None]).square().sum(-1)
+
+
+def structural_probe(
+    sentences: Sequence[Tensor],
+    heads: Sequence[Sequence[int]],
+    config: StructuralConfig | None = None,
+    *,
+    groups: Sequence[object] | None = None,
+) -> StructuralResult:
+    """Train the probe on some sentences, score it on the others, beside linear word order.
+
+    Args:
+        sentences: Word vectors of each sentence, [words, d].
+        heads: Head of each word, -1 for the root; one tree per sentence.
+        config: Rank and training.
+        groups: One entry per sentence; documents stay on one side.
+
+    Raises:
+        ShapeError: Words and heads of different numbers.
+        ConfigError: Heads that are no tree, or fewer than two sentences of three words.
+    """
+    config = config or StructuralConfig()
+    if len(sentences) != len(heads):
+        raise ShapeError("one tree per sentence", got=len(heads), expected=len(sentences))
+    for x, tree in zip(sentences, heads, strict=True):
+        if len(x) != len(tree):
+            raise ShapeError("one head per word", got=len(tree), expected=len(x))
+    kept = [i for i, tree in enumerate(heads) if 3 <= len(tree) <= config.max_words]
+    if len(kept) < 2:
+        raise ConfigError("too few sentences", got=len(kept), expected="two of 3 words or more")
+    words = [check_rows(sentences[i], "word vectors").float() for i in kept]
+    gold = [tree_distances(heads[i]) for i in kept]
+    cut = split_rows(
+        len(kept), config.test_fraction, config.seed, groups and [groups[i] for i in kept]
+    )
+    centre = torch.cat([words[i] for i in cut.train.tolist()]).mean(0)
+    size = torch.cat([words[i] for i in cut.train.tolist()]).sub(centre).square().mean().sqrt()
+    words = [(x - centre) / size.clamp(min=1e-30) for x in words]
+    probe = _train(words, gold, cut.train.tolist(), config)
+    with torch.no_grad():
+        guessed = {i: probe(words[i]) for i in cut.test.tolist()}
+    linear = {
+        i: (torch.arange(len(gold[i]))[:, None] - torch.arange(len(gold[i]))).abs().float()
+        for i in guessed
+    }
+    return StructuralResult(
+        spearman=_mean_spearman(guessed, gold),
+        uuas=_uuas(guessed, gold),
+        linear_spearman=_mean_spearman(linear, gold),
+        linear_uuas=_uuas(linear, gold),
+        matrix=probe.matrix.detach(),
+        rank=config.rank,
+        n_train=len(cut.train),
+        n_test=len(cut.test),
+    )
+
+
+def _train(
+    words: list[Tensor], gold: list[Tensor], rows: list[int], config: StructuralConfig
+) -> DistanceProbe:
+    probe = DistanceProbe(words[0].shape[1], config.rank, config.seed)
+
+    def batches(t: int) -> list[int]:
+        pick = generator(config.seed, "structural probe batch", t)
+        return [rows[i] for i in torch.randint(len(rows), (8,), generator=pick).tolist()]
+
+    def step(module: nn.Module, batch: list[int], t: int) -> Tensor:
+        # The paper's loss: |difference| averaged over the pairs of each sentence.
+        gaps = [(module(words[i]) - gold[i]).abs().mean() for i in batch]
+        return torch.stack(gaps).mean()
+
+    schedule = FitConfig(
+        steps=config.steps, lr=config.lr, lr_schedule="cosine", seed=config.seed,
+        log_every=max(config.steps // 10, 1),
+    )  # fmt: skip
+    fit(probe, step, batches, schedule)
+    return probe
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks with ties averaged."""
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    top = counts.cumsum(0).double()
+    return (top - (counts - 1) / 2)[place]
+
+
+def _mean_spearman(guessed: dict[int, Tensor], gold: list[Tensor]) -> Tensor:
+    """Rank correlation of the distances from each word, averaged over words, then sentences."""
+    per_sentence = []
+    for i, distance in guessed.items():
+        rows = [
+            torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1]
+            for a, b in zip(distance, gold[i], strict=True)
+        ]
+        per_sentence.append(torch.stack(rows).nan_to_num(0.0).mean())
+    return torch.stack(per_sentence).mean()
+
+
+def _uuas(guessed: dict[int, Tensor], gold: list[Tensor]) -> Tensor:
+    """Share of gold arcs (undirected) in the minimum spanning tree of the guessed distances."""
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    hits, arcs = 0, 0
+    for i, distance in guessed.items():
+        # scipy reads 0 as "no edge"; shifting all distances changes no spanning tree.
+        tree = minimum_spanning_tree((distance.double() + 1).triu(1).numpy()).toarray() > 0
+        own = gold[i].triu(1).numpy() == 1
+        hits, arcs = hits + int((tree & own).sum()), arcs + int(own.sum())
+    return torch.tensor(hits / arcs, dtype=torch.float64)

@@ -1,0 +1,157 @@
+"""One call: every site, every target, every control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import ShapeError
+from interp.core.provenance import Provenance
+from interp.core.randomness import generator
+from interp.probing.config import ProbeConfig, ProbeKind
+from interp.probing.linear import scores_of, solve
+from interp.probing.probe import train_mlp
+from interp.probing.result import ProbeSweep
+from interp.probing.rows import Labels, Target, check_rows, encode_all, require_classes
+from interp.probing.scores import majority, rate
+from interp.probing.splits import Split, group_codes, shuffled, split_rows
+
+Rows = Mapping[str, Tensor]
+"""Site -> rows [n, d]; the same n rows in the same order everywhere."""
+
+
+def probe_sweep(
+    features: Rows,
+    targets: Mapping[str, Labels] | Labels,
+    config: ProbeConfig | None = None,
+    *,
+    groups: Sequence[Any] | Tensor | None = None,
+    types: Sequence[Any] | None = None,
+    random_init: Rows | None = None,
+    provenance: Provenance | None = None,
+) -> ProbeSweep:
+    """Probe every site for every target, with the controls.
+
+    All targets, shuffled labels and the control task of one site are solved together on one
+    decomposition of its rows.
+
+    Args:
+        features: Site -> rows [n, d].
+        targets: Labels of the n rows, or several by name. Floats are a real target (R2).
+        config: Kind of probe, penalties, number of shuffles, ...
+        groups: One entry per row; rows with equal entries (a sentence, a template) are never
+            split between training and test.
+        types: One entry per row, its word: gives the control task (Hewitt and Liang 2019,
+            "Designing and Interpreting Probes with Control Tasks"), in which every type has a
+            label drawn from the target's distribution.
+        random_init: The same rows of the same model with fresh weights (`model.randomised`).
+        provenance: Where the rows came from.
+
+    Raises:
+        ShapeError: Sites, labels, groups or types of different lengths, or no rows.
+        ConfigError: One class only in a target or on one side of the split.
+        NonFiniteError: NaN or infinity in rows or labels.
+    """
+    config = config or ProbeConfig()
+    rows = _checked(features)
+    n = len(next(iter(rows.values())))
+    wanted = encode_all(targets, n)
+    split = split_rows(n, config.test_fraction, config.seed, groups)
+    for target in wanted:
+        require_classes(target[split.train], "the training rows")
+    fresh = None if random_init is None else _checked(random_init)
+    if fresh is not None and list(fresh) != list(rows):
+        raise ShapeError("the random-init rows are of other sites", got=[*fresh], expected=[*rows])
+    m, shuffles = len(wanted), config.n_shuffles
+    nulls = [shuffled(t, split, config.seed, i) for i in range(shuffles) for t in wanted]
+    tasks = [] if types is None else [_control_task(t, types, config.seed) for t in wanted]
+    sites = [_score_site(x, [*wanted, *nulls, *tasks], split, config) for x in rows.values()]
+    found = torch.stack([site.test for site in sites])  # [site, column, (value, low, high)]
+    null = found[:, m : m + shuffles * m, 0].unflatten(1, (shuffles, m)) if shuffles else None
+    alone = [_score_site(x, wanted, split, config).test[:, 0] for x in (fresh or {}).values()]
+    test = [target[split.test] for target in wanted]
+    return ProbeSweep(
+        score=found[:, :m, 0],
+        low=found[:, :m, 1],
+        high=found[:, :m, 2],
+        train_score=torch.stack([site.train[:m] for site in sites]),
+        majority=torch.tensor(
+            [majority(a[split.train], b) for a, b in zip(wanted, test, strict=True)]
+        ).double(),
+        shuffled=None if null is None else null.mean(1),
+        shuffled_low=None if null is None else null.amin(1),
+        shuffled_high=None if null is None else null.amax(1),
+        control=found[:, m + shuffles * m :, 0] if tasks else None,
+        random_init=torch.stack(alone) if alone else None,
+        kinds=tuple(target.kind for target in wanted),
+        probe=config.kind,
+        n_train=len(split.train),
+        n_test=len(split.test),
+        confidence=config.confidence,
+        labels={"site": list(rows), "target": [target.name for target in wanted]},
+        provenance=provenance,
+    )
+
+
+def score_rows(
+    x: Tensor, targets: list[Target], split: Split, config: ProbeConfig, kind: ProbeKind
+) -> tuple[Tensor, Tensor]:
+    """Test scores [target] of probes of one kind, and the majority's, [target]."""
+    found = _score_site(x, targets, split, replace(config, kind=kind))
+    guessed = [majority(t[split.train], t[split.test]) for t in targets]
+    return found.test[:, 0], torch.tensor(guessed).double()
+
+
+class _Scored(NamedTuple):
+    """Scores of all columns of one site."""
+
+    train: Tensor
+    """[column]"""
+    test: Tensor
+    """[column, (value, low, high)]"""
+
+
+def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeConfig) -> _Scored:
+    """Fit every target on the training rows of one site and score it on both sides."""
+    seen, held = x[split.train], x[split.test]
+    inside, outside = split.groups[split.train], split.groups[split.test]
+    fitting = [target[split.train] for target in targets]
+    if config.kind == "mlp":
+        probes = [train_mlp(seen, target, config) for target in fitting]
+        scores = [[probe(side) for probe in probes] for side in (seen, held)]
+    else:
+        solved = solve(seen, fitting, config, groups=inside)
+        scores = [scores_of(solved, side) for side in (seen, held)]
+    train = [
+        rate(found, target, inside, config.confidence).value
+        for found, target in zip(scores[0], fitting, strict=True)
+    ]
+    test = [
+        rate(found, target[split.test], outside, config.confidence)
+        for found, target in zip(scores[1], targets, strict=True)
+    ]
+    return _Scored(torch.tensor(train).double(), torch.tensor(test).double())
+
+
+def _checked(features: Rows) -> dict[str, Tensor]:
+    """Every site's rows, finite and of one length."""
+    if not features:
+        raise ShapeError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
+    rows = {site: check_rows(x, site) for site, x in features.items()}
+    lengths = {site: len(x) for site, x in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise ShapeError("the sites have different rows", got=lengths, expected="the same rows")
+    return rows
+
+
+def _control_task(target: Target, types: Sequence[Any], seed: int) -> Target:
+    """One label per word type, drawn from the labels there are."""
+    n = len(target.values)
+    code = group_codes(types, n)
+    draws = generator(seed, f"control task {target.name}")
+    source = torch.randint(n, (int(code.max()) + 1,), generator=draws)
+    return target[source[code]]

@@ -1,0 +1,71 @@
+"""`interp attribute`: one page for many texts, resumed where it stopped, refused where it must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp.cli.main import main
+
+TEXTS = [
+    "When Mary and John went to the park, John gave a book to",
+    "The <b>keys</b> to the cabinet",
+]
+METHODS = ["--methods", "deeplift", "gradient_x_input"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run; the tests look at what it wrote."""
+    folder = tmp_path_factory.mktemp("attribute") / "out"
+    assert (
+        main(["attribute", "tiny-grammar", "--text", *TEXTS, *METHODS, "--out", str(folder)]) == 0
+    )
+    return folder
+
+
+def test_it_writes_the_page_and_the_numbers(page: Path) -> None:
+    names = sorted(path.name for path in page.iterdir())
+    assert names == ["config.json", "examples.jsonl", "report.html", "report.json"]
+    data = json.loads((page / "report.json").read_text())
+    assert len(data["examples"]) == 2
+    deeplift = data["examples"][0]["strips"][0]
+    assert deeplift["name"] == "deeplift"
+    assert "no gap" in deeplift["note"]
+    assert sum(deeplift["scores"]) == pytest.approx(
+        data["examples"][0]["numbers"]["f(text) - f(baseline)"], rel=1e-3
+    )
+    assert {"Agreement", "Faithfulness", "Completeness and cost"} <= {
+        grid["name"] for grid in data["summary"]
+    }
+
+
+def test_the_page_is_offline_and_escaped(page: Path) -> None:
+    html = (page / "report.html").read_text()
+    assert "default-src &#x27;none&#x27;" in html or "default-src 'none'" in html
+    assert "<b>keys" not in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_an_interrupted_run_goes_on(page: Path) -> None:
+    lines = (page / "examples.jsonl").read_text().splitlines(keepends=True)
+    whole = (page / "report.json").read_text()
+    (page / "report.html").unlink()
+    (page / "examples.jsonl").write_text(lines[0] + '{"torn')
+    assert main(["attribute", "tiny-grammar", "--text", *TEXTS, *METHODS, "--out", str(page)]) == 0
+    assert (page / "examples.jsonl").read_text().splitlines(keepends=True) == lines
+    assert (page / "report.json").read_text() == whole
+
+
+def test_bad_requests_are_refused_before_work(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attribute", "tiny-grammar", "--text", "x", "--out", str(page)]) == 2
+    assert "already holds" in capsys.readouterr().err
+    assert main(["attribute", "tiny-grammar", "--out", str(tmp_path / "a")]) == 2
+    assert "--text and --file" in capsys.readouterr().err
+    missing = str(tmp_path / "none.txt")
+    assert main(["attribute", "tiny-grammar", "--file", missing, "--out", str(tmp_path / "b")]) == 2
+    assert "cannot read the texts" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""The attention-only probe: planted maps are read exactly, noise is not, words come from tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import interp
+from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError
+from interp.probing.attending import WordMaps, attention_probe, fit_attention_probe, word_maps
+from interp.probing.config import AttentionProbeConfig
+from interp.tasks.labels import Labelled
+from tests.models import tokenizers
+from tests.probing.rows import small
+
+QUICK = AttentionProbeConfig(steps=120, skip=())
+
+
+def trees(n: int = 60, *, planted: int | None = 0, backwards: bool = False) -> list[WordMaps]:
+    """Random trees of 5 to 9 words; one of three maps attends from every word to its head."""
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for i in range(n):
+        w = 5 + i % 5
+        heads = torch.randint(w - 1, (w,), generator=draw)
+        heads += (heads >= torch.arange(w)).long()  # never itself
+        heads[i % w] = -1  # the root
+        maps = torch.rand(3, w, w, generator=draw).softmax(-1)
+        if planted is not None:
+            arcs = torch.zeros(w, w)
+            arcs[heads >= 0, heads[heads >= 0]] = 1
+            maps[planted] = arcs.T if backwards else arcs
+        found.append(WordMaps(maps, heads, ("arc",) * w))
+    return found
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_map_that_knows_the_tree_is_read_exactly(backwards: bool) -> None:
+    found = fit_attention_probe(trees(backwards=backwards), QUICK, shape=(3, 1))
+    assert float(found.uas) == 1.0
+    direction = 1 if backwards else 0
+    assert int(found.weight[..., direction].argmax()) == 0
+    one_way = AttentionProbeConfig(steps=120, transposed=False)
+    alone = fit_attention_probe(trees(backwards=backwards), one_way, shape=(3, 1))
+    assert (float(alone.uas) == 1.0) is not backwards
+
+
+def test_noise_tells_no_tree() -> None:
+    found = fit_attention_probe(trees(200, planted=None), QUICK, random_init=trees(200))
+    chance = 1 / 6  # 5 to 9 words, a word is not its own head
+    assert abs(float(found.uas) - chance) < 0.07
+    assert found.random_init_uas is not None and float(found.random_init_uas) == 1.0
+    assert not found.check().ok  # "random weights" that know more are a failed check
+
+
+def test_the_best_offset_is_chosen_on_the_training_sentences() -> None:
+    chains = []
+    for sentence in trees(40, planted=None):
+        w = len(sentence.heads)
+        heads = torch.arange(w) - 2
+        chains.append(WordMaps(sentence.maps, heads.clamp(min=-1), ("back",) * w))
+    for sentence in chains:
+        sentence.heads[:2] = -1
+    found = fit_attention_probe(chains, QUICK)
+    assert found.offset == -2 and float(found.offset_uas) == 1.0
+    assert float(found.relation_offset[0]) == 1.0
+
+
+def test_words_can_choose_the_map() -> None:
+    # Words of kind 0 use map 0, words of kind 1 map 1: no fixed weights tell more than half.
+    draw = torch.Generator().manual_seed(0)
+    sentences = []
+    for tree in trees(150, planted=None):
+        w = len(tree.heads)
+        kind = torch.randint(2, (w,), generator=draw)
+        maps = torch.zeros(3, w, w)
+        other = (tree.heads + 1) % w
+        for word in range(w):
+            if tree.heads[word] >= 0:
+                maps[kind[word], word, tree.heads[word]] = 1
+                maps[1 - kind[word], word, other[word]] = 1
+        vectors = torch.nn.functional.one_hot(kind, 2).float()
+        sentences.append(WordMaps(maps, tree.heads, tree.relations, vectors))
+    plain = AttentionProbeConfig(steps=200, transposed=False)
+    words = AttentionProbeConfig(steps=200, transposed=False, word_rank=2)
+    without = float(fit_attention_probe(sentences, plain).uas)
+    found = float(fit_attention_probe(sentences, words).uas)
+    assert without < 0.75 and found > 0.95, (without, found)
+
+
+# --- from a model --------------------------------------------------------------------------------
+
+
+def sentence(*words: str, heads: tuple[int, ...]) -> Labelled:
+    text, spans = " ".join(words), []
+    for word in words:
+        start = spans[-1][1] + 1 if spans else 0
+        spans.append((start, start + len(word)))
+    return Labelled(text, words, tuple(spans), {"deprel": ("dep",) * len(words)}, heads)
+
+
+def test_attention_between_words_is_mean_from_and_sum_to() -> None:
+    words = tokenizers.word_level(bos=0)
+    model = interp.wrap(small(d_vocab=len(words)), words)
+    one = sentence("red green", "blue", "one two three", heads=(1, -1, 1))
+    (found,) = word_maps(model, [one], AttentionProbeConfig())
+    acts = model.capture(one.text, "blocks.*.attn.hook_pattern")
+    raw = acts["pattern", 1][0, 2]  # tokens: <s> red green blue one two three
+    assert found.maps.shape == (2 * 3, 3, 3)
+    tokens = {0: [1, 2], 1: [3], 2: [4, 5, 6]}
+    for a, source in tokens.items():
+        for b, goal in tokens.items():
+            expected = raw[source][:, goal].sum(1).mean()
+            torch.testing.assert_close(found.maps[3 + 2, a, b], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_whole_way_from_text_to_result() -> None:
+    words = tokenizers.word_level(bos=0)
+    model = interp.wrap(small(d_vocab=len(words)), words)
+    data = [sentence(*"red green blue one".split()[: 2 + i % 3], heads=((1, -1, 1, 2)[: 2 + i % 3]))
+            for i in range(40)]  # fmt: skip
+    found = attention_probe(model, data, AttentionProbeConfig(steps=30, word_rank=2))
+    assert found.weight.shape == (2, 3, 2) and found.random_init_uas is not None
+    assert found.provenance is not None
+
+
+NAN = WordMaps(torch.full((1, 2, 2), torch.nan), torch.tensor([1, -1]), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"shape": (2, 7)}, ShapeError, "layers and heads"),
+        ({"sentences": [NAN, NAN]}, NonFiniteError, "attention map"),
+    ],
+)
+def test_bad_maps_are_explained(change: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        fit_attention_probe(change.get("sentences", trees(9)), QUICK, shape=change.get("shape"))
+
+
+def test_models_and_texts_without_what_it_needs_are_refused() -> None:
+    with pytest.raises(SiteError, match="no attention patterns"):
+        word_maps(interp.wrap(torch.nn.Linear(3, 3)), [], AttentionProbeConfig())
+    words = tokenizers.word_level(bos=0)
+    model = interp.wrap(small(d_vocab=len(words)), words)
+    with pytest.raises(ConfigError, match="no sentence to probe"):
+        attention_probe(model, [sentence("red", heads=(-1,))])

@@ -1,0 +1,63 @@
+"""Pictures of probes: what is drawn is what was measured, chance and controls included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from interp.core.errors import ConfigError
+from interp.probing import (
+    ProbeConfig,
+    SparseConfig,
+    audit_erasure,
+    code_length,
+    probe_sweep,
+    sparse_sweep,
+    v_information,
+)
+from tests.probing.rows import planted
+
+
+def test_a_sweep_draws_probe_controls_bands_and_chance() -> None:
+    x, y = planted(499, 7)
+    sites = {f"blocks.{i}.hook_resid_post": x for i in range(3)}
+    sweep = probe_sweep(sites, {"y": y}, types=list(range(499)), random_init=sites)
+    figure = sweep.plot()
+    traces = {t.name: t for t in figure.data if t.name}
+    assert set(traces) == {"probe", "control task", "random weights", "shuffled labels"}
+    np.testing.assert_allclose(traces["probe"].y, sweep.score[:, 0], atol=1e-6)
+    assert sum(t.fill == "toself" for t in figure.data) == 2
+    level = [s.y0 for s in figure.layout.shapes]
+    assert level == [pytest.approx(float(sweep.majority[0]))]
+    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "2"]
+
+
+def test_several_targets_are_a_map_and_one_of_them_a_curve() -> None:
+    x, y = planted(499, 7)
+    sweep = probe_sweep({"a": x, "b": x}, {"<b>y</b>": y, "z": 1 - y}, ProbeConfig(n_shuffles=0))
+    assert sweep.plot().data[0].type == "heatmap"
+    assert sweep.plot(target="z").data[0].type == "scatter"
+    assert "<b>y" not in sweep.plot(target="<b>y</b>").to_json()
+    with pytest.raises(ConfigError, match="not in the result"):
+        sweep.plot(target="zz")
+
+
+def test_f1_against_k_and_the_other_pictures() -> None:
+    x, y = planted(499, 13)
+    sparse = sparse_sweep({f"blocks.{i}.mlp.hook_post": x for i in range(2)}, y,
+                          SparseConfig(ks=(1, 2, 8)))  # fmt: skip
+    figure = sparse.plot()
+    traces = {t.name: t for t in figure.data if t.name}
+    assert list(traces["layer 1"].x) == [1, 2, 8] and "shuffled labels" in traces
+    np.testing.assert_allclose(traces["layer 1"].y, sparse.f1[1], atol=1e-6)
+    np.testing.assert_allclose(sparse.plot(metric="mcc").data[0].y, sparse.mcc[0], atol=1e-6)
+    with pytest.raises(ConfigError, match="not in the result"):
+        sparse.plot(metric="mccc")
+    audit = audit_erasure(x, {"y": y}, "y", probe=ProbeConfig(steps=20, n_shuffles=0))
+    bars = {t.name: list(t.x) for t in audit.plot().data}
+    assert bars["after"] == pytest.approx(audit.after[:, 0].tolist())
+    code = code_length({"s": x}, y).plot()
+    assert code.layout.shapes[0].y0 == pytest.approx(1.0)
+    information = v_information({"s": x}, torch.randn(499, 3)).plot()
+    assert information.data[0].type == "heatmap"
