@@ -104,7 +104,7 @@ def _text_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
         numbers = {
             "f(text)": record["value"],
             "f(text) - f(baseline)": record["value"] - record["base_value"],
-            "tokens": len(record["tokens"]),
+            "tokens": float(len(record["tokens"])),
         }
         for name in names:
             method = record["methods"][name]
@@ -169,7 +169,7 @@ def _pair_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
         names = ("f(a,b)", "f(r,b)", "f(a,r)", "f(r,r)")
         numbers: dict[str, float | None] = dict(zip(names, r["terms"], strict=True))
         numbers |= {"relative gap": r["gap"], "share of pairs for half of it": r["half"],
-                    "nodes": r["nodes"], "tokens": len(a) + len(b)}  # fmt: skip
+                    "nodes": float(r["nodes"]), "tokens": float(len(a) + len(b))}  # fmt: skip
         grid = Grid("", a, b, r["scores"], r["note"], tokens=True)
         examples.append(Example(r["text"], numbers, (), (grid,)))
     gaps = [r["gap"] for r in records]

@@ -121,8 +121,7 @@ def _not_here(text: str) -> ModelError:
     looked = f"the folder {Path(text).expanduser().absolute()} and the bundled models"
     return ModelError(
         f"no model {text!r} on this machine",
-        got=f"looked for {looked}"
-        + (f" ({', '.join(bundled_models())})" if bundled_models() else ""),
+        got=f"looked for {looked}" + (f" ({names})" if names else ""),
         expected="a bundled name or an existing model folder",
         fix=(near + " or: " if near else "")
         + f"load_model({text!r}, allow_download=True) asks the Hugging Face hub",

@@ -94,7 +94,7 @@ def collect(taps: dict[str, Tap], names: Sequence[str], ready: Prepared) -> dict
             raise ModelError(f"nothing was kept at {name!r}")
         check_activation(value, tap.site, f"the activation at {name!r}")
         shared = value.dim() == 3 and value.shape[0] == 1 and bool(tap.site.sizes)
-        if shared and ready.tokens is not None:
+        if shared and ready.tokens is not None and len(ready.tokens) > 1:
             value = value.expand(ready.tokens.shape[0], -1, -1)
         tensors[name] = value
     return tensors

@@ -1,4 +1,4 @@
-"""`interp attribute`: one page for many texts, resumed where it stopped, refused where it must be."""
+"""`interp attribute`: one page for many texts, resumed where it stopped, bad requests refused."""
 
 from __future__ import annotations
 

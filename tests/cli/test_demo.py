@@ -15,7 +15,6 @@ from transformers import BertModel
 from interp.cli.demo import head_map, scene
 from interp.cli.demo.command import DEFAULT_OUT
 from interp.cli.main import main
-from interp.core.config import Placement
 from interp.core.store import commit
 from interp.models.small import SmallTransformer, small_files
 from interp.models.small_config import SmallConfig
@@ -39,8 +38,11 @@ def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
     numbers = json.loads((page / "report.json").read_text())
     titles = [section["title"] for section in numbers["sections"]]
     assert titles == [
-        "A circuit appears", "What each layer predicts", "What a layer knows, and in which basis",
-        "Which part says it", "What each head does", "Where heads look",
+        "What the model can do", "What each layer predicts",
+        "What a layer knows, and in which basis", "Which part says it", "What each head does",
+        "Where heads look",
+        "Which tokens made the answer", "What the weights say", "What a probe can read",
+        "A circuit appears",
     ]  # fmt: skip
     checks = [c for s in numbers["sections"] for block in s["blocks"] for c in block["checks"]]
     names = [check["name"] for check in checks]
@@ -72,12 +74,17 @@ def test_a_second_demo_replaces_the_first_and_a_strangers_folder_is_refused(
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.html"]
 
 
+READ = ["What each layer predicts", "Which part says it"]
+TOKENS, WEIGHTS = "Which tokens made the answer", "What the weights say"
+PROBE = "What a probe can read"
+
+
 @pytest.mark.parametrize(
     ("kind", "titles"),
     [
-        ("context of three tokens", ["What each layer predicts", "Which part says it"]),
-        ("no head", ["What each head does", "Where heads look"]),
-        ("attention out of reach", ["What each layer predicts", "Which part says it"]),
+        ("context of three tokens", [*READ, TOKENS, WEIGHTS]),
+        ("no head", ["What each head does", "Where heads look", WEIGHTS, PROBE]),
+        ("attention out of reach", [*READ, TOKENS, WEIGHTS, PROBE]),
     ],
 )
 def test_folders_that_lack_something_show_what_they_have(
@@ -104,22 +111,6 @@ def test_a_model_that_reads_images_is_refused_in_one_sentence(
     zoo.make("vit").save_pretrained(tmp_path / "model")
     assert main(["demo", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
     assert "token sequences" in capsys.readouterr().err
-
-
-def test_the_threads_of_the_process_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    import interp.tasks
-
-    class Stop(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise Stop
-
-    monkeypatch.setattr(interp.tasks, "train_induction", stop)
-    before = torch.get_num_threads()
-    with pytest.raises(Stop):
-        scene.set_scene(None, "", 0, Placement())
-    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("kind", head_map.KINDS)

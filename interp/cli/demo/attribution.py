@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from interp.attribution import attribute
 from interp.cli.demo.scene import Scene
-from interp.core.errors import ModelError
+from interp.core.errors import ConfigError, ModelError
 from interp.plotting.attribution import attribution_strip
 from interp.reports import Item, Section
 
@@ -18,7 +18,7 @@ def attribution(scene: Scene) -> Section | None:
             attribute(scene.model, scene.ids, method=m, baseline="mean", samples=60)
             for m in METHODS
         ]
-    except ModelError:
+    except (ConfigError, ModelError):  # no logits, or none over tokens
         return None
     prose = (
         f"Which tokens of the text made the model answer with {found[0].target}. Each score is a "

@@ -32,10 +32,10 @@ def head_map(scene: Scene) -> Section | None:
         )
         for kind, higher in KINDS.items()
     ]
+    read = "a list of random words" if scene.is_bundled else f"{scene.block} random tokens"
     prose = (
-        f"Mean attention probability in the second half of {scene.block} random tokens that are "
-        "repeated once. Random tokens have no meaning, so what a head does here it does by "
-        "position and by repetition alone."
+        f"Mean attention probability in the second reading of {read}, read twice. It has no "
+        "meaning, so what a head does here it does by position and by repetition alone."
     )
     return Section("What each head does", items, prose)
 

@@ -24,8 +24,8 @@ def probing(scene: Scene) -> Section | None:
         f"Random sequences of {ALPHABET} tokens; a linear probe at every position is asked for the "
         "token before. Where a position has not looked back yet it can only guess; after the "
         f"layers it reads {float(sweep.score[best, 0]):.0%} at best. The controls: the same model "
-        "with random weights (attention that looks everywhere a little is readable, too) and shuffled "
-        "labels. The dotted line always guesses the most frequent token."
+        "with random weights (attention that looks everywhere a little is readable, too) and "
+        "shuffled labels. The dotted line always guesses the most frequent token."
     )
     return Section("What a probe can read", [Item(sweep)], prose)
 

@@ -68,8 +68,17 @@ class Scene:
 
     @cached_property
     def repetition(self) -> Tensor:
-        """Attention patterns on the repeated block, [layer head query key]."""
-        return patterns(self.model, self.repeated)
+        """Attention patterns on a block read twice, [layer head query key], 2 * block positions."""
+        if not self.is_bundled:
+            return patterns(self.model, self.repeated)
+        # In its own words, `Words: a b c; a b c`: the separator counts as the block's first token.
+        from interp.tasks.grammar.words import NAMES
+
+        draw = torch.randperm(len(NAMES), generator=generator(self.seed, "demo list"))
+        words = "".join(NAMES[i] for i in draw[: self.block - 1].tolist()).strip()
+        ids = self.model.to_tokens(f"Words: {words}; {words}")
+        kept = [0, *range(ids.shape[1] - 2 * self.block + 1, ids.shape[1])]
+        return patterns(self.model, ids)[..., kept, :][..., kept]
 
     @cached_property
     def patterns(self) -> Tensor:
