@@ -196,7 +196,8 @@ def pruning_lines(result: RelevancePruning) -> go.Figure:
 
 def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
     """A bar per term, in a panel of its own on the right."""
-    width, height = int(fig.layout["width"]), max(300, int(fig.layout["height"]))
+    layout: Any = fig.layout
+    width, height = int(layout.width), max(300, int(layout.height))
     left = width / (width + TERMS_WIDTH)
     named = {
         "f(a,b)": result.f_ab,
@@ -226,7 +227,8 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
 
 
 def _say(fig: go.Figure, sentence: str) -> go.Figure:
-    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, int(fig.layout["width"])))
+    layout: Any = fig.layout
+    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, int(layout.width)))
     return fig
 
 
