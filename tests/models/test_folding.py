@@ -97,10 +97,14 @@ FALCON = {"vocab_size": zoo.V, "hidden_size": 24, "num_hidden_layers": 2, "num_a
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_probs_stay_and_the_original_keeps_every_bit(name: str) -> None:
     raw = zoo.make(name, seed=1, dtype=torch.float64)
+    if name in FLOAT32_INSIDE:
+        with pytest.raises(FoldError, match="computes in float32 inside"):
+            fold(wrap(raw))
+        raw = raw.float()
     model, before, config = wrap(raw, name="toy"), bits(raw), raw.config.to_dict()
     folded = fold(model)
     given = zoo.inputs(raw)
-    assert gap(model, folded, given) <= (2e-6 if name in FLOAT32_INSIDE else 1e-10)
+    assert gap(model, folded, given) <= (1e-5 if name in FLOAT32_INSIDE else 1e-10)
     assert same_bits(raw, before)
     assert raw.config.to_dict() == config
     assert not same_bits(folded.module, before)
