@@ -99,11 +99,22 @@ def _grammar(f: dict[str, Any]) -> list[str]:
         f"{row['randomised']:.3f} | {row['majority']:.3f} |"
         for name, row in f["probes"].items()
     ]
-    lines += ["", "## Per template", "", "| template | right | top-1 |", "|---|---|---|"]
+    lines += [
+        "",
+        "## Per template",
+        "",
+        "Top-1 is over the whole vocabulary; restricted: the answer is above every wrong word.",
+        "",
+        "| template | prompts | top-1 | restricted |",
+        "|---|---|---|---|",
+    ]
     for name, row in f["behaviours"].items():
         for template, found in row["templates"].items():
             text = template.replace("|", "\\|")
-            lines.append(f"| {name}: `{text}` | {found['right']:.3f} | {found['top1']:.3f} |")
+            lines.append(
+                f"| {name}: `{text}` | {found['n']} | {found['top1']:.3f} | "
+                f"{found['restricted']:.3f} |"
+            )
     return lines
 
 

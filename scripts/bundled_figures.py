@@ -41,8 +41,10 @@ def behaviours(model: HookedModel, n: int) -> dict[str, dict[str, Any]]:
             "other_wordings": wordings.get(name),
             "without_sentences_in_front": round(alone.overall()["right"], 4),
             "templates": {
-                group: {"right": round(float(r), 4), "top1": round(float(t), 4)}
-                for group, r, t in zip(report.groups, report.right, report.top1, strict=True)
+                group: {"n": int(n), "top1": round(float(t), 4), "restricted": round(float(p), 4)}
+                for group, n, t, p in zip(
+                    report.groups, report.n, report.top1, report.preferred, strict=True
+                )
             },
         }
     return found
