@@ -50,8 +50,8 @@ def _grammar(f: dict[str, Any]) -> list[str]:
         (
             "Rules: combinations of words that the corpus never contains. Facts (weekdays, months, "
             "pronouns, sentiment, capitals): templates that it never contains, joined from the "
-            "same parts and drawn after the mixture was fixed; `other wordings` are sentences of "
-            "another make, written after the training, and show how far a fact carries. Right "
+            "same parts (which, a hash decides); `other wordings` are sentences of another make, "
+            "written while it trained, and show how far a fact carries. Right "
             "means top-1 of the whole vocabulary (greater-than: any later year) or, for agreement, "
             "pronouns and sentiment, above every wrong word. 95 % Wilson interval. No seed was "
             "chosen."
