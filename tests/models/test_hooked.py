@@ -608,3 +608,20 @@ def test_the_map_is_readable(llama: interp.HookedModel) -> None:
     for word in ("Llama", "layers 3", "kv heads 2", "blocks.*.attn.hook_pattern", "head=6", "×3"):
         assert word in text
     assert max(map(len, text.splitlines())) < 110
+
+
+def test_a_site_that_all_rows_share_stays_on_the_graph_of_one_row() -> None:
+    """Positions are embedded once for the batch; for one row nothing is spread, nothing copied."""
+    model = interp.wrap(zoo.make("gpt2", seed=2, dtype=torch.float64))
+    output, acts = model.run_with_cache(torch.tensor([[3, 4, 5]]), "hook_pos_embed", grad=True)
+    (grad,) = torch.autograd.grad(output.square().sum(), acts["hook_pos_embed"])
+    step = torch.zeros_like(grad)
+    step[0, 1, 0] = 1e-6
+
+    def moved(sign: int) -> float:
+        hook = ("hook_pos_embed", lambda value, hook: value + sign * step)
+        with torch.no_grad():
+            out = model.run_with_hooks(torch.tensor([[3, 4, 5]]), fwd_hooks=[hook])
+        return float(out.square().sum())
+
+    assert (moved(1) - moved(-1)) / 2e-6 == pytest.approx(float(grad[0, 1, 0]), rel=1e-5)
