@@ -67,6 +67,8 @@ def _accepts(hint: Any, value: object) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in parts
     if origin is tuple:
+        if parts[-1] is ...:
+            return isinstance(value, tuple) and all(_accepts(parts[0], each) for each in value)
         if not isinstance(value, tuple) or len(value) != len(parts):
             return False
         return all(map(_accepts, parts, value))
@@ -80,6 +82,8 @@ def _accepts(hint: Any, value: object) -> bool:
 def _say(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(map(repr, get_args(hint)))
+    if get_args(hint)[-1:] == (...,):
+        return f"a tuple of {_say(get_args(hint)[0])}"
     if get_origin(hint) is None and isinstance(hint, type):
         return hint.__name__.replace("NoneType", "None")
     joined = ", " if get_origin(hint) is tuple else " or "

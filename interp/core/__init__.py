@@ -19,6 +19,7 @@ _EXPORTS = {name: f"interp.core.errors:{name}" for name in _ERRORS} | {
     "Check": "interp.core.result:Check",
     "Checks": "interp.core.result:Checks",
     "Provenance": "interp.core.provenance:Provenance",
+    "Trained": "interp.core.artefact:Trained",
     "Coder": "interp.core.protocols:Coder",
     "Placement": "interp.core.config:Placement",
     "suggest": "interp.core.names:suggest",

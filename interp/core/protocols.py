@@ -18,10 +18,25 @@ class Coder(Protocol):
     An SAE has one site for both, a transcoder two. `model.with_coder` splices any of these in.
     """
 
-    site_in: str
-    site_out: str
-    W_enc: Float[Tensor, "d_in d_dict"]
-    W_dec: Float[Tensor, "d_dict d_out"]
+    @property
+    def site_in(self) -> str:
+        """Site read."""
+        ...
+
+    @property
+    def site_out(self) -> str:
+        """Site written."""
+        ...
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_dict"]:
+        """Encoder, one column per latent."""
+        ...
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_dict d_out"]:
+        """Decoder, one row per latent."""
+        ...
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_dict"]:
         """Latents of activations."""

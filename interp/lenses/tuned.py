@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +21,19 @@ from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
 from interp.activations.stream import ActivationStream
 from interp.activations.text import TokenSequences, tokenize_texts
-from interp.core import store
+from interp.core.artefact import Trained, fill
 from interp.core.errors import ConfigError, ModelError
 from interp.core.provenance import Provenance
+from interp.core.store import Artefact
 from interp.lenses.config import TunedLensConfig
 from interp.lenses.reading import log_probs, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
 
-SCHEMA = "tuned-lens/1"
 WEIGHTS, CONFIG = "tuned_lens.safetensors", "tuned_lens.json"
 
 
-class TunedLens(nn.Module):
+class TunedLens(Trained):
     """An affine map for every row but the last, which is the model's own output.
 
     Args:
@@ -42,6 +42,9 @@ class TunedLens(nn.Module):
         provenance: The model and text it was made for.
         dtype: Of the maps; single precision also for half-precision models.
     """
+
+    schema: ClassVar[str] = "tuned-lens/1"
+    provenance: Provenance  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -85,41 +88,19 @@ class TunedLens(nn.Module):
         wide = x.to(one.weight.dtype)
         return (wide + one(wide)).to(x.dtype)
 
-    def check_model(self, model: HookedModel, *, strict: bool = True) -> Provenance:
-        """The lens's provenance, if it may be applied to this model.
-
-        Raises:
-            ProvenanceError: Other weights, width, tokenizer or sites; with `strict=False` the
-                mismatch is noted instead.
-        """
-        sites = [site for site in self.rows.values() if site in model.sites]
-        here = model.provenance(sites, d_in=model.cfg.d_model)
-        return self.provenance.require_match(here, strict=strict)
-
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the maps, the rows and where they came from.
-
-        Raises:
-            StorageError: The folder exists and `overwrite` is False, or the disk refuses.
-        """
+    def files(self) -> dict[str, Any]:
+        """The maps, the rows and where they came from."""
         meta = {"rows": self.rows, "provenance": self.provenance.to_json()}
-        files: dict[str, Any] = {WEIGHTS: self.state_dict(), CONFIG: meta}
-        return store.commit(directory, files, overwrite=overwrite, schema=SCHEMA)
+        return {WEIGHTS: self.state_dict(), CONFIG: meta}
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """What `save` wrote, on the CPU.
-
-        Raises:
-            CorruptArtefact: The bytes do not match their manifest.
-            StorageError: No such folder, or it holds something else.
-        """
-        artefact = store.open_artefact(directory, schema=SCHEMA)
-        meta, state = artefact.json(CONFIG), artefact.tensors(WEIGHTS)
+    def from_files(cls, stored: Artefact, version: int) -> Self:
+        """The inverse of `files`."""
+        meta, state = stored.json(CONFIG), stored.tensors(WEIGHTS)
         first = next(iter(state.values()))
         origin = Provenance.from_json(meta["provenance"])
         lens = cls(meta["rows"], first.shape[-1], origin, first.dtype)
-        lens.load_state_dict(state)
+        fill(lens, state, stored.directory)
         return lens
 
 

@@ -189,18 +189,29 @@ def fit_attention_probe(
         random_init: The same sentences through the same model with fresh weights.
 
     Raises:
-        ShapeError: Another number of maps than layers * heads.
+        ShapeError: Another number of maps than layers * heads, or than in the first sentence.
+        ConfigError: Fewer than two sentences, or none with an arc to learn or to test.
         NonFiniteError: NaN in a map.
     """
     config = config or AttentionProbeConfig()
+    if len(sentences) < 2:
+        raise ConfigError("too few sentences", got=len(sentences), expected="two or more")
     n_maps = sentences[0].maps.shape[0]
     shape = shape or (1, n_maps)
     if shape[0] * shape[1] != n_maps:
         raise ShapeError("layers and heads of the maps", got=shape, expected=f"{n_maps} in all")
-    for sentence in sentences:
+    for sentence in (*sentences, *(random_init or ())):
         check_finite(sentence.maps, "an attention map")
+        if len(sentence.maps) != n_maps:
+            raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
     groups = [s.group or str(i) for i, s in enumerate(sentences)]
     split = split_rows(len(sentences), config.test_fraction, config.seed, groups)
+    for side, name in ((split.train, "training"), (split.test, "test")):
+        if not any(bool((sentences[i].heads >= 0).any()) for i in side.tolist()):
+            raise ConfigError(
+                f"no arc in the {name} sentences", got=f"{len(side)} sentences",
+                expected="heads that are not the root's and not skipped", fix="more sentences",
+            )  # fmt: skip
     probe = _train(sentences, split, config)
     right, arcs = _test(probe, sentences, split)
     best, offset_uas, per_relation = _offsets(sentences, split, config)

@@ -71,7 +71,8 @@ def audit_erasure(
              for name, rows in versions.items()}  # fmt: skip
     left = Moments(x.shape[1], concept_columns(target).shape[1])
     left.update(eraser(seen), concept_columns(target))
-    moved = (seen - eraser(seen)).square().sum() / (seen - seen.mean(0)).square().sum()
+    spread = (seen - seen.mean(0)).square().sum().clamp(min=torch.finfo(x.dtype).tiny)
+    moved = (seen - eraser(seen)).square().sum() / spread  # 0 where all rows are equal
     stacked = {name: torch.stack([test for test, _ in kinds]) for name, kinds in found.items()}
     return ErasureAudit(
         before=stacked["before"],

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.finite import check_finite
 from interp.core.randomness import generator
 from interp.probing.findings import EludeResult
 from interp.probing.rows import check_rows, encode, require_classes
 from interp.probing.splits import split_rows
+
+NEVER = -30.0
+"""Logit of a class that has no training row."""
 
 
 def elude(
@@ -68,10 +72,11 @@ def elude(
                                random_state=seed)  # fmt: skip
     model.fit(a[cut.train].numpy(), target[cut.train].values.numpy())
     weight = torch.zeros(classes, a.shape[1], dtype=torch.float64)
-    bias = torch.zeros(classes, dtype=torch.float64)
+    bias = torch.full((classes,), NEVER, dtype=torch.float64)  # no training row: never guessed
     present = torch.from_numpy(model.classes_).long()
     found, free = torch.as_tensor(model.coef_), torch.as_tensor(model.intercept_)
     if len(present) == 2:  # one logit, of the later class
+        bias[present[0]] = 0
         present = present[1:]
     weight[present], bias[present] = found.double(), free.double()
     told = (a @ weight.T + bias).float()
@@ -129,6 +134,8 @@ def concept_agreement(
 
     0 where either row is zero.
     """
+    check_finite(weight, "concept weights")
+    check_finite(truth, "the true matrix")
     if weight.shape != truth.shape:
         raise ShapeError("class by concept", got=tuple(weight.shape), expected=tuple(truth.shape))
     return nn.functional.cosine_similarity(weight.double(), truth.double(), dim=1)
@@ -137,7 +144,13 @@ def concept_agreement(
 def concept_existence(
     contribution: Float[Tensor, "n a"], present: Float[Tensor, "n a"], k: int = 3
 ) -> float:
-    """Of the k concepts that contribute most to each prediction, the share that is there (CEM)."""
+    """Of the k concepts that contribute most to each prediction, the share that is there (CEM).
+
+    Raises:
+        ShapeError: Presence of another shape, no rows, or k above the number of concepts.
+        NonFiniteError: NaN or infinity in a contribution.
+    """
+    check_rows(contribution, "the contributions of concepts")
     if contribution.shape != present.shape or not 1 <= k <= contribution.shape[1]:
         raise ShapeError(
             "contributions and presence of concepts", got=f"{tuple(contribution.shape)}, k = {k}",
@@ -156,8 +169,13 @@ def concept_location(
         maps: Activation of a concept over the picture.
         masks: 1 where the part is.
         quantile: The part of the picture below this quantile of the map counts as off.
+
+    Raises:
+        ShapeError: Masks of another shape, or no pictures.
+        NonFiniteError: NaN or infinity in a map.
     """
-    if maps.shape != masks.shape:
+    check_finite(maps, "concept maps")
+    if maps.shape != masks.shape or 0 in maps.shape:
         raise ShapeError("maps and masks", got=tuple(maps.shape), expected=tuple(masks.shape))
     flat, part = maps.double().flatten(1), masks.flatten(1) > 0.5
     on = flat >= flat.quantile(quantile, dim=1, keepdim=True)

@@ -144,3 +144,23 @@ class StructuralConfig:
     """Longer sentences are left out."""
     seed: int = 0
     """Split, initial weights and batches derive from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextProbeConfig:
+    """How an in-context problem's weights are read from hidden states."""
+
+    hidden: int = 64
+    """Hidden units of each probe; 0 makes it linear."""
+    steps: int = 600
+    """Optimizer steps."""
+    lr: float = 3e-3
+    """Learning rate."""
+    weight_decay: float = 1e-2
+    """Decay of the weights."""
+    batch_size: int = 256
+    """Problems per step."""
+    test_fraction: float = 0.3
+    """Share of the problems held out."""
+    seed: int = 0
+    """Split, initial weights and batches derive from it."""

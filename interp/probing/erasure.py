@@ -11,18 +11,18 @@ function with that property moves the rows less in mean square.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
+from interp.core.artefact import Trained, provenance_from, provenance_json
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
-from interp.core.store import commit, open_artefact
+from interp.core.store import Artefact
 from interp.models.interventions import Intervention
 from interp.models.taps import Tap
 from interp.probing.config import EraseConfig, EraseMethod, ProbeConfig
@@ -32,10 +32,8 @@ from interp.probing.scores import guess, majority
 from interp.probing.spectrum import Moments
 from interp.probing.splits import split_rows
 
-SCHEMA = "eraser/1"
 
-
-class Eraser(nn.Module):
+class Eraser(Trained):
     """x - left @ right @ (x - mean): a low-rank change of rows, with its provenance.
 
     Attributes:
@@ -48,6 +46,7 @@ class Eraser(nn.Module):
         provenance: Model and site of the rows it was fitted on.
     """
 
+    schema: ClassVar[str] = "eraser/1"
     left: Tensor
     right: Tensor
     mean: Tensor
@@ -103,42 +102,20 @@ class Eraser(nn.Module):
 
         return Intervention(site, f"erase {self.concept}", erase, positions=positions)
 
-    def for_model(self, provenance: Provenance, strict: bool = True) -> Self:
-        """Itself, if made for this model and site.
-
-        Raises:
-            ProvenanceError: It was made for something else; `strict=False` notes it instead.
-        """
-        if self.provenance is not None:
-            self.provenance = self.provenance.require_match(provenance, strict=strict)
-        return self
-
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a folder: three tensors and what they are.
-
-        Raises:
-            StorageError: The folder exists and `overwrite` is False, or the disk refuses.
-        """
-        origin = None if self.provenance is None else self.provenance.to_json()
+    def files(self) -> dict[str, Any]:
+        """Three tensors, and what they are."""
         about = {
             "method": self.method, "concept": self.concept, "history": list(self.history),
-            "provenance": origin,
+            "provenance": provenance_json(self),
         }  # fmt: skip
-        files = {"weights.safetensors": self.state_dict(), "eraser.json": about}
-        return commit(directory, files, overwrite=overwrite, schema=SCHEMA)
+        return {"weights.safetensors": self.state_dict(), "eraser.json": about}
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """What `save` wrote, bit for bit.
-
-        Raises:
-            StorageError, CorruptArtefact: No eraser, or changed since.
-        """
-        artefact = open_artefact(directory, schema=SCHEMA)
-        about: dict[str, Any] = artefact.json("eraser.json")
-        origin = about.pop("provenance")
-        known = None if origin is None else Provenance.from_json(origin)
-        about |= artefact.tensors("weights.safetensors")
+    def from_files(cls, stored: Artefact, version: int) -> Self:
+        """The inverse of `files`."""
+        about: dict[str, Any] = stored.json("eraser.json")
+        known = provenance_from(about.pop("provenance"), stored.directory)
+        about |= stored.tensors("weights.safetensors")
         return cls(**about, provenance=known)
 
 

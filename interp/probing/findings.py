@@ -82,6 +82,88 @@ class InContextResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ContextProbes(Result):
+    """What an in-context regressor's hidden states tell about the problem, layer by layer."""
+
+    r2: Float[Tensor, "layer target"]
+    """Test R2 of the probe; may be negative."""
+    control: Float[Tensor, "layer target"]
+    """Of the same probe for the same quantity of an unrelated problem."""
+    places: Float[Tensor, "layer target pos"]
+    """The probe's softmax over positions: where it reads."""
+    hidden: int
+    """Hidden units of a probe; 0 is linear."""
+    n_train: int
+    """Training problems."""
+    n_test: int
+    """Test problems."""
+
+    def check(self) -> Checks:
+        """Unrelated problems must not be readable."""
+        worst = self.control.max()
+        return Checks([Check.at_most("R2 of an unrelated problem", worst, 0.1)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClampedWriting(Result):
+    """What a judge says of samples written while units are held toward one class or the other.
+
+    Every share is that of samples of the second class.
+    """
+
+    share: Float[Tensor, "toward"]
+    """The units held toward the first class, toward the second."""
+    free: Float[Tensor, ""]
+    """Nothing held."""
+    random: Float[Tensor, "draw toward"]
+    """As many other units, held likewise."""
+    held: Float[Tensor, "toward unit"]
+    """What the units were held at."""
+    units: tuple[int, ...]
+    """Which units."""
+
+    @property
+    def effect(self) -> float:
+        """Share toward the second class minus share toward the first."""
+        return float(self.share[1] - self.share[0])
+
+    def check(self) -> Checks:
+        """The units move what is written further than any other set does."""
+        if not len(self.random):
+            return Checks()
+        rival = float((self.random[:, 1] - self.random[:, 0]).max())
+        return Checks([Check.at_least("effect above other units'", self.effect - rival, 0.0)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronAblation(Result):
+    """Loss of groups of texts without some neurons, and without random others of the site."""
+
+    intact: Float[Tensor, "group"]
+    """Mean loss of each group's texts, nats per token, nothing ablated."""
+    ablated: Float[Tensor, "group"]
+    """Without the neurons."""
+    random: Float[Tensor, "draw group"]
+    """Without as many others."""
+    neurons: tuple[int, ...]
+    """Which neurons."""
+    site: str
+    """Where."""
+    replacement: str
+    """What stood in for them."""
+
+    @property
+    def effect(self) -> Float[Tensor, "group"]:
+        """Rise of each group's loss."""
+        return self.ablated - self.intact
+
+    @property
+    def random_effects(self) -> Float[Tensor, "draw group"]:
+        """Rise of each group's loss without random others."""
+        return self.random - self.intact
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EludeResult(Result):
     """Predictions explained by attributes, and by attributes plus a low-rank rest."""
 

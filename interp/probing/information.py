@@ -18,7 +18,7 @@ from interp.probing.linear import scores_of, solve
 from interp.probing.probe import train_mlp
 from interp.probing.result import CodeLengths, VInformation
 from interp.probing.ridge import ridge
-from interp.probing.rows import Labels, Target, check_rows, encode
+from interp.probing.rows import Labels, Target, check_rows, check_sites, encode
 from interp.probing.spectrum import spectrum
 from interp.probing.splits import group_codes, split_rows
 
@@ -57,9 +57,7 @@ def code_length(
     config = config or ProbeConfig()
     if config.kind not in ("logistic", "mlp"):
         raise ConfigError("a code needs probabilities", got=config.kind, expected="logistic or mlp")
-    rows = {site: check_rows(x, site) for site, x in features.items()}
-    if not rows:
-        raise ConfigError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
+    rows = check_sites(features)
     n = len(next(iter(rows.values())))
     target = encode(name, labels, n)
     if target.kind == "real":
@@ -162,9 +160,7 @@ def v_information(
     Raises:
         ShapeError, NonFiniteError, ConfigError: As for a probe; a constant target is refused.
     """
-    rows = {site: check_rows(x, site) for site, x in features.items()}
-    if not rows:
-        raise ConfigError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
+    rows = check_sites(features)
     y = check_rows(targets, "the targets").double()
     labels = list(names) if names is not None else [str(i) for i in range(y.shape[1])]
     for column, label in zip(y.T, labels, strict=True):

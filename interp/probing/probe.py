@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -13,15 +12,15 @@ from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
+from interp.core.artefact import Trained, fill, provenance_from, provenance_json
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
-from interp.core.store import commit, open_artefact
+from interp.core.store import Artefact
 from interp.probing.config import ProbeConfig, ProbeKind
 from interp.probing.linear import solve
 from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
 
-SCHEMA = "probe/1"
 LINEAR: tuple[ProbeKind, ...] = ("logistic", "ridge", "mass_mean")
 
 
@@ -46,7 +45,7 @@ class ProbeShape:
         return len(self.classes) if len(self.classes) > 2 else 1
 
 
-class Probe(nn.Module):
+class Probe(Trained):
     """Scores of rows; `save` and `load` keep it with its provenance.
 
     Attributes:
@@ -57,6 +56,7 @@ class Probe(nn.Module):
         provenance: Model and site of the rows it was trained on.
     """
 
+    schema: ClassVar[str] = "probe/1"
     mean: Tensor
     scale: Tensor
 
@@ -108,42 +108,20 @@ class Probe(nn.Module):
             )
         return self.net.weight.detach() / self.scale
 
-    def for_model(self, provenance: Provenance, strict: bool = True) -> Self:
-        """Itself, if made for this model and site.
-
-        Raises:
-            ProvenanceError: It was made for something else; `strict=False` notes it instead.
-        """
-        if self.provenance is not None:
-            self.provenance = self.provenance.require_match(provenance, strict=strict)
-        return self
-
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write weights and shape as safetensors and JSON.
-
-        Raises:
-            StorageError: The folder exists and `overwrite` is False, or the disk refuses.
-        """
-        origin = None if self.provenance is None else self.provenance.to_json()
-        about = {"shape": asdict(self.shape), "provenance": origin}
-        files = {"weights.safetensors": self.state_dict(), "probe.json": about}
-        return commit(directory, files, overwrite=overwrite, schema=SCHEMA)
+    def files(self) -> dict[str, Any]:
+        """Weights as safetensors, shape and provenance as JSON."""
+        about = {"shape": asdict(self.shape), "provenance": provenance_json(self)}
+        return {"weights.safetensors": self.state_dict(), "probe.json": about}
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """What `save` wrote, bit for bit.
-
-        Raises:
-            StorageError, CorruptArtefact: No probe, or changed since.
-        """
-        artefact = open_artefact(directory, schema=SCHEMA)
-        about: dict[str, Any] = artefact.json("probe.json")
+    def from_files(cls, stored: Artefact, version: int) -> Self:
+        """The inverse of `files`."""
+        about: dict[str, Any] = stored.json("probe.json")
         shape = ProbeShape(**{**about["shape"], "classes": tuple(about["shape"]["classes"])})
-        origin = about["provenance"]
-        probe = cls(shape, None if origin is None else Provenance.from_json(origin))
-        state = artefact.tensors("weights.safetensors")
+        probe = cls(shape, provenance_from(about["provenance"], stored.directory))
+        state = stored.tensors("weights.safetensors")
         probe = probe.to(next(iter(state.values())).dtype)
-        probe.load_state_dict(state)
+        fill(probe, state, stored.directory)
         return probe
 
 

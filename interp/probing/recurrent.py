@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -97,27 +97,37 @@ class CharLSTM(nn.Module):
         return torch.stack(rows, 1)
 
 
-def clamp_unit(layer: int, unit: int, value: float) -> Edit:
-    """An edit that holds tanh(cell) of one unit at `value` in (-1, 1), at every step.
+def clamp_unit(layer: int, unit: int | Sequence[int], value: float | Sequence[float]) -> Edit:
+    """An edit that holds tanh(cell) of units at values in (-1, 1), at every step.
 
     The hidden state follows: its output gate is what it was.
 
+    Args:
+        layer: Which of the stacked cells.
+        unit: One unit, or several.
+        value: One value for all of them, or one each.
+
     Raises:
-        ConfigError: A value that tanh never takes.
+        ConfigError: A value that tanh never takes, or another number of values than units.
     """
-    if not -1 < value < 1:
-        raise ConfigError("tanh of a cell", got=value, expected="between -1 and 1")
-    held = float(torch.atanh(torch.tensor(value, dtype=torch.float64)))
+    units = [unit] if isinstance(unit, int) else list(unit)
+    values = [value] * len(units) if isinstance(value, int | float) else list(value)
+    if len(values) != len(units) or not all(-1 < v < 1 for v in values):
+        raise ConfigError(
+            "tanh of a cell", got=f"{values} for {len(units)} units",
+            expected="between -1 and 1, one number or one per unit",
+        )  # fmt: skip
+    held = torch.tensor(values, dtype=torch.float64)
 
     def edit(step: int, at: int, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         del step
         if at != layer:
             return h, c
-        before = c[:, unit].tanh()
-        gate = torch.where(before.abs() > 1e-6, h[:, unit] / before, 0.5)
+        before = c[:, units].tanh()
+        gate = torch.where(before.abs() > 1e-6, h[:, units] / before, 0.5)
         h, c = h.clone(), c.clone()
-        c[:, unit] = held
-        h[:, unit] = gate * value
+        c[:, units] = torch.atanh(held).to(c)
+        h[:, units] = gate * held.to(h)
         return h, c
 
     return edit

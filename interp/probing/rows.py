@@ -59,6 +59,22 @@ def check_rows(x: Tensor, what: str) -> Float[Tensor, "n d"]:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def check_sites(features: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "n d"]]:
+    """Rows of every site, each as `check_rows` gives them, all of one length.
+
+    Raises:
+        ShapeError: No sites, or sites of different lengths.
+        NonFiniteError: NaN or infinity among them.
+    """
+    if not features:
+        raise ShapeError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
+    rows = {site: check_rows(x, site) for site, x in features.items()}
+    lengths = {site: len(x) for site, x in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise ShapeError("the sites have different rows", got=lengths, expected="the same rows")
+    return rows
+
+
 def encode(name: str, labels: Labels, n: int | None = None) -> Target:
     """Labels as indices of sorted classes, or as real numbers.
 
@@ -69,18 +85,14 @@ def encode(name: str, labels: Labels, n: int | None = None) -> Target:
 
     Raises:
         ShapeError: Another number of labels than rows.
-        ConfigError: A label is missing (None), fewer than two classes, or a constant real target.
+        ConfigError: A label is missing (None, or NaN among names), is no name or number, fewer than
+            two classes, or a constant real target.
         NonFiniteError: A real label is NaN or infinite.
     """
     plain = _plain(name, labels)
     if n is not None and len(plain) != n:
         raise ShapeError(f"target {name!r} does not fit the rows", got=len(plain), expected=n)
-    if any(value is None for value in plain):
-        raise ConfigError(
-            f"target {name!r} has a row without label",
-            got=f"None at row {plain.index(None)}",
-            fix="leave such rows out of rows and labels",
-        )
+    _refuse_non_labels(name, plain)
     if plain and all(isinstance(value, float) for value in plain):
         values = torch.tensor(plain, dtype=torch.float64)
         check_finite(values, f"target {name!r}")
@@ -112,6 +124,22 @@ def encode_all(targets: Mapping[str, Labels] | Labels, n: int) -> list[Target]:
     return [encode(name, labels, n) for name, labels in named.items()]
 
 
+def _refuse_non_labels(name: str, plain: list[Any]) -> None:
+    """Nothing but text and numbers; NaN among names is what tables write for "no label"."""
+    names = any(isinstance(value, str) for value in plain)
+    for row, value in enumerate(plain):
+        if value is None or (names and value != value):
+            raise ConfigError(
+                f"target {name!r} has a row without label", got=f"{value} at row {row}",
+                fix="leave such rows out of rows and labels",
+            )  # fmt: skip
+        if not isinstance(value, str | int | float):
+            raise ConfigError(
+                f"target {name!r} has a label that is neither text nor number",
+                got=f"{type(value).__name__} at row {row}", expected="str, int, bool or float",
+            )  # fmt: skip
+
+
 def require_classes(target: Target, where: str) -> None:
     """Refuse a split in which a class target has become constant.
 
@@ -141,7 +169,7 @@ def _plain(name: str, labels: Labels) -> list[Any]:
             f"target {name!r} is no sequence of labels", got=type(labels).__name__,
             expected="a tensor, array, list or tuple with one label per row",
         )  # fmt: skip
-    plain = list(labels)
+    plain = [value.item() if hasattr(value, "item") else value for value in labels]
     if any(isinstance(value, float) for value in plain):  # 1 and 2.5 are numbers together
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in plain)
         plain = [float(v) for v in plain] if numbers else plain

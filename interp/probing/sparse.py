@@ -20,7 +20,7 @@ from interp.core.randomness import permutation
 from interp.probing.config import ProbeConfig, Ranking, SparseConfig
 from interp.probing.linear import Solved, scores_of, solve
 from interp.probing.result import PruningCurve, SparseSweep
-from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
+from interp.probing.rows import Labels, Target, check_rows, check_sites, encode, require_classes
 from interp.probing.scores import Binary, binary_scores
 from interp.probing.splits import Split, shuffled, split_rows
 
@@ -49,11 +49,8 @@ def sparse_sweep(
         ShapeError, NonFiniteError: As for `probe_sweep`.
     """
     config = config or SparseConfig()
-    rows = {site: check_rows(x, site) for site, x in features.items()}
-    if not rows:
-        raise ConfigError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
-    sizes = {len(x) for x in rows.values()}
-    target = _two_classes(encode(name, labels, sizes.pop() if len(sizes) == 1 else -1))
+    rows = check_sites(features)
+    target = _two_classes(encode(name, labels, len(next(iter(rows.values())))))
     split = split_rows(len(target.values), config.test_fraction, config.seed, groups)
     for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
         require_classes(target[part], where)
@@ -201,10 +198,19 @@ def prune_neurons(
         config: Ranking and split; ks are not used.
         k: Neurons per probe.
         rounds: Neurons taken away, at most d - k.
+
+    Raises:
+        ConfigError: k outside 1 to d, a negative number of rounds, or not two classes.
+        ShapeError, NonFiniteError: As for `probe_sweep`.
     """
     config = replace(config or SparseConfig(), telescope=False)
     x = check_rows(x, "the rows of the probe")
     target = _two_classes(encode(name, labels, len(x)))
+    if not 1 <= k <= x.shape[1] or rounds < 0:
+        raise ConfigError(
+            "pruning", got=f"k = {k}, {rounds} rounds",
+            expected=f"k from 1 to {x.shape[1]}, rounds from 0",
+        )  # fmt: skip
     split = split_rows(len(x), config.test_fraction, config.seed, groups)
     for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
         require_classes(target[part], where)
@@ -212,8 +218,7 @@ def prune_neurons(
     f1, removed = [], []
     for _ in range(min(rounds, x.shape[1] - k) + 1):
         (score,), (support,) = _curve(x[:, left], target, split, [k], config)
-        (single,), ((best,),) = _curve(x[:, left[list(support)]], target, split, [1], config)
-        del single
+        _, ((best,),) = _curve(x[:, left[list(support)]], target, split, [1], config)
         f1.append(score.f1)
         removed.append(int(left[support[best]]))
         left = left[left != removed[-1]]

@@ -46,7 +46,8 @@ def spectrum(x: Float[Tensor, "n d"], standardise: bool = True) -> Spectrum:
     centred = x - mean
     scale = torch.ones_like(mean)
     if standardise:
-        spread = centred.square().mean(0).sqrt()
+        most = centred.abs().amax(0)  # divided out, so that no square overflows or vanishes
+        spread = (centred / torch.where(most > 0, most, 1.0)).square().mean(0).sqrt() * most
         floor = torch.finfo(x.dtype).eps * 8 * x.abs().amax(0)
         scale = torch.where(spread > floor, spread, scale)
         centred[:, spread <= floor] = 0

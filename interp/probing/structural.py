@@ -26,9 +26,11 @@ def tree_distances(heads: Sequence[int]) -> Float[Tensor, "w w"]:
     """Number of arcs between every two words of a tree of heads (-1: root).
 
     Raises:
-        ConfigError: The heads are no tree: a cycle, or more than one root.
+        ConfigError: The heads are no tree: a cycle, a head that is no word, not one root.
     """
     n = len(heads)
+    if sum(head < 0 for head in heads) != 1 or max(heads, default=0) >= n:
+        raise ConfigError("these heads are no tree", got=list(heads), expected="one root, no cycle")
     distance = torch.full((n, n), float("inf")).fill_diagonal_(0)
     for word, head in enumerate(heads):
         if head >= 0:

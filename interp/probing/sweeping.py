@@ -16,7 +16,7 @@ from interp.probing.config import ProbeConfig, ProbeKind
 from interp.probing.linear import scores_of, solve
 from interp.probing.probe import train_mlp
 from interp.probing.result import ProbeSweep
-from interp.probing.rows import Labels, Target, check_rows, encode_all, require_classes
+from interp.probing.rows import Labels, Target, check_sites, encode_all, require_classes
 from interp.probing.scores import majority, rate
 from interp.probing.splits import Split, group_codes, shuffled, split_rows
 
@@ -57,13 +57,13 @@ def probe_sweep(
         NonFiniteError: NaN or infinity in rows or labels.
     """
     config = config or ProbeConfig()
-    rows = _checked(features)
+    rows = check_sites(features)
     n = len(next(iter(rows.values())))
     wanted = encode_all(targets, n)
     split = split_rows(n, config.test_fraction, config.seed, groups)
     for target in wanted:
         require_classes(target[split.train], "the training rows")
-    fresh = None if random_init is None else _checked(random_init)
+    fresh = None if random_init is None else check_sites(random_init)
     if fresh is not None and list(fresh) != list(rows):
         raise ShapeError("the random-init rows are of other sites", got=[*fresh], expected=[*rows])
     m, shuffles = len(wanted), config.n_shuffles
@@ -135,17 +135,6 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
         for found, target in zip(scores[1], targets, strict=True)
     ]
     return _Scored(torch.tensor(train).double(), torch.tensor(test).double())
-
-
-def _checked(features: Rows) -> dict[str, Tensor]:
-    """Every site's rows, finite and of one length."""
-    if not features:
-        raise ShapeError("nothing to probe", got="no sites", expected="site -> rows [n, d]")
-    rows = {site: check_rows(x, site) for site, x in features.items()}
-    lengths = {site: len(x) for site, x in rows.items()}
-    if len(set(lengths.values())) > 1:
-        raise ShapeError("the sites have different rows", got=lengths, expected="the same rows")
-    return rows
 
 
 def _control_task(target: Target, types: Sequence[Any], seed: int) -> Target:

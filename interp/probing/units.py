@@ -64,8 +64,10 @@ def find_unit(
     require_classes(train[inner.train], "the inner training rows")
     seen, held = x[cut.train].double(), x[cut.test].double()
     centre, spread = seen.mean(0), seen.std(0, correction=0)
-    spread = torch.where(spread > 1e-7 * seen.abs().amax(0), spread, torch.inf)
-    seen, held = (seen - centre) / spread, (held - centre) / spread
+    flat = spread <= 1e-7 * seen.abs().amax(0)
+    spread = torch.where(flat, 1.0, spread)
+    # A unit that is constant in training tells nothing, whatever it does later.
+    seen, held = ((side - centre).masked_fill(flat, 0.0) / spread for side in (seen, held))
     dev, counts, accuracies = [], [], []
     for strength in strengths:
         probe = LogisticRegression(C=strength, l1_ratio=1, solver="liblinear", random_state=seed)

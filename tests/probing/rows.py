@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from interp.core.randomness import generator
 from interp.models.small import SmallTransformer
 from interp.models.small_config import SmallConfig
+
+F16 = settings(max_examples=2_000 if os.environ.get("INTERP_FULL") == "1" else 50)
+"""Row F16 of the fault matrix: 2,000 degenerate inputs, none of them non-finite, none raw."""
 
 
 def planted(

@@ -6,17 +6,27 @@ import numpy as np
 import pytest
 import torch
 
+import interp
 from interp.core.errors import ConfigError
+from interp.models.token_batch import TokenBatch
 from interp.probing import (
+    ContextProbeConfig,
     ProbeConfig,
     SparseConfig,
+    ablate_neurons,
     audit_erasure,
+    clamped_writing,
     code_length,
+    compare_in_context,
+    find_unit,
+    probe_context,
     probe_sweep,
+    prune_neurons,
     sparse_sweep,
     v_information,
 )
-from tests.probing.rows import planted
+from interp.probing.incontext import ridge_in_context
+from tests.probing.rows import planted, small
 
 
 def test_a_sweep_draws_probe_controls_bands_and_chance() -> None:
@@ -61,3 +71,33 @@ def test_f1_against_k_and_the_other_pictures() -> None:
     assert code.layout.shapes[0].y0 == pytest.approx(1.0)
     information = v_information({"s": x}, torch.randn(499, 3)).plot()
     assert information.data[0].type == "heatmap"
+
+
+def test_findings_draw_what_was_measured() -> None:
+    draw = torch.Generator().manual_seed(0)
+    y = torch.randint(2, (300,), generator=draw)
+    x = torch.randn(300, 5, generator=draw)
+    x[:, 3] += 4 * y
+    unit = find_unit(x, y, name="<b>mood</b>", strengths=(1.0,))
+    figure = unit.plot()
+    assert sum(len(t.x) for t in figure.data) == 300 and "<b>mood" not in figure.to_json()
+    assert figure.layout.shapes[0].x0 == pytest.approx(unit.threshold)
+    pruned = prune_neurons(x, y, k=1, rounds=2).plot()
+    assert list(pruned.data[0].x) == [0, 1, 2]
+    known = compare_in_context(ridge_in_context(), 3, (2, 4), batch=16)
+    curves = {t.name: t for t in known.plot().data}
+    np.testing.assert_allclose(curves["ridge 1"].y, known.spd[2], atol=1e-6)
+    states = torch.randn(2, 40, 3, 5, generator=draw)
+    config = ContextProbeConfig(steps=3)
+    probes = probe_context(states, {"w": states[0, :, 0, :2]}, config)
+    assert [t.name for t in probes.plot().data] == ["w", "w, unrelated"]
+    writing = clamped_writing(lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3,
+                              n_random=1)  # fmt: skip
+    assert list(writing.plot().data[0].x) == [1, 1, 0, 0, 0]
+    model = interp.wrap(small(d_vocab=23))
+    batch = {"a": TokenBatch.of(torch.randint(23, (2, 7)))}
+    found = ablate_neurons(model, batch, "blocks.0.mlp.hook_post", (1,), n_random=2)
+    bars = found.plot().data[0]
+    np.testing.assert_allclose(
+        bars.x, [float(found.effect), *found.random_effects[:, 0]], atol=1e-6
+    )

@@ -21,6 +21,7 @@ from interp.probing.config import OptimalConfig, SparseConfig
 from interp.probing.optimal import optimal_support
 from interp.probing.rows import encode
 from interp.probing.sparse import prune_neurons, rank_neurons, sparse_sweep
+from tests.probing.rows import F16
 
 EIGHT = (11, 47, 101, 173, 229, 307, 401, 499)
 
@@ -183,10 +184,16 @@ def test_the_result_names_its_best_site_and_neurons(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("features", "labels", "options", "kind", "words"),
     [
-        ({}, [0, 1], {}, ConfigError, "nothing to probe"),
+        ({}, [0, 1], {}, ShapeError, "nothing to probe"),
         ({"s": torch.randn(20, 3)}, list("abcd") * 5, {}, ConfigError, "two classes"),
         ({"s": torch.randn(20, 3)}, [1] * 20, {}, ConfigError, "one class only"),
-        ({"s": torch.randn(20, 3), "t": torch.randn(9, 3)}, [0, 1] * 10, {}, ShapeError, "fit"),
+        (
+            {"s": torch.randn(20, 3), "t": torch.randn(9, 3)},
+            [0, 1] * 10,
+            {},
+            ShapeError,
+            "different rows",
+        ),
         ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (4,)}, ConfigError, "sizes"),
         ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (0, 1)}, ConfigError, "sizes"),
     ],
@@ -198,11 +205,12 @@ def test_bad_requests_are_explained(
         sparse_sweep(features, labels, SparseConfig(**options))
 
 
+@F16
 @given(
     n=st.integers(2, 29),
     d=st.integers(1, 13),
     seed=st.integers(0, 99),
-    ranking=st.sampled_from(["mean_diff", "f_stat", "l1"]),
+    ranking=st.sampled_from(["mean_diff", "f_stat", "l1", "mutual_info", "random"]),
     flat=st.booleans(),
 )
 def test_f16_degenerate_rows(n: int, d: int, seed: int, ranking: Any, flat: bool) -> None:

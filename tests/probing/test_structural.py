@@ -57,6 +57,9 @@ def test_bad_trees_are_explained() -> None:
         tree_distances([1, 0, -1])
     with pytest.raises(ConfigError, match="no tree"):
         tree_distances([-1, -1])
+    for heads in ([1, 0], [1, 2, 0], [-1, 1], [-1, 2]):  # a cycle, itself, no word
+        with pytest.raises(ConfigError, match="no tree"):
+            tree_distances(heads)
     with pytest.raises(ShapeError, match="one head per word"):
         structural_probe([torch.randn(4, 3)] * 2, [[1, -1, 1]] * 2)
     with pytest.raises(ConfigError, match="too few sentences"):
