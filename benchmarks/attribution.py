@@ -1,7 +1,8 @@
 """Attribution: pairs by forward mode against the reference order; path gradients against the floor.
 
     python benchmarks/attribution.py                  # CPU seconds and ratios, one thread
-    python benchmarks/attribution.py --pairs 200      # over STS-B pairs
+    python benchmarks/attribution.py --pairs 200      # both orders over STS-B pairs
+    python benchmarks/attribution.py --layers 200     # the gap of 200 pairs at every layer
 
 The reference takes one backward pass per embedding dimension, batched over the same nodes
 (lucasmllr/xsbert); both orders give the same matrix, which is checked here. CPU time of the
@@ -22,10 +23,12 @@ import torch
 
 import interp
 from interp.attribution.config import PairConfig
-from interp.attribution.pairing import Tower, pooled
+from interp.attribution.towers import Tower, pooled
 
 AT = "blocks.4.hook_resid_pre"
 NODES = 24
+FEW_NODES = 8
+"""Over many pairs: the ratio does not depend on how many nodes both orders share."""
 A, B = "A man plays a guitar.", "Someone performs music on stage."
 
 
@@ -73,11 +76,13 @@ def reference(one: Tower, n: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def pair_costs(model: interp.HookedModel, a: str, b: str, at: str) -> tuple[float, float]:
+def pair_costs(
+    model: interp.HookedModel, a: str, b: str, at: str, nodes: int = NODES
+) -> tuple[float, float]:
     """CPU seconds of both orders on both towers; refuses to time unequal results."""
     towers = [tower(model, text, at) for text in (a, b)]
-    fast, mine = cpu(lambda: [ours(one, NODES) for one in towers])
-    slow, theirs = cpu(lambda: [reference(one, NODES) for one in towers])
+    fast, mine = cpu(lambda: [ours(one, nodes) for one in towers])
+    slow, theirs = cpu(lambda: [reference(one, nodes) for one in towers])
     for g, h in zip(mine, theirs, strict=True):
         torch.testing.assert_close(g, h.detach(), rtol=1e-3, atol=1e-4)
     return fast, slow
@@ -116,6 +121,20 @@ def path_overhead(model: interp.HookedModel, rows: int = 32) -> float:
     return statistics.median(ratios)
 
 
+def layer(model: interp.HookedModel, at: str, n: int) -> str:
+    """The worst gap of n pairs at one layer, their nodes, and what a pair costs."""
+    from interp.attribution import attribute_pairs
+
+    spent, found = cpu(lambda: attribute_pairs(model, stsb(n), at=at))
+    worst = max(one.relative_gap for one in found)
+    late = sum(not one.converged for one in found)
+    nodes = sorted(node for one in found for node in one.nodes)
+    return (
+        f"{at}: {len(found)} pairs, worst gap {worst:.1e}, {late} not converged, nodes median "
+        f"{nodes[len(nodes) // 2]} most {nodes[-1]}, {spent / len(found):.2f} s of CPU a pair"
+    )
+
+
 def gpt2() -> interp.HookedModel:
     """A random 12-layer GPT-2 of width 384."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -137,16 +156,21 @@ def main() -> None:
     """Time and print."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=12, help="STS-B pairs to time")
+    options.add_argument("--layers", type=int, default=0, help="pairs to attribute at every layer")
     wanted = options.parse_args()
     torch.set_num_threads(1)
     model = minilm()
+    if wanted.layers:
+        for at in [*(f"blocks.{i}.hook_resid_pre" for i in range(5, -1, -1)), "hook_embed"]:
+            print(layer(model, at, wanted.layers), flush=True)
+        return
     pair_costs(model, A, B, AT)
     fast, slow = (statistics.median(t) for t in zip(
         *(pair_costs(model, A, B, AT) for _ in range(3)), strict=True))  # fmt: skip
     print(f"pair of 8 + 8 tokens, {NODES} nodes: ours {fast:.2f} s, reference {slow:.2f} s, "
           f"{slow / fast:.1f} x")  # fmt: skip
     try:
-        times = [pair_costs(model, a, b, AT) for a, b in stsb(wanted.pairs)]
+        times = [pair_costs(model, a, b, AT, FEW_NODES) for a, b in stsb(wanted.pairs)]
         total = [sum(t) for t in zip(*times, strict=True)]
         print(f"{len(times)} STS-B pairs: ours {total[0]:.1f} s, reference {total[1]:.1f} s, "
               f"{total[1] / total[0]:.1f} x")  # fmt: skip

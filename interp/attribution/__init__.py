@@ -30,6 +30,7 @@ _FACE = {
     "eliminate_features": "interp.attribution.lowsignal:eliminate_features",
     "LowSignalConfig": "interp.attribution.lowsignal:LowSignalConfig",
     "amortize": "interp.attribution.amortising:amortize",
+    "ground_truth": "interp.attribution.deciding:ground_truth",
     "unit_relevance": "interp.attribution.pruning:unit_relevance",
     "prune_curve": "interp.attribution.pruning:prune_curve",
     **{
@@ -42,6 +43,7 @@ _FACE = {
             "Elimination",
             "Amortised",
             "RelevancePruning",
+            "GroundTruth",
         )
     },
     "METHODS": "interp.attribution.methods:METHODS",

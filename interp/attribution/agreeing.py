@@ -14,10 +14,10 @@ from torch import Tensor
 
 from interp.attribution.config import TrustConfig
 from interp.attribution.methods import METHODS
+from interp.attribution.resampling import bootstrap_interval
 from interp.attribution.result import Attribution
 from interp.attribution.trust_result import Agreement
 from interp.core.errors import ShapeError
-from interp.core.randomness import generator
 
 SAME = 0.9
 """Methods whose mean tau reaches this are one cluster."""
@@ -56,16 +56,12 @@ def agreement(
         signs[e] = (rows[:, None].sign() == rows[None].sign()).float().mean(-1)
         signs[e][~both] = torch.nan
         rbos[e] = rank_biased_overlap(rows.abs(), config.persistence)
-    drawn = torch.randint(
-        n_examples, (config.resamples, n_examples), generator=generator(config.seed, "bootstrap")
-    )
-    means = torch.stack([taus[index].mean(0) for index in drawn])
-    tail = (1 - config.confidence) / 2
+    low, high = bootstrap_interval(taus, config)
     mean = taus.mean(0)
     return Agreement(
         kendall=mean,
-        kendall_low=means.quantile(tail, 0),
-        kendall_high=means.quantile(1 - tail, 0),
+        kendall_low=low,
+        kendall_high=high,
         top_k=tops.mean(0),
         sign=signs.mean(0),
         rbo=rbos.mean(0),

@@ -65,11 +65,11 @@ class PairConfig:
     """How a pair of texts is attributed."""
 
     tolerance: float = 1e-3
-    """Bound on the completeness gap of each tower, relative to |e(text) - e(reference)|."""
+    """Bound on the gap between the sum over pairs and its four terms, relative to the latter."""
     max_nodes: int = 512
     """Nodes per tower before it gives up and says so."""
-    rows: int = 64
-    """Tangents per forward-mode pass; bounds the memory."""
+    rows: int = 96
+    """Tangents per forward-mode pass, rows per pass of the probe; bounds the memory."""
     pooling: Pooling = "mean"
     """From hidden states to an embedding: the mean of real tokens, the first, or already one."""
     similarity: Similarity = "cosine"

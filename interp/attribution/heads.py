@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from interp.attribution.pairing import pooled
 from interp.attribution.targets import Target
+from interp.attribution.towers import pooled
 from interp.core.errors import ConfigError
 from interp.models.hooked import HookedModel
 

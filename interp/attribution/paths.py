@@ -57,7 +57,7 @@ def integrate(
         integrand: What is integrated, at many nodes at once.
         potential: F with `project(integral over [a, b]) = F(b) - F(a)`; at nodes -> [node, ...].
         project: Linear map from a value of the integral to what the potential measures.
-        bound: On the sum of the panels' errors (largest entry each), absolute.
+        bound: On the sum of the panels' errors (the norm of each), absolute.
         max_nodes: Give up beyond, and say so.
     """
     x, w = gauss_legendre(NODES)

@@ -13,6 +13,7 @@ from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import AttributionConfig, TrustConfig
 from interp.attribution.game import Rows, SiteGame
 from interp.attribution.methods import engine_of
+from interp.attribution.resampling import bootstrap_interval
 from interp.attribution.result import Attribution
 from interp.attribution.targets import as_target
 from interp.attribution.trust_result import Faithfulness
@@ -95,15 +96,6 @@ def faithfulness(
         labels={"method": names, "step": [f"{100 * f:.0f} %" for f in fractions.tolist()]},
         provenance=model.provenance([at] if at else []),
     )
-
-
-def bootstrap_interval(values: Tensor, config: TrustConfig) -> tuple[Tensor, Tensor]:
-    """Percentile interval of the mean over examples, [example ...] -> two of [...]."""
-    n = len(values)
-    drawn = torch.randint(n, (config.resamples, n), generator=generator(config.seed, "bootstrap"))
-    means = torch.stack([values[index].mean(0) for index in drawn])
-    tail = (1 - config.confidence) / 2
-    return means.quantile(tail, 0), means.quantile(1 - tail, 0)
 
 
 def top_masks(scores: Tensor, fractions: Tensor) -> Tensor:

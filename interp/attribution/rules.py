@@ -9,6 +9,7 @@ are taken apart into these. DeepLIFT and LRP are two such sets of rules.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ def slope_at(function: Op, x: Tensor) -> Tensor:
     return found
 
 
-class Rules(TorchFunctionMode):
+class Rules(TorchFunctionMode, ABC):
     """Routes what touches a live tensor (one that requires a gradient) to the rules below."""
 
     def __torch_function__(
@@ -112,13 +113,13 @@ class Rules(TorchFunctionMode):
 
     # ---- what a subclass decides -----------------------------------------------------------
 
+    @abstractmethod
     def elementwise(self, function: Op, x: Tensor) -> Tensor:
         """y = f(x), entry by entry."""
-        raise NotImplementedError
 
+    @abstractmethod
     def product(self, op: Op, a: Tensor, b: Tensor) -> Tensor:
         """A bilinear operation of two live tensors."""
-        raise NotImplementedError
 
     def linear(self, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """A linear map with constant weights."""

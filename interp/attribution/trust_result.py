@@ -186,3 +186,22 @@ class RelevancePruning(Result):
     """5th percentile of random orders."""
     random_high: Float[Tensor, " fraction"]
     """95th percentile."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GroundTruth(Result):
+    """Where the tokens that decide stand in a method's ranking, on tasks where they are known."""
+
+    hits: Float[Tensor, "method task"]
+    """Share of prompts whose largest |score| lies on a deciding token."""
+    area: Float[Tensor, "method task"]
+    """Chance that a deciding token outranks another one (area under the ROC curve)."""
+    chance: Float[Tensor, " task"]
+    """Share of tokens that decide: hits of a random ranking."""
+    n_prompts: int
+    """Prompts over all tasks."""
+
+    def check(self) -> Checks:
+        """The best method must lead the random control in every task."""
+        spread = (self.hits[:-1].max(0).values - self.hits[-1]).min()
+        return Checks([Check.at_least("least lead over the random order", spread, 0.0)])

@@ -90,6 +90,8 @@ class Attribute(Written):
     def _rows(self) -> list[Texts]:
         """The examples, [columns] each, chosen evenly from the file."""
         need = 2 if self.pairs else 1
+        if self.limit < 1:
+            raise ConfigError("at least one example is read", got=f"--limit {self.limit}")
         if (self.file is None) == (not self.text):
             raise ConfigError("one of --text and --file is needed", fix="--text 'Once upon a time'")
         if self.file is not None:
@@ -102,9 +104,8 @@ class Attribute(Written):
                 "an example lacks its texts" if found else "nothing to read",
                 got=short or str(self.file), expected=f"{need} column(s) of text per row",
             )  # fmt: skip
-        return (
-            found if len(found) <= self.limit else found[:: len(found) // self.limit][: self.limit]
-        )
+        kept = min(self.limit, len(found))
+        return [found[i * len(found) // kept] for i in range(kept)]
 
     def _resumed(self, place: Path, wanted: str) -> int:
         """How many examples an interrupted run of the same question has left in `place`."""

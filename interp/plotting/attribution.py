@@ -13,6 +13,7 @@ from interp.attribution.trust_result import (
     Elimination,
     EndTask,
     Faithfulness,
+    GroundTruth,
     LowSignal,
     RelevancePruning,
 )
@@ -24,6 +25,8 @@ from interp.plotting.tokens import TokenStrip
 
 MOST_UNITS = 24
 TERMS_WIDTH = 330
+MATRIX_ROW = 30
+"""Pixels of a row in matrices of methods."""
 
 
 def attribution_strip(result: Attribution) -> TokenStrip:
@@ -109,19 +112,16 @@ def pair_matrix(result: PairAttribution, *, terms: bool = True) -> go.Figure:
 @renders(Agreement)
 def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
     """Method x method; `field` is kendall, top_k, sign or rbo."""
-    names = result.labels["method"]
+    names, common = _without_baseline(result.labels["method"])
     fig = heatmap(
         getattr(result, field), f"Agreement of methods · {field.replace('_', ' ')}",
-        Quantity(field.replace("_", " "), "mean over examples", "", True),
+        Quantity(field.replace("_", " "), "", "", True),
         rows=names, columns=names, row_axis="", column_axis="",
     )  # fmt: skip
-    fig.update_xaxes(tickangle=-45)
     spread = float((result.kendall_high - result.kendall_low).max())
-    return _say(
-        fig,
-        f"{result.n_examples} examples; widest bootstrap interval of tau {spread:.2f}; agreement "
-        "is no proof of being right",
-    )
+    said = f"mean over {result.n_examples} examples; widest interval of tau {spread:.2f}"
+    where = f"; baseline {common}" if common else ""
+    return _say(_slanted(fig, names, names), f"{said}{where}; agreeing is not being right")
 
 
 @renders(Faithfulness)
@@ -149,14 +149,33 @@ def endtask_lines(result: EndTask) -> go.Figure:
     )  # fmt: skip
 
 
+@renders(GroundTruth)
+def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figure:
+    """Method x task; `field` is area or hits."""
+    named = {
+        "area": "chance that a deciding token outranks another",
+        "hits": "share of prompts whose leading token decides",
+    }
+    fig = heatmap(
+        getattr(result, field), "Do the tokens that decide lead the ranking?",
+        Quantity(named[field], "", ""),
+        rows=result.labels["method"], columns=result.labels["task"], row_axis="", column_axis="",
+    )  # fmt: skip
+    level = 0.5 if field == "area" else float(result.chance.mean())
+    return _say(
+        _slanted(fig, result.labels["method"], result.labels["task"]),
+        f"{named[field]}; {result.n_prompts} prompts; a random order gives {level:.2g} on average",
+    )
+
+
 @renders(LowSignal)
 def low_signal_bars(result: LowSignal) -> go.Figure:
     """Share of true features among the leading ones, per method."""
     quantity = Quantity("true features among the leading ones", "share")
     title = "Few features that matter, many that do not"
     fig = bars(result.precision, result.labels["method"], title, quantity)
-    fig.add_vline(x=result.chance, line={"dash": "dot"}, annotation_text="chance")
-    return fig
+    fig.add_vline(x=result.chance, line={"dash": "dot"})
+    return _say(fig, f"{quantity.axis}; dotted: chance, {result.chance:.2g}")
 
 
 @renders(Elimination)
@@ -224,6 +243,30 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
         margin_r=24,
     )  # fmt: skip
     fig.update_traces(colorbar_x=left - 0.085, selector={"type": "heatmap"})
+
+
+def _slanted(fig: go.Figure, rows: Any, columns: Any) -> go.Figure:
+    """Names of methods and tasks in full, those below at an angle with room of their own."""
+    layout: Any = fig.layout
+    below, beside = (
+        [labels.plain(name.replace("_", " "), 40) for name in names] for names in (columns, rows)
+    )
+    fig.update_xaxes(ticktext=below, tickvals=list(range(len(below))), tickangle=-45)
+    fig.update_yaxes(ticktext=beside, tickvals=list(range(len(beside))))
+    room = 5 * max(map(len, below))
+    taller = max(0, MATRIX_ROW * len(beside) + 144 - int(layout.height))
+    bar = {"len": MATRIX_ROW * len(beside), "lenmode": "pixels"}
+    fig.update_traces(colorbar=bar, selector={"type": "heatmap"})
+    return fig.update_layout(height=int(layout.height) + room + taller)
+
+
+def _without_baseline(names: list[str]) -> tuple[list[str], str]:
+    """Names without `(baseline)`, and the baseline, where all share one."""
+    cut = [name.removesuffix(")").rpartition(" (") for name in names]
+    bases = {base for head, _, base in cut if head}
+    if len(bases) != 1 or not all(head for head, _, _ in cut):
+        return names, ""
+    return [head for head, _, _ in cut], bases.pop()
 
 
 def _say(fig: go.Figure, sentence: str) -> go.Figure:

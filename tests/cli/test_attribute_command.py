@@ -66,6 +66,19 @@ def test_bad_requests_are_refused_before_work(
     assert "already holds" in capsys.readouterr().err
     assert main(["attribute", "tiny-grammar", "--out", str(tmp_path / "a")]) == 2
     assert "--text and --file" in capsys.readouterr().err
+    none = ["--limit", "0", "--out", str(tmp_path / "c")]
+    assert main(["attribute", "tiny-grammar", "--text", "x", *none]) == 2
+    assert "at least one example" in capsys.readouterr().err
     missing = str(tmp_path / "none.txt")
     assert main(["attribute", "tiny-grammar", "--file", missing, "--out", str(tmp_path / "b")]) == 2
     assert "cannot read the texts" in capsys.readouterr().err
+
+
+def test_a_limit_takes_rows_from_the_whole_file(tmp_path: Path) -> None:
+    from interp.cli.attribute import Attribute
+
+    (tmp_path / "texts.txt").write_text("\n".join(f"line {i}" for i in range(15)))
+    rows = Attribute(model="m", file=tmp_path / "texts.txt", limit=10)._rows()
+    assert len(rows) == 10
+    assert rows[0] == ("line 0",)
+    assert rows[-1] == ("line 13",)  # and not the tenth

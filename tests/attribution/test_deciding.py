@@ -1,0 +1,69 @@
+"""Ground truth on the bundled model: deciding tokens lead in every task, and not in the null."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+import interp
+from interp.attribution import ground_truth
+from interp.attribution.deciding import area_under_curve
+from interp.attribution.trust_result import GroundTruth
+from interp.core.errors import ConfigError
+from interp.tasks import Prompt, Prompts, grammar_names, grammar_task
+
+METHODS = ["deeplift", "attn_lrp", "integrated_gradients"]
+
+
+@pytest.fixture(scope="module")
+def model() -> interp.HookedModel:
+    return interp.load_model("tiny-grammar")
+
+
+def tasks(n: int) -> dict[str, Prompts]:
+    """Every behaviour of the bundled model, n held-out prompts each."""
+    return {name: grammar_task(name).sample(n, seed=3) for name in grammar_names()}
+
+
+@pytest.fixture(scope="module")
+def found(model: interp.HookedModel, full_count: bool) -> GroundTruth:
+    return ground_truth(model, tasks(20 if full_count else 3), METHODS)
+
+
+def test_the_area_is_scikit_learns() -> None:
+    scores, decides = torch.randn(13).round(decimals=1), torch.arange(13) % 3 == 0
+    expected = roc_auc_score(decides.numpy(), scores.numpy())
+    assert area_under_curve(scores, decides) == pytest.approx(expected)
+    assert area_under_curve(torch.ones(13), decides) == 0.5
+
+
+def test_deciding_tokens_lead_in_every_task(found: GroundTruth) -> None:
+    area = dict(zip(found.labels["method"], found.area, strict=True))
+    for method in ("deeplift", "attn_lrp"):
+        assert float(area[method].mean()) > 0.85
+        assert float(area[method].min()) > 0.65, dict(zip(found.labels["task"], area[method]))  # noqa: B905
+    assert float(area["integrated_gradients"].mean()) > 0.7
+    hits = dict(zip(found.labels["method"], found.hits, strict=True))
+    assert float(hits["deeplift"].mean()) > 4 * float(found.chance.mean())
+
+
+def test_a_random_order_finds_nothing(found: GroundTruth) -> None:
+    assert 0.35 < float(found.area[-1].mean()) < 0.65
+    assert float(found.hits[-1].mean()) < 0.25
+
+
+def test_a_model_that_knows_nothing_finds_nothing(model: interp.HookedModel) -> None:
+    null = ground_truth(model.randomised(0), tasks(3), ["deeplift"])
+    assert float(null.area[0].mean()) < 0.68
+    assert float(null.hits[0].mean()) < 0.35
+
+
+def test_prompts_without_a_truth_are_refused(model: interp.HookedModel) -> None:
+    text = "When Mary and John went to the park, John gave a book to"
+    bare = Prompts([Prompt(text, answers=(" Mary",), distractors=(" John",))])
+    with pytest.raises(ConfigError, match="corrupted twins"):
+        ground_truth(model, {"bare": bare}, ["saliency"])
+    same = Prompts([Prompt(text, text, answers=(" Mary",), distractors=(" John",))])
+    with pytest.raises(ConfigError, match="decides nothing"):
+        ground_truth(model, {"same": same}, ["saliency"])
