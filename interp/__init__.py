@@ -53,7 +53,7 @@ __version__ = VERSION
 
 _ROOMS = (
     "core", "models", "activations", "tasks", "lenses", "probing", "attribution",
-    "plotting", "reports", "cli",
+    "dictionaries", "plotting", "reports", "cli",
 )  # fmt: skip
 _FACE = {
     "load_model": "interp.models:load_model",
@@ -95,6 +95,7 @@ _RESULTS = {  # type name -> module, for Result.load
     "Elimination": "interp.attribution.trust_result",
     "Amortised": "interp.attribution.trust_result",
     "RelevancePruning": "interp.attribution.trust_result",
+    "GroundTruth": "interp.attribution.trust_result",
     "FitReport": "interp.activations.report",
     "InductionHistory": "interp.tasks.induction",
     "TaskReport": "interp.tasks.behaviour",
@@ -129,8 +130,16 @@ _RESULTS = {  # type name -> module, for Result.load
     "StructuralResult": "interp.probing.result",
     "EludeResult": "interp.probing.findings",
     "InContextResult": "interp.probing.findings",
+    "ClampedWriting": "interp.probing.findings",
+    "ContextProbes": "interp.probing.findings",
+    "NeuronAblation": "interp.probing.findings",
     "UnitResult": "interp.probing.findings",
     "VInformation": "interp.probing.result",
+    "Absorption": "interp.dictionaries.result",
+    "DictionaryReport": "interp.dictionaries.result",
+    "Recovery": "interp.dictionaries.result",
+    "Splitting": "interp.dictionaries.result",
+    "Stability": "interp.dictionaries.result",
 }
 __all__ = [*_FACE, "__version__"]
 __getattr__, __dir__ = lazy(__name__, _FACE | {room: f"interp.{room}" for room in _ROOMS})

@@ -11,19 +11,23 @@ import io
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import tyro
 
 from interp.cli.atlas import Atlas
 from interp.cli.attribute import Attribute
+from interp.cli.convert import Convert
 from interp.cli.demo.command import Demo
 from interp.cli.doctor import Doctor
+from interp.cli.evaluate import Evaluate
 from interp.cli.lens import Lens
 from interp.cli.models import Models
 from interp.cli.neurons import Neurons
 from interp.cli.probe import Probe
 from interp.cli.tasks import Tasks
+from interp.cli.train import Train, preset
 from interp.core.errors import InterpError, Interrupted
 from interp.core.version import VERSION
 
@@ -36,6 +40,9 @@ Command = (
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
@@ -47,13 +54,21 @@ DESCRIPTION = (
 
 def parse(
     argv: Sequence[str],
-) -> Demo | Lens | Atlas | Neurons | Attribute | Models | Probe | Tasks | Doctor:
+) -> (
+    Demo | Lens | Atlas | Neurons | Attribute | Models | Probe | Tasks | Train | Evaluate | Convert
+    | Doctor
+):  # fmt: skip
     """The command these arguments ask for.
 
     Raises:
         SystemExit: 0 after `--help`, 2 after a usage error; both are already printed.
     """
-    return tyro.cli(Command, args=argv, prog="interp", description=DESCRIPTION, config=_STYLE)
+    try:
+        given = preset(argv)
+    except InterpError as error:
+        raise SystemExit(_explain(error, debug=False)) from error
+    ask = partial(tyro.cli, Command, args=argv, prog="interp", description=DESCRIPTION)
+    return ask(config=_STYLE) if given is None else ask(config=_STYLE, default=given)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

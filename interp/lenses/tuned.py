@@ -44,7 +44,7 @@ class TunedLens(Trained):
     """
 
     schema: ClassVar[str] = "tuned-lens/1"
-    provenance: Provenance  # pyright: ignore[reportIncompatibleVariableOverride]
+    provenance: Provenance
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class TunedLens(Trained):
     ) -> None:
         super().__init__()
         self.rows = dict(rows)
-        self.provenance = provenance
+        self.provenance = provenance  # pyright: ignore[reportIncompatibleVariableOverride]
         self.maps = nn.ModuleList(nn.Linear(d_model, d_model, dtype=dtype) for _ in rows)
         self._at = {site: i for i, site in enumerate(self.rows.values())}
         for parameter in self.parameters():

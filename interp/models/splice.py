@@ -1,7 +1,8 @@
 """Coders inside a model: their latents and their error become ordinary sites.
 
 For a coder from `site_in` to `site_out`: out = decode(latents) + error, where
-error = activation - decode(encode(activation)) is held fixed while latents are edited.
+error = activation - decode(encode(activation)) is held fixed while latents are edited. A coder
+with a method `skip(x)` (a linear path around the latents) has that added to what it decodes.
 Marks et al. 2024 (Sparse Feature Circuits), eq. 2; names as in SAELens.
 """
 
@@ -87,15 +88,16 @@ class Splice:
         def read(value: Tensor, hook: Tap) -> None:
             x = self._flat(value, self.coder.W_enc.shape[0])
             found = self.coder.encode(x)
-            new = None if latents is None else latents.fire(found)
-            state.update(found=found, used=found if new is None else new, changed=new is not None)
+            new = None if latents is None else _edited(latents, found)
+            state.update(x=x, found=found, used=found if new is None else new)
+            state["changed"] = new is not None
 
         def write(value: Tensor, hook: Tap) -> Tensor | None:
-            out = self.coder.decode(state["used"])
+            out = self._decode(state["used"], state["x"])
             if self.error_term:
                 target = self._flat(value, self.coder.W_dec.shape[1])
-                rest = (target - self.coder.decode(state["found"])).detach()
-                new = None if error is None else error.fire(rest)
+                rest = (target - self._decode(state["found"], state["x"])).detach()
+                new = None if error is None else _edited(error, rest)
                 if new is None and not state["changed"]:
                     return None
                 out = out + (rest if new is None else new)
@@ -104,6 +106,12 @@ class Splice:
         self._tap(taps, sites, self.site_in.name).edits.insert(0, read)
         place = 1 if self.site_in.name == self.site_out.name else 0
         self._tap(taps, sites, self.site_out.name).edits.insert(place, write)
+
+    def _decode(self, latents: Tensor, x: Tensor) -> Tensor:
+        """The reconstruction, with the path around the latents where the coder has one."""
+        path = getattr(self.coder, "skip", None)
+        out = self.coder.decode(latents)
+        return out if path is None else out + path(x)
 
     def _flat(self, value: Tensor, width: int) -> Tensor:
         """Heads side by side where the coder reads them so, in the coder's dtype."""
@@ -118,3 +126,12 @@ class Splice:
         if name not in taps:
             taps[name] = Tap(sites[name], name)
         return taps[name]
+
+
+def _edited(tap: Tap, value: Tensor) -> Tensor | None:
+    """What the hooks at a spliced site make of a value, None if nothing; in place counts, too."""
+    given = value.clone() if tap.edits else value  # the value itself is still needed
+    new = tap.fire(given)
+    if new is None and tap.edits and (given.is_inference() or given._version):
+        return given
+    return new

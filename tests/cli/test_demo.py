@@ -42,7 +42,7 @@ def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
         "What a layer knows, and in which basis", "Which part says it", "What each head does",
         "Where heads look",
         "Which tokens made the answer", "What the weights say", "What a probe can read",
-        "A circuit appears",
+        "What the stream is made of", "A circuit appears",
     ]  # fmt: skip
     checks = [c for s in numbers["sections"] for block in s["blocks"] for c in block["checks"]]
     names = [check["name"] for check in checks]

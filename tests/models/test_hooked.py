@@ -504,6 +504,11 @@ class LinearCoder(nn.Module):
         return z @ self.W_dec
 
 
+def triple(value: torch.Tensor) -> None:
+    """An edit that returns nothing."""
+    value.mul_(3).add_(1)
+
+
 @pytest.mark.parametrize(
     ("into", "out", "d_in", "d_out"),
     [
@@ -536,6 +541,12 @@ def test_a_coder_with_its_error_is_a_no_op_until_edited(
         spliced.run_with_hooks(IDS, [bump, look])
         moved = seen[0].reshape(target.shape) - target
         assert torch.allclose(moved, 2.0 * coder.W_dec[4].expand_as(moved), atol=1e-4)
+        # In place is as good as returned: neither the error nor the latents take it back.
+        for site in (latents, error):
+            returned = spliced.run_with_hooks(IDS, [(site, lambda v, hook: v * 3 + 1)])
+            in_place = spliced.run_with_hooks(IDS, [(site, lambda v, hook: triple(v))])
+            assert not torch.allclose(returned, clean, atol=1e-2)
+            assert torch.equal(returned, in_place)
         bare = llama.with_coder(coder, error_term=False)
         assert not torch.allclose(bare(IDS), clean, atol=1e-2)
         by_hand = llama.run_with_hooks(

@@ -66,6 +66,7 @@ def sections() -> list[Callable[[Scene], Section | None]]:
     from interp.cli.demo.attention import attention
     from interp.cli.demo.attribution import attribution
     from interp.cli.demo.behaviours import behaviours
+    from interp.cli.demo.dictionary import dictionary
     from interp.cli.demo.head_map import head_map
     from interp.cli.demo.parts import parts
     from interp.cli.demo.probing import probing
@@ -84,5 +85,6 @@ def sections() -> list[Callable[[Scene], Section | None]]:
         attribution,
         weights,
         probing,
+        dictionary,
         training,
     ]

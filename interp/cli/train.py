@@ -1,0 +1,198 @@
+"""`interp train`: dictionaries from flags, from a YAML file, or from both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from interp.cli.config import Written
+from interp.cli.opening import open_model
+from interp.cli.places import announce, default_place, plain
+from interp.core.config import Placement
+from interp.core.errors import ConfigError
+from interp.core.names import did_you_mean
+from interp.dictionaries.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from interp.dictionaries.training import DictionaryRun
+    from interp.reports import Item
+
+VARIANTS = "dictionaries"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Written):
+    """Train dictionaries (SAEs, transcoders) on a model's activations, or on stored ones.
+
+    Writes a run's folder: checkpoints, metrics.jsonl, the dictionaries, report.html, report.json.
+    The same command again goes on where an interrupted run stood.
+    """
+
+    config: Path | None = None
+    """YAML file of the options below, with `model`, `data` and, under `dictionaries`, a list of
+    what differs between several that train in one pass; flags win over it."""
+    model: str | None = None
+    """A bundled model's name, or a folder with a model; not needed for stored activations."""
+    data: str | None = None
+    """Text (.txt, .jsonl, .json, .parquet, a datasets folder), or a folder of activations."""
+    held_out: str | None = None
+    """Text to evaluate on afterwards: reconstruction, and what the model loses under splice."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go beside metrics.jsonl."""
+    training: TrainConfig = field(default_factory=TrainConfig)
+    placement: Placement = field(default_factory=Placement)
+
+    def run(self) -> int:
+        """Load, train or resume, write; returns the exit code."""
+        if self.held_out is not None and self.model is None:
+            raise ConfigError("held-out text needs a model", got="--held-out without --model")
+        if self.data is None:
+            raise ConfigError(
+                "nothing to train on",
+                got="no --data",
+                expected="text and --model, or a folder of stored activations",
+            )
+        configs = self._configs()
+
+        from interp.dictionaries.training import check_configs, run_training
+
+        check_configs(configs)
+        name = Path(self.model or self.data).resolve().name
+        place = self.out or default_place(self, name)
+        model = None if self.model is None else open_model(self.model, self.placement)
+
+        from interp.dictionaries.sinks import open_sinks
+
+        sinks = open_sinks(self.log_to, place)
+        try:
+            made = run_training(
+                configs, self.data, model=model, out=place, callbacks=sinks,
+                overwrite=self.overwrite,
+            )  # fmt: skip
+        finally:
+            for sink in sinks:
+                sink.finish()
+        self._report(made, configs, place, model)
+        return 0
+
+    def _configs(self) -> list[TrainConfig]:
+        """One per dictionary: the file's variants over what they share."""
+        variants = [] if self.config is None else read_file(self.config).get(VARIANTS, [])
+        if not isinstance(variants, list):
+            raise ConfigError(f"{VARIANTS} must be a list", got=type(variants).__name__)
+        shared = dataclasses.asdict(self.training)
+        where = f"{self.config}: {VARIANTS}"
+        for variant in variants:
+            TrainConfig.of(variant, where)
+        return [TrainConfig.of(shared | dict(v), where) for v in variants] or [self.training]
+
+    def _report(
+        self, made: DictionaryRun, configs: list[TrainConfig], place: Path, model: Any
+    ) -> None:
+        from interp.core.store import write_text
+        from interp.plotting.dictionaries_training import dictionary_curves
+        from interp.reports import Item, PageConfig, report
+
+        page = PageConfig(overwrite=True, subtitle=f"{self.model or ''} · {self.data}")
+        pairs = zip(made.dictionaries.items(), configs, strict=True)
+        targets = {n: c.l0 or (c.k if d.config.k else None) for (n, d), c in pairs}
+        items: list[Item] = [Item(dictionary_curves(made.report.records, targets), prose=PROSE)]
+        if self.held_out is not None:
+            from interp.dictionaries import evaluate
+
+            for label, dictionary in made.dictionaries.items():
+                scores = evaluate(dictionary, model, self.held_out)
+                print(f"{label}: {scores!r}")
+                items.append(Item(scores, prose=f"Dictionary {label}, on held-out text."))
+        report(items, place / "report.html", title="Dictionary training", config=page)
+        text = json.dumps(plain(self), indent=2, default=str)
+        write_text(place / "command.json", text + "\n", overwrite=True)
+        for label, dictionary in made.dictionaries.items():
+            last = dictionary.metadata["training"]["last"]
+            print(f"{label}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}")
+        announce(place / "report.html")
+
+
+def preset(argv: Sequence[str]) -> Train | None:
+    """The file named by `interp train --config FILE` as defaults of the flags; None: no file.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds an unknown key or a wrong value.
+    """
+    if not argv or argv[0] != "train":
+        return None
+    path = next(
+        (b if a == "--config" else a.partition("=")[2]
+         for a, b in zip(argv, [*argv[1:], ""], strict=True)
+         if a == "--config" or a.startswith("--config=")),
+        "",
+    )  # fmt: skip
+    if not path:
+        return None
+    values = read_file(Path(path))
+    own = {key: values.pop(key) for key in ("model", "data", "held_out", "out") if key in values}
+    values.pop(VARIANTS, None)
+    known = [f.name for f in dataclasses.fields(TrainConfig)] + [
+        "model",
+        "data",
+        "held_out",
+        "out",
+        VARIANTS,
+    ]
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"{path} has an unknown key", got=str(key)[:80],
+                fix=did_you_mean(str(key)[:80], known) or None,
+            )  # fmt: skip
+    for key, value in own.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {key} must be text", got=repr(value)[:80])
+    given: dict[str, Any] = dict(own)
+    if "out" in given:
+        given["out"] = Path(given["out"])
+    training = TrainConfig.of(values, path)
+
+    from interp.dictionaries.training import check_values
+
+    check_values(training)
+    return Train(config=Path(path), training=training, **given)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A YAML (or JSON) file of keys and values.
+
+    Raises:
+        ConfigError: No such file, not YAML, or no keys and values.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 reads 1e-3 as text; people who write it mean the number."""
+
+    number = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    try:
+        found = Loader(path.read_text("utf-8")).get_single_data()
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{str(path)[:100]} cannot be read as YAML", got=" ".join(str(error).split())[:200]
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path} must hold keys and values", got=type(found).__name__,
+            expected="lines such as `d_sae: 4096`",
+        )  # fmt: skip
+    return {str(key): value for key, value in found.items()}
+
+
+PROSE = (
+    "FVU: the share of the activations' variance that the reconstruction leaves. L0: active "
+    "latents per token, with the number asked for. Dead: latents that have not fired for the "
+    "configured number of rows."
+)

@@ -1,0 +1,98 @@
+"""Settings of evaluation and of synthetic ground truth. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a dictionary is evaluated."""
+
+    n_ctx: int | None = None
+    """Texts are cut off at this many tokens; None takes the model's context length."""
+    max_sequences: int | None = None
+    """Use this many texts from the front; None uses all."""
+    batch_sequences: int = 16
+    """Sequences per forward pass of the model."""
+    exclude_bos: bool = True
+    """BOS keeps its own activation in every splice and counts in no statistic."""
+    splice: bool = True
+    """Measure the model's loss with the reconstruction in place (language models only)."""
+    dense_above: float = 0.1
+    """A latent that fires on more than this share of the tokens is dense."""
+    max_bytes: int = 256 * 2**20
+    """Most memory for one block of latents."""
+    strict: bool = True
+    """Refuse a model that the dictionary was not trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """A world of sparse features with known directions.
+
+    The default is 4x superposition: 256 random unit vectors in 64 dimensions, 5.6 of them on.
+    """
+
+    d: int = 64
+    """Dimensions of the data."""
+    n_features: int = 256
+    """Features in all, children included."""
+    p_first: float = 0.04
+    """Firing probability of the first root; the others go down linearly."""
+    p_last: float = 0.004
+    """Firing probability of the last root."""
+    magnitude: float = 1.0
+    """Mean of a feature's magnitude before the absolute value: |N(magnitude, spread)|."""
+    spread: float = 0.25
+    """Standard deviation of it."""
+    children: int = 0
+    """Children per root; a child fires only where its root does. 0: all features are roots."""
+    p_child: float = 0.5
+    """Probability that one child (uniformly chosen) fires along with an active root."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to every coordinate."""
+    seed: int = 0
+    """Directions and every batch derive from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbsorptionConfig:
+    """When a latent counts as absorbing a concept (Chanin et al. 2024; SAEBench's thresholds)."""
+
+    split_gain: float = 0.03
+    """The next latent belongs to the concept while it raises the k-sparse probe's F1 by this."""
+    max_latents: int = 10
+    """Most latents a concept is split into."""
+    min_cosine: float = 0.025
+    """Least cosine of an absorbing latent's decoder row with the concept's direction."""
+    min_share: float = 0.4
+    """Least share of the projection on the concept that the absorbing latent carries."""
+    n_absorbers: int = 3
+    """Latents whose projections the mean absorption fraction sums."""
+    ridge: float = 1e-3
+    """Penalty of the linear probe that gives the direction, relative to the rows' variance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplittingConfig:
+    """When a latent of a wide dictionary counts as a child of one of a narrow dictionary."""
+
+    min_cosine: float = 0.4
+    """Least cosine of the two decoder rows."""
+    min_given: float = 0.6
+    """Least share of the child's firings on which the parent's firings lie."""
+    min_firings: int = 10
+    """Latents that fire less often on the given rows are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilConfig:
+    """How a one-pass encoder learns from a dictionary that takes many passes."""
+
+    steps: int = 600
+    """Steps of logistic regression, one batch each."""
+    lr: float = 0.03
+    """Peak learning rate, going down linearly."""
+    seed: int = 0
+    """Of the training loop."""

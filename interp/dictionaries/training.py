@@ -1,0 +1,344 @@
+"""Train dictionaries: any rows, any sites, one or many in one pass, on the one training loop.
+
+```python
+config = TrainConfig(site="blocks.3.hook_resid_post", d_sae=1024, k=16, steps=2000)
+sae = train(config, "stories.jsonl", model=model)
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast, overload
+
+import torch
+from torch import Tensor, nn
+
+from interp.activations.checks import check_fields
+from interp.activations.loop import Callback, Run, fit
+from interp.activations.report import FitReport
+from interp.activations.runfolder import Resume
+from interp.core.errors import ConfigError
+from interp.core.names import slug
+from interp.core.provenance import Provenance, fingerprint_state
+from interp.dictionaries.checks import check_dictionary
+from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.initialising import Sample
+from interp.dictionaries.resampling import resample
+from interp.dictionaries.sources import Source, TensorRows, provenance_at, sides, source_of
+from interp.dictionaries.train_config import MOST, SHARED, TrainConfig
+from interp.dictionaries.trainee import Trainee
+
+_LEAST: dict[str, int] = {
+    "d_sae": 1, "k": 0, "max_iterations": 1, "bandwidth": 0, "l0": 0, "sparsity": 0,
+    "sparsity_warmup": 0, "lp": 0, "lp_final": 0, "k_start": 0, "k_anneal": 1, "auxk_alpha": 0,
+    "dead_after": 1, "resample_every": 1, "init_rows": 2, "steps": 1, "batch_size": 1, "lr": 0,
+    "lr_warmup": 0, "lr_decay": 1, "grad_clip": 0, "n_ctx": 2, "buffer_sequences": 1,
+    "forward_sequences": 1, "log_every": 1, "checkpoint_seconds": 0,
+}  # fmt: skip
+_PENALISED = ("relu", "jumprelu", "gated")
+
+
+@dataclass(frozen=True, eq=False)
+class DictionaryRun:
+    """What a training made.
+
+    Attributes:
+        dictionaries: By name, in the order of the configs; in raw units, ready to use.
+        report: How it went; with several dictionaries its metrics are called `<name>/<metric>`.
+    """
+
+    dictionaries: dict[str, Dictionary]
+    report: FitReport
+
+
+@overload
+def train(
+    config: TrainConfig,
+    data: Any = None,
+    *,
+    model: Any = None,
+    out: Path | str | None = None,
+    **options: Any,
+) -> Dictionary: ...
+@overload
+def train(
+    config: Sequence[TrainConfig],
+    data: Any = None,
+    *,
+    model: Any = None,
+    out: Path | str | None = None,
+    **options: Any,
+) -> list[Dictionary]: ...
+def train(
+    config: TrainConfig | Sequence[TrainConfig],
+    data: Any = None,
+    *,
+    model: Any = None,
+    out: Path | str | None = None,
+    **options: Any,
+) -> Dictionary | list[Dictionary]:
+    """Train one dictionary, or several on the same batches: one pass over the model for all.
+
+    Arguments and errors are `run_training`'s, which also returns how the training went.
+
+    Returns:
+        The dictionary, or the list of them in the order of the configs.
+    """
+    made = run_training(config, data, model=model, out=out, **options)
+    found = list(made.dictionaries.values())
+    return found[0] if isinstance(config, TrainConfig) else found
+
+
+def run_training(
+    config: TrainConfig | Sequence[TrainConfig],
+    data: Any = None,
+    *,
+    model: Any = None,
+    out: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: Resume = "auto",
+    overwrite: bool = False,
+) -> DictionaryRun:
+    """Train dictionaries and report how it went.
+
+    Args:
+        config: What and how; several must agree on steps, batches and schedule (`SHARED`).
+        data: Rows `[n, d]`; a pair of them for a transcoder; a mapping of them by site; a stream,
+            a shard reader or its folder; with a model, text or token sequences.
+        model: The `HookedModel` that text runs through; for rows, where they came from (noted).
+        out: The run's folder: checkpoints, metrics.jsonl, and at the end every dictionary under
+            `dictionaries/`. None keeps nothing on disk.
+        callbacks: For the loop, after this function's own.
+        resume: As for `interp.activations.fit`.
+        overwrite: Replace what an earlier run left in `out`.
+
+    Raises:
+        ConfigError: Settings that are wrong or contradict each other or the run in `out`.
+        SiteError, ShapeError: No rows at a site.
+        NonFiniteError: Rows, losses, gradients or weights stopped being finite.
+        StorageError: `out` is held by another process, or the disk refuses.
+        Interrupted: SIGTERM or SIGINT; a checkpoint was committed.
+    """
+    configs = [config] if isinstance(config, TrainConfig) else list(config)
+    names = check_configs(configs)
+    first = configs[0]
+    places = [sides(c.site, c.site_out, data) for c in configs]
+    sites = [site for pair in places for site in pair]
+    source = source_of(data, model, sites, first.stream(), first.text())
+    trainees = nn.ModuleDict()
+    samples: dict[tuple[str, str, int], Sample] = {}
+    for name, one, (site_in, site_out) in zip(names, configs, places, strict=True):
+        key = (site_in, site_out, one.init_rows)
+        samples[key] = samples.get(key) or Sample.of(source, *key)
+        trainees[name] = Trainee(one, site_in, site_out, samples[key])
+    samples.clear()
+    optimizer = _optimizer(trainees, first)
+    report = fit(
+        trainees,
+        _step,
+        source.batch,
+        first.fit(overwrite=overwrite),
+        out=out,
+        optimizer=optimizer,
+        callbacks=[Upkeep(), *callbacks],
+        resume=resume,
+        record=_record(names, configs, source),
+    )
+    made = {name: _finish(name, _at(trainees, name), source, model, report) for name in names}
+    if out is not None:
+        for name, dictionary in made.items():
+            dictionary.save(Path(out) / "dictionaries" / name, overwrite=True)
+    return DictionaryRun(made, report)
+
+
+class Upkeep(Callback):
+    """What holds around every update: unit decoder rows, bounded gradients, living latents."""
+
+    def start(self, run: Run) -> None:
+        """Keep the optimizer, whose moments resampling resets."""
+        self.optimizer = run.optimizer
+        self.steps = run.config.steps
+
+    def after_backward(self, module: Any, t: int) -> None:
+        """Along a unit row the decoder has no gradient; the rest is clipped per dictionary."""
+        for trainee in module.values():
+            d, config = trainee.dictionary, trainee.config
+            if config.decoder_norm == "unit":
+                grad, rows = d.W_dec.grad, d.W_dec.detach()
+                along = torch.linalg.vecdot(grad, rows)
+                grad.addcmul_(rows, along[:, None], value=-1)
+            if config.grad_clip is not None:
+                clip_dictionary(d, config.grad_clip)
+
+    def after_step(self, module: Any, t: int) -> Mapping[str, Any] | None:
+        """Dead latents replaced when it is time, not in the last quarter; constraints restored."""
+        found: dict[str, Any] = {}
+        for name, trainee in module.items():
+            every = trainee.config.resample_every
+            due = every is not None and (t + 1) % every == 0 and t + 1 <= 0.75 * self.steps
+            if due and (n := resample(trainee, self.optimizer, t)):
+                found[_metric(module, name, "resampled")] = float(n)
+            trainee.hold()
+        return found
+
+
+def clip_dictionary(dictionary: Dictionary, most: int | float) -> None:
+    """Scale one dictionary's gradient to a norm of at most `most`; leave one that is not finite."""
+    grads = [p.grad for p in dictionary.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    factor = torch.where(norm.isfinite(), (most / norm.clamp_min(1e-30)).clamp(max=1), 1.0)
+    torch._foreach_mul_(grads, factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def check_configs(configs: Sequence[TrainConfig]) -> list[str]:
+    """Refuse configs that are wrong or cannot share one pass; the dictionaries' names.
+
+    Raises:
+        ConfigError: The field, what it holds, what it may hold.
+        BadName: A name that no folder can have.
+    """
+    if not configs:
+        raise ConfigError("no config to train", got="an empty sequence")
+    for config in configs:
+        check_config(config)
+        for field in SHARED:
+            ours, theirs = getattr(configs[0], field), getattr(config, field)
+            if ours != theirs:
+                raise ConfigError(
+                    f"dictionaries trained in one pass must agree on {field}",
+                    got=f"{ours!r} and {theirs!r}",
+                    fix="the same value, or a run of its own",
+                )
+    names = [config.name or str(i) for i, config in enumerate(configs)]
+    for name in names:
+        slug(name)
+        if "." in name or names.count(name) > 1:
+            raise ConfigError(
+                "a dictionary's name must be its own, without a dot", got=name, fix="name=..."
+            )
+    return names
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse settings of the wrong type or range, or that contradict each other.
+
+    Raises:
+        ConfigError: The field, what it holds, what it may hold.
+    """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError("not a training config", got=type(config).__name__)
+    check_values(config)
+    is_transcoder = bool(config.site_out) and config.site_out != config.site
+    check_dictionary(config.dictionary(1, 1, "in", "out" if is_transcoder or config.skip else "in"))
+    if config.l0 is not None and config.activation not in _PENALISED:
+        raise ConfigError(
+            f"a {config.activation} dictionary has its number of active latents from k",
+            got=f"l0={config.l0}", fix=f"k={config.l0}, or {', '.join(_PENALISED)}",
+        )  # fmt: skip
+    if config.l0 is not None and not 0 < config.l0 < config.d_sae:
+        raise ConfigError(
+            "l0 is out of range", got=config.l0, expected=f"above 0, below d_sae={config.d_sae}"
+        )
+    if config.l0 is not None and not config.sparsity > 0:
+        raise ConfigError("a steered penalty starts above 0", got=f"sparsity={config.sparsity}")
+    if config.k_start is not None and not config.k <= config.k_start <= config.d_sae:
+        raise ConfigError(
+            "k comes down from k_start", got=config.k_start,
+            expected=f"k={config.k} to d_sae={config.d_sae}",
+        )  # fmt: skip
+    if config.activation == "matching_pursuit" and config.decoder_norm == "free":
+        raise ConfigError("matching pursuit needs unit decoder rows", got="decoder_norm='free'")
+
+
+def check_values(config: TrainConfig) -> None:
+    """Refuse fields of the wrong type or range, each by itself.
+
+    Raises:
+        ConfigError: The field, what it holds, what it may hold.
+    """
+    check_fields(config, _LEAST)
+    for field, low in _LEAST.items():
+        value = getattr(config, field)
+        if value is not None and value > MOST:
+            raise ConfigError(f"{field} is out of range", got=value, expected=f"{low} to {MOST}")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise ConfigError("betas are out of range", got=config.betas, expected="two in [0, 1)")
+
+
+def _step(module: Any, batch: Any, t: int) -> tuple[Tensor, dict[str, Tensor]]:
+    losses, metrics = [], {}
+    for name, trainee in module.items():
+        loss, found = trainee.step(batch, t)
+        losses.append(loss)
+        metrics |= {_metric(module, name, key): value for key, value in found.items()}
+        if len(module) > 1:
+            metrics[_metric(module, name, "loss")] = loss
+    return torch.stack(losses).sum(), metrics
+
+
+def _metric(module: Any, name: str, key: str) -> str:
+    return f"{name}/{key}" if len(module) > 1 else key
+
+
+def _at(trainees: nn.ModuleDict, name: str) -> Trainee:
+    return cast(Trainee, trainees[name])
+
+
+def _optimizer(trainees: nn.ModuleDict, first: TrainConfig) -> torch.optim.Optimizer:
+    groups = [
+        {"params": list(one.dictionary.parameters()), "lr": one.config.rate}
+        for one in cast("list[Trainee]", list(trainees.values()))
+    ]
+    return torch.optim.Adam(groups, betas=first.betas, fused=True)
+
+
+def _record(names: list[str], configs: list[TrainConfig], source: Source) -> dict[str, Any]:
+    """What makes this run what it is, compared when it resumes."""
+    settings = {name: asdict(one) for name, one in zip(names, configs, strict=True)}
+    for one in settings.values():
+        one.pop("checkpoint_seconds")
+    known = source.provenance()
+    if known is not None:
+        data = {"model": known.model_fingerprint, "text": known.data_fingerprint}
+    elif isinstance(source, TensorRows):
+        data = {"rows": fingerprint_state(source.tensors, {})}
+    else:
+        data = {"rows": repr(source)}
+    return json.loads(json.dumps({"dictionaries": settings, "data": data}))
+
+
+def _finish(
+    name: str, trainee: Trainee, source: Source, model: Any, report: FitReport
+) -> Dictionary:
+    """The dictionary in raw units, with where it comes from and how its training ended."""
+    made = trainee.finished()
+    d_in = made.config.d_in
+    made.provenance = provenance_at(source, trainee.site_in, trainee.site_out, d_in)
+    if made.provenance is None:
+        made.provenance = _assumed(trainee, model, d_in)
+    prefix = f"{name}/" if any(f"{name}/l0" in record for record in report.records) else ""
+    last = {
+        key: report.series(prefix + key)[1][-1]
+        for key in ("fvu", "l0", "dead")
+        if report.series(prefix + key)[1]
+    }
+    config = trainee.config
+    made.metadata["training"] = {
+        "config": json.loads(json.dumps(asdict(config))),
+        "rows": config.steps * config.batch_size,
+        "seconds": round(report.seconds, 1),
+        "last": last,
+    }
+    return made
+
+
+def _assumed(trainee: Trainee, model: Any, d_in: int) -> Provenance | None:
+    """Rows without a history, but with the model they are said to come from."""
+    sites = list(dict.fromkeys((trainee.site_in, trainee.site_out)))
+    if model is None or any(site not in model.sites for site in sites):
+        return None
+    return model.provenance(sites, d_in=d_in)
