@@ -71,9 +71,11 @@ def test_sae_lens_reads_them(name: str) -> None:
     sae_lens = pytest.importorskip("sae_lens")
     ours = Dictionary.load(FOLDER / name)
     theirs = sae_lens.SAE.load_from_disk(str(FOLDER / name), device="cpu")
-    rows = torch.randn(11, ours.config.d_in, generator=torch.Generator().manual_seed(0))
+    heads = 4 if ours.config.reshape == "hook_z" else 1
+    rows = torch.randn(3, 11, heads, ours.config.d_in // heads)
+    rows = rows if heads > 1 else rows.squeeze(2)
     with torch.no_grad():
         latents = ours.encode(rows)
         assert (latents > 0).any()
         assert torch.allclose(theirs.encode(rows), latents, atol=1e-5)
-        assert torch.allclose(theirs.decode(latents), ours.decode(latents), atol=1e-5)
+        assert torch.allclose(theirs.decode(latents), ours.decode(latents).view_as(rows), atol=1e-5)
