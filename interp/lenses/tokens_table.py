@@ -88,8 +88,9 @@ class TokenTable(Result):
             SiteError: A pattern matches nothing.
         """
         if isinstance(rows, str) or any(isinstance(row, str) for row in rows):
+            patterns = [rows] if isinstance(rows, str) else [str(row) for row in rows]
             place = {name: i for i, name in enumerate(self.names)}
-            index = [place[name] for name in match(rows, self.names, what="row")]  # type: ignore[arg-type]
+            index = [place[name] for name in match(patterns, self.names, what="row")]
         else:
             index = [int(row) for row in rows]
         ids = self.ids[index]
