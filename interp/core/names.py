@@ -41,8 +41,9 @@ def suggest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
     unique = list(dict.fromkeys(candidates))
     folded = [candidate.casefold() for candidate in unique]
     near = _nearest(query, folded, n)
-    far = near and 3 * near[0][0] > max(6, len(query))  # a third of the letters are wrong: no typo
-    if far and len(query) > 2:
+    least = min((distance for distance, _ in near), default=0)
+    # with a third of the letters wrong it was no typo
+    if 3 * least > max(6, len(query)) and len(query) > 2:
         inside = {i for i, candidate in enumerate(folded) if query in candidate}
         near = [(-1, i) for i in inside] + [(d, i) for d, i in near if i not in inside]
     near.sort(key=lambda pair: (pair[0], *_oddness(query, folded[pair[1]]), pair[1]))

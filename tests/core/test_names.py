@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from interp.core.errors import BadName, SiteError
@@ -56,6 +56,7 @@ def plain_distance(a, b):
 
 
 @given(name=words.filter(bool), candidates=st.lists(words.filter(bool), min_size=1, max_size=12))
+@example(name="c1_", candidates=["1", "_.1", "11c1_1"])  # the nearest is not the first looked at
 def test_suggestions_are_the_nearest_by_the_textbook_distance(name, candidates):
     unique = list(dict.fromkeys(candidates))
     distances = {candidate: plain_distance(name, candidate) for candidate in unique}
