@@ -19,13 +19,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from interp.activations.loop import Callback, Run
 from interp.core import store
 from interp.dictionaries import (
     DistilConfig,
@@ -44,7 +43,7 @@ RELU = (0.2, 0.4, 0.6, 0.8, 1.2)
 GATED = (0.5, 1.0, 1.5, 2.0, 3.0)
 L0 = 5.63
 STOP, PASSES = 0.7, 16  # matching pursuit: where a row is done, and after how many latents at most
-START = 0.1  # norm of the encoder's rows at the start, sae-lens's `decoder_init_norm` likewise
+START = 0.1  # norm of rows at the start: the encoder's and, if free, the decoder's (as sae-lens's)
 FIGURES = ("mcc", "f1", "latent_f1", "uniqueness", "rec90", "fvu", "l0", "dead")
 
 
@@ -71,21 +70,6 @@ class Rows:
             t += 1
 
 
-class Start(Callback):
-    """A small encoder, so that latents grow into features one after another; pursuit's stop."""
-
-    def start(self, run: Run) -> None:
-        """Before the first step."""
-        trainees: Any = run.module
-        for trainee in trainees.values():
-            d = trainee.dictionary
-            if d.config.activation == "matching_pursuit":
-                d.config = replace(d.config, residual_threshold=STOP)
-            else:
-                with torch.no_grad():
-                    d.encoder.copy_(START * d.W_dec)
-
-
 @dataclass(frozen=True)
 class Trainer:
     """One way to make a dictionary, with its grid."""
@@ -109,10 +93,10 @@ def ours(**fixed: Any) -> Callable[[SyntheticWorld, float, int, int], Any]:
         values: dict[str, Any] = {"lr": 1e-3, knob: setting} | fixed
         config = TrainConfig(
             d_sae=world.config.n_features, steps=steps, batch_size=BATCH, lr_warmup=WARMUP,
-            sparsity_warmup=0,
-            lr_decay=steps // 5, scale=False, grad_clip=None, seed=seed, **values,
+            sparsity_warmup=0, lr_decay=steps // 5, scale=False, grad_clip=None, seed=seed,
+            encoder_scale=START, residual_threshold=STOP, **values,
         )  # fmt: skip
-        made = run_training(config, Rows(world), callbacks=[Start()])
+        made = run_training(config, Rows(world))
         return next(iter(made.dictionaries.values()))
 
     return run
@@ -156,10 +140,11 @@ def theirs(kind: str, knob: str = "lr", **fixed: Any) -> Callable[..., Any]:
 
 
 WIDTHS = (32, 64, 128, 256)
+FREE = {"decoder_norm": "free"}  # of sae-lens's dictionaries, too
 TRAINERS = (
-    Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity")),
-    Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity")),
-    Trainer("jumprelu", "interp", RATES, ours(activation="jumprelu", l0=L0, sparsity=0.05)),
+    Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE)),
+    Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity", **FREE)),
+    Trainer("jumprelu", "interp", RATES, ours(activation="jumprelu", l0=L0, sparsity=0.05, **FREE)),
     Trainer("topk", "interp", RATES, ours(activation="topk", k=6, k_start=24)),
     Trainer("batchtopk", "interp", RATES, ours(activation="batchtopk", k=L0, k_start=24)),
     Trainer("matryoshka", "interp", RATES, ours(activation="batchtopk", k=L0, groups=WIDTHS)),

@@ -16,6 +16,9 @@ Normalisation = Literal["none", "expected_average_only_in", "constant_norm_resca
 TOPK_FAMILY: tuple[Activation, ...] = ("topk", "abstopk", "batchtopk")
 """Activations that keep a number of latents given by `k`."""
 
+PENALISED: tuple[Activation, ...] = ("relu", "jumprelu", "gated")
+"""Activations that a penalty makes sparse."""
+
 _SAVED_AS: dict[str, str] = {"relu": "standard", "batchtopk": "jumprelu"}
 _TRANSCODERS: dict[str, str] = {
     "relu": "transcoder", "jumprelu": "jumprelu_transcoder",

@@ -71,19 +71,22 @@ def initialise(
     *,
     center: Literal["mean", "geometric_median", "zeros"] = "mean",
     tied: bool = True,
+    encoder_norm: float | None = None,
     seed: int = 0,
 ) -> None:
     """Set biases, scale and, for a transcoder, decoder from data, in place.
 
     The skip path starts as the ridge regression of output on input. A transcoder's decoder rows
     start where its random encoder's latents point: as the (unit) regression of what is left on
-    each. The encoder is scaled so that the first reconstruction is the best multiple of itself.
+    each. The encoder's rows get the norm asked for, or one under which the first reconstruction is
+    the best multiple of itself.
 
     Args:
         dictionary: Freshly made; its random directions are used.
         sample: Rows in the units it will train in.
         center: Where the decoder bias of an SAE starts, and what encodes to zero.
         tied: False draws the encoder of an SAE independently of its decoder.
+        encoder_norm: Norm of the encoder's rows; None: measured.
         seed: Of that draw.
     """
     d, dtype = dictionary, dictionary.W_dec.dtype
@@ -112,6 +115,8 @@ def initialise(
         latents, rest = d.encode(x[few]), rest[few]
         if d.config.is_transcoder:
             d.W_dec.copy_(_directions(latents, rest, d.W_dec))
+        if encoder_norm is not None:
+            return _rescale(d, encoder_norm / float(d.encoder.norm(dim=1).mean()))
         guess = latents @ d.W_dec
         _rescale(d, float((guess * rest).sum() / guess.pow(2).sum().clamp_min(1e-12)))
 

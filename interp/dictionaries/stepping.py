@@ -26,6 +26,8 @@ class TrainLoss:
     """Latents that count as dead, bool [d_sae]."""
     auxk_alpha: float = 0.0
     """Topk family: weight of the dead latents' reconstruction of the error; 0 leaves it out."""
+    gates_teach: bool = False
+    """Gated: the gates' reconstruction trains the decoder, too, instead of holding it fixed."""
 
 
 class Batch(NamedTuple):

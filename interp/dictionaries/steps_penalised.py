@@ -88,7 +88,8 @@ class GatedStep(Step):
     """Penalty: sum of open gates' pre-activations times decoder norms, mean over rows.
 
     Rajamanoharan et al. 2024 (arXiv 2404.16014) eq. 8: gates alone also reconstruct the target,
-    with the decoder held fixed, since the gate itself passes no gradient.
+    since the gate itself passes no gradient; with the decoder held fixed, unless its norms are
+    free: r_mag could then grow while they, and the penalty with them, shrink to nothing.
     """
 
     def run(self, batch: Batch, low: torch.dtype | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,6 +109,9 @@ class GatedStep(Step):
         slope = self.losses.coefficient / n
         to_gates = on.dot(by_gates.to_rows, d.W_dec).add_(norm * slope).mul_(is_open)
         to_W_dec = on.outer(latents, fit.to_rows)
+        if self.losses.gates_teach:
+            to_W_dec += on.outer(gates, by_gates.to_rows)
+            fit = fit._replace(to_out=fit.to_out + by_gates.to_out)
         self.penalise_norms(to_W_dec, on.sums(gates) * slope)
         to_product = torch.addcmul(to_gates, to_magnitudes, gain)
         d.b_gate.grad = on.sums(to_gates)

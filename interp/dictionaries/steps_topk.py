@@ -77,6 +77,10 @@ class _Kept(Step):
         Gao et al. 2024 (arXiv 2406.04093) appendix A.2; scaled down while few are dead, as in
         sparsify and SAELens. Only the dead columns are touched.
 
+        Their reconstruction counts at the best multiple of itself up to 1: at full size many
+        undirected latents together overshoot the little that is left, so that all the gradient
+        does at first is to shrink them, and what is small is never among the k.
+
         Args:
             batch: The batch.
             fit: Its reconstruction; the error is held fixed.
@@ -108,10 +112,13 @@ class _Kept(Step):
         rest = kept.decode(latents, W_dec)
         if batch.scale is not None:
             rest *= batch.scale.size
+        made, left = rest.flatten(), fit.error.flatten()
+        size = (made.dot(left) / made.dot(made).clamp_min(1e-30)).clamp(0, 1)
+        rest *= size
         rest -= fit.error
         share = min(1.0, len(dead) / most)
         loss = share * rest.flatten().dot(rest.flatten()) / n
-        rest *= 2 * share * self.losses.auxk_alpha / n
+        rest *= size * (2 * share * self.losses.auxk_alpha / n)
         if batch.scale is not None:
             rest *= batch.scale.size
         to_latents = kept.dot(rest, W_dec) * (latents != 0)

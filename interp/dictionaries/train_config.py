@@ -10,10 +10,12 @@ from typing import Any, Literal
 from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
-from interp.dictionaries.config import TOPK_FAMILY, Activation, DictionaryConfig
+from interp.dictionaries.config import PENALISED, TOPK_FAMILY, Activation, DictionaryConfig
 
 MOST = 2**31 - 1
 """No size in a config is larger."""
+SMALL_ENCODER = 0.1
+"""Norm of encoder rows at the start where a penalty makes latents sparse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class TrainConfig:
     """Decoder rows of norm 1, the parallel gradient removed; or free, with their norm penalised."""
     max_iterations: int | None = None
     """Matching pursuit: latents taken per row at most; None takes k."""
+    residual_threshold: int | float = 1e-2
+    """Matching pursuit: a row is done when its residual's norm, in scaled units, is below this."""
     bandwidth: int | float = 0.1
     """JumpReLU: width of the window in which thresholds get a gradient, in scaled units."""
 
@@ -72,6 +76,10 @@ class TrainConfig:
     """Where the decoder bias starts; the encoder's is set so that this centre encodes to zero."""
     tied: bool = True
     """The encoder starts as the decoder's transpose (a transcoder's decoder is regressed on it)."""
+    encoder_scale: int | float | None = None
+    """Norm of the encoder's rows at the start (of a penalised free decoder's, too).
+    Small, latents grow into features one after another. None: .1 for relu, jumprelu and gated, for
+    the others the size at which the first reconstruction is best."""
     init_rows: int = 16_384
     """Rows from which centre and scale are measured."""
     scale: bool = True
@@ -147,6 +155,13 @@ class TrainConfig:
         return 2e-4 / (self.d_sae / 2**14) ** 0.5 if self.lr is None else self.lr
 
     @property
+    def encoder_norm(self) -> int | float | None:
+        """Norm of the encoder's rows at the start; None: that of the best reconstruction."""
+        if self.encoder_scale is None and self.activation in PENALISED:
+            return SMALL_ENCODER
+        return self.encoder_scale
+
+    @property
     def is_controlled(self) -> bool:
         """Whether the penalty is steered towards `l0`."""
         return self.l0 is not None
@@ -183,6 +198,7 @@ class TrainConfig:
                 self.decoder_norm == "free" and self.activation in TOPK_FAMILY
             ),
             max_iterations=steps if pursuit else None,
+            residual_threshold=self.residual_threshold if pursuit else 1e-2,
             site_in=site_in,
             site_out=site_out,
             reshape="hook_z" if site_in.endswith("attn.hook_z") else "none",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp.dictionaries.config import PENALISED
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample, initialise
 from interp.dictionaries.steps import TrainLoss, make_step
@@ -17,9 +18,15 @@ INTEGRAL, LEAST_INTEGRAL, PROPORTIONAL = 10.0, 0.002, 1.0
 """How the penalty's logarithm follows e = log(active latents / wanted): INTEGRAL e over the whole
 run (at least LEAST_INTEGRAL e per step), and PROPORTIONAL times the change of e, which keeps it
 from overshooting while latents are being shut off."""
+SWIFT = 3.0
+"""JumpReLU: the integral part is as many times stronger. A penalty that lags behind its falling
+need drives thresholds up while the next constant pulls them down, until few latents are left."""
 SERVO = 0.02
 """JumpReLU: thresholds also follow e themselves, by a factor exp(SERVO e) per step. Those that have
 risen too far come down by their gradients only slowly, and not at all once the rate has decayed."""
+REVIVAL = 0.98
+"""JumpReLU: factor per step on a dead latent's threshold. Away from its window nothing else moves
+it, so it would stay dead; it comes down until the latent fires again."""
 MEMORY, SHORT_MEMORY = 0.97, 0.9
 """Share of the past in the running means of the smallest latent kept, and of how many are active
 (which steers the penalty: a control that sees late overshoots)."""
@@ -58,8 +65,15 @@ class Trainee(nn.Module):
             config.dictionary(*widths, site_in, site_out), seed=config.seed
         )
         initialise(
-            self.dictionary, sample, center=config.b_dec_init, tied=config.tied, seed=config.seed
+            self.dictionary,
+            sample,
+            center=config.b_dec_init,
+            tied=config.tied,
+            encoder_norm=config.encoder_norm,
+            seed=config.seed,
         )
+        if config.decoder_norm == "free" and config.activation in PENALISED:
+            self.dictionary.W_dec.data.mul_(config.encoder_norm or 1.0)
         spread = (sample.y - sample.y.mean(0)).double().pow(2).sum(1).mean()
         kind = self.dictionary.W_dec.dtype
         for name, value in {
@@ -96,6 +110,7 @@ class Trainee(nn.Module):
             d.W_dec.div_(d.decoder_norms.clamp_min(1e-12)[:, None])
         if d.config.activation == "jumprelu":
             d.threshold.clamp_(min=0)
+            d.threshold.mul_(torch.where(self.dead, REVIVAL, 1.0))
             if self.config.l0 is not None:
                 d.threshold.mul_((SERVO * self._excess(self.active, self.config.l0)).exp())
 
@@ -116,6 +131,7 @@ class Trainee(nn.Module):
             coefficient=torch.zeros_like(self.coefficient),
             dead=self.dead,
             auxk_alpha=float(self.config.auxk_alpha),
+            gates_teach=self.config.decoder_norm == "free",
         )
 
     @torch.no_grad()
@@ -143,6 +159,7 @@ class Trainee(nn.Module):
         """Raise the penalty while too many latents are active, lower it while too few are."""
         now, before = self._excess(self.active, wanted), self._excess(before, wanted)
         gain = max(LEAST_INTEGRAL, INTEGRAL / self.config.steps)
+        gain *= SWIFT if self.config.activation == "jumprelu" else 1.0
         self.coefficient.mul_((gain * now + PROPORTIONAL * (now - before)).exp())
 
     @staticmethod

@@ -25,8 +25,10 @@ from interp.core.errors import ConfigError
 from interp.core.names import slug
 from interp.core.provenance import Provenance, fingerprint_state
 from interp.dictionaries.checks import check_dictionary
+from interp.dictionaries.config import PENALISED
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample
+from interp.dictionaries.landing import land, rows_wanted
 from interp.dictionaries.resampling import resample
 from interp.dictionaries.sources import Source, TensorRows, provenance_at, sides, source_of
 from interp.dictionaries.train_config import MOST, SHARED, TrainConfig
@@ -35,11 +37,11 @@ from interp.dictionaries.trainee import Trainee
 _LEAST: dict[str, int] = {
     "d_sae": 1, "k": 0, "max_iterations": 1, "bandwidth": 0, "l0": 0, "sparsity": 0,
     "sparsity_warmup": 0, "lp": 0, "lp_final": 0, "k_start": 0, "k_anneal": 1, "auxk_alpha": 0,
-    "dead_after": 1, "resample_every": 1, "init_rows": 2, "steps": 1, "batch_size": 1, "lr": 0,
-    "lr_warmup": 0, "lr_decay": 1, "grad_clip": 0, "n_ctx": 2, "buffer_sequences": 1,
-    "forward_sequences": 1, "log_every": 1, "checkpoint_seconds": 0,
+    "dead_after": 1, "resample_every": 1, "residual_threshold": 0, "encoder_scale": 0,
+    "init_rows": 2, "steps": 1, "batch_size": 1, "lr": 0, "lr_warmup": 0, "lr_decay": 1,
+    "grad_clip": 0, "n_ctx": 2, "buffer_sequences": 1, "forward_sequences": 1, "log_every": 1,
+    "checkpoint_seconds": 0,
 }  # fmt: skip
-_PENALISED = ("relu", "jumprelu", "gated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,10 +236,10 @@ def check_config(config: TrainConfig) -> None:
     check_values(config)
     is_transcoder = bool(config.site_out) and config.site_out != config.site
     check_dictionary(config.dictionary(1, 1, "in", "out" if is_transcoder or config.skip else "in"))
-    if config.l0 is not None and config.activation not in _PENALISED:
+    if config.l0 is not None and config.activation not in PENALISED:
         raise ConfigError(
             f"a {config.activation} dictionary has its number of active latents from k",
-            got=f"l0={config.l0}", fix=f"k={config.l0}, or {', '.join(_PENALISED)}",
+            got=f"l0={config.l0}", fix=f"k={config.l0}, or {', '.join(PENALISED)}",
         )  # fmt: skip
     if config.l0 is not None and not 0 < config.l0 < config.d_sae:
         raise ConfigError(
@@ -245,6 +247,8 @@ def check_config(config: TrainConfig) -> None:
         )
     if config.l0 is not None and not config.sparsity > 0:
         raise ConfigError("a steered penalty starts above 0", got=f"sparsity={config.sparsity}")
+    if config.encoder_scale == 0:
+        raise ConfigError("an encoder of zeros never fires", got="encoder_scale=0")
     if config.k_start is not None and not config.k <= config.k_start <= config.d_sae:
         raise ConfigError(
             "k comes down from k_start", got=config.k_start,
@@ -317,6 +321,8 @@ def _finish(
     """The dictionary in raw units, with where it comes from and how its training ended."""
     made = trainee.finished()
     d_in = made.config.d_in
+    if trainee.config.l0 is not None:
+        land(made, _last_rows(trainee, source), trainee.config.l0)
     made.provenance = provenance_at(source, trainee.site_in, trainee.site_out, d_in)
     if made.provenance is None:
         made.provenance = _assumed(trainee, model, d_in)
@@ -334,6 +340,15 @@ def _finish(
         "last": last,
     }
     return made
+
+
+def _last_rows(trainee: Trainee, source: Source) -> Tensor:
+    """Rows of the last batches, as many as `land` wants."""
+    wanted, parts, t = rows_wanted(trainee.config.d_sae), [], trainee.config.steps
+    while t and sum(map(len, parts)) < wanted:
+        t -= 1
+        parts.append(source.batch(t)[trainee.site_in])
+    return torch.cat(parts)[:wanted]
 
 
 def _assumed(trainee: Trainee, model: Any, d_in: int) -> Provenance | None:

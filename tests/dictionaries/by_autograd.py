@@ -84,10 +84,11 @@ def total(d: Dictionary, losses: TrainLoss, x: Tensor, y: Tensor, lp: float) -> 
             z = coding.gate(pre, d.b_gate, d.b_mag, d.r_mag)
             open_gates = (pre + d.b_gate).relu()
             extra = losses.coefficient * (open_gates * d.decoder_norms).sum() / n
-            frozen = Dictionary.from_state(config, d.state_dict()).requires_grad_(False)
-            frozen._scale = d._scale
+            teacher = Dictionary.from_state(config, d.state_dict()).requires_grad_(False)
+            teacher._scale = d._scale
+            teacher = d if losses.gates_teach else teacher
             widths = config.groups or (config.d_sae,)
-            by_gates = [squared(decode(frozen, open_gates, x, w) - y) for w in widths]
+            by_gates = [squared(decode(teacher, open_gates, x, w) - y) for w in widths]
             extra = extra + torch.stack(by_gates).mean()
     out = decode(d, z, x)
     widths = config.groups or (config.d_sae,)
@@ -106,5 +107,7 @@ def total(d: Dictionary, losses: TrainLoss, x: Tensor, y: Tensor, lp: float) -> 
         if d._scale is not None and not config.is_transcoder:
             rest = rest * d._scale.size
         share = min(1.0, size / most)
-        loss = loss + losses.auxk_alpha * share * squared(rest - (y - out).detach())
+        left = (y - out).detach()
+        fitted = ((rest * left).sum() / rest.square().sum()).detach().clamp(0, 1)
+        loss = loss + losses.auxk_alpha * share * squared(fitted * rest - left)
     return loss

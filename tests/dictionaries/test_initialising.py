@@ -10,7 +10,8 @@ from interp.core.errors import NonFiniteError
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample, geometric_median, initialise
-from tests.dictionaries.small import D, planted
+from interp.dictionaries.trainee import Trainee
+from tests.dictionaries.small import D, planted, small
 
 
 def sae(**changes: object) -> Dictionary:
@@ -45,6 +46,38 @@ def test_the_first_reconstruction_is_the_best_multiple_of_itself() -> None:
     guess = guess.detach()
     best = float((guess * rest.detach()).sum() / guess.pow(2).sum())
     assert best == pytest.approx(1, abs=1e-4)
+
+
+def test_an_encoder_starts_at_the_norm_asked_for() -> None:
+    x = planted(500)
+    for changes in ({}, {"activation": "jumprelu", "k": None}, {"d_out": 11}):
+        d = sae(apply_b_dec_to_input=False, **changes)
+        plain = sae(apply_b_dec_to_input=False, **changes)
+        y = x[:, :11] if changes.get("d_out") else x
+        initialise(plain, Sample(x, y))
+        initialise(d, Sample(x, y), encoder_norm=0.07)
+        torch.testing.assert_close(d.encoder.norm(dim=1), torch.full((37,), 0.07))
+        with torch.no_grad():  # the same latents fire, each by the same factor
+            one, other = d.encode(x), plain.encode(x)
+        assert torch.equal(one != 0, other != 0)
+        factor = 0.07 / plain.encoder.detach().norm(dim=1).mean()
+        torch.testing.assert_close(one, other * factor, atol=1e-5, rtol=1e-3)
+
+
+def test_what_a_penalty_makes_sparse_starts_small() -> None:
+    norms = {}
+    for activation in ("topk", "batchtopk", "relu", "jumprelu", "gated"):
+        for norm in ("unit", "free"):
+            config = small(activation=activation, decoder_norm=norm)
+            d = Trainee(config, "input", "input", Sample(planted(500), planted(500))).dictionary
+            both = (d.encoder.norm(dim=1).mean(), d.decoder_norms.mean())
+            norms[activation, norm] = tuple(round(float(n.detach()), 3) for n in both)
+    for activation in ("relu", "jumprelu", "gated"):
+        assert norms[activation, "unit"] == (0.1, 1.0)
+        assert norms[activation, "free"] == (0.1, 0.1)
+    assert norms["topk", "unit"][0] > 0.3 and norms["batchtopk", "free"][1] == 1.0
+    given = small(activation="topk", encoder_scale=0.2)
+    assert given.encoder_norm == 0.2 and small().encoder_norm is None
 
 
 def test_the_geometric_median_ignores_what_drags_the_mean() -> None:

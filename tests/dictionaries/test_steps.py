@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -105,6 +106,12 @@ def test_auxk_and_norm_rescaling(
     for shape in ("sae", "skip", "groups", "layer_norm"):
         d = made(activation, rescale_acts_by_decoder_norm=rescale, **SHAPES[shape])
         agree(d, losses(d, n_dead), *rows(d))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gates_that_teach_the_decoder(shape: str) -> None:
+    d = made("gated", **SHAPES[shape])
+    agree(d, dataclasses.replace(losses(d), gates_teach=True), *rows(d))
 
 
 @pytest.mark.parametrize("lp", [0.3, 0.9, 1.0, 2.0])

@@ -14,6 +14,7 @@ from interp.activations import Callback
 from interp.core.errors import BadName, ConfigError
 from interp.core.randomness import generator
 from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.initialising import Sample
 from interp.dictionaries.resampling import resample
 from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.trainee import Trainee
@@ -80,13 +81,71 @@ def test_a_skip_path_takes_what_is_linear() -> None:
 # --- the number of active latents --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("steps", [300, 600])
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated"])
-def test_l0_lands_where_it_was_asked_to(activation: Any) -> None:
+def test_l0_lands_where_it_was_asked_to(activation: Any, steps: int) -> None:
+    """On the way it stays near, too: the last measure on rows corrects little."""
     x = planted(20_000)
-    found = train(small(activation=activation, d_sae=53, l0=3.0, **WIDE), x)
+    asked = small(activation=activation, d_sae=53, l0=3.0, **(WIDE | {"steps": steps}))
+    made = run_training(asked, x)
+    found = made.dictionaries["0"]
     with torch.no_grad():
         l0 = float((found.encode(planted(4_000, seed=0)) != 0).sum(1).float().mean())
     assert l0 == pytest.approx(3.0, rel=0.05)
+    assert made.report.series("l0")[1][-5:] == pytest.approx([3.0] * 5, rel=0.4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("l0", [4.0, 8.0, 16.0])
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated"])
+def test_l0_lands_in_larger_worlds(activation: Any, l0: float) -> None:
+    """512 latents, 64 dimensions, 300 steps, held-out rows."""
+    x = planted(60_000, d=64, n=256, p=0.03)
+    config = small(
+        activation=activation, d_sae=512, l0=l0, steps=300, batch_size=1024, lr=3e-3, init_rows=4096
+    )
+    found = train(config, x[:50_000])
+    with torch.no_grad():
+        landed = float((found.encode(x[50_000:]) != 0).sum(1).float().mean())
+    assert landed == pytest.approx(l0, rel=0.05)
+
+
+def test_thresholds_of_dead_latents_come_down_until_they_fire() -> None:
+    x = planted(2_000)
+    config = small(activation="jumprelu", dead_after=100, steps=9)
+    trainee = Trainee(config, "input", "input", Sample(x, x))
+    with torch.no_grad():
+        trainee.dictionary.threshold[[3, 11]] = 5.0
+    before = trainee.dictionary.threshold.detach().clone()
+    for t in range(3):
+        trainee.step({"input": x[t * 100 :][:100]}, t)
+        trainee.hold()
+    assert trainee.dead.nonzero().flatten().tolist() == [3, 11]
+    after = trainee.dictionary.threshold.detach()
+    assert (after[[3, 11]] < 0.95 * before[[3, 11]]).all()
+    assert torch.equal(after[~trainee.dead], before[~trainee.dead]), "no update was made"
+
+
+def test_pursuit_stops_at_the_residual_asked_for() -> None:
+    x = planted(700)
+    l0 = []
+    for threshold in (1e-2, 2.0):
+        config = small(activation="matching_pursuit", k=9, residual_threshold=threshold)
+        found = train(config, x)
+        l0.append(float((found.encode(x) != 0).sum(1).float().mean()))
+        unit = float((x - x.mean(0)).pow(2).mean().sqrt())
+        assert found.config.residual_threshold == pytest.approx(threshold * unit, rel=0.1)
+    assert l0[1] < 0.7 * l0[0]
+
+
+def test_gates_cannot_escape_the_penalty_where_decoder_norms_are_free() -> None:
+    """With the decoder held fixed for the gates its norms fall and L0 stays at a multiple."""
+    x = planted(20_000)
+    l0 = {}
+    for norm in ("unit", "free"):
+        found = train(small(activation="gated", d_sae=53, decoder_norm=norm, **WIDE), x)
+        l0[norm] = float((found.encode(x) != 0).sum(1).float().mean())
+    assert l0["free"] < 1.5 * l0["unit"], l0
 
 
 def test_without_a_target_the_penalty_stays_as_given() -> None:
@@ -193,8 +252,6 @@ def test_bf16_autocast_trains_nearly_as_well() -> None:
 
 
 def make_dead(activation: Any = "topk") -> tuple[Trainee, torch.optim.Optimizer, Tensor]:
-    from interp.dictionaries.initialising import Sample
-
     x = planted(300)
     trainee = Trainee(small(activation=activation), "input", "input", Sample(x, x))
     optimizer = torch.optim.Adam(trainee.dictionary.parameters(), lr=1e-3)
@@ -228,6 +285,20 @@ def test_resampling_draws_from_seed_and_step_alone() -> None:
         resample(trainee, optimizer, step)
         rows.append(trainee.dictionary.W_dec[[3, 11]].detach())
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+
+
+def test_auxk_brings_latents_back() -> None:
+    """Without AuxK 9 of 151 are dead here; with dead latents at their own size it was 32."""
+    x = planted(20_000)
+    base = small(d_sae=151, k=2, dead_after=4_000, **(WIDE | {"steps": 300}))
+    dead, left = {}, {}
+    for alpha in (0.0, 1 / 32):
+        found = train(dataclasses.replace(base, auxk_alpha=alpha), x)
+        with torch.no_grad():
+            dead[alpha] = int((found.encode(x) == 0).all(0).sum())
+        left[alpha] = fvu(found, x)
+    assert dead[1 / 32] <= dead[0.0] - 3, dead
+    assert left[1 / 32] < left[0.0], left
 
 
 def test_resampling_brings_latents_back() -> None:
@@ -266,6 +337,9 @@ def test_metadata_tells_how_it_was_trained() -> None:
         ([small(l0=3.0)], ConfigError),
         ([small(activation="relu", l0=99.0)], ConfigError),
         ([small(k_start=2)], ConfigError),
+        ([small(encoder_scale=0)], ConfigError),
+        ([small(encoder_scale=-0.1)], ConfigError),
+        ([small(residual_threshold=-1.0)], ConfigError),
         ([small(skip=True, activation="matching_pursuit")], ConfigError),
         ([small(groups=(7, 20))], ConfigError),
     ],
