@@ -96,11 +96,61 @@ whole, without = accuracy(), accuracy(eraser.hook(site))
 print(f"whole {whole:.2f}, erased {without:.2f} (rank {eraser.rank}), random {chance}")
 
 # %% [markdown]
+# ## How few neurons?
+#
+# `tiny-grammar` ships with the package and has MLPs. In "The keys near the cabinet" its next word
+# must agree with *keys*. **k-sparse probes** ask how few neurons, at the end of the text, tell that
+# the subject is plural. Nouns of the test texts never occur as a subject in training.
+
+# %%
+from interp.tasks import grammar_task
+
+grammar = interp.load_model("tiny-grammar")
+prompts = grammar_task("agreement").sample(600, seed=1)
+batch = prompts.tokenize(grammar)
+plural = [" is" in prompt.distractors for prompt in prompts]
+subjects = [prompt.variables["s"] for prompt in prompts]
+
+
+def last_token(source, sites):
+    acts = source.capture(batch.clean, sites)
+    return {site: acts[site][torch.arange(len(prompts)), batch.last] for site in acts}
+
+
+few = probing.sparse_sweep(
+    last_token(grammar, "blocks.*.mlp.hook_post"),
+    plural,
+    probing.SparseConfig(ks=(1, 2, 4, 8, 16, 32), n_shuffles=2, prefilter=64),
+    name="the subject is plural",
+    groups=subjects,
+)
+few.plot()
+
+# %%
+few.best(1), few.best(4)
+
+# %% [markdown]
+# ## How many examples?
+#
+# Accuracy hides how hard a probe had to work. The **online code** counts the bits it takes to send
+# the labels to somebody who has the activations, in growing portions, each with the code of a probe
+# trained on those before: what needs many examples is paid for (minimum description length).
+
+# %%
+code = probing.code_length(
+    last_token(grammar, ["blocks.0.hook_resid_pre", "blocks.*.hook_resid_post"]),
+    plural,
+    probing.ProbeConfig(penalties=(1.0, 100.0, 1e4)),
+    name="the subject is plural",
+    groups=subjects,
+)
+code.plot()
+
+# %% [markdown]
 # ## Try this
 #
 # * Erase at `blocks.1.hook_resid_post` instead. Still readable there? Still used?
-# * `probing.sparse_sweep` looks for single neurons; this model has no MLP. Point it at
-#   `blocks.*.mlp.hook_post` of a model of yours.
+# * Take the named neurons away: `probing.ablate_neurons(grammar, texts, *few.best(4)[:2])`.
 # * On the command line: `interp probe MODEL labels.conllu` for words, or a table for whole texts.
 #
 # ## The fact at the end
@@ -111,3 +161,5 @@ assert after > first + 0.3, "layer 0 brings the token before"
 assert after > sweep.random_init[1, 0] + 0.2 and sweep.check().ok
 assert audit.check().ok, "nothing linear is left"
 assert whole > 0.9 and without < 0.5 < min(chance), "and the model used it"
+assert few.f1[:, -1].max() > 0.9 > few.null_high[:, -1].max(), "32 neurons know the subject"
+assert code.compression.max() > 2, "and half of the bits are saved"

@@ -80,13 +80,13 @@ def sparse_curves(result: SparseSweep, metric: str = "f1", title: str = "") -> g
 
     Args:
         result: A sparse sweep.
-        metric: f1, mcc, precision, recall, roc_auc or pr_auc.
+        metric: f1, mcc, kappa, fmi, precision, recall, roc_auc or pr_auc.
         title: Title.
 
     Raises:
         ConfigError: No such metric.
     """
-    metrics = ["f1", "mcc", "precision", "recall", "roc_auc", "pr_auc"]
+    metrics = ["f1", "mcc", "kappa", "fmi", "precision", "recall", "roc_auc", "pr_auc"]
     values = getattr(result, metrics[_index(metric, metrics)])
     ks = [int(k) for k in result.labels["k"]]
     best = values.amax(1).argsort(descending=True, stable=True)[:MAX_CURVES].sort().values.tolist()

@@ -20,10 +20,10 @@ from interp.core.names import did_you_mean
 from interp.models.hooked import HookedModel
 from interp.models.token_batch import TokenBatch
 from interp.tasks.labels import Labelled, LabelledTexts
+from interp.tasks.words import Span, words_of_tokens
 
 Pool = Literal["first", "last", "mean"]
 Missing = Literal["error", "drop"]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +199,9 @@ def align_spans(
                     expected=f"0 <= start < end <= {len(text)}",
                 )
     batch = model.tokenize(list(texts), prepend_bos)
-    places = [_offsets(model, text, ids) for text, ids in zip(texts, batch, strict=True)]
-    found = [_assign(place, row) for place, row in zip(places, spans, strict=True)]
+    found = [
+        _assign(model, text, ids, row) for text, ids, row in zip(texts, batch, spans, strict=True)
+    ]
     for text, row, hits in zip(texts, spans, found, strict=True):
         for (start, end), hit in zip(row, hits, strict=True):
             if hit is None and missing == "error":
@@ -213,54 +214,14 @@ def align_spans(
     return batch, found
 
 
-def _assign(offsets: list[Span | None], spans: Sequence[Span]) -> list[Span | None]:
+def _assign(model: HookedModel, text: str, ids: Tensor, spans: Sequence[Span]) -> list[Span | None]:
     """(first, last) token per span: every token goes to the span with most of its characters."""
     distinct = list(dict.fromkeys(spans))
     own: dict[Span, list[int]] = {span: [] for span in distinct}
-    for token, place in enumerate(offsets):
-        if place is None:
-            continue
-        shared = [min(place[1], end) - max(place[0], start) for start, end in distinct]
-        most = max(shared, default=0)
-        if most > 0:
-            own[distinct[shared.index(most)]].append(token)
+    for token, word in enumerate(words_of_tokens(model, text, ids, distinct)):
+        if word >= 0:
+            own[distinct[word]].append(token)
     return [(own[span][0], own[span][-1]) if own[span] else None for span in spans]
-
-
-def _offsets(model: HookedModel, text: str, ids: Tensor) -> list[Span | None]:
-    """Characters of each real token; None for special tokens and bare white space."""
-    tokenizer, row = model.tokenizer, ids.tolist()
-    if getattr(tokenizer, "is_fast", False):
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        plain, places = coded["input_ids"], [tuple(place) for place in coded["offset_mapping"]]
-    else:
-        plain, places = row, _by_pieces(text, model.to_str_tokens(ids))
-    lead = next((i for i in range(len(row)) if row[i : i + len(plain)] == plain), None)
-    if lead is None:
-        raise TokenError(
-            "the tokens of a text cannot be found among those that the model reads",
-            got=text[:60],
-            fix="a tokenizer whose special tokens stand before and after the text",
-        )
-    offsets: list[Span | None] = [None] * len(row)
-    for i, (start, end) in enumerate(places):
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        offsets[lead + i] = (start, end) if start < end else None
-    return offsets
-
-
-def _by_pieces(text: str, pieces: list[str]) -> list[Span]:
-    """Offsets for tokenizers that tell none: pieces are looked up in the text, in order."""
-    places, at = [], 0
-    for piece in pieces:
-        bare = piece.strip()
-        start = text.find(bare, at) if bare else -1
-        if start < 0 or text[at:start].strip():
-            places.append((at, at))  # special, or written otherwise: no characters of its own
-        else:
-            at = start + len(bare)
-            places.append((start, at))
-    return places
 
 
 def _places(found: list[tuple[int, Span | None]]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 ProbeKind = Literal["logistic", "ridge", "mass_mean", "mlp"]
 EraseMethod = Literal["leace", "mean_projection", "inlp", "random"]
-Ranking = Literal["mean_diff", "f_stat", "mutual_info", "l1", "random"]
+Ranking = Literal["mean_diff", "f_stat", "mutual_info", "l1", "svm", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class SparseConfig:
     """Features that the telescope starts from."""
     penalty: float = 1.0
     """L2 strength of the probe on the support, 1/C."""
+    max_iter: int = 200
+    """Most iterations of its solver."""
     test_fraction: float = 0.3
     """Share of the groups held out; nothing is selected on them."""
     n_shuffles: int = 3
@@ -95,6 +97,8 @@ class EraseConfig:
     count as none."""
     iterations: int = 20
     """Classifiers that inlp removes, at most."""
+    max_iter: int = 200
+    """Most iterations of the solver of each of them."""
     seed: int = 0
     """Inlp's splits derive from it."""
 

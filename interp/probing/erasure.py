@@ -241,7 +241,7 @@ def _inlp(
     history = []
     train, held = target[cut.train], target[cut.test]
     floor = majority(train, held)
-    probe = ProbeConfig(standardise=False, tolerance=1e-3)
+    probe = ProbeConfig(standardise=False, max_iter=config.max_iter)
     for _ in range(config.iterations):
         rows = centred - centred @ basis @ basis.T
         solved = solve(rows[cut.train], [train], probe)[0]

@@ -28,6 +28,8 @@ class Solved:
     weight: Float[Tensor, "d k"]
     bias: Float[Tensor, "k"]
     penalty: float
+    converged: bool = True
+    """False where the logistic solver stopped before its optimum."""
 
 
 def scores_of(solved: Sequence[Solved], x: Float[Tensor, "n d"]) -> list[Tensor]:
@@ -130,7 +132,8 @@ def _logistic(
     raw, bias = base.to_raw(found.weight.flatten(1), found.bias.flatten())
     m = len(targets)
     weights, biases = raw.view(len(raw), m, k), bias.view(m, k)
-    return [Solved(weights[:, i], biases[i], float(penalty[i])) for i in range(m)]
+    settled = found.converged.tolist()
+    return [Solved(weights[:, i], biases[i], float(penalty[i]), settled[i]) for i in range(m)]
 
 
 def _mass_mean(base: Spectrum, target: Target) -> Solved:

@@ -8,10 +8,11 @@ matrix product, and the exact line search costs none, because logits are linear 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -20,6 +21,10 @@ from interp.probing.spectrum import Spectrum
 
 MEMORY = 10
 """Pairs of steps and gradient changes kept."""
+
+
+class UnconvergedWarning(UserWarning):
+    """Logistic fits stopped at `max_iter`, before their optimum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,8 @@ class LogisticFit:
     in loss to the optimum where the bound is tight, whatever the scale of the rows."""
     iterations: int
     """Steps taken."""
+    converged: Bool[Tensor, "m"]
+    """Whether the decrement came down to the tolerance."""
 
 
 class _Problems:
@@ -118,6 +125,9 @@ def fit_logistic(
         max_iter: Most steps.
         tolerance: Stop where every problem's decrement is at most this.
 
+    Warns:
+        UnconvergedWarning: Some problem's decrement was still above the tolerance at the end.
+
     Raises:
         NonFiniteError: The solution is not finite.
     """
@@ -149,7 +159,21 @@ def fit_logistic(
         history = [*history[-(MEMORY - 1) :], (move, change, inner)]
         grad = new
     check_finite(state, "the logistic probe's weights")
-    return LogisticFit(state[:-1], state[-1], _decrement(grad, problems.inverse), done)
+    left = _decrement(grad, problems.inverse)
+    converged = left <= tolerance
+    if not bool(converged.all()):
+        _warn(left, converged, done, tolerance)
+    return LogisticFit(state[:-1], state[-1], left, done, converged)
+
+
+def _warn(left: Tensor, converged: Tensor, steps: int, tolerance: float) -> None:
+    warnings.warn(
+        f"{int((~converged).sum())} of {len(left)} logistic fits stopped after {steps} steps, "
+        f"before their optimum (decrement up to {float(left.max()):.2g}, tolerance "
+        f"{tolerance:.2g}): raise max_iter, the penalty or the tolerance",
+        UnconvergedWarning,
+        stacklevel=3,
+    )
 
 
 def _decrement(grad: Tensor, inverse: Tensor) -> Tensor:

@@ -99,6 +99,8 @@ class Binary(NamedTuple):
 
     f1: float
     mcc: float
+    kappa: float
+    fmi: float
     precision: float
     recall: float
     roc_auc: float
@@ -106,15 +108,19 @@ class Binary(NamedTuple):
 
 
 def binary_scores(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"]) -> Binary:
-    """F1, Matthews' correlation, precision and recall at threshold 0, areas under ROC and PR."""
+    """Figures at threshold 0, and the areas under ROC and PR."""
     said = score > 0
     tp = float((said & positive).sum())
     fp, fn = float((said & ~positive).sum()), float((~said & positive).sum())
     tn = len(score) - tp - fp - fn
+    n, agreed = len(score), tp + tn
+    by_chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / max(n, 1)
     denominator = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
     return Binary(
         f1=_ratio(2 * tp, 2 * tp + fp + fn),
         mcc=_ratio(tp * tn - fp * fn, denominator),
+        kappa=_ratio(agreed - by_chance, n - by_chance),
+        fmi=_ratio(tp, ((tp + fp) * (tp + fn)) ** 0.5),
         precision=_ratio(tp, tp + fp),
         recall=_ratio(tp, tp + fn),
         roc_auc=roc_auc(score, positive),

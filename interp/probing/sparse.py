@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -57,10 +57,10 @@ def sparse_sweep(
     ks = _sizes(config, min(x.shape[1] for x in rows.values()))
     drawn = [shuffled(target, split, config.seed, i) for i in range(config.n_shuffles)]
     real = [_curve(x, target, split, ks, config) for x in rows.values()]
-    null = [[_curve(x, t, split, ks, config)[0] for t in drawn] for x in rows.values()]
-    nulls = torch.tensor([[[s.f1 for s in curve] for curve in site] for site in null]).double()
+    null = [[_curve(x, t, split, ks, config) for t in drawn] for x in rows.values()]
+    nulls = torch.tensor([[[s.f1 for s in c.scores] for c in site] for site in null]).double()
     columns = {
-        field: torch.tensor([[getattr(s, field) for s in curve] for curve, _ in real]).double()
+        field: torch.tensor([[getattr(s, field) for s in c.scores] for c in real]).double()
         for field in Binary._fields
     }
     return SparseSweep(
@@ -68,10 +68,11 @@ def sparse_sweep(
         null_f1=nulls.mean(1) if drawn else None,
         null_low=nulls.amin(1) if drawn else None,
         null_high=nulls.amax(1) if drawn else None,
-        neurons=tuple(tuple(supports) for _, supports in real),
+        neurons=tuple(tuple(curve.supports) for curve in real),
         target=name,
         positive=target.classes[1],
         ranking=config.ranking + (", telescoped" if config.telescope else ""),
+        unconverged=sum(c.unconverged for c in [*real, *(c for site in null for c in site)]),
         n_train=len(split.train),
         n_test=len(split.test),
         labels={"site": list(rows), "k": list(map(str, ks))},
@@ -86,7 +87,8 @@ def rank_neurons(
 
     mean_diff: |mean of positive rows - mean of negative rows|; f_stat: ANOVA's F; mutual_info:
     scikit-learn's nearest-neighbour estimate; l1: |weight| in a logistic probe with an L1 penalty
-    (C = .1, features in standard units), ties by mean_diff; random: the null.
+    (C = .1, features in standard units), ties by mean_diff; svm: |weight| in a linear SVM; random:
+    the null.
     """
     y = target.values
     gap = (x[y == 1].double().mean(0) - x[y == 0].double().mean(0)).abs()
@@ -101,11 +103,11 @@ def rank_neurons(
 
         found = mutual_info_classif(x.numpy(), y.numpy(), random_state=seed)
         score = torch.from_numpy(found)
-    elif ranking == "l1":
-        score = _l1(x, y, seed) + 1e-9 * gap / gap.max().clamp(min=1e-30)
+    elif ranking in ("l1", "svm"):
+        score = _sklearn_weight(x, y, ranking, seed) + 1e-9 * gap / gap.max().clamp(min=1e-30)
     else:
         raise ConfigError("unknown ranking", got=ranking,
-                          expected="mean_diff, f_stat, mutual_info, l1 or random")  # fmt: skip
+                          expected="mean_diff, f_stat, mutual_info, l1, svm or random")  # fmt: skip
     return score.argsort(descending=True, stable=True)
 
 
@@ -119,35 +121,48 @@ def _f_statistic(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(within + between > 1e-24 * x.square().sum(0), f, 0.0)
 
 
-def _l1(x: Tensor, y: Tensor, seed: int) -> Tensor:
-    """|weight| of an L1 logistic regression on standardised features."""
+def _sklearn_weight(x: Tensor, y: Tensor, kind: str, seed: int) -> Tensor:
+    """|weight| of an L1 logistic regression, or of a linear SVM, on standardised features."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
 
     spread = x.double().std(0, correction=0)
     flat = spread <= 1e-7 * x.double().abs().amax(0)
     units = (x.double() - x.double().mean(0)) / torch.where(flat, 1.0, spread)
-    model = LogisticRegression(
-        C=0.1, l1_ratio=1, solver="liblinear", class_weight="balanced", random_state=seed
-    )
+    model: Any = LinearSVC(class_weight="balanced", random_state=seed, max_iter=5000)
+    if kind == "l1":
+        model = LogisticRegression(
+            C=0.1, l1_ratio=1, solver="liblinear", class_weight="balanced", random_state=seed
+        )
     weight = torch.from_numpy(model.fit(units.numpy(), y.numpy()).coef_[0]).abs()
     return torch.where(flat, 0.0, weight)
 
 
+class _Curve(NamedTuple):
+    """What one site says at every k."""
+
+    scores: list[Binary]
+    supports: list[tuple[int, ...]]
+    unconverged: int
+
+
 def _curve(
     x: Tensor, target: Target, split: Split, ks: Sequence[int], config: SparseConfig
-) -> tuple[list[Binary], list[tuple[int, ...]]]:
+) -> _Curve:
     """Test scores and support for each k."""
     seen, train = x[split.train], target[split.train]
     positive = target[split.test].values == 1
     order = rank_neurons(seen, train, config.ranking, config.seed)
     found: dict[int, tuple[Binary, tuple[int, ...]]] = {}
+    unconverged = 0
     for k, support in _supports(seen, train, order, ks, config):
-        probe = fit_support(seen, train, support, config.penalty)
+        probe = fit_support(seen, train, support, config)
+        unconverged += not probe.converged
         (scores,) = scores_of([probe], x[split.test][:, support])
         importance = (probe.weight[:, 0] * seen[:, support].double().std(0)).abs()
         named = support[importance.argsort(descending=True, stable=True)]
         found[k] = binary_scores(scores[:, 0], positive), tuple(named.tolist())
-    return [found[k][0] for k in ks], [found[k][1] for k in ks]
+    return _Curve([found[k][0] for k in ks], [found[k][1] for k in ks], unconverged)
 
 
 def _supports(
@@ -164,7 +179,7 @@ def _supports(
             yield k, order[:k]
             continue
         while len(support) > k:
-            probe = fit_support(x, target, support, config.penalty)
+            probe = fit_support(x, target, support, config)
             weight = (probe.weight[:, 0] * x[:, support].double().std(0)).abs()
             # Halving at most, so that weights are refitted as neurons go.
             keep = max(k, len(support) // 2)
@@ -172,10 +187,10 @@ def _supports(
         yield k, support
 
 
-def fit_support(x: Tensor, target: Target, support: Tensor, penalty: float = 1.0) -> Solved:
+def fit_support(x: Tensor, target: Target, support: Tensor, config: SparseConfig) -> Solved:
     """A class-balanced logistic probe on some columns of rows [n, d]."""
-    config = ProbeConfig(balanced=True, penalties=(penalty,))
-    return solve(x[:, support], [target], config)[0]
+    probe = ProbeConfig(balanced=True, penalties=(config.penalty,), max_iter=config.max_iter)
+    return solve(x[:, support], [target], probe)[0]
 
 
 def prune_neurons(
@@ -217,10 +232,11 @@ def prune_neurons(
     left = torch.arange(x.shape[1])
     f1, removed = [], []
     for _ in range(min(rounds, x.shape[1] - k) + 1):
-        (score,), (support,) = _curve(x[:, left], target, split, [k], config)
-        _, ((best,),) = _curve(x[:, left[list(support)]], target, split, [1], config)
-        f1.append(score.f1)
-        removed.append(int(left[support[best]]))
+        curve = _curve(x[:, left], target, split, [k], config)
+        support = left[list(curve.supports[0])]
+        ((best,),) = _curve(x[:, support], target, split, [1], config).supports
+        f1.append(curve.scores[0].f1)
+        removed.append(int(support[best]))
         left = left[left != removed[-1]]
     return PruningCurve(
         f1=torch.tensor(f1).double(), removed=tuple(removed), k=k, target=name,

@@ -72,7 +72,7 @@ def probe_sweep(
     sites = [_score_site(x, [*wanted, *nulls, *tasks], split, config) for x in rows.values()]
     found = torch.stack([site.test for site in sites])  # [site, column, (value, low, high)]
     null = found[:, m : m + shuffles * m, 0].unflatten(1, (shuffles, m)) if shuffles else None
-    alone = [_score_site(x, wanted, split, config).test[:, 0] for x in (fresh or {}).values()]
+    blank = [_score_site(x, wanted, split, config) for x in (fresh or {}).values()]
     test = [target[split.test] for target in wanted]
     return ProbeSweep(
         score=found[:, :m, 0],
@@ -86,9 +86,10 @@ def probe_sweep(
         shuffled_low=None if null is None else null.amin(1),
         shuffled_high=None if null is None else null.amax(1),
         control=found[:, m + shuffles * m :, 0] if tasks else None,
-        random_init=torch.stack(alone) if alone else None,
+        random_init=torch.stack([site.test[:, 0] for site in blank]) if blank else None,
         kinds=tuple(target.kind for target in wanted),
         probe=config.kind,
+        unconverged=sum(site.unconverged for site in [*sites, *blank]),
         n_train=len(split.train),
         n_test=len(split.test),
         confidence=config.confidence,
@@ -113,6 +114,8 @@ class _Scored(NamedTuple):
     """[column]"""
     test: Tensor
     """[column, (value, low, high)]"""
+    unconverged: int
+    """Logistic fits among them that stopped before their optimum."""
 
 
 def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeConfig) -> _Scored:
@@ -120,12 +123,14 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
     seen, held = x[split.train], x[split.test]
     inside, outside = split.groups[split.train], split.groups[split.test]
     fitting = [target[split.train] for target in targets]
+    unconverged = 0
     if config.kind == "mlp":
         probes = [train_mlp(seen, target, config) for target in fitting]
         scores = [[probe(side) for probe in probes] for side in (seen, held)]
     else:
         solved = solve(seen, fitting, config, groups=inside)
         scores = [scores_of(solved, side) for side in (seen, held)]
+        unconverged = sum(not one.converged for one in solved)
     train = [
         rate(found, target, inside, config.confidence).value
         for found, target in zip(scores[0], fitting, strict=True)
@@ -134,7 +139,7 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
         rate(found, target[split.test], outside, config.confidence)
         for found, target in zip(scores[1], targets, strict=True)
     ]
-    return _Scored(torch.tensor(train).double(), torch.tensor(test).double())
+    return _Scored(torch.tensor(train).double(), torch.tensor(test).double(), unconverged)
 
 
 def _control_task(target: Target, types: Sequence[Any], seed: int) -> Target:

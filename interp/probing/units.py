@@ -106,7 +106,8 @@ def find_unit(
 def best_unit(x: Float[Tensor, "n d"], target: Target) -> tuple[int, float, Tensor]:
     """The unit whose threshold alone is most accurate: (index, sign, threshold).
 
-    Every threshold between two neighbouring values of every unit is tried, both ways round.
+    Every threshold between two neighbouring values of every unit is tried, both ways round. Of
+    units that are right equally often, the one whose class means lie furthest apart.
     """
     n = len(x)
     values, order = x.sort(0)
@@ -119,11 +120,14 @@ def best_unit(x: Float[Tensor, "n d"], target: Target) -> tuple[int, float, Tens
     same[:-1] = values[1:] == values[:-1]  # no threshold fits between equal values
     up = right.masked_fill(same, 0).amax(0)
     down = (n - right).masked_fill(same, 0).amax(0)
-    unit = int(torch.maximum(up, down).argmax())
+    most = torch.maximum(up, down)
+    apart = (x[target.values == 1].mean(0) - x[target.values == 0].mean(0)).abs()
+    unit = int(apart.masked_fill(most < most.max(), -1).argmax())
     sign = 1.0 if up[unit] >= down[unit] else -1.0
     rated = right[:, unit] if sign > 0 else n - right[:, unit]
     at = int(rated.masked_fill(same[:, unit], -1).argmax())
-    above = values[min(at + 1, n - 1), unit]
+    # Above the last row: every row is of one class, those that equal the last one, too.
+    above = values[at + 1, unit] if at + 1 < n else values[at, unit] + 2
     return unit, sign, (values[at, unit] + above) / 2
 
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import StandardScaler
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import average_precision_score, matthews_corrcoef, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    cohen_kappa_score,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 from sklearn.neighbors import NearestCentroid
 
 from interp.probing.config import ProbeConfig
@@ -149,6 +156,9 @@ def test_scores_are_scikit_learns() -> None:
     y = score + torch.randn(401) > 0.5
     found = binary_scores(score, y)
     assert found.mcc == pytest.approx(matthews_corrcoef(y, score > 0))
+    assert found.kappa == pytest.approx(cohen_kappa_score(y, score > 0))
+    both = precision_score(y, score > 0) * recall_score(y, score > 0)
+    assert found.fmi == pytest.approx(both**0.5)
     assert found.roc_auc == pytest.approx(roc_auc_score(y, score))
     assert found.pr_auc == pytest.approx(average_precision_score(y, score))
     empty = binary_scores(score, torch.zeros(401, dtype=torch.bool))

@@ -41,15 +41,17 @@ def haystack(seed: int, n: int = 4000, d: int = 512) -> tuple[Tensor, Tensor, Te
 
 
 def test_one_neuron_is_found_in_every_haystack() -> None:
-    config = SparseConfig(ks=(1, 2), n_shuffles=0, telescope=False)
+    # Chosen and fitted on 2,800 rows, as on the page; judged on 9,200, so that F1 is known to .003.
+    config = SparseConfig(ks=(1, 2), n_shuffles=0, telescope=False, test_fraction=0.7667)
     hits, f1 = 0, []
     for seed in range(20):
-        x, a, _ = haystack(seed)
+        x, a, _ = haystack(seed, n=12_000)
         sweep = sparse_sweep({"s": x}, a, config)
+        assert sweep.n_train == 2800
         hits += sweep.neurons[0][0] == (137,)
         f1.append(float(sweep.f1[0, 0]))
     assert hits == 20
-    assert min(f1) >= 0.92 - 0.015 and np.mean(f1) >= 0.92, f1  # Bayes .933; 1,200 test rows
+    assert min(f1) >= 0.92, f1  # Bayes .933
 
 
 @pytest.mark.parametrize("telescope", [False, True])
@@ -68,7 +70,7 @@ def test_a_shared_feature_rises_to_eight_and_stays(telescope: bool) -> None:
     assert float(f1[8] - f1[7]) < 0.01, f1
 
 
-@pytest.mark.parametrize("ranking", ["mean_diff", "f_stat", "mutual_info", "l1"])
+@pytest.mark.parametrize("ranking", ["mean_diff", "f_stat", "mutual_info", "l1", "svm"])
 def test_every_ranking_finds_the_neuron(ranking: Any) -> None:
     x, a, _ = haystack(0, n=1500, d=61 * 3)
     config = SparseConfig(ks=(1, 3), n_shuffles=0, ranking=ranking, telescope=False)
@@ -210,7 +212,7 @@ def test_bad_requests_are_explained(
     n=st.integers(2, 29),
     d=st.integers(1, 13),
     seed=st.integers(0, 99),
-    ranking=st.sampled_from(["mean_diff", "f_stat", "l1", "mutual_info", "random"]),
+    ranking=st.sampled_from(["mean_diff", "f_stat", "l1", "svm", "mutual_info", "random"]),
     flat=st.booleans(),
 )
 def test_f16_degenerate_rows(n: int, d: int, seed: int, ranking: Any, flat: bool) -> None:

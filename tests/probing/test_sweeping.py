@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from interp.core.errors import ConfigError, InterpError, NonFiniteError, ShapeError
 from interp.core.provenance import Provenance
 from interp.core.result import Result
-from interp.probing import ProbeConfig, ProbeSweep, probe_sweep, split_rows, train_probe
+from interp.probing import (
+    EraseConfig,
+    ProbeConfig,
+    ProbeSweep,
+    SparseConfig,
+    fit_eraser,
+    probe_sweep,
+    sparse_sweep,
+    split_rows,
+    train_probe,
+)
+from interp.probing.logistic import UnconvergedWarning
 from interp.probing.probe import Probe
 from tests.probing.rows import F16, planted
 
@@ -106,6 +117,35 @@ def test_penalties_are_chosen_without_the_test_rows(kind: Any) -> None:
         config = ProbeConfig(kind=kind, penalties=penalties, n_shuffles=0, standardise=False)
         alone.append(float(probe_sweep({"s": x}, y, config).score))
     assert alone[1] > alone[0] + 0.1 and alone[2] == alone[1], alone
+
+
+# --- fits that stop early are loud ---------------------------------------------------------------
+
+
+def test_a_fit_that_stops_before_its_optimum_is_loud() -> None:
+    rows, y = sites(499)
+    early = ProbeConfig(max_iter=1, tolerance=1e-6, n_shuffles=2)
+    with pytest.warns(UnconvergedWarning, match="raise max_iter"):
+        sweep = probe_sweep(rows, y, early, random_init=rows)
+    # Three sites with the target and two shuffles each, and three with random weights.
+    assert sweep.unconverged == 12 and not sweep.check().ok
+    assert "raise max_iter" in repr(sweep)
+    with pytest.warns(UnconvergedWarning, match="1 of 1 logistic fits stopped after 1 steps"):
+        train_probe(rows["c"], y, early)
+    with pytest.warns(UnconvergedWarning):
+        fit_eraser(rows["c"], y, EraseConfig(method="inlp", max_iter=1))
+    with pytest.warns(UnconvergedWarning):
+        few = sparse_sweep(rows, y, SparseConfig(ks=(1, 5), n_shuffles=1, max_iter=1))
+    assert few.unconverged > 0 and not few.check().ok
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_at_its_optimum_is_quiet() -> None:
+    rows, y = sites(499)
+    sweep = probe_sweep(rows, y, ProbeConfig(penalties=(0.1, 1.0), n_shuffles=2))
+    assert sweep.unconverged == 0 and sweep.check().ok
+    few = sparse_sweep(rows, y, SparseConfig(ks=(1, 5), n_shuffles=1))
+    assert few.unconverged == 0 and few.check().ok
 
 
 # --- the artefact ------------------------------------------------------------------------------

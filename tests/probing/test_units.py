@@ -64,6 +64,13 @@ def test_the_best_threshold_is_the_one_of_brute_force() -> None:
         assert ours == pytest.approx(float(max(every)))
 
 
+def test_of_equal_units_the_clearer_one_is_named() -> None:
+    y = torch.arange(40) % 2
+    near = 0.1 * torch.randn(40, 3).clamp(-2, 2) + y[:, None]  # all three separate the classes
+    near[:, 1] = 3 * near[:, 1]
+    assert best_unit(near.double(), encode("y", y))[0] == 1
+
+
 # --- the LSTM from cells -----------------------------------------------------------------------
 
 
