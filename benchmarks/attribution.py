@@ -3,6 +3,7 @@
     python benchmarks/attribution.py                  # CPU seconds and ratios, one thread
     python benchmarks/attribution.py --pairs 200      # both orders over STS-B pairs
     python benchmarks/attribution.py --layers 200     # the gap of 200 pairs at every layer
+    python benchmarks/attribution.py --layers 200 --at hook_embed      # at one
 
 The reference takes one backward pass per embedding dimension, batched over the same nodes
 (lucasmllr/xsbert); both orders give the same matrix, which is checked here. CPU time of the
@@ -15,7 +16,7 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ AT = "blocks.4.hook_resid_pre"
 NODES = 24
 FEW_NODES = 8
 """Over many pairs: the ratio does not depend on how many nodes both orders share."""
+PATH_SITES = (
+    "hook_embed", "blocks.6.hook_resid_pre", "blocks.6.attn.hook_z", "blocks.11.mlp.hook_post",
+)  # fmt: skip
 A, B = "A man plays a guitar.", "Someone performs music on stage."
 
 
@@ -88,33 +92,35 @@ def pair_costs(
     return fast, slow
 
 
-def path_overhead(model: interp.HookedModel, rows: int = 32) -> float:
+def path_overhead(model: interp.HookedModel, at: str, rows: int = 32) -> float:
     """Integrated gradients' CPU time over that of its bare forward and backward passes."""
     from interp.attribution import attribute
 
     ids = torch.randint(0, model.cfg.d_vocab, (1, 64), generator=torch.Generator().manual_seed(0))
-    at = "blocks.6.hook_resid_pre"
+    shape = model.capture(ids, [at])[at].shape[1:]
 
     def whole() -> Any:
         return attribute(model, ids, (3, 5), at=at, baseline="mean", rows=rows)
 
     found = whole()
-    ends = found.n_forward - found.nodes
+
+    def chunks(left: int) -> Iterator[int]:
+        while left > 0:
+            yield min(rows, left)
+            left -= rows
 
     def bare() -> None:
-        left = found.nodes
-        while left:
-            n = min(rows, left)
-            x = torch.zeros(n, 64, model.cfg.d_model, requires_grad=True)
+        for n in chunks(found.nodes):
+            x = torch.zeros(n, *shape, requires_grad=True)
             out = model.run_with_hooks(ids.expand(n, -1), [(at, lambda v, hook, x=x: v + x)])
             torch.autograd.grad((out[:, -1, 3] - out[:, -1, 5]).sum(), x)
-            left -= n
         with torch.no_grad():
-            model(ids.expand(ends, -1))
+            for n in chunks(found.n_forward - found.nodes):
+                model(ids.expand(n, -1))
 
     bare()
     ratios = []
-    for _ in range(5):
+    for _ in range(3):
         mine, _ = cpu(whole)
         floor, _ = cpu(bare)
         ratios.append(mine / floor)
@@ -157,11 +163,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=12, help="STS-B pairs to time")
     options.add_argument("--layers", type=int, default=0, help="pairs to attribute at every layer")
+    options.add_argument("--at", nargs="*", help="the sites to take with --layers")
     wanted = options.parse_args()
     torch.set_num_threads(1)
     model = minilm()
     if wanted.layers:
-        for at in [*(f"blocks.{i}.hook_resid_pre" for i in range(5, -1, -1)), "hook_embed"]:
+        every = [*(f"blocks.{i}.hook_resid_pre" for i in range(5, -1, -1)), "hook_embed"]
+        for at in wanted.at or every:
             print(layer(model, at, wanted.layers), flush=True)
         return
     pair_costs(model, A, B, AT)
@@ -176,7 +184,9 @@ def main() -> None:
               f"{total[1] / total[0]:.1f} x")  # fmt: skip
     except FileNotFoundError:
         print("STS-B is not here: only the single pair was timed")
-    print(f"integrated gradients over its passes, 12 layers: {path_overhead(gpt2()):.2f} x")
+    for at in PATH_SITES:
+        print(f"integrated gradients over its passes, 12 layers, {at}: "
+              f"{path_overhead(gpt2(), at):.2f} x")  # fmt: skip
 
 
 if __name__ == "__main__":

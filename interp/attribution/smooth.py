@@ -2,7 +2,8 @@
 
 Where an integrand is dear and its antiderivative cheap, as many forward passes as a rule has nodes
 cost less than one node. The antiderivative at Chebyshev points gives the whole path, and on that
-path every rule can be tried for nothing.
+path every rule can be tried for nothing, and its weights can be fitted: the components of the slope
+are samples of the functions that the dear integrand is made of.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from torch import Tensor
 
 from interp.attribution.paths import gauss_legendre
 
-SIZES = (4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48)
+SIZES = (*range(4, 21), *range(22, 49, 2))
 WIDTHS = (0.05, 0.1, 0.2, 0.4, 1.0, 100.0)
 PROBES = (16, 32, 64, 128)
 """Intervals of the probe, doubled until the path is resolved; a probe's points serve the next."""
 TAIL = 2.0
 """A path is resolved when the last quarter of its slope's coefficients is this small (root of the
 sum of squares), in units of what may be missed."""
-ROOM = (0.5, 0.06)
-"""How much of what may be missed a rule may miss on the probe: the first try, and the second."""
+ROOM = (0.6, 0.25, 0.06)
+"""How much of what may be missed a rule may miss on the probe, try by try."""
+LEAP = 5.0
+"""What a rule may miss before its weights are fitted: with few components any rule can be fitted,
+and the fit would say nothing about what lies under their sum."""
+RIDGE = 1e-6
+"""Holds fitted weights to those they start from, relative to the slopes' mean square."""
 
 
 class Rule(NamedTuple):
@@ -52,18 +58,20 @@ def bunched(n: int, centre: float, width: float) -> Rule:
 
 def rules(
     values: Callable[[Tensor], Tensor],
-    miss: Callable[[Tensor], float],
+    misses: Callable[[Tensor], Tensor],
+    size: Callable[[Tensor], float],
     tolerated: float,
     most: int,
 ) -> Iterator[Rule]:
-    """Rules for the slope of a path, with as few nodes as the path seems to need; two at most.
+    """Rules for the slope of a path, with as few nodes as the path seems to need; three at most.
 
     None comes where the path is not smooth enough for 128 points to tell.
 
     Args:
         values: The path at many points of [0, 1] at once, [point] -> [point dim].
-        miss: What an integral [dim] misses, in units of what it may.
-        tolerated: The same for the length of the integral, relative to the path's.
+        misses: Integrals [... dim] in units of what they may miss, [... unit]; linear.
+        size: Of such a miss [unit]; 1 is tolerated.
+        tolerated: What the length of the integral may miss, relative to the path's.
         most: Nodes that a rule may have.
     """
     known: Tensor | None = None
@@ -81,17 +89,34 @@ def rules(
         if path.tail > TAIL * tolerated:
             continue
         centre = path.steepest()
+        wanted = misses(known[-1] - known[0])
         # A rule of k / 2 nodes integrates any interpolant of the probe: it would prove nothing.
         for n in (n for n in SIZES if smallest < n <= min(most, 3 * k // 8)):
             tried = [bunched(n, centre, width) for width in WIDTHS]
-            found = [miss(rule.weights @ path(rule.at)) for rule in tried]
+            slopes = [misses(path(rule.at)) for rule in tried]
+            found = [size(r.weights @ s - wanted) for r, s in zip(tried, slopes, strict=True)]
             best = min(range(len(tried)), key=found.__getitem__)
-            if found[best] <= room:
-                yield tried[best]
+            if found[best] > LEAP:
+                continue
+            rule = fitted(tried[best], slopes[best], wanted)
+            if size(rule.weights @ slopes[best] - wanted) <= room:
+                yield rule
                 smallest, again = n, next(rooms, None)
                 if again is None:
                     return
                 room = again
+
+
+def fitted(rule: Rule, slopes: Tensor, wanted: Tensor) -> Rule:
+    """The same nodes with the nearest weights that integrate all slopes [node unit] to `wanted`.
+
+    Least squares: there are many more components than nodes, so no component is integrated by
+    chance, and one rule for all of them is nearly a Gaussian rule for the space they span.
+    """
+    gram = slopes @ slopes.T
+    gram.diagonal().add_(RIDGE * float(gram.diagonal().mean()) or 1e-30)
+    change = torch.linalg.solve(gram, slopes @ (wanted - rule.weights @ slopes))
+    return Rule(rule.at, rule.weights + change)
 
 
 class Slope:

@@ -3,7 +3,8 @@
 Only G = J (x - r) per token is needed, never J: one forward-mode product per token gives it, where
 the reference code takes one backward pass per embedding dimension. All tangents of a node share its
 forward pass, and nodes are dear: their rule is chosen on a probe of the path (`smooth`), which
-costs a forward pass a point; paths that are not smooth are cut into panels.
+costs a forward pass a point; paths that are not smooth are cut into panels. Layers before the site
+run on one row.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from interp.attribution.config import PairConfig
 from interp.attribution.game import Rows, SiteGame, frozen
 from interp.attribution.paths import integrate
 from interp.attribution.smooth import rules
+from interp.attribution.suffix import can_start, output_from
 from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ShapeError
 from interp.models.hooked import HookedModel
@@ -84,10 +86,14 @@ class Bounds:
             sums / (length * self.across),
         ], -1)  # fmt: skip
 
+    @staticmethod
+    def size(missed: Tensor) -> float:
+        """Of a miss [1 + dim]: at most 1 is tolerated."""
+        return max(abs(float(missed[0])), float(missed[1:].norm()))
+
     def worst(self, sums: Tensor) -> float:
         """How far `sums` [dim] is from `move`: at most 1 is tolerated."""
-        away = self.misses(sums) - self.misses(self.move)
-        return max(abs(float(away[0])), float(away[1:].norm()))
+        return self.size(self.misses(sums) - self.misses(self.move))
 
 
 class Tower:
@@ -104,6 +110,7 @@ class Tower:
         if self.game.where != "pos" or self.game.x.dim() != 3:
             raise ConfigError("pairs are attributed at sites [batch pos d]",
                               got=f"{site}: {model.sites.shape(site)}")  # fmt: skip
+        self.short = can_start(self.game)
         with torch.no_grad():
             self.ends = self.embed(torch.cat([self.game.r, self.game.x])).double()
 
@@ -114,7 +121,10 @@ class Tower:
             return x
 
         game = self.game
-        out = game.model.run_with_hooks(game.rows.times(len(x)), [(game.at, replaced)])
+        if self.short:
+            out = output_from(game, x)
+        else:
+            out = game.model.run_with_hooks(game.rows.times(len(x)), [(game.at, replaced)])
         found = self.pool(out)
         if not isinstance(found, Tensor) or found.dim() != 2:
             raise ShapeError(
@@ -146,7 +156,8 @@ class Tower:
 
         with frozen(game.model):
             used = 0
-            for rule in rules(reached, bounds.worst, bounds.across, config.max_nodes):
+            tried = rules(reached, bounds.misses, bounds.size, bounds.across, config.max_nodes)
+            for rule in tried:
                 if used + len(rule.at) > config.max_nodes:
                     break
                 found = torch.tensordot(rule.weights.to(game.x), slopes(rule.at), 1)

@@ -55,6 +55,8 @@ class Attribute(Written):
     """zero, mean, pad, mask, unk; auto takes the tokenizer's unknown, mask or pad token."""
     at: str | None = None
     """Site; the token embeddings when absent (pairs: the input of the last block but one)."""
+    generate: int = 0
+    """Language models: also attribute so many tokens that the model writes, source x generated."""
     limit: int = 1_000
     """Read at most so many examples, spread evenly over the file."""
     placement: Placement = field(default_factory=Placement)
@@ -70,10 +72,18 @@ class Attribute(Written):
 
         from tqdm import tqdm
 
-        from interp.cli.attribute_page import pair_record, text_record, write_page
+        from interp.cli.attribute_page import (
+            generated_record,
+            pair_record,
+            text_record,
+            write_page,
+        )
         from interp.core.store import append, write_text
 
         model = open_model(self.model, self.placement)
+        if self.generate and (self.pairs or self.at or not model.cfg.causal):
+            raise ConfigError("--generate needs a language model, attributed at its embeddings",
+                              got=f"{name}, --generate {self.generate}")  # fmt: skip
         write_text(place / CONFIG, wanted, overwrite=True)
         baseline = self.baseline if self.baseline != "auto" else _baseline(model, self.pairs)
         aim = None if self.pairs else self._aim(model)
@@ -82,6 +92,10 @@ class Attribute(Written):
                 record = pair_record(model, rows[index][:2], baseline, self.at)
             else:
                 record = text_record(model, rows[index][0], aim, self.methods, baseline, self.at)
+                if self.generate:
+                    record["generated"] = generated_record(
+                        model, rows[index][0], self.generate, self.methods[0], baseline
+                    )
             append(place / RECORDS, record)
         write_page(place, f"{name} · {len(rows)} {'pairs' if self.pairs else 'texts'}", self.pairs)
         announce(place / PAGE)

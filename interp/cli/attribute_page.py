@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp.attribution import attribute, attribute_pair
+from interp.attribution import attribute, attribute_generated, attribute_pair
 from interp.attribution.agreeing import agreement
 from interp.attribution.perturbing import RANDOM, faithfulness
 from interp.attribution.result import Attribution
@@ -64,6 +64,19 @@ def text_record(
     }
 
 
+def generated_record(
+    model: HookedModel, text: str, n: int, method: str, baseline: str
+) -> dict[str, Any]:
+    """Which tokens each of `n` tokens that the model writes rests on; plain JSON values."""
+    one = attribute_generated(model, text, n, method=method, baseline=baseline)
+    known = len(one.tokens) - len(one.generated)
+    rows = [[round(v, 6) for v in row[: known + i]] for i, row in enumerate(one.scores.tolist())]
+    worst = f", largest gap {100 * float(one.gaps.max()):.2g} %" if one.complete else ""
+    return {"rows": list(one.generated), "columns": list(one.tokens[:-1]), "scores": rows,
+            "note": f"what raised the log-probability of every token written, by {method}"
+                    f"{worst}"}  # fmt: skip
+
+
 def pair_record(
     model: HookedModel, texts: Sequence[str], reference: str, at: str | None
 ) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def _text_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
         strips = [Strip(n, record["tokens"], record["methods"][n]["scores"],
                         record["methods"][n]["note"]) for n in names]  # fmt: skip
         about = f"{record['text']}  ·  {record['target']}"
-        examples.append(Example(about, numbers, strips))
+        examples.append(Example(about, numbers, strips, _written(record)))
     first = records[0]
     return Gallery(
         "Which tokens did it",
@@ -122,6 +135,17 @@ def _text_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
         _summaries(records, names),
         examples,
     )
+
+
+def _written(record: dict[str, Any]) -> list[Grid]:
+    """The source x generated matrix, where one was asked for."""
+    found = record.get("generated")
+    if found is None:
+        return []
+    columns = found["columns"]
+    values = [[*row, *[None] * (len(columns) - len(row))] for row in found["scores"]]
+    return [Grid("What the model wrote", found["rows"], columns, values, found["note"],
+                 tokens=True)]  # fmt: skip
 
 
 def _summaries(records: list[dict[str, Any]], names: list[str]) -> list[Grid]:

