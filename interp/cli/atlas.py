@@ -56,9 +56,10 @@ class Atlas(Written):
         results = {"heads": atlas, "distances": distances, "weights": heads_from_weights(model)}
         items = [Item(result, prose=PROSE[key]) for key, result in results.items()]
         page = PageConfig(overwrite=self.overwrite, subtitle=f"{name} · {self.text[:200]}")
-        report(items, place / "report.html", title=f"Attention atlas · {name}", config=page)
         record = record_attention(model, inputs, max_tokens=self.measure.max_tokens)
         view = attention_page(record, f"Attention · {name}")
+        items.append(Item(view, prose=PROSE["views"]))
+        report(items, place / "report.html", title=f"Attention atlas · {name}", config=page)
         view.save(place / "attention.html", overwrite=self.overwrite)
         for key, result in results.items():
             result.save(place / key, overwrite=self.overwrite)
@@ -80,4 +81,6 @@ PROSE = {
     "heads of one layer are more alike than heads of different layers.",
     "weights": "What the weights alone say, without any text: the share of tokens or positions "
     "that a head's matrices bring back.",
+    "views": "Who attends to whom: heads as lines, all heads at once, and one query's vectors "
+    "entry by entry. The same page stands alone as `attention.html`.",
 }

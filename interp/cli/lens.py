@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lens(Written):
-    """Read every layer with the model's own unembedding: the logit lens, or a tuned lens.
+    """Read every layer with the model's own head: the logit, tuned or decoder lens.
 
     Writes report.html, report.json and the result itself (folder `lens`); a tuned lens that was
     trained for it too (folder `tuned_lens`).
@@ -34,8 +34,9 @@ class Lens(Written):
     """A bundled model's name, or a folder with a model."""
     text: Annotated[Positional[str], arg(metavar="TEXT")]
     """The text to read."""
-    kind: Literal["logit", "tuned"] = "logit"
-    """logit: as it is; tuned: through an affine map per layer, given or trained here."""
+    kind: Literal["logit", "tuned", "decoder"] = "logit"
+    """logit: as it is; tuned: through an affine map per layer, given or trained here; decoder:
+    an encoder-decoder whose decoder is given each encoder layer in turn."""
     tuned: Path | None = None
     """A saved tuned lens for this model."""
     train_on: Path | None = None
@@ -76,9 +77,9 @@ class Lens(Written):
             ConfigError: A tuned lens without a folder or text, both, or for the logit lens.
         """
         given = [o for o, v in (("--tuned", self.tuned), ("--train-on", self.train_on)) if v]
-        if self.kind == "logit" and given:
+        if self.kind != "tuned" and given:
             raise ConfigError(
-                "the logit lens is not trained", got=" ".join(given), fix="--kind tuned"
+                f"the {self.kind} lens is not trained", got=" ".join(given), fix="--kind tuned"
             )
         if self.kind == "tuned" and len(given) != 1:
             raise ConfigError(
@@ -86,20 +87,22 @@ class Lens(Written):
                 got=" and ".join(given) or "neither",
                 expected="--tuned FOLDER, or --train-on TEXT",
             )
-        if self.kind == "tuned" and self.reading.components != "resid":
+        if self.kind != "logit" and self.reading.components != "resid":
             raise ConfigError(
-                "a tuned lens reads the residual stream",
+                f"a {self.kind} lens reads the residual stream",
                 got=f"--components {self.reading.components}",
                 fix="--components resid",
             )
 
     def _read(self, model: HookedModel, place: Path) -> LensResult:
         """The lens asked for; one that was trained here is saved beside it."""
-        from interp.lenses import logit_lens, train_tuned_lens, tuned_lens
+        from interp.lenses import decoder_lens, logit_lens, train_tuned_lens, tuned_lens
 
         if self.kind == "logit":
             return logit_lens(model, self.text, **asdict(self.reading))
         told = {"top_k": self.reading.top_k, "target": self.reading.target}
+        if self.kind == "decoder":
+            return decoder_lens(model, self.text, **told)
         if self.tuned is not None:
             return tuned_lens(model, self.text, self.tuned, **told)
         lens, history = train_tuned_lens(model, self.train_on, self.training)
@@ -119,5 +122,10 @@ PROSE = {
         "Each row reads the residual stream after one layer through an affine map that was trained "
         "to make the model's own head say what the model finally says (Belrose et al. 2023); the "
         "top row is the model's own output. A cell's text is the most likely token to come next."
+    ),
+    "decoder": (
+        "Each row gives the whole decoder one encoder layer, through the encoder's final norm, in "
+        "place of the encoder's output (Langedijk et al. 2024); the top row is the model's own. "
+        "Columns are the decoder's tokens, cells what it says next."
     ),
 }

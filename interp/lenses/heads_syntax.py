@@ -14,11 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError, TokenError
+from interp.core.errors import ConfigError
 from interp.core.result import Result
 from interp.lenses.heads import head_patterns, pattern_sites
 from interp.models.hooked import HookedModel
 from interp.tasks.labels import Labelled
+from interp.tasks.words import words_of_tokens
 
 OFFSETS = 8
 """Fixed offsets tried as a baseline: -8 to 8 words."""
@@ -88,7 +89,7 @@ def syntax_scores(
     Raises:
         ModelError: The model offers no attention patterns.
         ConfigError: No sentence can be read, or none has such a layer.
-        TokenError: The model's tokenizer does not tell where its tokens stand.
+        TokenError: The model has no tokenizer, or its tokens cannot be found in the text.
     """
     names = pattern_sites(model)
     found: list[_Sentence] = []
@@ -178,33 +179,6 @@ def word_attention(patterns: Tensor, words: Sequence[int]) -> Tensor:
     summed = patterns @ member
     found = torch.einsum("tw,htv->hwv", member / member.sum(0).clamp(min=1), summed)
     return found.masked_fill(torch.eye(n, dtype=torch.bool), -1.0)
-
-
-def words_of_tokens(
-    model: HookedModel, text: str, ids: Tensor, spans: Sequence[tuple[int, int]]
-) -> list[int]:
-    """The word in which each token begins, -1 for those in none; ids [pos].
-
-    Raises:
-        TokenError: The tokenizer does not tell where its tokens stand in the text.
-    """
-    if not getattr(model.tokenizer, "is_fast", False):
-        raise TokenError(
-            "words cannot be laid onto tokens without offsets",
-            got=type(model.tokenizer).__name__,
-            expected="a fast tokenizer (tokenizer.json)",
-        )
-    coded = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    row, plain = ids.tolist(), coded["input_ids"]
-    lead = next((i for i in range(len(row)) if row[i : i + len(plain)] == plain), None)
-    found = [-1] * len(row)
-    if lead is None:
-        return found
-    for i, (start, end) in enumerate(coded["offset_mapping"]):
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        word = next((w for w, (a, b) in enumerate(spans) if a <= start < b and start < end), -1)
-        found[lead + i] = word
-    return found
 
 
 def _tally(sentences: Sequence[_Sentence], relations: Sequence[str]) -> tuple[Tensor, ...]:

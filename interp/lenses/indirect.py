@@ -9,7 +9,7 @@ CLIP" (ICLR, arXiv 2406.04341), whose code forms [token neuron d_model] per head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from interp.core.activations import Activations
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ModelError
 from interp.core.result import Result
-from interp.lenses.frozen import wide
+from interp.lenses.frozen import FrozenNorm, wide
 from interp.lenses.reading import one_row, pieces_of
 from interp.lenses.readout import read_head
 from interp.lenses.writers import Stream, Writer, norm_before, residual_stream
@@ -94,12 +94,10 @@ def second_order(
         ConfigError: No such layer or position, or no head above it.
         ModelError: Post-norm models, attention patterns out of reach, no MLPs.
     """
-    stream = residual_stream(model)
-    mlp, later = _sublayers(model, stream, layer)
-    sites = [mlp.parts, mlp.out, stream.last, *([mlp.post_scale] if mlp.post_scale else [])]
-    sites += [s for w in later for s in _sites(model, w)]
+    carriers = find_carriers(model, layer)
+    stream, mlp, later, sites = carriers.stream, carriers.mlp, carriers.later, carriers.sites
     with torch.no_grad():
-        acts = model.capture(inputs, list(dict.fromkeys(sites)), **kwargs)
+        acts = model.capture(inputs, sites, **kwargs)
         tokens, real = _tokens(model, acts, inputs, kwargs)
         if not -len(tokens) <= position < len(tokens):
             raise ConfigError("no such position", got=position, expected=f"{len(tokens)} tokens")
@@ -144,6 +142,37 @@ def second_order(
     )
 
 
+@dataclass(frozen=True)
+class Carriers:
+    """What brings the neurons of one layer to the output.
+
+    Attributes:
+        stream: The residual stream.
+        mlp: The sublayer of the neurons.
+        later: The attentions above it.
+        sites: What `carried_effects` must be given.
+    """
+
+    stream: Stream
+    mlp: Writer
+    later: tuple[Writer, ...]
+    sites: tuple[str, ...]
+
+
+def find_carriers(model: HookedModel, layer: int) -> Carriers:
+    """The parts that second-order effects of a layer need.
+
+    Raises:
+        ConfigError: No such layer, or no head above it.
+        ModelError: Post-norm models, attention patterns out of reach, no MLPs.
+    """
+    stream = residual_stream(model)
+    mlp, later = _sublayers(model, stream, layer)
+    sites = [mlp.parts, mlp.out, stream.last, *([mlp.post_scale] if mlp.post_scale else [])]
+    sites += [s for w in later for s in _sites(model, w)]
+    return Carriers(stream, mlp, tuple(later), tuple(dict.fromkeys(sites)))
+
+
 def second_order_directions(
     model: HookedModel,
     inputs: Any,
@@ -158,39 +187,48 @@ def second_order_directions(
     Its dot product with a column of W_U is the effect on that token's logit: read the rows with
     `read_directions`, or stack them over texts for a neuron's principal direction.
     """
-    stream = residual_stream(model)
-    mlp, later = _sublayers(model, stream, layer)
+    carriers = find_carriers(model, layer)
+    mlp = carriers.mlp
     bad = [n for n in neurons if not 0 <= n < len(mlp.weight)]
     if bad or not len(neurons):
         raise ConfigError("no such neuron", got=bad, expected=f"0 to {len(mlp.weight) - 1}")
-    sites = [mlp.parts, stream.last, *([mlp.post_scale] if mlp.post_scale else [])]
-    sites += [s for w in later for s in _sites(model, w)]
     with torch.no_grad():
-        acts = model.capture(inputs, list(dict.fromkeys(sites)), **kwargs)
+        acts = model.capture(inputs, carriers.sites, **kwargs)
         _, real = _tokens(model, acts, inputs, kwargs)
         at = int(real.nonzero().flatten()[position])
-        p, w = wide(acts[mlp.parts][0])[:, neurons], mlp.weight[neurons]
-        rows = p[..., None] * w  # [pos neuron d_model]
-        if mlp.post_scale:
-            rows = mlp.post.centre(rows) / wide(acts[mlp.post_scale][0])[:, None]
-            rows = rows if mlp.post.gain is None else rows * mlp.post.gain
-        total = torch.zeros(len(w), model.cfg.d_model, dtype=rows.dtype, device=rows.device)
-        for writer in later:
-            total += _carried(model, writer, acts, rows, at)
-        norm, scale = stream.norm, stream.norm.scale(wide(acts[stream.last][0, at]))
-        total = norm.centre(total) / scale
-        return total if norm.gain is None else total * norm.gain
+        return carried_effects(model, acts, carriers, torch.as_tensor(list(neurons)), at)
+
+
+def carried_effects(
+    model: HookedModel, acts: Mapping[str, Tensor], carriers: Carriers, neurons: Tensor, at: int
+) -> Float[Tensor, "neuron d_model"]:
+    """φ_n of the neurons given, behind the final norm, for the one input that `acts` holds."""
+    stream, mlp = carriers.stream, carriers.mlp
+    p, w = wide(acts[mlp.parts][0])[:, neurons], mlp.weight[neurons]
+    rows = p[..., None] * w  # [pos neuron d_model]
+    if mlp.post_scale:
+        rows = through(mlp.post, rows, wide(acts[mlp.post_scale][0])[:, None])
+    total = torch.zeros(len(w), model.cfg.d_model, dtype=rows.dtype, device=rows.device)
+    for writer in carriers.later:
+        total += _carried(model, writer, acts, rows, at)
+    scale = stream.norm.scale(wide(acts[stream.last][0, at]))
+    return through(stream.norm, total, scale)
+
+
+def through(norm: FrozenNorm, rows: Tensor, scale: Tensor) -> Tensor:
+    """Vectors as a norm held at `scale` passes them on, without its bias; [..., d_model]."""
+    rows = norm.centre(rows) / scale
+    return rows if norm.gain is None else rows * norm.gain
 
 
 def _carried(
-    model: HookedModel, writer: Writer, acts: Activations, rows: Tensor, at: int
+    model: HookedModel, writer: Writer, acts: Mapping[str, Tensor], rows: Tensor, at: int
 ) -> Tensor:
     """Vectors at every token [pos neuron d_model] as one attention brings them to `at`."""
     here, norm = f"blocks.{writer.layer}", norm_before(model, writer.layer)
-    rows = norm.centre(rows)
-    if f"{here}.ln1.hook_scale" in acts:
-        rows = rows / wide(acts[f"{here}.ln1.hook_scale"][0])[:, None]
-    rows = rows if norm.gain is None else rows * norm.gain
+    seen = f"{here}.ln1.hook_scale"
+    scale = wide(acts[seen][0])[:, None] if seen in acts else torch.ones_like(rows[:, :1, :1])
+    rows = through(norm, rows, scale)
     values = wide(model.W_V[writer.layer].detach())
     group = len(writer.weight) // len(values)
     pattern = wide(acts[f"{here}.attn.hook_pattern"][0, :, at])
@@ -198,8 +236,7 @@ def _carried(
     out = torch.einsum("hnd,hde,hem->nm", mixed, values.repeat_interleave(group, 0), writer.weight)
     if not writer.post_scale:
         return out
-    out = writer.post.centre(out) / wide(acts[writer.post_scale][0, at])
-    return out if writer.post.gain is None else out * writer.post.gain
+    return through(writer.post, out, wide(acts[writer.post_scale][0, at]))
 
 
 def _sublayers(model: HookedModel, stream: Stream, layer: int) -> tuple[Writer, list[Writer]]:

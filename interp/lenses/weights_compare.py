@@ -6,6 +6,7 @@ Transformers in Embedding Space" (arXiv 2209.02535), sections 5.1 and 5.2.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from interp.core.result import Result
 from interp.lenses.tokens_table import TokenTable
 from interp.models.hooked import HookedModel
 from interp.models.interventions import patch
+
+_SIDE = re.compile(r"\.(gate\*in|gate|in|out|[QKVO])")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -41,12 +44,18 @@ class NeuronAgreement(Result):
 
 
 def compare_tables(first: TokenTable, second: TokenTable, *, seed: int = 0) -> NeuronAgreement:
-    """Compare two models (a base and its fine-tuned version) row by row.
+    """Compare two models (a base and its fine-tuned version), or two sides of one, row by row.
+
+    Rows belong together by layer, head and number: `compare_tables(read_weights(model, "in"),
+    read_weights(model, "out"))` asks whether neurons write what they read (Dar et al., sim_k).
 
     Raises:
         ShapeError: The tables do not have the same rows, or another vocabulary.
     """
-    if first.names != second.names or first.n_tokens != second.n_tokens:
+    alike = [_SIDE.sub(".", name) for name in first.names] == [
+        _SIDE.sub(".", name) for name in second.names
+    ]
+    if not alike or first.n_tokens != second.n_tokens:
         raise ShapeError(
             "the tables are not of the same rows",
             got=f"{len(first.names)} and {len(second.names)} rows, "

@@ -65,15 +65,20 @@ class _Map:
 
 
 @renders(HeadAtlas)
-def head_atlas_maps(atlas: HeadAtlas, statistic: str = "previous") -> go.Figure:
-    """Layer-by-head map of one statistic; the menu shows the others.
+def head_atlas_maps(
+    atlas: HeadAtlas, statistic: str = "previous", against: str | None = None
+) -> go.Figure:
+    """Layer-by-head map of one statistic; the menu shows the others. Or two as a scatter.
 
     Args:
         statistic: A field of the atlas.
+        against: Another: every head as a point, this one across.
 
     Raises:
         ConfigError: No such statistic here.
     """
+    if against is not None:
+        return _scatter(atlas, statistic, against)
     maps = []
     for key in atlas.statistics:
         quantity = Quantity(*_QUANTITIES[key], signed=key == "copying")
@@ -197,16 +202,51 @@ def syntax_bars(found: SyntaxScores, n: int = 20) -> go.Figure:
     return fig
 
 
+def _scatter(atlas: HeadAtlas, up: str, across: str) -> go.Figure:
+    """Every head by two of its statistics; dotted lines: what uniform attention would have."""
+    for key in (up, across):
+        _known(key, atlas.statistics)
+    quantities = [Quantity(*_QUANTITIES[key]) for key in (across, up)]
+    fig = theme.figure(f"Heads by two statistics: {quantities[1].name}", None, 640, 560)
+    x, y = (theme.as_array(getattr(atlas, key), 2, key) for key in (across, up))
+    for layer in range(len(x)):
+        names = [f"L{layer}H{head}" for head in range(x.shape[1])]
+        fig.add_trace(
+            go.Scatter(
+                x=x[layer].tolist(), y=y[layer].tolist(), name=f"layer {layer}", mode="markers",
+                customdata=names,
+                marker={"size": 8, "color": theme.LINES[layer % len(theme.LINES)],
+                        "symbol": layer // len(theme.LINES)},
+                hovertemplate="%{customdata} · %{x:.3f} · %{y:.3f}" + labels.NO_NAME,
+            )
+        )  # fmt: skip
+    dotted = {"dash": "dot", "color": theme.INK, "width": 1}
+    if across in atlas.uniform:
+        fig.add_vline(x=atlas.uniform[across], line=dotted)
+    if up in atlas.uniform:
+        fig.add_hline(y=atlas.uniform[up], line=dotted)
+    below = " · ".join(q.sentence for q in quantities)
+    fig.update_layout(title_subtitle_text=theme.subtitle(below, 640))
+    fig.update_xaxes(title_text=labels.plain(quantities[0].axis), showgrid=True)
+    fig.update_yaxes(title_text=labels.plain(quantities[1].axis), showgrid=True)
+    fig.update_layout(legend={"y": -0.16, "yanchor": "top"}, margin_b=110)
+    return fig
+
+
+def _known(key: str, keys: Sequence[str]) -> None:
+    if key not in keys:
+        raise ConfigError(
+            "this atlas has no such statistic",
+            got=key,
+            expected=", ".join(keys),
+            fix=did_you_mean(key, keys) or None,
+        )
+
+
 def _switchable(title: str, maps: Sequence[_Map], opening: str) -> go.Figure:
     """One figure with a heat map per choice, of which the menu shows one."""
     keys = [m.key for m in maps]
-    if opening not in keys:
-        raise ConfigError(
-            "this atlas has no such statistic",
-            got=opening,
-            expected=", ".join(keys),
-            fix=did_you_mean(opening, keys) or None,
-        )
+    _known(opening, keys)
     first = keys.index(opening)
     singles = [
         heads.head_heatmap(m.values, title, m.quantity, HeadMapConfig(top=m.top)) for m in maps

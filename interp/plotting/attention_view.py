@@ -27,6 +27,8 @@ from interp.plotting.config import AttentionConfig
 from interp.plotting.html import render
 
 HERE = Path(__file__).parent
+HEIGHT = 820
+"""Pixels that the page takes where it is framed."""
 MOST = 32
 """Heads in the plotly figure of a record; the page has them all."""
 
@@ -47,18 +49,24 @@ class AttentionView:
     def html(self) -> str:
         """The whole page; equal records give equal bytes."""
         script, style = _asset("attention_view.js"), _asset("attention_view.css")
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-        return render(
+        page = render(
             HERE / "templates",
             "attention_view.html",
             policy="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
-            f"form-action 'none'; script-src 'sha256-{digest}'",
+            f"form-action 'none'; script-src {self.script_hash}",
             title=labels.prose(self.title, 200),
             tokens=[labels.full(token) for token in self.record.tokens],
             data=Markup(json_island(packed(self.record))),
             script=Markup(script),
             style=Markup(style),
         )
+        return str(page)  # a text, not markup: whoever frames it must escape it
+
+    @property
+    def script_hash(self) -> str:
+        """CSP source expression of the page's one script; a page that frames it must allow it."""
+        digest = hashlib.sha256(_asset("attention_view.js").encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the page.
@@ -69,7 +77,7 @@ class AttentionView:
         return store.write_text(path, self.html(), overwrite)
 
     def _repr_html_(self) -> str:
-        frame = 'style="width:100%;height:820px;border:0" sandbox="allow-scripts"'
+        frame = f'style="width:100%;height:{HEIGHT}px;border:0" sandbox="allow-scripts"'
         return f'<iframe {frame} srcdoc="{esc(self.html())}"></iframe>'
 
 

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from interp.core.result import renders
 from interp.lenses.positions import PositionContext
+from interp.lenses.positions_attention import AttentionParts
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import Quantity
 
@@ -49,6 +50,21 @@ def position_context(
     )
     fig.update_yaxes(range=[0, 1])
     return fig
+
+
+@renders(AttentionParts)
+def attention_parts(result: AttentionParts, title: str = "") -> go.Figure:
+    """Draw, per head, the share of every pair of parts; columns query part × key part."""
+    pairs = [f"{a}×{b}" for a in result.labels["query_part"] for b in result.labels["key_part"]]
+    return basics.heatmap(
+        result.share.flatten(1),
+        title or f"What meets what in the attention of layer {result.layer}",
+        Quantity("share of the scores' variance", "", "the pair decides where heads look", True),
+        rows=result.labels["head"],
+        columns=pairs,
+        row_axis="head",
+        column_axis="part of the query × part of the key",
+    ).update_xaxes(tickangle=-40)
 
 
 def _short(site: str) -> str:

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from interp.core.errors import ConfigError
 from interp.core.result import renders
 from interp.lenses.tokens_table import SIGNS, TokenTable
+from interp.lenses.weights_active import ActiveOverlap
 from interp.lenses.weights_clamp import ClampEffect
 from interp.lenses.weights_compare import Alignment, NeuronAgreement
 from interp.lenses.weights_pairs import PairTable
@@ -197,3 +198,19 @@ def agreement_bars(found: NeuronAgreement) -> go.Figure:
     values = [*found.same_first.tolist(), *found.same_first_shuffled.tolist()]
     names = ["direction", "negative", "direction, shuffled", "negative, shuffled"]
     return basics.bars(values, names, "Do both models' neurons say the same?", quantity)
+
+
+@renders(ActiveOverlap)
+def active_overlap_lines(found: ActiveOverlap) -> go.Figure:
+    """Overlap by layer beside its control, another position's hidden state."""
+    quantity = Quantity(
+        f"shared of {found.k} tokens", "share", "active neurons say what the stream says", False
+    )
+    fig = basics.lines(
+        list(range(len(found.overlap))),
+        {"same position": found.overlap, "another position": found.control},
+        f"Active neurons against the stream, {found.n_positions:,} positions",
+        quantity,
+    )
+    layers = found.labels["layer"]
+    return fig.update_xaxes(tickvals=list(range(len(layers))), ticktext=layers)

@@ -14,6 +14,7 @@ from interp.core.errors import ConfigError, MissingDependency, ShapeError
 from interp.core.escape import json_island
 from interp.core.result import Result
 from interp.plotting import labels, theme
+from interp.plotting.attention_view import HEIGHT, AttentionView
 from interp.plotting.tokens import TokenStrip
 from interp.reports.config import Item, Table
 from interp.reports.tables import Numbers, of_figure, of_frame, of_result, of_rows
@@ -31,6 +32,20 @@ class Picture:
     """Pixels."""
     about: str
     """Text alternative: title and subtitle."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A page of its own, framed without any right but to run its script."""
+
+    html: str
+    """The whole page."""
+    height: int
+    """Pixels; it scrolls inside."""
+    script_hash: str
+    """CSP source expression of its script."""
+    about: str
+    """Its title."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Block:
     """One thing on the page."""
 
     kind: str
-    """result, figure, strip, table or text; written to the JSON file."""
+    """result, figure, strip, view, table or text; written to the JSON file."""
     title: str = ""
     """Heading."""
     paragraphs: tuple[str, ...] = ()
@@ -61,6 +76,8 @@ class Block:
     """Figure, if it has one."""
     strip: Markup | None = None
     """Token strip, if it is one."""
+    frame: Frame | None = None
+    """Views of attention, if it is them."""
     tables: tuple[Numbers, ...] = ()
     """The numbers."""
     checks: tuple[CheckRow, ...] = ()
@@ -69,6 +86,12 @@ class Block:
     """Where a result comes from."""
     note: str = ""
     """Why there is no picture, when there is none."""
+
+    @property
+    def about(self) -> str:
+        """What a block without a title calls itself: its picture's or its frame's title."""
+        shown = self.picture or self.frame
+        return shown.about if shown else ""
 
 
 def paragraphs(text: str) -> tuple[str, ...]:
@@ -102,6 +125,10 @@ def block_of(content: object, limit: int) -> Block:
             shown.title,
         )
         return Block("strip", item.title, prose, strip=shown.html(), tables=(numbers,))
+    if isinstance(shown, AttentionView):
+        frame = Frame(shown.html(), HEIGHT, shown.script_hash, shown.title)
+        numbers, source = tuple(of_result(shown.record, limit)), _source(shown.record)
+        return Block("view", item.title, prose, frame=frame, tables=numbers, provenance=source)
     if isinstance(shown, Table):
         return Block("table", item.title or shown.title, prose, tables=(_of_table(shown),))
     if hasattr(shown, "itertuples") and hasattr(shown, "columns"):
@@ -109,7 +136,8 @@ def block_of(content: object, limit: int) -> Block:
     raise ConfigError(
         "a report cannot show this",
         got=type(shown).__name__,
-        expected="Result, plotly Figure, TokenStrip, Table, data frame, text, or Item around one",
+        expected="Result, plotly Figure, TokenStrip, AttentionView, Table, data frame, text, "
+        "or Item around one",
     )
 
 
@@ -138,7 +166,6 @@ def _of_result(result: Result, item: Item, limit: int) -> Block:
         CheckRow(check.name, float(check.value), float(check.bound), bool(check.ok))
         for check in result.check()
     )
-    source = result.provenance
     return Block(
         "result",
         item.title or ("" if picture else type(result).__name__),
@@ -146,9 +173,14 @@ def _of_result(result: Result, item: Item, limit: int) -> Block:
         picture,
         tables=tuple(of_result(result, limit)),
         checks=rows,
-        provenance=json.loads(json_island(source.to_json())) if source is not None else {},
+        provenance=_source(result),
         note=note,
     )
+
+
+def _source(result: Result) -> dict[str, object]:
+    source = result.provenance
+    return json.loads(json_island(source.to_json())) if source is not None else {}
 
 
 def _of_table(table: Table) -> Numbers:

@@ -23,7 +23,7 @@ class Item:
     """Something to show, with a heading and prose of its own."""
 
     content: object
-    """A Result, plotly Figure, TokenStrip, Table, data frame, or text."""
+    """A Result, plotly Figure, TokenStrip, AttentionView, Table, data frame, or text."""
     title: str = ""
     """Heading; empty takes the content's own title."""
     prose: str = ""

@@ -89,8 +89,11 @@ def render_page(parts: Sequence[Part], title: str, config: PageConfig) -> str:
     """The page's text. Depends on its arguments and the installed plotly only."""
     plotly = packed_plotly()
     script, style = _asset("report.js"), _asset("report.css")
-    has_pictures = any(block.picture for part in parts for block in part.blocks)
+    blocks = [block for part in parts for block in part.blocks]
+    has_pictures = any(block.picture for block in blocks)
     hashes = [csp_hash(script), plotly.csp_hash] if has_pictures else [csp_hash(script)]
+    # A frame inherits this policy on top of its own.
+    hashes += dict.fromkeys(block.frame.script_hash for block in blocks if block.frame)
     return render(
         HERE / "templates",
         "page.html",
@@ -118,7 +121,7 @@ def numbers_json(parts: Sequence[Part], title: str, config: PageConfig, digest: 
             "blocks": [
                 {
                     "kind": block.kind,
-                    "title": block.title or (block.picture.about if block.picture else ""),
+                    "title": block.title or block.about,
                     "tables": [table.as_json(config.json_rows) for table in block.tables],
                     "checks": [vars(check) for check in block.checks],
                     "provenance": block.provenance,

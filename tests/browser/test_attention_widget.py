@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from interp.lenses.heads_record import AttentionRecord
-from interp.plotting import attention_page
+from interp.plotting import attention_page, labels
 from tests.browser.conftest import Open, Visit
 from tests.plotting.samples import NASTY, hostile
 
@@ -125,8 +126,6 @@ def test_the_first_token_can_be_left_out(tmp_path: Path, visit: Open) -> None:
 def test_hostile_tokens_are_shown_as_they_are_and_do_nothing(
     tmp_path: Path, visit: Open, full_count: bool
 ) -> None:
-    from interp.plotting import labels
-
     strings = (*NASTY, *hostile(200 if full_count else 30))
     source = record(1, 2, len(strings), 3, tokens=strings)
     seen = visit(attention_page(source, NASTY[3]).save(tmp_path / "v.html"))
@@ -157,6 +156,35 @@ def test_views_change_by_keyboard_and_without_vectors_there_are_two(
     drawn(seen, "model")
     seen.page.keyboard.press("ArrowRight")
     drawn(seen, "heads")
+
+
+def test_in_a_report_the_views_stand_between_its_figures_and_do_nothing_else(
+    tmp_path: Path, visit: Open
+) -> None:
+    """Two views, a figure and hostile strings: drawn, silent, and each in a frame of its own."""
+    from interp.reports import Item, Section, report
+
+    source = record(1, 2, len(NASTY), 3, tokens=tuple(NASTY))
+    views = [attention_page(source, NASTY[3]), Item(attention_page(record()), "Second", "Prose.")]
+    path = report([Section("Heads", [views[0], source, views[1]])], tmp_path / "r.html", "Views")
+    seen = visit(path)
+    assert seen.draw_all() == 1
+    frames = seen.page.locator("iframe.view")
+    assert frames.count() == 2 and frames.first.get_attribute("sandbox") == "allow-scripts"
+    assert frames.first.get_attribute("title") == seen.page.locator("h3").first.text_content()
+    for i in range(2):
+        inside = seen.page.frame_locator(f"iframe.view >> nth={i}")
+        inside.locator("#view[data-state=heads]").wait_for(timeout=10_000)
+        assert inside.locator("#from li").count() == (len(NASTY) if i == 0 else 7)
+        inside.locator("#tab-model").click()
+        inside.locator("#view[data-state=model]").wait_for()
+    expected = [labels.shown(token, 14) for token in NASTY]
+    first = seen.page.frame_locator("iframe.view >> nth=0")
+    assert first.locator("#from li").all_text_contents() == expected
+    assert seen.hits() == [] and seen.complaints == [] and len(seen.requests) == 1
+    numbers = json.loads(path.with_suffix(".json").read_text())["sections"][0]["blocks"]
+    assert [block["kind"] for block in numbers] == ["view", "result", "view"]
+    assert numbers[2]["tables"][0]["columns"] == ["layer", "head", "query", "key", "patterns"]
 
 
 def test_in_a_notebook_the_page_is_a_frame_of_its_own() -> None:

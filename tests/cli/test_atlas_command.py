@@ -29,6 +29,7 @@ def test_atlas_writes_both_pages_and_the_results(
     assert atlas.previous.shape == (5, 8)  # type: ignore[attr-defined]
     said = capsys.readouterr().out
     assert "L1H3    previous" in said and "attention.html" in said
+    assert (out / "report.html").read_text().count("<iframe") == 1  # the three views
 
 
 def test_atlas_reads_random_tokens_where_there_is_no_tokenizer(

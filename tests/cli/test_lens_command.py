@@ -94,6 +94,30 @@ def test_what_the_model_cannot_do_is_exit_2_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_encoder_decoder_is_read_by_the_decoder_lens(
+    tmp_path: Path, stories: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A random T5 with a tokenizer of words, from a folder; other models are refused."""
+    from interp.core.result import Result
+    from tests.models import zoo
+    from tests.tasks.toys import words_tokenizer
+
+    folder, out = tmp_path / "t5", tmp_path / "out"
+    zoo.make("t5").save_pretrained(folder)
+    words = ("<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(zoo.V - 3)))
+    words_tokenizer(words, bos=False).save_pretrained(folder)
+    command = ["lens", str(folder), "w3 w1 w4", "--kind", "decoder", "--top-k", "2"]
+    assert main([*command, "--out", str(out)]) == 0
+    lens = Result.load(out / "lens")
+    assert lens.kind == "decoder" and lens.check().ok  # type: ignore[attr-defined]
+    assert lens.components[0] == "embed"  # type: ignore[attr-defined]
+    assert "Decoder lens" in (out / "report.html").read_text()
+    assert main(["lens", stories, "Once", "--kind", "decoder", "--out", str(tmp_path / "b")]) == 2
+    assert "no encoder-decoder" in capsys.readouterr().err
+    assert main([*command, "--components", "all", "--out", str(tmp_path / "c")]) == 2
+    assert "decoder lens reads the residual stream" in capsys.readouterr().err
+
+
 def test_models_prints_and_writes_the_map(
     stories: str,
     tmp_path: Path,

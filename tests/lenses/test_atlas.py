@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import interp
-from interp.core.errors import ConfigError, TokenError
+from interp.core.errors import ConfigError
 from interp.lenses import HeadAtlasConfig, head_distances, record_attention, syntax_scores
 from interp.lenses.heads_distance import js_divergence, layer_test, scaled
-from interp.lenses.heads_syntax import _Sentence, _tally, word_attention, words_of_tokens
+from interp.lenses.heads_syntax import _Sentence, _tally, word_attention
 from interp.models.hooked import HookedModel
 from tests.models.zoo import DH, KV, H, L, V, make
 
@@ -112,19 +112,6 @@ def test_attention_to_a_split_word_is_summed_and_from_it_averaged() -> None:
     assert (found.diagonal(0, 1, 2) == -1).all()
 
 
-def test_tokens_go_to_the_words_they_begin_in(shared_data: Path) -> None:
-    model = minilm()
-    text = "Unbelievable  cats, aren't they?"
-    spans = [(0, 12), (14, 18), (18, 19), (20, 23), (23, 26), (27, 31), (31, 32)]
-    ids = next(iter(model.tokenize([text])))
-    words = words_of_tokens(model, text, ids, spans)
-    assert words[0] == words[-1] == -1 and sorted(set(words)) == [-1, 0, 1, 2, 3, 4, 5, 6]
-    stories260k = interp.load_model(shared_data / "models" / "stories260k")
-    ids = next(iter(stories260k.tokenize([text])))
-    words = words_of_tokens(stories260k, text, ids, spans)
-    assert words[0] == -1 and set(words) >= set(range(7))
-
-
 def test_a_planted_parser_scores_one_and_offsets_are_counted() -> None:
     torch.manual_seed(0)
     sentences = []
@@ -162,14 +149,12 @@ def test_a_real_encoder_knows_objects_and_its_random_twin_nothing(
     assert null.margin.max() < 0.05 and null.held_out[0] < 0.15
 
 
-def test_sentences_without_trees_or_offsets_are_refused(shared_data: Path) -> None:
+def test_sentences_without_trees_are_refused(shared_data: Path) -> None:
     from interp.tasks.labels import Labelled
 
     bare = Labelled("a b", ("a", "b"), ((0, 1), (2, 3)), {"deprel": ("root", "det")})
     with pytest.raises(ConfigError, match="no trees"):
         syntax_scores(minilm(), [bare] * 3)
-    with pytest.raises(TokenError, match="offsets"):
-        words_of_tokens(interp.wrap(make("gpt2")), "a b", torch.tensor([1, 2]), bare.spans)
 
 
 # ------------------------------------------------------------------ records

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import interp
-from interp.activations import FitConfig, fit
 from interp.core.errors import ConfigError, ModelError, ShapeError
-from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.lenses import ClassLensResult, class_lens, identifiability
+from tests.lenses import toys
 from tests.models import builders, zoo
 
 ANSWERS = torch.tensor([2, 5])
@@ -90,43 +88,10 @@ def test_any_classifier_by_naming_its_rows_and_head(shared_data: Path) -> None:
 # --- the phenomenon, and the null --------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def digits(full_count: bool) -> tuple[interp.HookedModel, Tensor, Tensor]:
-    """A four-layer ViT on 8 × 8 digits, and the digits it has not seen."""
-    from sklearn.datasets import load_digits
-    from transformers import ViTConfig, ViTForImageClassification
-
-    data: Any = load_digits()
-    pixels = torch.tensor(data.images).float()[:, None] / 8 - 1
-    labels = torch.tensor(data.target)
-    order = torch.randperm(len(labels), generator=generator(0, "digits"))
-    seen, rest = order[:1400], order[1400:]
-    torch.manual_seed(0)
-    module = ViTForImageClassification(
-        ViTConfig(
-            image_size=8, patch_size=2, num_channels=1, hidden_size=48, num_hidden_layers=4,
-            num_attention_heads=4, intermediate_size=96, num_labels=10,
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        )
-    )  # fmt: skip
-
-    def loss(module: Any, index: Tensor, t: int) -> Tensor:
-        logits = module(pixel_values=pixels[index]).logits
-        return torch.nn.functional.cross_entropy(logits, labels[index])
-
-    def batch(t: int) -> Tensor:
-        return seen[torch.randint(0, len(seen), (64,), generator=generator(0, "batch", t))]
-
-    steps = 600 if full_count else 130
-    settings = {"lr_schedule": "linear", "lr_warmup": 20, "optimizer": "adamw"}
-    fit(module, loss, batch, FitConfig(steps=steps, lr=2e-3, **settings))
-    return interp.wrap(module.eval(), name="digits ViT"), pixels[rest], labels[rest]
-
-
 def test_digits_become_readable_layer_by_layer_and_first_in_the_class_token(
-    digits: tuple[interp.HookedModel, Tensor, Tensor], full_count: bool, tmp_path: Path
+    digits: toys.Digits, full_count: bool, tmp_path: Path
 ) -> None:
-    model, pixels, labels = digits
+    model, pixels, labels = digits.model, digits.pixels, digits.labels
     result = class_lens(model, pixels, labels)
     means, top = result.by_layer(), result.accuracy()[:, 0]
     cls, patches = means["class token"], means["patches"]
@@ -150,9 +115,9 @@ def test_digits_become_readable_layer_by_layer_and_first_in_the_class_token(
 
 
 def test_nothing_is_readable_in_a_random_model_or_with_shuffled_answers(
-    digits: tuple[interp.HookedModel, Tensor, Tensor],
+    digits: toys.Digits,
 ) -> None:
-    model, pixels, labels = digits
+    model, pixels, labels = digits.model, digits.pixels, digits.labels
     null = class_lens(model.randomised(0), pixels, labels)
     shuffled = class_lens(model, pixels, labels.roll(1))
     for result in (null, shuffled):

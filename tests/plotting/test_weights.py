@@ -100,6 +100,13 @@ def test_the_atlas_shows_one_statistic_at_a_time(model: HookedModel) -> None:
     assert f"{atlas.uniform['entropy']:.3f}" in fig.layout.title.subtitle.text
     with pytest.raises(ConfigError, match="did you mean 'entropy'"):
         atlas.plot(statistic="entropi")
+    both = atlas.plot(statistic="entropy", against="first")
+    assert [trace.name for trace in both.data] == [f"layer {i}" for i in range(L)]
+    np.testing.assert_allclose(both.data[1].y, atlas.entropy[1], rtol=1e-6)
+    np.testing.assert_allclose(both.data[1].x, atlas.first[1], rtol=1e-6)
+    assert both.data[1].customdata[2] == "L1H2" and len(both.layout.shapes) == 2
+    with pytest.raises(ConfigError, match="did you mean 'first'"):
+        atlas.plot(against="frist")
     weights = heads_from_weights(model)
     best = weights.plot(statistic="matching").data[1]
     assert weights.matching is not None and best.visible
