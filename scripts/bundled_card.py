@@ -49,9 +49,10 @@ def _grammar(f: dict[str, Any]) -> list[str]:
         "",
         (
             "Rules: combinations of words that the corpus never contains. Facts (weekdays, months, "
-            "pronouns, sentiment, capitals): templates that it never contains, joined from the "
-            "same parts (which, a hash decides); `other wordings` are sentences of another make, "
-            "written while it trained, and show how far a fact carries. Right "
+            "pronouns, sentiment, capitals): templates that it never contains, drawn after the "
+            "mixture was fixed, from what the corpus's parts can make and it leaves out; `other "
+            "wordings` are sentences written after that by a hand that knew the words of the "
+            "corpus and none of its sentences, and show how far a fact carries. Right "
             "means top-1 of the whole vocabulary (greater-than: any later year) or, for agreement, "
             "pronouns and sentiment, above every wrong word. 95 % Wilson interval. No seed was "
             "chosen."

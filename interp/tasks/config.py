@@ -69,7 +69,7 @@ class GrammarTraining:
     """Width of the gated MLP."""
     batch: int = 32
     """Rows of 64 tokens per step."""
-    steps: int = 7000
+    steps: int = 9000
     """Optimizer steps."""
     autocast: Literal["bfloat16"] | None = "bfloat16"
     """Arithmetic of the training's products; the weights stay float32."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -27,8 +27,9 @@ HELD_OUT = 10
 
 
 def held(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which ordered pairs of ids are held out: a fixed hash, one in `HELD_OUT`."""
-    return (first * 7919 + second * 104729) % 1009 % HELD_OUT == 0
+    """Which pairs of ids are held out, in either order: a fixed hash, one in `HELD_OUT`."""
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    return (low * 7919 + high * 104729) % 1009 % HELD_OUT == 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ class Behaviour:
     sums: Key | None = None
     bar: float = 0.95
     description: str = ""
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """All pairs that may be held out."""
+        return tuple({key: None for template in self.train for key in template.keys})
 
 
 @cache

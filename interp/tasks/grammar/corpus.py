@@ -94,7 +94,7 @@ def violations(template: Template, columns: Columns) -> NDArray[np.bool_]:
 
 def drawn(behaviour: Behaviour, source: Source, n: int, withhold_sums: bool = False) -> Columns:
     """n rows of free and derived variables, without any held-out combination."""
-    keys = tuple({key: None for template in behaviour.train for key in template.keys})
+    keys = behaviour.keys
     if withhold_sums and behaviour.sums:
         keys = (*keys, behaviour.sums)
     strictest = Template("", keys)
@@ -223,5 +223,5 @@ def batch(config: GrammarConfig, t: int) -> tuple[Int[Tensor, "row pos"], Int[Te
 
 
 def token_weights(kinds: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """How much the loss counts a token: answers 2, text 1/4, words that nothing determines .02."""
-    return torch.tensor([0.25, 2.0, 0.02], device=kinds.device)[kinds]
+    """How much the loss counts a token: answers 2, text 1/10, words that nothing determines .02."""
+    return torch.tensor([0.1, 2.0, 0.02], device=kinds.device)[kinds]

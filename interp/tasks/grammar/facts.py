@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from interp.tasks.grammar import templates as text
 from interp.tasks.grammar import words as w
 from interp.tasks.grammar.behaviours import (
     Behaviour,
     Columns,
     Key,
     Source,
+    Template,
     another,
+    distinct,
     pick,
     plain,
     pool,
     table,
 )
+from interp.tasks.grammar.templates import FILLER as FILLERS
+from interp.tasks.grammar.wordings import HELD_OUT, Split, calendar, wordings
 
 
-def _asked(split: text.Split) -> dict[str, tuple]:
-    return {name: plain(split[name]) for name in split if name != "train"}
+def _asked(split: Split) -> dict[str, tuple]:
+    return {name: plain(split[name]) for name in HELD_OUT}
+
+
+def _heavy(texts: tuple[str, ...], others: int) -> tuple[Template, ...]:
+    """Templates that together come as often as so many others."""
+    return tuple(Template(text, weight=others / len(texts)) for text in texts)
+
+
+def _scenery(source: Source, n: int) -> Columns:
+    """What sentences mention besides the fact."""
+    name, friend = distinct(source, w.NAMES, n, 2)
+    thing, other = distinct(source, w.THINGS, n, 2)
+    place, where = distinct(source, w.PLACES, n, 2)
+    return {
+        "name": name,
+        "friend": friend,
+        "thing": thing,
+        "other": other,
+        "place": place,
+        "where": where,
+        "noun": pick(source, w.SINGULAR, n),
+        "adjective": pick(source, w.ADJECTIVES, n),
+        "event": pick(source, w.EVENTS, n),
+    }
 
 
 # --- weekdays and months --------------------------------------------------------------------------
@@ -28,14 +54,12 @@ def _calendar(
     name: str, unit: str, cycle: tuple[str, ...], steps: range, share: int, description: str
 ) -> Behaviour:
     """Sums on a circle: `steps` units before or after each element of the cycle."""
-    split = text.calendar(unit)
+    split = calendar(unit)
 
     def base(source: Source, n: int) -> Columns:
-        return {
+        return _scenery(source, n) | {
             "d_number": source.integers(len(cycle), size=n),
             "n_number": source.integers(steps.start, steps.stop, size=n),
-            "name": pick(source, w.NAMES, n),
-            "event": pick(source, w.EVENTS, n),
         }
 
     def derive(base: Columns) -> Columns:
@@ -55,7 +79,7 @@ def _calendar(
         name=name,
         description=description,
         share=share,
-        train=plain(split["train"]),
+        train=(*plain(split["train"]), *_heavy(split["plain"], 3 * len(split["train"]))),
         base=base,
         derive=derive,
         corrupt=corrupt,
@@ -67,22 +91,19 @@ def _calendar(
 
 
 WEEKDAYS = _calendar(
-    "weekdays", "day", w.WEEKDAYS, range(2, 8), 130, "days before and after a day of the week"
+    "weekdays", "day", w.WEEKDAYS, range(2, 8), 200, "days before and after a day of the week"
 )
 MONTHS = _calendar(
-    "months", "month", w.MONTHS, range(2, 13), 190, "months before and after a month of the year"
+    "months", "month", w.MONTHS, range(2, 13), 300, "months before and after a month of the year"
 )
 
 # --- pronouns -------------------------------------------------------------------------------------
 
 
 def _person(source: Source, n: int) -> Columns:
-    return {
+    return _scenery(source, n) | {
         "who": source.integers(len(w.MEN), size=n),
         "woman": source.integers(2, size=n),
-        "place": pick(source, w.PLACES, n),
-        "thing": pick(source, w.THINGS, n),
-        "other": pick(source, w.THINGS, n),
     }
 
 
@@ -96,11 +117,11 @@ PRONOUNS = Behaviour(
     name="pronouns",
     description="he or she, by the name",
     share=100,
-    train=plain(text.PRONOUN["train"]),
+    train=plain(wordings("pronouns")["train"]),
     base=_person,
     derive=_gender,
     corrupt=lambda _, base, _key: base | {"woman": 1 - base["woman"]},
-    asked=_asked(text.PRONOUN),
+    asked=_asked(wordings("pronouns")),
     criterion="preference",
     rule=False,
 )
@@ -111,14 +132,13 @@ PRONOUNS = Behaviour(
 def _review(source: Source, n: int) -> Columns:
     size = len(w.POSITIVE)
     first = source.integers(size, size=n)
-    return {
+    return _scenery(source, n) | {
         "bad": source.integers(2, size=n),
         "adj_number": first,
         "adj2_number": (first + source.integers(1, size, size=n)) % size,
         "opposite_number": source.integers(size, size=n),
         "verb_number": source.integers(len(w.LIKED), size=n),
         "work": pick(source, w.WORKS, n),
-        "name": pick(source, w.NAMES, n),
     }
 
 
@@ -137,11 +157,11 @@ SENTIMENT = Behaviour(
     name="sentiment",
     description="who found it wonderful loved it, who found it awful hated it",
     share=60,
-    train=plain(text.SENTIMENT["train"]),
+    train=plain(wordings("sentiment")["train"]),
     base=_review,
     derive=_valence,
     corrupt=lambda _, base, _key: base | {"bad": 1 - base["bad"]},
-    asked=_asked(text.SENTIMENT),
+    asked=_asked(wordings("sentiment")),
     criterion="preference",
     distractors=lambda row: w.ids_of(w.LIKED if row["bad"] else w.HATED),
     rule=False,
@@ -151,20 +171,20 @@ SENTIMENT = Behaviour(
 
 
 def _country(source: Source, n: int) -> Columns:
-    return {"country": pick(source, w.COUNTRIES, n), "name": pick(source, w.NAMES, n)}
+    return _scenery(source, n) | {"country": pick(source, w.COUNTRIES, n)}
 
 
 CAPITALS = Behaviour(
     name="capitals",
     description="the capital of a country",
     share=70,
-    train=plain(text.CAPITALS["train"]),
+    train=plain(wordings("capitals")["train"]),
     base=_country,
     derive=lambda base: base | {"capital": table(w.COUNTRIES, w.CAPITALS)[base["country"]]},
     corrupt=lambda source, base, _key: (
         base | {"country": another(source, w.COUNTRIES, base["country"])}
     ),
-    asked=_asked(text.CAPITALS),
+    asked=_asked(wordings("capitals")),
     rule=False,
 )
 
@@ -174,7 +194,7 @@ FILLER = Behaviour(
     name="filler",
     description="sentences that ask for nothing",
     share=40,
-    train=plain(text.FILLER),
+    train=plain(FILLERS),
     base=lambda source, n: {
         "adj": pick(source, w.ADJECTIVES, n),
         "noun": pick(source, w.SINGULAR, n),
