@@ -23,7 +23,7 @@ TEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Atlas(Written):
-    """Map every attention head: what it looks at, which heads are alike, what weights alone say.
+    """Map every attention head: what it looks at, which are alike, what weights alone say.
 
     Writes report.html, report.json, attention.html (three views of one text) and the results.
     """

@@ -27,7 +27,7 @@ Texts = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute(Written):
-    """Which tokens made the answer, by several methods, with agreement and tests of faithfulness.
+    """Which tokens made the answer, by several methods, with tests of faithfulness.
 
     Writes report.html and report.json; an interrupted run goes on where it stopped.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 OUT = Path("interp-out")
 """Where commands write unless told otherwise, relative to the working directory."""
@@ -15,6 +17,15 @@ class Common:
 
     debug: bool = False
     """Show the full traceback of an error."""
+
+    @classmethod
+    def preset(cls, argv: Sequence[str]) -> Self | None:
+        """Defaults that the command's own arguments name, such as a file of options; None: none."""
+        return None
+
+    def run(self) -> int:
+        """Do what was asked; returns the exit code."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ Facts = dict[str, dict[str, object]]
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Common):
-    """Check versions, devices, memory, offline state and Chromium; paste this into a bug report.
+    """Check versions, devices, memory, offline state and Chromium: for a bug report.
 
     What is printed is also written: to interp-out/doctor.json.
     """

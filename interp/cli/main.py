@@ -1,4 +1,4 @@
-"""The `interp` command: parses without torch, runs one command, turns errors into four lines.
+"""The `interp` command: imports only the command that is asked for, turns errors into four lines.
 
 Exit codes: 0 done, 1 a fault of ours (one line; `--debug` shows the traceback), 2 something to
 correct in the request, 130 interrupted.
@@ -9,66 +9,117 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
-from functools import partial
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import tyro
-
-from interp.cli.atlas import Atlas
-from interp.cli.attribute import Attribute
-from interp.cli.convert import Convert
-from interp.cli.demo.command import Demo
-from interp.cli.doctor import Doctor
-from interp.cli.evaluate import Evaluate
-from interp.cli.lens import Lens
-from interp.cli.models import Models
-from interp.cli.neurons import Neurons
-from interp.cli.probe import Probe
-from interp.cli.tasks import Tasks
-from interp.cli.train import Train, preset
-from interp.core.errors import InterpError, Interrupted
+from interp.core.errors import ConfigError, InterpError, Interrupted
+from interp.core.names import did_you_mean
 from interp.core.version import VERSION
 
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Lens, tyro.conf.subcommand("lens")]
-    | Annotated[Atlas, tyro.conf.subcommand("atlas")]
-    | Annotated[Neurons, tyro.conf.subcommand("neurons")]
-    | Annotated[Attribute, tyro.conf.subcommand("attribute")]
-    | Annotated[Models, tyro.conf.subcommand("models")]
-    | Annotated[Probe, tyro.conf.subcommand("probe")]
-    | Annotated[Tasks, tyro.conf.subcommand("tasks")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-)
-_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
-DESCRIPTION = (
-    "Look inside neural networks. Offline: nothing is ever downloaded.\n\n"
-    "First: `interp demo`, then `interp lens MODEL TEXT` with a folder of your own."
-)
+if TYPE_CHECKING:
+    from interp.cli.config import Common
+
+COMMANDS = {
+    "demo": (
+        "interp.cli.demo.command:Demo",
+        "From nothing to one page: the bundled model, or one of yours.",
+    ),
+    "lens": (
+        "interp.cli.lens:Lens",
+        "Read every layer with the model's own head: the logit, tuned or decoder lens.",
+    ),
+    "atlas": (
+        "interp.cli.atlas:Atlas",
+        "Map every attention head: what it looks at, which are alike, what weights alone say.",
+    ),
+    "neurons": (
+        "interp.cli.neurons:Neurons",
+        "Read every MLP neuron as tokens; no text is run.",
+    ),
+    "attribute": (
+        "interp.cli.attribute:Attribute",
+        "Which tokens made the answer, by several methods, with tests of faithfulness.",
+    ),
+    "models": (
+        "interp.cli.models:Models",
+        "List the bundled models, or print the map of one model: its sites and their shapes.",
+    ),
+    "probe": (
+        "interp.cli.probe:Probe",
+        "Probe every layer for labels of words (CoNLL-U, tagged text) or texts (CSV, TSV, JSON).",
+    ),
+    "tasks": (
+        "interp.cli.tasks:Tasks",
+        "Show prompts with known answers: what bundled tasks and your own files ask a model.",
+    ),
+    "train": (
+        "interp.cli.train:Train",
+        "Train dictionaries (SAEs, transcoders) on a model's activations, or on stored ones.",
+    ),
+    "evaluate": (
+        "interp.cli.evaluate:Evaluate",
+        "Evaluate dictionaries of one model on text they were not trained on.",
+    ),
+    "convert": (
+        "interp.cli.convert:Convert",
+        "Read a dictionary of any known layout and write it as another.",
+    ),
+    "doctor": (
+        "interp.cli.doctor:Doctor",
+        "Check versions, devices, memory, offline state and Chromium: for a bug report.",
+    ),
+}
+"""Name -> where its class is, and the first line of that class's docstring: the list that
+`interp --help` prints must not import twelve modules to be written."""
+
+OPENING = """usage: interp COMMAND ...
+
+Look inside neural networks. Offline: nothing is ever downloaded.
+
+First: `interp demo`, then `interp lens MODEL TEXT` with a folder of your own.
+"""
+CLOSING = """`interp COMMAND --help` explains one; `interp --version` prints the version."""
 
 
-def parse(
-    argv: Sequence[str],
-) -> (
-    Demo | Lens | Atlas | Neurons | Attribute | Models | Probe | Tasks | Train | Evaluate | Convert
-    | Doctor
-):  # fmt: skip
+def help_text() -> str:
+    """What `interp --help` prints: every command and its line, 80 columns wide."""
+    rows = [
+        textwrap.fill(line, 80, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13)
+        for name, (_, line) in COMMANDS.items()
+    ]
+    return "\n".join([OPENING, "commands:", *rows, "", CLOSING])
+
+
+def parse(argv: Sequence[str]) -> Common:
     """The command these arguments ask for.
 
     Raises:
+        ConfigError: No such command; or the file named by `train --config` is wrong.
         SystemExit: 0 after `--help`, 2 after a usage error; both are already printed.
     """
-    try:
-        given = preset(argv)
-    except InterpError as error:
-        raise SystemExit(_explain(error, debug=False)) from error
-    ask = partial(tyro.cli, Command, args=argv, prog="interp", description=DESCRIPTION)
-    return ask(config=_STYLE) if given is None else ask(config=_STYLE, default=given)
+    name, *rest = argv or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_text())
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        raise ConfigError(
+            "the first word must be a command", got=name[:80], expected=", ".join(COMMANDS),
+            fix=did_you_mean(name[:80], COMMANDS) or "interp --help lists the commands",
+        )  # fmt: skip
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    kind: type[Common] = getattr(import_module(module), attribute)
+    given = kind.preset(rest)
+
+    import tyro
+
+    style = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    prog = f"interp {name}"
+    if given is None:
+        return tyro.cli(kind, args=rest, prog=prog, config=style)
+    return tyro.cli(kind, args=rest, prog=prog, config=style, default=given)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,17 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if list(argv) == ["--version"]:
         print(f"interp {VERSION}")
         return 0
-    command = parse(argv or ["--help"])
+    debug = False
     try:
+        command = parse(argv)
+        debug = command.debug
         return command.run()
     except BrokenPipeError:  # `interp models | head`: nobody reads on
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.close()
         return 1
     except (Exception, KeyboardInterrupt) as error:
-        if command.debug:
+        if debug:
             traceback.print_exc()
-        return _explain(error, debug=command.debug)
+        return _explain(error, debug=debug)
 
 
 def _explain(error: BaseException, *, debug: bool) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Written):
-    """Probe every layer for labels: words (CoNLL-U, tagged text) or whole texts (CSV, TSV, JSON).
+    """Probe every layer for labels of words (CoNLL-U, tagged text) or texts (CSV, TSV, JSON).
 
     Controls are always drawn: shuffled labels, random weights, the majority class, and for words
     the control task. Writes report.html, report.json and the result itself (folder `sweep`).

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from interp.reports import Item
 
 VARIANTS = "dictionaries"
+OWN = ("model", "data", "held_out", "out")
+"""What a file of options holds beside those of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,45 @@ class Train(Written):
     """Where metrics go beside metrics.jsonl."""
     training: TrainConfig = field(default_factory=TrainConfig)
     placement: Placement = field(default_factory=Placement)
+
+    @classmethod
+    def preset(cls, argv: Sequence[str]) -> Train | None:
+        """The file named by `--config FILE` as defaults of the flags; None: no file.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds an unknown key or a wrong value.
+        """
+        after = [*argv[1:], ""]
+        path = next(
+            (after[i] if word == "--config" else word.partition("=")[2]
+             for i, word in enumerate(argv)
+             if word == "--config" or word.startswith("--config=")),
+            "",
+        )  # fmt: skip
+        if not path:
+            return None
+        values = read_file(Path(path))
+        own = {key: values.pop(key) for key in OWN if key in values}
+        values.pop(VARIANTS, None)
+        known = [*(f.name for f in dataclasses.fields(TrainConfig)), *OWN, VARIANTS]
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"{path} has an unknown key", got=str(key)[:80],
+                    fix=did_you_mean(str(key)[:80], known) or None,
+                )  # fmt: skip
+        for key, value in own.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{path}: {key} must be text", got=repr(value)[:80])
+        given: dict[str, Any] = dict(own)
+        if "out" in given:
+            given["out"] = Path(given["out"])
+        training = TrainConfig.of(values, path)
+
+        from interp.dictionaries.training import check_values
+
+        check_values(training)
+        return cls(config=Path(path), training=training, **given)
 
     def run(self) -> int:
         """Load, train or resume, write; returns the exit code."""
@@ -116,52 +157,6 @@ class Train(Written):
             last = dictionary.metadata["training"]["last"]
             print(f"{label}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}")
         announce(place / "report.html")
-
-
-def preset(argv: Sequence[str]) -> Train | None:
-    """The file named by `interp train --config FILE` as defaults of the flags; None: no file.
-
-    Raises:
-        ConfigError: The file cannot be read, or holds an unknown key or a wrong value.
-    """
-    if not argv or argv[0] != "train":
-        return None
-    path = next(
-        (b if a == "--config" else a.partition("=")[2]
-         for a, b in zip(argv, [*argv[1:], ""], strict=True)
-         if a == "--config" or a.startswith("--config=")),
-        "",
-    )  # fmt: skip
-    if not path:
-        return None
-    values = read_file(Path(path))
-    own = {key: values.pop(key) for key in ("model", "data", "held_out", "out") if key in values}
-    values.pop(VARIANTS, None)
-    known = [f.name for f in dataclasses.fields(TrainConfig)] + [
-        "model",
-        "data",
-        "held_out",
-        "out",
-        VARIANTS,
-    ]
-    for key in values:
-        if key not in known:
-            raise ConfigError(
-                f"{path} has an unknown key", got=str(key)[:80],
-                fix=did_you_mean(str(key)[:80], known) or None,
-            )  # fmt: skip
-    for key, value in own.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key} must be text", got=repr(value)[:80])
-    given: dict[str, Any] = dict(own)
-    if "out" in given:
-        given["out"] = Path(given["out"])
-    training = TrainConfig.of(values, path)
-
-    from interp.dictionaries.training import check_values
-
-    check_values(training)
-    return Train(config=Path(path), training=training, **given)
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -6,16 +6,20 @@ import ast
 import dataclasses
 import inspect
 import os
+import pkgutil
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+import interp.cli
 from interp import __version__
 from interp.cli import main as cli
+from interp.cli.config import Common, Written
 from interp.cli.doctor import Doctor
 from interp.core.errors import Interrupted, SiteError
 
@@ -77,7 +81,6 @@ def test_debug_shows_the_traceback(
         (["lens", "a", "b", "--colur", "kl"], "--colour"),  # did you mean
         (["lens", "a", "b", "--top-k", "many"], "INT"),
         (["lens", "a", "b", "--dtype", "float8"], "bfloat16"),
-        (["lnes", "a"], "lens"),
         (["demo", "--out"], "--out"),
     ],
 )
@@ -100,9 +103,43 @@ def test_help_exits_0_and_every_option_is_explained(
     assert "interp" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [*cli.Command.__args__])  # type: ignore[union-attr]
-def test_every_option_of_every_command_has_its_line(command: object) -> None:
-    config = command.__origin__  # type: ignore[attr-defined]
+def class_of(command: str) -> type[Common]:
+    """The class behind a command's name."""
+    module, _, attribute = cli.COMMANDS[command][0].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_list_of_commands_says_what_each_class_says(command: str) -> None:
+    assert cli.COMMANDS[command][1] == (class_of(command).__doc__ or "").splitlines()[0]
+
+
+def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for module in pkgutil.walk_packages(interp.cli.__path__, "interp.cli."):
+        import_module(module.name)
+    every = {kind for base in (Common, Written) for kind in base.__subclasses__()} - {Written}
+    assert every == {class_of(command) for command in cli.COMMANDS}
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in cli.COMMANDS)
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [(["lnes", "a"], "did you mean 'lens'"), (["--out", "lens"], "--out"), ([""], "demo")],
+)
+def test_the_first_word_must_be_a_command(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_of_every_command_has_its_line(command: str) -> None:
+    config = class_of(command)
     explained: set[str] = set()
     for kind in config.__mro__:
         if kind is not object:
