@@ -25,7 +25,6 @@ from interp.attribution.config import PairConfig
 from interp.attribution.game import Rows, SiteGame, frozen
 from interp.attribution.paths import integrate
 from interp.attribution.smooth import rules
-from interp.attribution.suffix import can_start, output_from
 from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ShapeError
 from interp.models.hooked import HookedModel
@@ -122,7 +121,7 @@ class Tower:
 
         game = self.game
         if self.short:
-            out = output_from(game, x)
+            out = game.model.run_from(game.at, x, game.rows.one)
         else:
             out = game.model.run_with_hooks(game.rows.times(len(x)), [(game.at, replaced)])
         found = self.pool(out)
@@ -182,6 +181,21 @@ class Tower:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             found = vmap(lambda t: jvp(self.embed, (points,), (t,))[1])(tangents)
         return found.permute(1, 2, 0)
+
+
+def can_start(game: SiteGame) -> bool:
+    """Whether the model can be run from the site on: tried on two rows, not assumed."""
+    x = torch.cat([game.r, game.x])
+    with torch.no_grad():
+        whole = game.model.run_with_hooks(game.rows.times(2), [(game.at, lambda v, hook: x)])
+        try:
+            short = game.model.run_from(game.at, x, game.rows.one)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return False  # a module behind the site insists on the batch that the input has
+    if not isinstance(short, Tensor) or short.shape != whole.shape:
+        return False
+    eps = torch.finfo(whole.dtype).eps
+    return bool((short - whole).norm() <= eps**0.75 * whole.norm())
 
 
 def pooled(pooling: str) -> Embed:

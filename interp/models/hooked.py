@@ -207,6 +207,27 @@ class HookedModel:
         run.verify()
         return output
 
+    def run_from(self, site: str, values: Tensor, inputs: Any, **kwargs: Any) -> Any:
+        """The output where `site` holds `values`, [n ...]: what lies before it sees one row.
+
+        Masks and positions of the one row must broadcast over n in the modules behind; most do.
+
+        Args:
+            values: What the site holds, any number of rows.
+            inputs: One row, as for calling the model.
+
+        Raises:
+            SiteError, HookNotFired, EditError: As for `run_with_hooks`.
+        """
+        ready = self._intake.prepare(inputs, kwargs, None)
+        taps = make_taps(self.sites, [], [(site, lambda value, hook: values)])
+        for tap in taps.values():
+            tap.more_rows = True
+        with self._run(taps, ready) as run:
+            output = main_output(self.module(*ready.args, **ready.kwargs))
+        run.verify()
+        return output
+
     @contextmanager
     def hooks(
         self, fwd_hooks: Sequence[Hook] | Intervention = (), bwd_hooks: Sequence[Any] = ()

@@ -40,6 +40,7 @@ class Tap:
         name: The name as asked for (with its call index, if any).
         edits: Functions applied in order.
         keep: Whether the value is stored in `value`.
+        more_rows: Whether an edit may hand on more rows than it got.
         fired: How often the site has been reached in this run; 0 is the first generated step.
     """
 
@@ -47,6 +48,7 @@ class Tap:
     name: str
     edits: list[Edit] = field(default_factory=list)
     keep: bool = False
+    more_rows: bool = False
     on_path: bool = False
     transform: Callable[[Tensor, Site], Tensor] | None = None
     call: int | None = None
@@ -116,6 +118,8 @@ def _check_edit(tap: Tap, old: Tensor, new: object) -> None:
         )
     for what in ("shape", "dtype", "device"):
         before, after = getattr(old, what), getattr(new, what)
+        if what == "shape" and tap.more_rows:
+            before, after = ("any", *before[1:]), ("any", *after[1:])
         if before != after:
             show = tuple if what == "shape" else str
             raise EditError(

@@ -636,3 +636,25 @@ def test_a_site_that_all_rows_share_stays_on_the_graph_of_one_row() -> None:
         return float(out.square().sum())
 
     assert (moved(1) - moved(-1)) / 2e-6 == pytest.approx(float(grad[0, 1, 0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "bert", "opt", "gemma2"])
+def test_a_run_from_a_site_is_the_whole_run_with_that_value(name: str) -> None:
+    model = interp.wrap(zoo.make(name, dtype=torch.float64))
+    ids = torch.randint(3, zoo.V, (1, 7), generator=torch.Generator().manual_seed(0))
+    for site in ("blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"):
+        here = model.capture(ids, site)[site]
+        values = here * torch.linspace(0.5, 1.5, 5, dtype=torch.float64)[:, None, None]
+        first = model.sites["blocks.0.hook_resid_pre"]
+        whole = model.run_with_hooks(ids.expand(5, -1), [(site, lambda value, hook, v=values: v)])
+        rows: list[int] = []
+        note = first.module.register_forward_hook(lambda m, x, y, r=rows: r.append(len(x[0])))
+        short = model.run_from(site, values, ids)
+        note.remove()
+        torch.testing.assert_close(short, whole, rtol=1e-10, atol=1e-10)
+        assert rows == [1], "what lies before the site runs on one row"
+        assert torch.equal(model.run_from(site, here, ids), model(ids))
+    with pytest.raises(EditError, match="another shape"):
+        model.run_from("blocks.1.hook_resid_pre", values[..., :-1], ids)
+    with pytest.raises(SiteError, match=r"blocks\.1\.hook_resid_pre"):
+        model.run_from("blocks.1.hook_resid_per", values, ids)
