@@ -104,7 +104,8 @@ def _place(fig: go.Figure, index: int, key: str, inner: tuple[int, int]) -> None
         f"yaxis{y[1:]}": {"domain": up, "anchor": x, "type": "log" if logarithmic else "linear",
                           "rangemode": "normal" if logarithmic else "tozero",
                           "nticks": 6,
-                          "dtick": "D2" if logarithmic else None, **shared},
+                          "dtick": "D2" if logarithmic else None,
+                          "tickformat": "~g" if logarithmic else "", **shared},
     })  # fmt: skip
     fig.add_annotation(
         text=labels.plain(PANELS[key], 60), x=0, y=1, xref=f"{x} domain", yref=f"{y} domain",

@@ -154,14 +154,22 @@ def _parts(sections: Sequence[object], limit: int) -> list[Part]:
 
 
 def _sources(parts: Sequence[Part]) -> list[dict[str, object]]:
-    """The different provenances of a page, in order of appearance."""
-    found = {
-        json_island(block.provenance): dict(block.provenance)
-        for part in parts
-        for block in part.blocks
-        if block.provenance
-    }
-    return list(found.values())
+    """Where a page's results come from, once per model: what they share, and what differs side by
+    side (report.json has every block's own)."""
+    models: dict[str, dict[str, list[object]]] = {}
+    for part in parts:
+        for block in part.blocks:
+            mark = json_island(
+                [block.provenance.get(key) for key in ("model", "model_fingerprint")]
+            )
+            for key, value in block.provenance.items():
+                seen = models.setdefault(mark, {}).setdefault(key, [])
+                entries = value if isinstance(value, list) else [value]
+                seen += [entry for entry in entries if entry not in (None, "", {}, *seen)]
+    return [
+        {key: seen[0] if len(seen) == 1 else seen for key, seen in source.items()}
+        for source in models.values()
+    ]
 
 
 def _spans(paragraph: str) -> list[tuple[bool, str]]:

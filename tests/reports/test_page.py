@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import html5lib
@@ -143,6 +144,20 @@ def test_a_result_without_a_picture_says_so_and_keeps_its_numbers(tmp_path: Path
     html = report([Item(result, plot={"field": "absent"})], tmp_path / "r.html", "T").read_text()
     assert "No picture: PageScores has no field to draw." in html
     assert "<h3>PageScores</h3>" in html and "<td" in html
+
+
+def test_one_model_has_one_table_of_provenance(tmp_path: Path) -> None:
+    """What its results share is said once, what differs side by side."""
+    first = provenance("alpha")
+    origins = [first, replace(first, sites=("other_site", *first.sites), data_fingerprint="d1"),
+               provenance("beta")]  # fmt: skip
+    results = [PageScores(scores=torch.ones(2, 3), provenance=origin) for origin in origins]
+    html = report(results, tmp_path / "r.html", "T").read_text()
+    footer = html[html.index("<h2>Provenance</h2>") :]
+    assert footer.count("<dl>") == 2 and footer.count("<dd>alpha</dd>") == 1
+    assert f"{first.sites[0]}, other_site" in footer and "d1" in footer
+    own = json.loads((tmp_path / "r.json").read_text())["sections"][0]["blocks"]
+    assert [block["provenance"]["sites"] for block in own] == [list(o.sites) for o in origins]
 
 
 def test_navigation_lists_titled_sections(html: str, tmp_path: Path) -> None:
