@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from interp.activations.config import FitConfig
 from interp.activations.guard import FiniteGuard, clip, gradient_norms, norm_limit
@@ -33,6 +32,7 @@ from interp.activations.report import FitReport, losses
 from interp.activations.runfolder import Progress, Resume, RunFolder, open_run
 from interp.activations.signals import GracefulStop, interrupted
 from interp.activations.state import names_of
+from interp.core.bar import Bar
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError
 from interp.core.randomness import generator
 
@@ -203,7 +203,7 @@ class Run:
         config, progress = self.config, self.progress
         begun = time.monotonic() - progress.seconds
         saved, cost = time.monotonic(), 0.0
-        bar = tqdm(total=config.steps, initial=progress.step, disable=None, unit="step")
+        bar = Bar(total=config.steps, initial=progress.step, unit="step")
         with bar:
             for t in range(progress.step, config.steps):
                 try:

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from interp.activations.checks import check_fields, dtype_of
 from interp.activations.config import ShardConfig
 from interp.core import store
+from interp.core.bar import Bar
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.names import match
 from interp.core.provenance import Provenance
@@ -81,7 +81,7 @@ def write_shards(
     with store.lock(root):
         _settle(root, plan)
         starts = range(0, n_rows, config.rows_per_shard)
-        for number, start in enumerate(tqdm(starts, disable=None, unit="shard")):
+        for number, start in enumerate(Bar(starts, unit="shard")):
             folder = root / _shard(number)
             if not _is_whole(folder):
                 rows = _rows(stream, start, min(start + config.rows_per_shard, n_rows), config)

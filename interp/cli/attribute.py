@@ -70,14 +70,13 @@ class Attribute(Written):
         rows = self._rows()
         done = self._resumed(place, wanted)
 
-        from tqdm import tqdm
-
         from interp.cli.attribute_page import (
             generated_record,
             pair_record,
             text_record,
             write_page,
         )
+        from interp.core.bar import Bar
         from interp.core.store import append, write_text
 
         model = open_model(self.model, self.placement)
@@ -87,7 +86,7 @@ class Attribute(Written):
         write_text(place / CONFIG, wanted, overwrite=True)
         baseline = self.baseline if self.baseline != "auto" else _baseline(model, self.pairs)
         aim = None if self.pairs else self._aim(model)
-        for index in tqdm(range(done, len(rows)), initial=done, total=len(rows), unit="text"):
+        for index in Bar(range(done, len(rows)), initial=done, total=len(rows), unit="text"):
             if self.pairs:
                 record = pair_record(model, rows[index][:2], baseline, self.at)
             else:

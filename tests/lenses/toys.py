@@ -252,8 +252,8 @@ def train_chains(seed: int, steps: int = 200, n_layers: int = 4) -> Any:
         logits = module(rows).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
-    config = FitConfig(steps=steps, lr=3e-3, lr_schedule="linear", lr_warmup=20, optimizer="adamw",
-                       weight_decay=0.01)  # fmt: skip
+    config = FitConfig(steps=steps, lr=3e-3, lr_schedule="linear", lr_warmup=min(20, steps),
+                       optimizer="adamw", weight_decay=0.01)  # fmt: skip
     fit(module, loss, lambda t: chain_texts(48, seed + 10, t)[0], config)
     return module.eval()
 
