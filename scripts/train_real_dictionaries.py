@@ -47,7 +47,7 @@ _TRANSCODER = replace(
 _SHORT: dict[str, Any] = {"steps": 5000, "k_anneal": 3000, "lr_decay": 2500}
 SETTINGS: dict[str, TrainConfig] = {
     "sae_12": replace(_SAE, k=12),
-    "sae_25": replace(_SAE, k=25),
+    "sae_25": replace(_SAE, activation="jumprelu", l0=25, k_start=None),  # batchtopk: 61 dead
     "jumprelu_12": replace(_SAE, activation="jumprelu", l0=12, k_start=None),
     "transcoder_12": replace(_TRANSCODER, k=12),
     "skip_12": replace(_TRANSCODER, k=12, skip=True),

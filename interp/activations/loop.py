@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp.activations.bar import Bar
 from interp.activations.config import FitConfig
 from interp.activations.guard import FiniteGuard, clip, gradient_norms, norm_limit
 from interp.activations.optim import check_config, lr_factor, make_optimizer
@@ -32,7 +33,6 @@ from interp.activations.report import FitReport, losses
 from interp.activations.runfolder import Progress, Resume, RunFolder, open_run
 from interp.activations.signals import GracefulStop, interrupted
 from interp.activations.state import names_of
-from interp.core.bar import Bar
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError
 from interp.core.randomness import generator
 

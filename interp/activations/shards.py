@@ -18,10 +18,10 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from interp.activations.bar import Bar
 from interp.activations.checks import check_fields, dtype_of
 from interp.activations.config import ShardConfig
 from interp.core import store
-from interp.core.bar import Bar
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.names import match
 from interp.core.provenance import Provenance

@@ -70,13 +70,13 @@ class Attribute(Written):
         rows = self._rows()
         done = self._resumed(place, wanted)
 
+        from interp.activations.bar import Bar
         from interp.cli.attribute_page import (
             generated_record,
             pair_record,
             text_record,
             write_page,
         )
-        from interp.core.bar import Bar
         from interp.core.store import append, write_text
 
         model = open_model(self.model, self.placement)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-import interp
 from interp.core import store
 from interp.core.artefact import Trained, fill, provenance_from, provenance_json
-from interp.core.errors import CorruptArtefact, ProvenanceError, StorageError
+from interp.core.errors import CorruptArtefact, StorageError
 from interp.core.provenance import Provenance
 from interp.core.version import VERSION
 
-GOLDEN = Path(__file__).parent / "golden"
 ORIGIN = Provenance(
     "tiny", "f" * 64, ("blocks.0.hook_resid_post",), 7, "float32", True, "a" * 64, "none"
 )
@@ -97,92 +93,3 @@ def test_tensors_that_do_not_fit_are_named(
 def test_a_provenance_that_is_none_is_corrupt(value: object, tmp_path: Path) -> None:
     with pytest.raises(CorruptArtefact, match="provenance"):
         provenance_from(value, tmp_path)
-
-
-# --- belonging ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model() -> interp.HookedModel:
-    return interp.load_model("induction-2l")
-
-
-def test_its_own_model_is_accepted_and_another_is_not(model: interp.HookedModel) -> None:
-    site = "blocks.1.hook_resid_post"
-    here = model.provenance([site], d_in=model.cfg.d_model, normalisation="none")
-    scaler = Scaler(2.0, here)
-    assert scaler.for_model(model) is scaler and scaler.provenance == here
-    for changes, said in (
-        ({"model_fingerprint": "0" * 64}, "model_fingerprint"),
-        ({"d_in": 5}, "d_in"),
-        ({"dtype": "bfloat16"}, "dtype"),
-        ({"prepend_bos": not here.prepend_bos}, "prepend_bos"),
-        ({"sites": ("blocks.1.hook_resid_pots",)}, "did you mean 'blocks.1.hook_resid_post'"),
-    ):
-        other = Scaler(2.0, replace(here, **changes))
-        with pytest.raises(ProvenanceError, match=said):
-            other.for_model(model)
-        other.for_model(model, strict=False)
-        assert other.provenance is not None and other.provenance.notes
-
-
-def test_heads_are_read_singly_or_side_by_side(model: interp.HookedModel) -> None:
-    site = "blocks.0.attn.hook_z"
-    cfg = model.cfg
-    for width in (cfg.d_head, cfg.n_heads * cfg.d_head):
-        Scaler(1.0, model.provenance([site], d_in=width)).for_model(model)
-    with pytest.raises(ProvenanceError, match="d_in"):
-        Scaler(1.0, model.provenance([site], d_in=3)).for_model(model)
-
-
-def test_without_provenance_everything_is_noted_and_nothing_kept(
-    model: interp.HookedModel,
-) -> None:
-    scaler = Scaler()
-    assert scaler.for_model(model).provenance is None
-    assert any("model_fingerprint" in note for note in scaler.check_model(model).notes)
-
-
-def test_an_import_notes_the_name_of_another_model(model: interp.HookedModel) -> None:
-    """sae-lens keeps `model_name` and never looks at it."""
-    for name, is_noted in (("gpt2-small", True), (model.cfg.model_name, False), ("unknown", False)):
-        scaler = Scaler(1.0, Provenance(name, "unknown"))
-        for _ in range(2):
-            scaler.for_model(model)
-        assert scaler.provenance is not None
-        found = [note for note in scaler.provenance.notes if "made for 'gpt2-small'" in note]
-        assert len(found) == is_noted
-
-
-# --- folders of every schema ever released --------------------------------------------------------
-
-
-def test_artefacts_of_schema_1_load() -> None:
-    """Written by the code that had no common base (commit a8490d6)."""
-    from interp.lenses.tuned import TunedLens
-    from interp.probing.erasure import Eraser
-    from interp.probing.probe import Probe
-
-    told = load_file(GOLDEN / "expected.safetensors")
-    probe = Probe.load(GOLDEN / "probe-1")
-    assert torch.equal(probe(told["x"]), told["probe"])
-    eraser = Eraser.load(GOLDEN / "eraser-1")
-    assert torch.allclose(eraser(told["x"]), told["eraser"], rtol=0, atol=1e-12)
-    lens = TunedLens.load(GOLDEN / "tuned-lens-1")
-    assert torch.allclose(lens("hook_embed", told["x"].float()), told["lens"], rtol=0, atol=1e-6)
-    for artefact in (probe, eraser, lens):
-        assert artefact.provenance == replace(ORIGIN, normalisation=None)
-
-
-@pytest.mark.parametrize("name", ["probe", "eraser", "tuned-lens"])
-def test_rewriting_changes_no_byte(name: str, tmp_path: Path) -> None:
-    from interp.lenses.tuned import TunedLens
-    from interp.probing.erasure import Eraser
-    from interp.probing.probe import Probe
-
-    kind: Any = {"probe": Probe, "eraser": Eraser, "tuned-lens": TunedLens}[name]
-    folder = GOLDEN / f"{name}-1"
-    kind.load(folder).save(tmp_path / "again")
-    for path in folder.iterdir():
-        if path.name != "manifest.json":
-            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()

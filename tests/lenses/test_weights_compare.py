@@ -112,17 +112,21 @@ def test_stitching_a_rotated_copy_changes_nothing_and_a_random_kernel_everything
 def test_two_seeds_of_one_corpus_match_layer_by_layer_and_lend_each_other_a_classifier() -> None:
     """The method page: layers matched >= 75 %, matched |correlation| >= 2 x the control's, the
     stitched classifier right in >= .80 of cases where random kernels have .5."""
-    plain, stranger = toys.train_chains(0), toys.train_chains(1)
-    a, b = interp.wrap(plain), interp.wrap(stranger)
-    untrained = toys.train_chains(2, steps=1)
+    trained = [toys.train_chains(seed, steps=400) for seed in range(6)]
+    models = [interp.wrap(module) for module in trained]
+    untrained = interp.wrap(toys.train_chains(2, steps=1))
+    matched: list[float] = []
     for weight in ("in", "out"):
-        found = align_models(a, b, weight)
-        matched = (found.matched_layer == torch.arange(4)).float().mean()
-        strength, chance = found.correlation.abs().mean(), found.similarity_control.mean()
-        figures = f"{weight}: layers {found.matched_layer.tolist()}, {strength} against {chance}"
-        assert float(matched) >= 0.75 and float(strength) >= 2 * float(chance), figures
-        null = align_models(a, interp.wrap(untrained), weight)
+        for a, b in zip(models[::2], models[1::2], strict=True):
+            found = align_models(a, b, weight)
+            matched.append(float((found.matched_layer == torch.arange(4)).float().mean()))
+            strength, chance = found.correlation.abs().mean(), found.similarity_control.mean()
+            assert float(strength) >= 2 * float(chance), f"{weight}: {strength}, {chance}"
+        null = align_models(models[0], untrained, weight)
         assert float(null.correlation.abs().mean()) < 1.5 * float(null.similarity_control.mean())
+    # Of four layers two neighbours are taken for each other now and then (a pair has 1 or .5).
+    assert sum(matched) / len(matched) >= 0.75, matched
+    plain, b = trained[0], models[1]
     classifier = interp.wrap(toys.tune_chains(plain))
     texts, topics = toys.chain_texts(400, 999)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from interp.core.bar import Bar
+from interp.activations.bar import Bar
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,41 @@
+"""Folders of every schema ever released still load, and say the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from interp.lenses.tuned import TunedLens
+from interp.probing.erasure import Eraser
+from interp.probing.probe import Probe
+from tests.core.test_artefact import ORIGIN
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_artefacts_of_schema_1_load() -> None:
+    """Written by the code that had no common base (commit a8490d6)."""
+    told = load_file(GOLDEN / "expected.safetensors")
+    probe = Probe.load(GOLDEN / "probe-1")
+    assert torch.equal(probe(told["x"]), told["probe"])
+    eraser = Eraser.load(GOLDEN / "eraser-1")
+    assert torch.allclose(eraser(told["x"]), told["eraser"], rtol=0, atol=1e-12)
+    lens = TunedLens.load(GOLDEN / "tuned-lens-1")
+    assert torch.allclose(lens("hook_embed", told["x"].float()), told["lens"], rtol=0, atol=1e-6)
+    for artefact in (probe, eraser, lens):
+        assert artefact.provenance == replace(ORIGIN, normalisation=None)
+
+
+@pytest.mark.parametrize("name", ["probe", "eraser", "tuned-lens"])
+def test_rewriting_changes_no_byte(name: str, tmp_path: Path) -> None:
+    kind: Any = {"probe": Probe, "eraser": Eraser, "tuned-lens": TunedLens}[name]
+    folder = GOLDEN / f"{name}-1"
+    kind.load(folder).save(tmp_path / "again")
+    for path in folder.iterdir():
+        if path.name != "manifest.json":
+            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
