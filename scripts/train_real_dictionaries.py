@@ -41,18 +41,17 @@ _SAE = TrainConfig(
     k_start=64, k_anneal=2000, log_every=20,
 )  # fmt: skip
 _TRANSCODER = replace(
-    _SAE, site=MLP_IN, site_out=MLP_OUT, d_sae=512, lr=3e-3, steps=10_000, k_anneal=6000,
-    lr_decay=5000,
+    _SAE, site=MLP_IN, site_out=MLP_OUT, d_sae=512, lr=1.2e-2, steps=20_000, k_anneal=8000,
+    lr_decay=17_000,
 )  # fmt: skip
-_SHORT: dict[str, Any] = {"steps": 5000, "k_anneal": 3000, "lr_decay": 2500}
 SETTINGS: dict[str, TrainConfig] = {
     "sae_12": replace(_SAE, k=12),
     "sae_25": replace(_SAE, activation="jumprelu", l0=25, k_start=None),  # batchtopk: 61 dead
     "jumprelu_12": replace(_SAE, activation="jumprelu", l0=12, k_start=None),
     "transcoder_12": replace(_TRANSCODER, k=12),
     "skip_12": replace(_TRANSCODER, k=12, skip=True),
-    "transcoder_25": replace(_TRANSCODER, k=25, **_SHORT),
-    "skip_25": replace(_TRANSCODER, k=25, skip=True, **_SHORT),
+    "transcoder_25": replace(_TRANSCODER, k=25),
+    "skip_25": replace(_TRANSCODER, k=25, skip=True),
     "minilm": TrainConfig(
         site=LAYER_4, d_sae=4096, activation="batchtopk", k=32, k_start=64, k_anneal=1000,
         steps=2000, batch_size=1024, lr=1e-3, log_every=20,
