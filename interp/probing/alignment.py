@@ -19,6 +19,7 @@ from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.core.names import did_you_mean
 from interp.models.hooked import HookedModel
 from interp.models.token_batch import TokenBatch
+from interp.probing.rows import Labels
 from interp.tasks.labels import Labelled, LabelledTexts
 from interp.tasks.words import Span, words_of_tokens
 
@@ -116,17 +117,17 @@ def align_words(
 def align_texts(
     model: HookedModel,
     texts: LabelledTexts | Sequence[str],
-    labels: Mapping[str, Sequence[Any]] | Sequence[Any] | None = None,
+    labels: Mapping[str, Labels] | Labels = None,
     *,
     pool: Pool = "last",
-    groups: Sequence[Any] | None = None,
+    groups: Labels = None,
     prepend_bos: bool | None = None,
 ) -> LabelledTokens:
     """Lay labels of whole texts onto tokens.
 
     Args:
         texts: Labelled texts, or plain ones with `labels`.
-        labels: One label per text, or several layers by name.
+        labels: One label per text (a sequence, an array or a tensor), or several layers by name.
         pool: The last real token of each text, the first, or the mean over all (special tokens
             included, as sentence encoders pool).
         groups: What must not be split between training and test; each text alone by default.
@@ -137,15 +138,15 @@ def align_texts(
         TokenError: A text longer than the context.
     """
     if isinstance(texts, LabelledTexts):
-        named: Mapping[str, Sequence[Any]] = (
-            labels if isinstance(labels, Mapping) else {texts.target: texts.labels}
-        )
-        groups = groups or texts.groups or None
+        given = labels if isinstance(labels, Mapping) else {texts.target: texts.labels}
+        groups = texts.groups or None if groups is None else groups
         plain: Sequence[str] = texts.texts
     else:
         plain = list(texts)
-        named = labels if isinstance(labels, Mapping) else {"label": labels or ()}
-    for name, layer in [*named.items(), ("groups", groups or plain)]:
+        given = labels if isinstance(labels, Mapping) else {"label": labels}
+    named = {name: _column(layer) for name, layer in given.items()}
+    together = _column(plain if groups is None else groups)
+    for name, layer in [*named.items(), ("groups", together)]:
         if len(layer) != len(plain):
             raise ShapeError(
                 f"{name!r} does not fit the texts", got=len(layer), expected=len(plain)
@@ -160,10 +161,17 @@ def align_texts(
         first=torch.zeros_like(ends),
         last=ends - 1,
         pool=_known(pool),
-        targets={name: tuple(layer) for name, layer in named.items()},
-        groups=tuple(groups) if groups is not None else tuple(range(len(plain))),
+        targets=named,
+        groups=tuple(range(len(plain))) if groups is None else together,
         types=tuple(plain),
     )
+
+
+def _column(labels: Labels) -> tuple[Any, ...]:
+    """One plain Python value per row."""
+    if labels is None:
+        return ()
+    return tuple(labels.tolist() if hasattr(labels, "tolist") else labels)
 
 
 def align_spans(

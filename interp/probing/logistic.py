@@ -96,6 +96,8 @@ class _Problems:
             high = torch.where(slope > 0, length, high)
             tiny = torch.finfo(z.dtype).tiny
             new = length - slope / bend.clamp(min=tiny)
+            # Where classes part without a penalty there is no minimiser: no leap into infinity.
+            new = torch.minimum(new, 16 * length)
             middle = torch.where(high.isinf(), 4 * length, (low + high) / 2)
             new = torch.where((new > low) & (new < high) & new.isfinite(), new, middle)
             if bool(((new - length).abs() <= 0.05 * length).all()):
@@ -148,6 +150,7 @@ def fit_logistic(
         step = _direction(grad, history, problems.inverse[:, :, None])
         dz = problems.logits(step)
         length = problems.step_length(z, dz, state, step)
+        length = torch.where(left > tolerance, length, 0.0)  # what has arrived stays
         move = length[:, None] * step
         state = state + move
         z = z + length[:, None] * dz

@@ -182,6 +182,8 @@ def train_mlp(
     real = target.kind == "real"
     y = target.values.float() if target.kind != "classes" else target.values
     centre, width = (y.mean(), y.std(correction=0)) if real else (torch.tensor(0.0), 1.0)
+    if real and not float(width) > 0:  # differences too small for float32
+        width = 1.0
     y = (y - centre) / width if real else y
 
     def batches(t: int) -> tuple[Tensor, Tensor]:

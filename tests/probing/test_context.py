@@ -115,7 +115,6 @@ def test_four_layers_do_least_squares(deep: Regressor) -> None:
     at = shallow.labels["algorithm"].index("one GD step, best rate")
     # Measured: one layer is .15 from a gradient step, four layers .41 (at k = 3).
     assert float(shallow.spd[at, 0]) < float(step[0]) / 2, (shallow.spd, figures)
-    assert shallow.nearest()[0] == "one GD step, best rate"
     blank = compare_in_context(Regressor(4).predict, D, (4,), batch=64)
     assert float(blank.spd[0].min()) > 0.5  # untrained weights are near none of them
 

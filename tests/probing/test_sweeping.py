@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,4 +271,21 @@ def test_f16_degenerate_rows_give_numbers_or_one_error(case: Any, balanced: bool
         return
     assert bool(torch.isfinite(sweep.score).all())  # Result checks every other field
     probe = train_probe(x, labels, config)
+    assert bool(torch.isfinite(probe(x)).all())
+
+
+def test_classes_that_part_without_a_penalty_end_in_numbers() -> None:
+    """There is no optimum: the weights of a separable problem would grow for ever."""
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    labels = ["a"] * 7 + ["b", "c"]
+    config = ProbeConfig(n_shuffles=0, penalties=(0.0, 1.0))
+    probe = train_probe(x, labels, config)
+    assert bool(torch.isfinite(probe(x)).all())
+    alone = train_probe(x, labels, replace(config, penalties=(0.0,)))
+    assert alone(x).argmax(1).tolist() == [0] * 7 + [1, 2]
+
+
+def test_a_target_too_narrow_for_float32_is_its_mean() -> None:
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    probe = train_probe(x, [0.0] * 7 + [3.7e-253], ProbeConfig(kind="mlp", steps=2, hidden=3))
     assert bool(torch.isfinite(probe(x)).all())
