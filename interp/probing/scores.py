@@ -11,6 +11,9 @@ from torch.special import ndtri
 
 from interp.probing.rows import Target
 
+LEAST_R2 = -1e12
+"""Where R2 ends."""
+
 
 class Interval(NamedTuple):
     """A number with its confidence interval."""
@@ -63,7 +66,8 @@ def wilson(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
 def r2(guessed: Tensor, true: Tensor, groups: Tensor, confidence: float = 0.95) -> Interval:
     """1 - residual / total sum of squares; interval by 200 bootstraps of whole groups.
 
-    0 for a target that is constant among these rows: there is nothing to explain.
+    0 for a target that is constant among these rows: there is nothing to explain. Never below
+    `LEAST_R2`: rows that hardly differ would make any guess infinitely bad.
     """
     guessed, true = guessed.double(), true.double()
     _, code = groups.unique(return_inverse=True)
@@ -83,7 +87,7 @@ def _r2_of(sums: Tensor) -> Tensor:
     variation = square - total * total / n
     if variation <= 1e-12 * square:
         return torch.zeros((), dtype=torch.float64)
-    return 1 - residual / variation
+    return (1 - residual / variation).clamp(min=LEAST_R2)
 
 
 def majority(train: Target, test: Target) -> float:

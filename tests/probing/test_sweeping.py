@@ -27,6 +27,7 @@ from interp.probing import (
 )
 from interp.probing.logistic import UnconvergedWarning
 from interp.probing.probe import Probe
+from interp.probing.scores import LEAST_R2, r2
 from tests.probing.rows import F16, planted
 
 
@@ -289,3 +290,9 @@ def test_a_target_too_narrow_for_float32_is_its_mean() -> None:
     x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     probe = train_probe(x, [0.0] * 7 + [3.7e-253], ProbeConfig(kind="mlp", steps=2, hidden=3))
     assert bool(torch.isfinite(probe(x)).all())
+
+
+def test_r2_of_rows_that_hardly_differ_ends_somewhere() -> None:
+    nearly = torch.tensor([0.0, 1e-100, 0.0, 0.0], dtype=torch.float64)
+    found = r2(torch.ones(4), nearly, torch.arange(4))
+    assert found.value == LEAST_R2 and found.low >= LEAST_R2
