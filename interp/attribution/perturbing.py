@@ -119,13 +119,15 @@ def _judge(
     points = torch.cat([fractions, torch.tensor(ERASER)])
     removed = torch.rand(config.samples, game.n_players,
                          generator=generator(config.seed, "infidelity", e)) < 0.3  # fmt: skip
+    value, base = game.ends()
+    # What leads is what made f(x) - f(r): where that is negative, the lowest scores.
+    sign = 1.0 if value >= base else -1.0
     wanted = []
     for one in scores.values():
-        masks = top_masks(one, points)
+        masks = top_masks(sign * one, points)
         wanted += [1 - masks, masks]
     every = torch.cat([*wanted, 1 - removed.float()])
     values = game.coalition(every).float()
-    value, base = game.ends()
     change = value - values[-config.samples :]
     values = (values[: -config.samples] - base) / _nonzero(value - base)
     grid = values.reshape(len(scores), 2, len(points))

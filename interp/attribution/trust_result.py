@@ -46,7 +46,9 @@ class Agreement(Result):
 class Faithfulness(Result):
     """What happens when positions are removed in the order of their scores; mean over examples.
 
-    Values are shares of f(x) - f(r): 1 is the input, 0 the baseline.
+    Values are shares of f(x) - f(r): 1 is the input, 0 the baseline. The order is that of what made
+    this difference: from the highest score down, from the lowest up where the difference is
+    negative.
     """
 
     deletion: Float[Tensor, "method step"]

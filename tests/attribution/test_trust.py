@@ -114,6 +114,20 @@ def test_a_linear_model_is_judged_by_hand_and_the_truth_is_perfect() -> None:
     assert float(found.insertion_area[0]) > float(found.insertion_area[1])
 
 
+def test_a_target_and_its_negative_are_judged_alike() -> None:
+    """What made f(x) - f(r) leads, also where that is negative: a sentence's low positivity."""
+    model = toys.wrapped(lambda m, x: (x * x).cumsum(-1).tanh().sum(-1, keepdim=True))
+    x = torch.linspace(-1, 1, 6)[None]
+    judged = []
+    for sign in (1.0, -1.0):
+        target = lambda out, sign=sign: sign * toys.first(out)  # noqa: E731
+        one = attribute(model, x, target, method="shapley")
+        judged.append(faithfulness(model, [x], target, {"shapley": [one]}))
+    for field in ("deletion", "insertion", "comprehensiveness", "sufficiency", "infidelity"):
+        torch.testing.assert_close(getattr(judged[0], field)[0], getattr(judged[1], field)[0])
+    assert float(judged[1].insertion_area[0]) > float(judged[1].deletion_area[0])
+
+
 def test_infidelity_is_captums_at_its_best_scale() -> None:
     model = toys.small()
     one = attribute(model, toys.IDS, (3, 5), method="feature_ablation")
