@@ -26,7 +26,7 @@ from interp.attribution.game import Rows, SiteGame, frozen
 from interp.attribution.paths import integrate
 from interp.attribution.smooth import rules
 from interp.attribution.targets import Target
-from interp.core.errors import ConfigError, ShapeError
+from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.models.hooked import HookedModel
 
 Embed = Callable[[Any], Tensor]
@@ -190,8 +190,8 @@ def can_start(game: SiteGame) -> bool:
         whole = game.model.run_with_hooks(game.rows.times(2), [(game.at, lambda v, hook: x)])
         try:
             short = game.model.run_from(game.at, x, game.rows.one)
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False  # a module behind the site insists on the batch that the input has
+        except (SiteError, RuntimeError, TypeError, ValueError, IndexError):
+            return False  # no place to start, or a module behind it insists on the input's batch
     if not isinstance(short, Tensor) or short.shape != whole.shape:
         return False
     eps = torch.finfo(whole.dtype).eps

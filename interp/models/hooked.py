@@ -19,7 +19,7 @@ from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.describe import model_map
 from interp.models.inputs import Intake, Prepared, main_output, position_index
 from interp.models.interventions import Intervention
-from interp.models.plan import Hook, backward_hooks, collect, keeper, make_taps
+from interp.models.plan import Hook, backward_hooks, collect, keeper, make_taps, start_tap
 from interp.models.sites import SiteMap
 from interp.models.splice import Splice
 from interp.models.taps import Run, StopForward, Tap
@@ -220,10 +220,7 @@ class HookedModel:
             SiteError, HookNotFired, EditError: As for `run_with_hooks`.
         """
         ready = self._intake.prepare(inputs, kwargs, None)
-        taps = make_taps(self.sites, [], [(site, lambda value, hook: values)])
-        for tap in taps.values():
-            tap.more_rows = True
-        with self._run(taps, ready) as run:
+        with self._run(start_tap(self.sites, site, values), ready) as run:
             output = main_output(self.module(*ready.args, **ready.kwargs))
         run.verify()
         return output

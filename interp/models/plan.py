@@ -72,6 +72,26 @@ def make_taps(
     return taps
 
 
+def start_tap(sites: SiteMap, name: str, values: Tensor) -> dict[str, Tap]:
+    """The one tap of a run that starts at a site: it hands on any number of rows.
+
+    Raises:
+        SiteError: No such site, or a part of a tensor, which rows of its own cannot replace.
+    """
+    taps = make_taps(sites, [], [(name, lambda value, hook: values)])
+    for tap in taps.values():
+        site = tap.site
+        if site.kind not in ("in", "out") or site.view is not None or site.slot:
+            raise SiteError(
+                f"a run cannot start at {site.name!r}",
+                got="a part of a module's tensor",
+                expected="the whole input or output of a module",
+                fix="a site of the residual stream",
+            )
+        tap.more_rows = True
+    return taps
+
+
 def _tap(taps: dict[str, Tap], sites: SiteMap, name: str) -> Tap:
     tap = taps.get(name)
     if tap is None:

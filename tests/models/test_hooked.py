@@ -658,3 +658,5 @@ def test_a_run_from_a_site_is_the_whole_run_with_that_value(name: str) -> None:
         model.run_from("blocks.1.hook_resid_pre", values[..., :-1], ids)
     with pytest.raises(SiteError, match=r"blocks\.1\.hook_resid_pre"):
         model.run_from("blocks.1.hook_resid_per", values, ids)
+    with pytest.raises(SiteError, match="cannot start"):
+        model.run_from("blocks.1.attn.hook_z", values, ids)
