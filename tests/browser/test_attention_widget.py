@@ -33,7 +33,7 @@ def record(
 
 
 def drawn(seen: Visit, view: str) -> None:
-    seen.page.locator(f"#view[data-state={view}]").wait_for(timeout=10_000)
+    seen.page.locator(f"#view[data-state={view}]").wait_for(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +173,10 @@ def test_in_a_report_the_views_stand_between_its_figures_and_do_nothing_else(
     assert frames.count() == 2 and frames.first.get_attribute("sandbox") == "allow-scripts"
     assert frames.first.get_attribute("title") == seen.page.locator("h3").first.text_content()
     for i in range(2):
+        # Drawn where it stands: a browser gives frames out of sight no animation frames.
         inside = seen.page.frame_locator(f"iframe.view >> nth={i}")
-        inside.locator("#view[data-state=heads]").wait_for(timeout=10_000)
+        inside.locator("#view[data-state=heads]").wait_for(timeout=30_000)
+        frames.nth(i).scroll_into_view_if_needed()
         assert inside.locator("#from li").count() == (len(NASTY) if i == 0 else 7)
         inside.locator("#tab-model").click()
         inside.locator("#view[data-state=model]").wait_for()

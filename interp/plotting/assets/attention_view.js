@@ -39,13 +39,14 @@
   function redraw() {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      const started = performance.now();
-      ({ heads: drawHeads, model: drawModel, neurons: drawNeurons })[state.view]();
-      at("view").dataset.draw = (performance.now() - started).toFixed(2);
-      at("view").dataset.state = state.view;
-    });
+    requestAnimationFrame(draw);
+  }
+  function draw() {
+    waiting = false;
+    const started = performance.now();
+    ({ heads: drawHeads, model: drawModel, neurons: drawNeurons })[state.view]();
+    at("view").dataset.draw = (performance.now() - started).toFixed(2);
+    at("view").dataset.state = state.view;
   }
   function sized(canvas, width, height) {  // sharp on every screen; clears
     const scale = window.devicePixelRatio || 1;
@@ -301,4 +302,5 @@
   state.shown.add(0);
   chips();
   show("heads");
+  draw();  // at once: a frame out of sight gets no animation frames, and would be printed blank
 })();
