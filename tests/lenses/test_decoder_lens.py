@@ -166,7 +166,7 @@ def test_one_text_is_a_lens_result_with_its_picture() -> None:
 
 SMALL: dict[str, int] = {"steps": 200, "width": 48, "length": 4}
 """Four digits instead of eight, in a sixth of the time."""
-PAGE: dict[str, int] = {"steps": 480, "copy_first": 120}
+PAGE: dict[str, int] = {"steps": 520, "copy_first": 160}
 """Eight digits, the method page's size."""
 
 
@@ -214,15 +214,14 @@ def test_so_it_is_for_other_seeds(seed: int) -> None:
 
 @pytest.mark.full
 def test_at_eight_digits_copying_is_solved_layers_before_sorting() -> None:
-    """Copy .57 .83 .96 1 1, sort 0 .11 .58 .86 .98: the method page's figures (copy >= .8 at layer
-    1, sort >= .6 at layer 3, both >= .98 at the last, a random encoder <= .02) but one: sort is
-    .11 at layer 1, where the page has .05."""
+    """Copy .28 .83 .96 1 1, sort 0 .01 .30 .73 .99; the method page asks for copy >= .8 and sort
+    <= .05 at layer 1, sort >= .6 at layer 3, both >= .98 at the last, a random encoder <= .02."""
     module = toys.train_seq2seq(**PAGE)
     found = by_task(module, 300)
     copied, sorted_ = (_matches(found[task]) for task in (toys.COPY, toys.SORT))
     figures = f"exact match by layer: copy {copied.tolist()}, sort {sorted_.tolist()}"
     assert float(copied[-1]) >= 0.98 and float(sorted_[-1]) >= 0.98, figures
-    assert float(copied[1]) >= 0.8 and float(sorted_[1]) <= 0.15, figures
+    assert float(copied[1]) >= 0.8 and float(sorted_[1]) <= 0.05, figures
     assert float(sorted_[3]) >= 0.6, figures
     fresh = toys.Seq2Seq(seed=9, gradual=False)
     null = copying.deepcopy(module)

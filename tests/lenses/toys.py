@@ -80,7 +80,7 @@ COPY, SORT, BEGIN, N_DIGITS = 10, 11, 12, 10
 class Seq2Seq(nn.Module):
     """Pre-norm encoder-decoder, 4 + 2 layers of width 64: `forward((source, target))` -> logits.
 
-    `gradual`: embeddings of deviation .5 rather than .1, encoder layers that begin by adding
+    `gradual`: embeddings of deviation 1 rather than .1, encoder layers that begin by adding
     nothing, and dropout, so that training changes the stream little by little.
     """
 
@@ -104,7 +104,7 @@ class Seq2Seq(nn.Module):
         self.head = nn.Linear(width, 13)
         if gradual:
             for table in (self.embed, self.places):
-                nn.init.normal_(table.weight, std=0.5)
+                nn.init.normal_(table.weight, std=1.0)
             for layer in self.layers:
                 nn.init.zeros_(layer.self_attn.out_proj.weight)
                 nn.init.zeros_(layer.linear2.weight)
@@ -158,7 +158,8 @@ def train_seq2seq(
         logits = module(source, given)
         return nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
 
-    fit(module, loss, batch, FitConfig(steps=steps, lr=1e-3, optimizer="adamw"))
+    shape = "linear" if copy_first else "constant"
+    fit(module, loss, batch, FitConfig(steps=steps, lr=1e-3, lr_schedule=shape, optimizer="adamw"))
     return module.eval()
 
 
