@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 import interp
-from interp.dictionaries import TrainConfig, evaluate, run_training
+from interp.dictionaries import FinetuneConfig, TrainConfig, evaluate, finetune, run_training
 from interp.plotting.dictionaries_training import dictionary_curves
 from interp.tasks.config import GrammarConfig
 from interp.tasks.grammar.corpus import batch
@@ -59,6 +59,21 @@ for name, report in reports.items():
 reports["batchtopk"].plot()
 
 # %% [markdown]
+# ## Finetune through the model
+#
+# Squared error treats all directions alike; the model does not. A few steps on the KL that the
+# model loses with the reconstruction in place (Karvonen 2025) win some of it back, at the same L0.
+
+# %%
+sae, curve = finetune(
+    run.dictionaries["batchtopk"], model, text, FinetuneConfig(steps=30, batch_sequences=16)
+)
+tuned = evaluate(sae, model, held_out)
+cost, cost_tuned = (1 - r.recovered("mean", measure="kl") for r in (reports["batchtopk"], tuned))
+print(f"KL, as a share of the mean's: {cost:.4f} before, {cost_tuned:.4f} after")
+curve.plot()
+
+# %% [markdown]
 # ## Splice
 #
 # `with_coder` puts a dictionary into a model. Its latents become a site like any other. With the
@@ -66,7 +81,6 @@ reports["batchtopk"].plot()
 # that fire anywhere in a sentence are switched off, one at a time.
 
 # %%
-sae = run.dictionaries["batchtopk"]
 spliced = model.with_coder(sae, error_term=True)
 prompt = "When Mary and John went to the park, John gave a book to"
 site = f"{SITE}.hook_sae_acts_post"
@@ -90,17 +104,19 @@ for latent in latents.nonzero().flatten().tolist():
         return value
 
     after = spliced.run_with_hooks(prompt, fwd_hooks=[(site, off)])[0, -1]
-    effects[latent] = float(before[answer] - after[answer])
+    effects[latent] = (before[answer] - after[answer]).item()
 strongest = max(effects, key=effects.get)
 print(f"latent {strongest} carries most: off, the answer's logit falls by {effects[strongest]:.2f}")
 
 # %% [markdown]
-# Known facts, as the last line of every notebook: with the error term nothing changes;
-# BatchTopK is as sparse as asked (JumpReLU's penalty needs more than 300 steps to settle), and both
-# keep what the model does.
+# Known facts, as the last line of every notebook: with the error term nothing changes; what was
+# finetuned costs the model less; BatchTopK is as sparse as asked (JumpReLU's penalty needs more
+# than 300 steps to settle); all keep what the model does.
 
 # %%
 assert torch.allclose(before, same, atol=1e-3)
 for report in reports.values():
     assert report.recovered() > 0.9
-assert abs(float(reports["batchtopk"].l0) - 16) < 1.6
+assert cost_tuned < 0.9 * cost
+for report in (reports["batchtopk"], tuned):
+    assert abs(float(report.l0) - 16) < 1.6

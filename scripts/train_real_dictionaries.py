@@ -24,7 +24,15 @@ from torch import Tensor
 import interp
 from interp.activations import ActivationStream, StreamConfig, TextConfig, tokenize_texts
 from interp.core.store import write_text
-from interp.dictionaries import Dictionary, EvaluationConfig, TrainConfig, evaluate, run_training
+from interp.dictionaries import (
+    Dictionary,
+    EvaluationConfig,
+    FinetuneConfig,
+    TrainConfig,
+    evaluate,
+    finetune,
+    run_training,
+)
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -41,8 +49,8 @@ _SAE = TrainConfig(
     k_start=64, k_anneal=2000, log_every=20,
 )  # fmt: skip
 _TRANSCODER = replace(
-    _SAE, site=MLP_IN, site_out=MLP_OUT, d_sae=512, lr=1.2e-2, steps=20_000, k_anneal=8000,
-    lr_decay=17_000,
+    _SAE, site=MLP_IN, site_out=MLP_OUT, d_sae=512, lr=1.2e-2, steps=6000, k_anneal=3000,
+    lr_decay=5000,
 )  # fmt: skip
 SETTINGS: dict[str, TrainConfig] = {
     "sae_12": replace(_SAE, k=12),
@@ -57,6 +65,9 @@ SETTINGS: dict[str, TrainConfig] = {
         steps=2000, batch_size=1024, lr=1e-3, log_every=20,
     ),
 }  # fmt: skip
+FINETUNED = ("transcoder_12", "skip_12", "transcoder_25", "skip_25")
+"""Finetuned through the model afterwards: 200 steps on the KL win what 54,000 on the squared error
+do not (L0 25: .910 after 6,000, .914 after 60,000, .929 with the finetune)."""
 
 
 class Material(NamedTuple):
@@ -65,6 +76,7 @@ class Material(NamedTuple):
     model: Any
     rows: dict[str, Tensor]
     held_out: Any
+    texts: list[str]
 
 
 @cache
@@ -74,7 +86,7 @@ def stories(shared: Path) -> Material:
     file = shared / "corpora" / "tinystories" / "tinystories_1000.json"
     texts = json.loads(file.read_text("utf-8"))
     rows = harvest(model, texts[:STORIES], [RESID, MLP_IN, MLP_OUT], TextConfig(pack=False))
-    return Material(model, rows, texts[STORIES:])
+    return Material(model, rows, texts[STORIES:], texts[:STORIES])
 
 
 @cache
@@ -90,7 +102,7 @@ def minilm(shared: Path) -> Material:
     held = harvest(model, test, [LAYER_4], text, shuffle=False)[LAYER_4]
     rows = harvest(model, valid, [LAYER_4], text)[LAYER_4]
     rows = torch.cat([rows, held[HELD_OUT_TOKENS:]])
-    return Material(model, {LAYER_4: rows}, held[:HELD_OUT_TOKENS])
+    return Material(model, {LAYER_4: rows}, held[:HELD_OUT_TOKENS], [])
 
 
 def harvest(
@@ -116,6 +128,10 @@ def make(name: str, shared: Path = SHARED) -> tuple[Dictionary, dict[str, Any]]:
     material = minilm(shared) if name == "minilm" else stories(shared)
     run = run_training(config, material.rows, model=material.model)
     (dictionary,) = run.dictionaries.values()
+    seconds, tuning = run.report.seconds, FinetuneConfig()
+    if name in FINETUNED:
+        dictionary, tuned = finetune(dictionary, material.model, material.texts, tuning)
+        seconds += tuned.seconds
     if name == "minilm":
         found = evaluate(dictionary, None, material.held_out)
     else:
@@ -125,7 +141,8 @@ def make(name: str, shared: Path = SHARED) -> tuple[Dictionary, dict[str, Any]]:
     figures = {key: value for key, value in found.summary().items() if key in kept}
     curves = {key: thinned(*run.report.series(key)) for key in ("fvu", "l0", "dead")}
     about = {
-        "seconds": round(run.report.seconds),
+        "seconds": round(seconds),
+        "finetune_steps": tuning.steps if name in FINETUNED else 0,
         "site_in": config.site,
         "site_out": config.site_out or config.site,
         "activation": config.activation,
@@ -143,14 +160,15 @@ def thinned(steps: list[int], values: list[float]) -> list[tuple[int, float]]:
 def card(made: dict[str, dict[str, Any]]) -> str:
     """Markdown: figures of all, the command of each, FVU and L0 along the training."""
     head = ("dictionary", "activation", "reads", "writes", "latents", "L0", "explained variance",
-            "CE recovered", "dead", "seconds", "command")  # fmt: skip
+            "CE recovered", "dead", "steps", "seconds", "command")  # fmt: skip
     lines = [
         "# Dictionaries of real models",
         "",
         (
             "Written by `python scripts/train_real_dictionaries.py`. CE recovered: (mean-ablated - "
             "spliced) / (mean-ablated - intact) on 200 held-out stories, BOS left out. Dead: never "
-            "fires on the held-out tokens. Seconds: of training, one thread of a shared machine."
+            "fires on the held-out tokens. Steps: on the squared error, + on the KL through the "
+            "model (`finetune`). Seconds: of training, one thread of a shared machine."
         ),
         "",
         f"| {' | '.join(head)} |",
@@ -162,7 +180,8 @@ def card(made: dict[str, dict[str, Any]]) -> str:
         cells = (
             name, one["activation"], one["site_in"], one["site_out"], f["n_latents"],
             f"{f['l0']:.2f}", f"{f['explained_variance']:.4f}", recovered, f["dead"],
-            one["seconds"], f"`python scripts/train_real_dictionaries.py --only {name}`",
+            steps_of(one), one["seconds"],
+            f"`python scripts/train_real_dictionaries.py --only {name}`",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "## Curves", "", "FVU and L0 of training batches by step."]
@@ -172,6 +191,12 @@ def card(made: dict[str, dict[str, Any]]) -> str:
         said = [f"{t:,}: {fvu:.3f} at {l0:.1f}" for (t, fvu), (_, l0) in points]
         lines += ["", f"**{name}** {'; '.join(said)}."]
     return "\n".join(lines) + "\n"
+
+
+def steps_of(one: dict[str, Any]) -> str:
+    """Steps on the squared error, and after a plus those through the model."""
+    last, tuned = one["curves"]["fvu"][-1][0], one["finetune_steps"]
+    return f"{last:,} + {tuned}" if tuned else f"{last:,}"
 
 
 @dataclass(frozen=True, kw_only=True)

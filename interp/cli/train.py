@@ -16,6 +16,7 @@ from interp.cli.places import announce, default_place, plain
 from interp.core.config import Placement
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+from interp.dictionaries.evaluation_config import FinetuneConfig
 from interp.dictionaries.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 VARIANTS = "dictionaries"
 OWN = ("model", "data", "held_out", "out")
-"""What a file of options holds beside those of the training."""
+"""Texts that a file of options holds beside those of the training."""
+FINETUNE = "finetune"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,9 @@ class Train(Written):
     """Text (.txt, .jsonl, .json, .parquet, a datasets folder), or a folder of activations."""
     held_out: str | None = None
     """Text to evaluate on afterwards: reconstruction, and what the model loses under splice."""
+    finetune: int = 0
+    """Afterwards as many steps through the model, on the KL it loses with the dictionary in place;
+    the result is written beside the other one, as `<name>-finetuned`."""
     log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics go beside metrics.jsonl."""
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -68,7 +73,8 @@ class Train(Written):
         values = read_file(Path(path))
         own = {key: values.pop(key) for key in OWN if key in values}
         values.pop(VARIANTS, None)
-        known = [*(f.name for f in dataclasses.fields(TrainConfig)), *OWN, VARIANTS]
+        finetune = values.pop(FINETUNE, 0)
+        known = [*(f.name for f in dataclasses.fields(TrainConfig)), *OWN, VARIANTS, FINETUNE]
         for key in values:
             if key not in known:
                 raise ConfigError(
@@ -78,7 +84,11 @@ class Train(Written):
         for key, value in own.items():
             if not isinstance(value, str):
                 raise ConfigError(f"{path}: {key} must be text", got=repr(value)[:80])
-        given: dict[str, Any] = dict(own)
+        if type(finetune) is not int:
+            raise ConfigError(
+                f"{path}: {FINETUNE} must be a number of steps", got=repr(finetune)[:80]
+            )
+        given: dict[str, Any] = own | {FINETUNE: finetune}
         if "out" in given:
             given["out"] = Path(given["out"])
         training = TrainConfig.of(values, path)
@@ -103,6 +113,7 @@ class Train(Written):
         from interp.dictionaries.training import check_configs, run_training
 
         check_configs(configs)
+        self._check_finetune(configs)
         name = Path(self.model or self.data).resolve().name
         place = self.out or default_place(self, name)
         model = None if self.model is None else open_model(self.model, self.placement)
@@ -118,8 +129,38 @@ class Train(Written):
         finally:
             for sink in sinks:
                 sink.finish()
-        self._report(made, configs, place, model)
+        tuned = self._finetune(made, place, model) if self.finetune else {}
+        self._report(made, tuned, configs, place, model)
         return 0
+
+    def _check_finetune(self, configs: list[TrainConfig]) -> None:
+        """Refuse what could not be finetuned, before anything is trained."""
+        from interp.dictionaries.finetuning import check_finetune
+        from interp.dictionaries.sources import is_stored
+
+        if not self.finetune:
+            return
+        check_finetune(FinetuneConfig(steps=self.finetune), [c.activation for c in configs])
+        if self.model is None or is_stored(self.data):
+            raise ConfigError(
+                "finetuning runs text through the model",
+                got="stored activations" if self.model else "no --model",
+                expected="--model and --data TEXT",
+            )
+
+    def _finetune(self, made: DictionaryRun, place: Path, model: Any) -> dict[str, Any]:
+        """Finetune and save every dictionary; it and its report by name."""
+        from interp.dictionaries.finetuning import finetune
+
+        config, tuned = FinetuneConfig(steps=self.finetune), {}
+        for name, dictionary in made.dictionaries.items():
+            label, run = f"{name}-finetuned", place / "finetuning" / name
+            found = finetune(
+                dictionary, model, self.data, config, out=run, overwrite=self.overwrite
+            )
+            found[0].save(place / "dictionaries" / label, overwrite=True)
+            tuned[label] = found
+        return tuned
 
     def _configs(self) -> list[TrainConfig]:
         """One per dictionary: the file's variants over what they share."""
@@ -133,8 +174,9 @@ class Train(Written):
         return [TrainConfig.of(shared | dict(v), where) for v in variants] or [self.training]
 
     def _report(
-        self, made: DictionaryRun, configs: list[TrainConfig], place: Path, model: Any
-    ) -> None:
+        self, made: DictionaryRun, tuned: dict[str, Any], configs: list[TrainConfig],
+        place: Path, model: Any,
+    ) -> None:  # fmt: skip
         from interp.core.store import write_text
         from interp.plotting.dictionaries_training import dictionary_curves
         from interp.reports import Item, PageConfig, report
@@ -143,10 +185,13 @@ class Train(Written):
         pairs = zip(made.dictionaries.items(), configs, strict=True)
         targets = {n: c.l0 or (c.k if d.config.k else None) for (n, d), c in pairs}
         items: list[Item] = [Item(dictionary_curves(made.report.records, targets), prose=PROSE)]
+        for label, (_, curve) in tuned.items():
+            items.append(Item(curve, prose=f"{label}: KL (nats per token) and FVU by step."))
         if self.held_out is not None:
             from interp.dictionaries import evaluate
 
-            for label, dictionary in made.dictionaries.items():
+            all_made = made.dictionaries | {label: found for label, (found, _) in tuned.items()}
+            for label, dictionary in all_made.items():
                 scores = evaluate(dictionary, model, self.held_out)
                 print(f"{label}: {scores!r}")
                 items.append(Item(scores, prose=f"Dictionary {label}, on held-out text."))
@@ -156,6 +201,9 @@ class Train(Written):
         for label, dictionary in made.dictionaries.items():
             last = dictionary.metadata["training"]["last"]
             print(f"{label}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}")
+        for label, (dictionary, _) in tuned.items():
+            last = dictionary.metadata["finetuning"]["last"]
+            print(f"{label}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, KL {last['kl']:.4f}")
         announce(place / "report.html")
 
 

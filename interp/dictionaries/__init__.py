@@ -44,6 +44,8 @@ _FACE = {
     "to_jumprelu": "interp.dictionaries.formats.thresholds:to_jumprelu",
     "DistilConfig": "interp.dictionaries.evaluation_config:DistilConfig",
     "distil": "interp.dictionaries.distilling:distil",
+    "FinetuneConfig": "interp.dictionaries.evaluation_config:FinetuneConfig",
+    "finetune": "interp.dictionaries.finetuning:finetune",
 }
 __all__ = list(_FACE)
 __getattr__, __dir__ = lazy(__name__, _FACE)

@@ -87,6 +87,26 @@ class SplittingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """How a trained dictionary is finetuned through its model."""
+
+    steps: int = 200
+    """Optimizer steps (Adam)."""
+    lr: float = 1e-3
+    """Peak learning rate: up over the first tenth of the steps, then linearly down to 0."""
+    batch_sequences: int = 8
+    """Sequences per step."""
+    fvu_weight: float = 0.3
+    """Weight of the FVU beside the KL (nats per token); at 0 the reconstruction may drift."""
+    l0: int | float | None = None
+    """Latents active per token (not topk, abstopk); None keeps as many as there were."""
+    log_every: int = 10
+    """One line of metrics per this many steps."""
+    seed: int = 0
+    """Order of the sequences."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistilConfig:
     """How a one-pass encoder learns from a dictionary that takes many passes."""
 

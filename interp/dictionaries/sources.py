@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast
 
 import torch
 from jaxtyping import Float
@@ -159,6 +159,12 @@ def _is_rows(data: Any) -> bool:
     return isinstance(data, Tensor) and data.is_floating_point()
 
 
+def is_stored(data: Any) -> TypeGuard[str | Path]:
+    """Whether data name a folder of stored activations."""
+    marks = ("index", "plan.json")
+    return isinstance(data, str | Path) and any((Path(data) / mark).exists() for mark in marks)
+
+
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_rows, data))
 
@@ -177,8 +183,7 @@ def _stored(data: Any, sites: list[str], stream: StreamConfig) -> Source | None:
         data = dict(zip(sites, given, strict=True))
     if isinstance(data, Mapping) and data and all(map(_is_rows, data.values())):
         return TensorRows(data, stream.batch_size, stream.seed)
-    marks = ("index", "plan.json")
-    if isinstance(data, str | Path) and any((Path(data) / mark).exists() for mark in marks):
+    if is_stored(data):
         return ShardReader(data, batch_size=stream.batch_size, sites=sites, seed=stream.seed)
     if hasattr(data, "batch") and hasattr(data, "sites"):
         return cast(Source, data)

@@ -64,6 +64,32 @@ def test_a_file_and_flags_make_a_run_with_everything(
     assert "lr" in capsys.readouterr().err
 
 
+def test_finetuned_dictionaries_are_written_beside_the_others(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "texts.txt"
+    data.write_text(
+        "\n\n".join(f"John saw {i} cats near the old house by the lake." for i in range(9))
+    )
+    settings = SMALL | {"site": "blocks.1.hook_resid_post", "finetune": 7}
+    run = written(tmp_path / "run.yaml", settings | {"model": "tiny-grammar", "data": str(data)})
+    out = tmp_path / "out"
+    assert main(["train", "--config", run, "--out", str(out)]) == 0, capsys.readouterr().err
+    plain, tuned = (load(out / "dictionaries" / name) for name in ("0", "0-finetuned"))
+    assert not torch.equal(plain.W_dec, tuned.W_dec)
+    assert tuned.metadata["finetuning"]["config"]["steps"] == 7
+    assert "0-finetuned: FVU" in capsys.readouterr().out
+    assert (out / "finetuning" / "0" / "metrics.jsonl").exists()
+    for argv, words in (
+        (["--config", run, "--activation", "relu"], "no number of active latents"),
+        (["--data", shards, "--finetune", "3", "--site", SITE], "runs text through the model"),
+        (["--config", run, "--finetune", "-1"], "steps is out of range"),
+    ):
+        assert main(["train", *argv, "--out", str(tmp_path / "no")]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_flags_default_to_the_file(tmp_path: Path) -> None:
     run = written(tmp_path / "run.yaml", "d_sae: 99\nlr: 1e-3\nactivation: relu\nl0: 7\n")
     parsed: Any = parse(["train", "--config", run, "--l0", "9"])
@@ -80,6 +106,7 @@ def test_flags_default_to_the_file(tmp_path: Path) -> None:
         ("lr: .nan", "lr is out of range"),
         ("d_sae: 1000000000000000000000", "d_sae is out of range"),
         ("data: 7", "data must be text"),
+        ("finetune: some", "finetune must be a number of steps"),
         ("- 1", "keys and values"),
         ("d_sae: [", "cannot be read as YAML"),
     ],

@@ -136,10 +136,10 @@ def test_ten_thousand_queries_fit_in_a_minute():
     ]
     rng = random.Random(0)
     queries = [rng.choice(names).replace("k", "kk").replace("hook", "hok") for _ in range(200)]
-    start = time.perf_counter()
+    start = time.process_time()
     for query in queries:
         suggest(query, names)
-    assert (time.perf_counter() - start) / 200 < 6e-3
+    assert (time.process_time() - start) / 200 < 6e-3
 
 
 # ------------------------------------------------------------------ match
@@ -214,10 +214,10 @@ def test_layers_are_counted_per_prefix():
 
 def test_exact_names_are_quick():
     many = dict.fromkeys(f"blocks.{i}.hook_resid_post" for i in range(2000))
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(1000):
         match("blocks.1999.hook_resid_post", many)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @given(st.text(max_size=12))

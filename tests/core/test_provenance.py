@@ -206,9 +206,9 @@ def test_meta_tensors_are_refused():
 def test_large_models_are_quick():
     """100 M parameters take about 0.03 s here; the target is a second."""
     weights = {f"w{i}": torch.ones(5_000_000) for i in range(8)}
-    start = time.perf_counter()
+    start = time.process_time()
     fingerprint_state(weights, {})
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_text():

@@ -52,9 +52,9 @@ OURS: dict[str, dict[str, Any]] = {
 """Makes that it has not."""
 
 
-def make(name: str, seed: int = 0) -> Dictionary:
-    """A dictionary of that make."""
-    settings = {"d_in": D, "d_sae": M, "site_in": SITE, **(MAKES | OURS)[name]}
+def make(name: str, seed: int = 0, **changes: Any) -> Dictionary:
+    """A dictionary of that make, with changes to its config."""
+    settings = {"d_in": D, "d_sae": M, "site_in": SITE, **(MAKES | OURS)[name], **changes}
     dictionary = Dictionary(DictionaryConfig(**settings))
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():

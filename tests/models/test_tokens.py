@@ -275,10 +275,10 @@ def test_check_ids_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.randint(0, 101, (1, 8))
     rounds = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(100):
             t.check_ids(ids)
-        rounds.append((time.perf_counter() - start) / 100)
+        rounds.append((time.process_time() - start) / 100)
     assert min(rounds) < 15e-6  # 2.5 µs on an idle core
 
 

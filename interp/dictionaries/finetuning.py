@@ -1,0 +1,231 @@
+"""A short end-to-end finetune: a trained dictionary learns what the model behind it needs.
+
+Squared error treats every direction of the target alike; the model does not. After training, a
+few hundred steps on the KL between the model's predictions and those with the reconstruction in
+place win back most of what end-to-end training from the start would (Karvonen 2025, "Revisiting
+End-To-End Sparse Autoencoder Training: A Short Finetune Is All You Need", arXiv 2503.17272).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from interp.activations.checks import check_fields
+from interp.activations.config import FitConfig, TextConfig
+from interp.activations.loop import Callback, fit
+from interp.activations.report import FitReport
+from interp.activations.runfolder import Resume
+from interp.activations.text import TokenSequences, tokenize_texts
+from interp.core.errors import ConfigError
+from interp.core.provenance import fingerprint_state
+from interp.core.randomness import permutation
+from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.evaluation_config import FinetuneConfig
+from interp.dictionaries.landing import land, rows_wanted
+from interp.models.token_batch import TokenBatch
+
+FIXED_K = ("topk", "abstopk")
+CUT = ("batchtopk", "jumprelu", "gated")
+"""Activations with a cut on rows that can be moved until L0 is what it was."""
+WARMUP = 0.1
+"""Share of the steps over which the learning rate rises; it falls linearly to zero after."""
+
+
+def finetune(
+    dictionary: Dictionary,
+    model: Any,
+    data: Any,
+    config: FinetuneConfig | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Resume = "auto",
+    overwrite: bool = False,
+) -> tuple[Dictionary, FitReport]:
+    """A copy of the dictionary, trained through the model; L0 and decoder norms stay.
+
+    The loss is KL(intact || spliced) per predicted token, nats, + `fvu_weight` x FVU. As many
+    latents are active per batch as `config.l0` says; at the end the threshold (the gates' offset)
+    is measured on rows. The model is left as it is: no gradient is kept, nothing is written to it.
+
+    Args:
+        dictionary: An SAE or transcoder of this model, any activation with an L0 to hold: topk,
+            abstopk, batchtopk, jumprelu, gated.
+        model: A `HookedModel` of a language model.
+        data: Text (whatever `tokenize_texts` reads), token ids [sequence pos], `TokenSequences`.
+        out: The run's folder: checkpoints and metrics.jsonl. None keeps nothing on disk.
+        resume: As for `interp.activations.fit`.
+        overwrite: Replace what an earlier run left in `out`.
+
+    Returns:
+        The dictionary, and how the training went (metrics kl, fvu, l0).
+
+    Raises:
+        ConfigError: An activation without a cut, settings out of range, no token to train on.
+        ProvenanceError, SiteError, ShapeError: Made for another model.
+        NonFiniteError, StorageError, Interrupted: As for `interp.activations.fit`.
+    """
+    config = config or FinetuneConfig()
+    kind = dictionary.config.activation
+    check_finetune(config, [kind])
+    dictionary.for_model(model)
+    if isinstance(data, TokenSequences | TokenBatch | Tensor):
+        tokens = TokenSequences.of(data)
+    else:
+        tokens = tokenize_texts(model, data, _TEXT)
+    batches = _Batches(model, tokens, config)
+    made = copy.deepcopy(dictionary).requires_grad_(True)
+    tuning = _Tuning(made, batches, config)
+    plan = FitConfig(
+        steps=config.steps, lr=config.lr, lr_schedule="linear", seed=config.seed,
+        lr_warmup=round(WARMUP * config.steps), log_every=config.log_every, overwrite=overwrite,
+    )  # fmt: skip
+    record = {
+        "finetune": asdict(config),
+        "text": tokens.fingerprint,
+        "dictionary": fingerprint_state(dictionary.state_dict(), {}),
+    }
+    report = fit(
+        made, tuning.step, batches, plan, out=out, callbacks=[_Norms(made)], resume=resume,
+        record=record,
+    )  # fmt: skip
+    if kind in CUT:
+        land(made, tuning.rows(), tuning.l0)
+    last = {key: report.series(key)[1][-1] for key in ("kl", "fvu", "l0")}
+    about = {"config": asdict(config), "seconds": round(report.seconds, 1), "last": last}
+    made.metadata["finetuning"] = about
+    return made, report
+
+
+def check_finetune(config: FinetuneConfig, activations: Sequence[str]) -> None:
+    """Refuse settings out of range, and activations without a number of latents to hold.
+
+    Raises:
+        ConfigError: The field or the activation, what is possible.
+    """
+    check_fields(config, _LEAST)
+    for kind in activations:
+        if kind not in FIXED_K + CUT:
+            raise ConfigError(
+                "this activation has no number of active latents to hold", got=kind,
+                expected=", ".join(FIXED_K + CUT),
+            )  # fmt: skip
+
+
+_LEAST = {"steps": 1, "lr": 0, "batch_sequences": 1, "fvu_weight": 0, "l0": 0, "log_every": 1}
+_TEXT = TextConfig(pack=False)
+
+
+class _Batches:
+    """Batch t: other sequences each epoch, in an order that depends on (seed, epoch) only."""
+
+    def __init__(self, model: Any, tokens: TokenSequences, config: FinetuneConfig) -> None:
+        self.model, self.tokens, self.seed = model, tokens, config.seed
+        self.size = min(config.batch_sequences, len(tokens))
+        if not bool((tokens.lengths > 2).any()):
+            raise ConfigError("no token is left to train on", got=repr(tokens), fix="longer texts")
+
+    def __call__(self, t: int) -> TokenBatch:
+        n = len(self.tokens)
+        places = [divmod(t * self.size + i, n) for i in range(self.size)]
+        orders = {e: permutation(n, self.seed, "finetune", e) for e, _ in places}
+        return self.tokens.batch(torch.stack([orders[epoch][i] for epoch, i in places]))
+
+    def keep(self, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+        """Where the reconstruction stands in: everything but padding and BOS."""
+        bos = self.model.tokenization.bos_id
+        mask = batch.mask if bos is None else batch.mask & (batch.ids != bos)
+        return mask.to(self.model.device)
+
+
+class _Tuning:
+    """The step: one intact pass, one with the reconstruction in place, one way back."""
+
+    def __init__(self, dictionary: Dictionary, batches: _Batches, config: FinetuneConfig) -> None:
+        self.dictionary, self.batches, self.model = dictionary, batches, batches.model
+        self.fvu_weight = config.fvu_weight
+        self.l0 = float(config.l0 or self._measured())
+
+    def step(self, module: Any, batch: TokenBatch, t: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fill the dictionary's gradients; the model's parameters get none."""
+        d, keep = self.dictionary, self.batches.keep(batch)
+        with torch.no_grad():
+            logits, found = self.model.run_with_cache(batch, [d.site_in, d.site_out])
+        x, y = (found[s][keep].flatten(1).to(d.W_dec) for s in (d.site_in, d.site_out))
+        latents = self._latents(x)
+        new = d.decode(latents) + d.skip(x)
+
+        def put(value: Tensor, hook: Any) -> Tensor:
+            return value.flatten(2).index_put((keep,), new.to(value)).reshape(value.shape)
+
+        said = self.model.run_with_hooks(batch, [(d.site_out, put)])
+        kl = F.kl_div(
+            said[keep].float().log_softmax(-1), logits[keep].float().log_softmax(-1),
+            reduction="batchmean", log_target=True,
+        )  # fmt: skip
+        fvu = (new - y).square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-30)
+        loss = kl.to(fvu) + self.fvu_weight * fvu
+        learned = [p for p in d.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+        for parameter, gradient in zip(learned, gradients, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+        active = (latents.detach() != 0).sum(-1).to(fvu.dtype).mean()
+        return loss.detach(), {"kl": kl.detach(), "fvu": fvu.detach(), "l0": active}
+
+    def rows(self) -> Float[Tensor, "row d_in"]:
+        """What the dictionary reads in the first batches, as many rows as `land` wants."""
+        wanted, parts = rows_wanted(self.dictionary.config.d_sae), []
+        for t in range(-(-len(self.batches.tokens) // self.batches.size)):
+            batch = self.batches(t)
+            found = self.model.capture(batch, self.dictionary.site_in)
+            parts.append(found[self.dictionary.site_in][self.batches.keep(batch)].flatten(1))
+            if sum(map(len, parts)) >= wanted:
+                break
+        return torch.cat(parts)[:wanted].to(self.dictionary.W_dec)
+
+    @torch.no_grad()
+    def _measured(self) -> float:
+        """Latents active per row as the dictionary is."""
+        return float((self.dictionary.encode(self.rows()) != 0).sum(-1).float().mean())
+
+    def _latents(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
+        """Latents with the cut where `l0` of them are active on average over these rows."""
+        d = self.dictionary
+        if d.config.activation in FIXED_K:
+            return d.encode(x)
+        pre = d.preactivations(x)
+        if d.config.activation == "gated":
+            values = (pre * d.r_mag.exp() + d.b_mag).relu()
+            score = (pre + d.b_gate).detach().masked_fill(values == 0, -torch.inf)
+        else:
+            values, score = pre.relu(), pre.detach().relu()
+        if d.config.activation == "jumprelu":
+            score = score / d.threshold.detach().clamp_min(1e-12)
+        wanted = min(score.numel(), max(1, round(self.l0 * len(score))))
+        cut = score.flatten().topk(wanted, sorted=False).values.min()
+        return values * (score >= cut)
+
+
+class _Norms(Callback):
+    """Decoder rows keep the norms they came with."""
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self.norms = dictionary.decoder_norms.detach().clone()
+
+    def after_backward(self, module: Any, t: int) -> None:
+        """Along a row of fixed norm the decoder has no gradient."""
+        grad, rows = module.W_dec.grad, F.normalize(module.W_dec.detach(), dim=1)
+        grad.addcmul_(rows, torch.linalg.vecdot(grad, rows)[:, None], value=-1)
+
+    @torch.no_grad()
+    def after_step(self, module: Any, t: int) -> None:
+        """Back to the norm."""
+        module.W_dec.mul_((self.norms / module.decoder_norms.clamp_min(1e-12))[:, None])
