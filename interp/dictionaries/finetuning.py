@@ -69,7 +69,8 @@ def finetune(
         The dictionary, and how the training went (metrics kl, fvu, l0).
 
     Raises:
-        ConfigError: An activation without a cut, settings out of range, no token to train on.
+        ConfigError: An activation without a cut, a model that predicts no tokens, settings out of
+            range, no token to train on.
         ProvenanceError, SiteError, ShapeError: Made for another model.
         NonFiniteError, StorageError, Interrupted: As for `interp.activations.fit`.
     """
@@ -77,6 +78,11 @@ def finetune(
     kind = dictionary.config.activation
     check_finetune(config, [kind])
     dictionary.for_model(model)
+    if model.adapter.unembed is None:
+        raise ConfigError(
+            "finetuning compares predictions, and this model predicts no tokens",
+            got=type(model.module).__name__, expected="a language model",
+        )  # fmt: skip
     if isinstance(data, TokenSequences | TokenBatch | Tensor):
         tokens = TokenSequences.of(data)
     else:

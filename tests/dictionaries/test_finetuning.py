@@ -215,3 +215,6 @@ def test_what_cannot_be_finetuned_is_refused() -> None:
         finetune(random_dictionary(model), model, tokens, FinetuneConfig(steps=0))
     with pytest.raises(ConfigError, match="no token is left"):
         finetune(random_dictionary(model), model, TokenSequences(IDS[:, :1]))
+    bert = interp.wrap(zoo.make("bert").bert)
+    with pytest.raises(ConfigError, match="predicts no tokens"):
+        finetune(random_dictionary(bert, site="blocks.1.hook_normalized_resid_post"), bert, tokens)
