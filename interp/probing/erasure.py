@@ -94,11 +94,16 @@ class Eraser(Trained):
         return (x.to(off.dtype) - off).to(x.dtype)
 
     def hook(self, site: str, *, positions: Any = None) -> Intervention:
-        """The erasure as an intervention: `model.run_with_hooks(text, [eraser.hook(site)])`."""
+        """The erasure as an intervention: `model.run_with_hooks(text, [eraser.hook(site)])`.
+
+        At a site of heads, rows are all heads side by side, as `gather` makes them.
+        """
 
         def erase(value: Tensor, hook: Tap) -> Tensor:
             del hook
-            return self.to(value.device)(value)
+            by_head = value.dim() > 3 and value.shape[-1] != len(self.mean)
+            rows = value.flatten(2) if by_head else value
+            return self.to(value.device)(rows).reshape(value.shape)
 
         return Intervention(site, f"erase {self.concept}", erase, positions=positions)
 

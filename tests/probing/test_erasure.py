@@ -183,17 +183,17 @@ def test_random_labels_leave_the_real_concept_alone() -> None:
 # --- in the model ------------------------------------------------------------------------------
 
 
-def test_the_hook_erases_in_the_model_and_amnesic_probing_compares() -> None:
+@pytest.mark.parametrize("site", ["blocks.0.hook_resid_post", "blocks.0.attn.hook_z"])
+def test_the_hook_erases_in_the_model_and_amnesic_probing_compares(site: str) -> None:
     words = tokenizers.word_level(bos=0)
     model = interp.wrap(small(d_vocab=len(words)), words)
     colours = "red green blue".split()
     texts = [" ".join(colours[i] for i in torch.randint(3, (9,)).tolist()) for _ in range(40)]
-    site = "blocks.0.hook_resid_post"
     batch = model.tokenize(texts)
-    rows = model.capture(batch, site)[site].flatten(0, 1)
+    rows = model.capture(batch, site)[site].flatten(0, 1).flatten(1)
     is_red = (batch.ids == model.to_single_token("red")).flatten().long()
     eraser = fit_eraser(rows, is_red, provenance=model.provenance([site]))
-    later = model.capture(batch, site, fwd_hooks=[eraser.hook(site)])[site].flatten(0, 1)
+    later = model.capture(batch, site, fwd_hooks=[eraser.hook(site)])[site].flatten(0, 1).flatten(1)
     assert cross(rows.double(), is_red) > 1e-2 and cross(later.double(), is_red) < 1e-6
     found = amnesic(model, batch, site, eraser, n_random=3)
     assert found.random.shape == (3, 40)
