@@ -95,7 +95,9 @@ class FinetuneConfig:
     lr: float = 1e-3
     """Peak learning rate: up over the first tenth of the steps, then linearly down to 0."""
     batch_sequences: int = 8
-    """Sequences per step."""
+    """Sequences per step; memory goes with the logits of all of them."""
+    n_ctx: int | None = None
+    """Texts are cut off at this many tokens; None takes the model's context length."""
     fvu_weight: float = 0.3
     """Weight of the FVU beside the KL (nats per token); at 0 the reconstruction may drift."""
     l0: int | float | None = None

@@ -83,10 +83,7 @@ def finetune(
             "finetuning compares predictions, and this model predicts no tokens",
             got=type(model.module).__name__, expected="a language model",
         )  # fmt: skip
-    if isinstance(data, TokenSequences | TokenBatch | Tensor):
-        tokens = TokenSequences.of(data)
-    else:
-        tokens = tokenize_texts(model, data, _TEXT)
+    tokens = _sequences(model, data, config.n_ctx)
     batches = _Batches(model, tokens, config)
     made = copy.deepcopy(dictionary).requires_grad_(True)
     tuning = _Tuning(made, batches, config)
@@ -126,8 +123,18 @@ def check_finetune(config: FinetuneConfig, activations: Sequence[str]) -> None:
             )  # fmt: skip
 
 
-_LEAST = {"steps": 1, "lr": 0, "batch_sequences": 1, "fvu_weight": 0, "l0": 0, "log_every": 1}
-_TEXT = TextConfig(pack=False)
+_LEAST = {
+    "steps": 1, "lr": 0, "batch_sequences": 1, "n_ctx": 2, "fvu_weight": 0, "l0": 0, "log_every": 1,
+}  # fmt: skip
+
+
+def _sequences(model: Any, data: Any, n_ctx: int | None) -> TokenSequences:
+    """One sequence per text, cut off at `n_ctx` tokens."""
+    if not isinstance(data, TokenSequences | TokenBatch | Tensor):
+        return tokenize_texts(model, data, TextConfig(n_ctx=n_ctx, pack=False))
+    tokens = TokenSequences.of(data)
+    n = tokens.n_ctx if n_ctx is None else n_ctx
+    return TokenSequences(tokens.ids[:, :n], tokens.lengths.clamp(max=n))
 
 
 class _Batches:

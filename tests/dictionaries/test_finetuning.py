@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def test_l0_norms_the_model_and_the_dictionary_given_stay_as_they_were(activatio
     before = {k: v.clone() for k, v in start.state_dict().items()}
     weights = {k: v.clone() for k, v in model.module.state_dict().items()}
     flags = [p.requires_grad for p in model.module.parameters()]
-    made, report = finetune(start, model, TokenSequences(IDS), FinetuneConfig(steps=30, lr=3e-3))
+    config = FinetuneConfig(steps=30, lr=3e-3)
+    made, report = finetune(start, model, torch.cat([IDS, IDS], 1), replace(config, n_ctx=9))
     for have, want in ((start.state_dict(), before), (model.module.state_dict(), weights)):
         assert all(torch.equal(have[k], want[k]) for k in want)
     assert all(p.grad is None for p in model.module.parameters())
