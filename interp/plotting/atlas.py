@@ -47,6 +47,9 @@ _FROM_WEIGHTS = {
     ),
 }  # fmt: skip
 
+STANDS_OUT = 0.2
+"""A head that recalls this share from weights alone is worth opening the page with."""
+
 
 @dataclass(frozen=True)
 class _Map:
@@ -89,11 +92,12 @@ def head_atlas_maps(
 
 
 @renders(WeightHeads)
-def weight_heads_maps(found: WeightHeads, statistic: str = "previous") -> go.Figure:
+def weight_heads_maps(found: WeightHeads, statistic: str | None = None) -> go.Figure:
     """Layer-by-head map of one recall; the menu shows the others.
 
     Args:
-        statistic: "previous", "matching", "copying", "eigenvalues" or "induction".
+        statistic: "previous", "matching", "copying", "eigenvalues" or "induction"; None opens the
+            first one in which some head stands out.
 
     Raises:
         ConfigError: No such statistic here.
@@ -109,7 +113,8 @@ def weight_heads_maps(found: WeightHeads, statistic: str = "previous") -> go.Fig
         quantity = Quantity(*words, signed=key == "eigenvalues")
         note = f" · chance: {chance[key]:.3f}" if key in chance else ""
         maps.append(_Map(key, values, quantity, None if key == "induction" else 1.0, note))
-    opening = statistic if any(m.key == statistic for m in maps) else maps[0].key
+    seen = (m.key for m in maps if float(m.values.abs().nan_to_num().max()) > STANDS_OUT)
+    opening = statistic or next(seen, maps[0].key)
     return _switchable("Heads from weights alone", maps, opening)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -111,6 +113,11 @@ def test_the_atlas_shows_one_statistic_at_a_time(model: HookedModel) -> None:
     best = weights.plot(statistic="matching").data[1]
     assert weights.matching is not None and best.visible
     np.testing.assert_allclose(best.z, weights.matching.flatten(2).amax(-1), rtol=1e-6)
+    flat = replace(weights, previous=torch.full((L, H), 0.01), copying=torch.full((L, H), 0.4))
+    opened = [trace for trace in flat.plot().data if trace.visible]
+    assert len(opened) == 1 and float(np.abs(opened[0].z).max()) > 0.2  # not the first, all flat
+    with pytest.raises(ConfigError, match="did you mean 'copying'"):
+        weights.plot(statistic="copyin")
 
 
 def test_distances_are_a_map_or_a_matrix_in_tree_order(model: HookedModel) -> None:
