@@ -69,7 +69,8 @@ class Attribution(Result):
         """The gap as it is shown: `sum +1.25 of +1.26 (gap 0.8 %)`."""
         total = float(self.scores.double().sum())
         relative = self.relative_gap
-        share = "no gap" if relative == 0 else f"gap {100 * relative:.2g} %"
+        digits = ".2g" if relative < 1 else ",.0f"
+        share = "no gap" if relative == 0 else f"gap {100 * relative:{digits}} %"
         note = "" if self.complete or relative <= SAID_ABOVE else ", this method promises no sum"
         late = "" if self.converged else ", NOT converged"
         return f"sum {total:+.3g} of {self.difference:+.3g} ({share}{note}{late})"

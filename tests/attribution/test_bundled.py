@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -58,3 +59,6 @@ def test_captums_deeplift_misses_most_of_the_sum_here(model: interp.HookedModel)
     )
     assert captum.relative_gap > 0.2
     assert ours.relative_gap < 1e-4
+    far = replace(ours, gap=12.344 * abs(ours.difference), complete=False)
+    assert far.gap_sentence.endswith("(gap 1,234 %, this method promises no sum)")
+    assert "(gap 0.8 %)" in replace(far, gap=0.008 * abs(ours.difference)).gap_sentence
