@@ -2,7 +2,8 @@
 
 gradcheck compares with finite differences of the loss alone, so it shares nothing with the steps
 but the loss itself. Two parts are no slope of any function and are held against their formulas in
-tests/dictionaries/test_steps.py: JumpReLU's threshold, and Gated's decoder, fixed for the gates.
+tests/dictionaries/test_steps.py: JumpReLU's threshold, and Gated's decoder and skip path, which the
+loss of the gates holds fixed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "jumprelu": {"bandwidth": 1e-12}, "gated": {},
     "matching_pursuit": {"max_iterations": 3, "residual_threshold": 0.0},
 }  # fmt: skip
-NO_SLOPE = {"jumprelu": ("threshold",), "gated": ("W_dec", "b_dec")}
+NO_SLOPE = {"jumprelu": ("threshold",), "gated": ("W_dec", "b_dec", "W_skip")}
 
 
 class StepLoss(torch.autograd.Function):
