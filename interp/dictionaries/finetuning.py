@@ -30,7 +30,7 @@ from interp.core.provenance import fingerprint_state
 from interp.core.randomness import permutation
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.evaluation_config import FinetuneConfig
-from interp.dictionaries.landing import land, rows_wanted
+from interp.dictionaries.landing import cut_at, land, rows_wanted, scores
 from interp.models.token_batch import TokenBatch
 
 FIXED_K = ("topk", "abstopk")
@@ -115,7 +115,14 @@ def check_finetune(config: FinetuneConfig, activations: Sequence[str]) -> None:
         ConfigError: The field or the activation, what is possible.
     """
     check_fields(config, _LEAST)
+    if config.l0 == 0:
+        raise ConfigError("l0 is out of range", got=0, expected="above 0, or None for as it is")
     for kind in activations:
+        if config.l0 is not None and kind in FIXED_K:
+            raise ConfigError(
+                f"a {kind} dictionary has its number of active latents from k",
+                got=f"l0={config.l0}", fix="leave l0 out",
+            )  # fmt: skip
         if kind not in FIXED_K + CUT:
             raise ConfigError(
                 "this activation has no number of active latents to hold", got=kind,
@@ -165,7 +172,7 @@ class _Tuning:
     def __init__(self, dictionary: Dictionary, batches: _Batches, config: FinetuneConfig) -> None:
         self.dictionary, self.batches, self.model = dictionary, batches, batches.model
         self.fvu_weight = config.fvu_weight
-        self.l0 = float(config.l0 or self._measured())
+        self.l0 = self._measured() if config.l0 is None else float(config.l0)
 
     def step(self, module: Any, batch: TokenBatch, t: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill the dictionary's gradients; the model's parameters get none."""
@@ -215,16 +222,9 @@ class _Tuning:
         if d.config.activation in FIXED_K:
             return d.encode(x)
         pre = d.preactivations(x)
-        if d.config.activation == "gated":
-            values = (pre * d.r_mag.exp() + d.b_mag).relu()
-            score = (pre + d.b_gate).detach().masked_fill(values == 0, -torch.inf)
-        else:
-            values, score = pre.relu(), pre.detach().relu()
-        if d.config.activation == "jumprelu":
-            score = score / d.threshold.detach().clamp_min(1e-12)
-        wanted = min(score.numel(), max(1, round(self.l0 * len(score))))
-        cut = score.flatten().topk(wanted, sorted=False).values.min()
-        return values * (score >= cut)
+        score = scores(d, pre)
+        magnitude = pre * d.r_mag.exp() + d.b_mag if d.config.activation == "gated" else pre
+        return magnitude.relu() * (score >= cut_at(score, self.l0))
 
 
 class _Norms(Callback):

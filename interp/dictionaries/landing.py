@@ -29,19 +29,35 @@ def land(dictionary: Dictionary, x: Float[Tensor, "n d_in"], l0: int | float) ->
     number added to all biases (of the gates). Nothing is changed where no latent is ever positive.
     """
     d = dictionary
-    pre = d.preactivations(x.to(d.W_dec))
-    if d.config.activation == "gated":
-        silent = pre * d.r_mag.exp() + d.b_mag <= 0  # whatever its gate does
-        pre = (pre + d.b_gate).masked_fill(silent, -torch.inf)
-    if d.config.activation == "jumprelu":
-        pre = pre.clamp_(min=0) / d.threshold.clamp_min(1e-12)
-    wanted = min(int(pre.isfinite().sum()), max(1, round(l0 * len(pre))))
-    if not wanted:
-        return
-    cut = pre.flatten().topk(wanted, sorted=False).values.min()
+    score = scores(d, d.preactivations(x.to(d.W_dec)))
+    cut = cut_at(score, l0)
     if d.config.activation == "jumprelu":
         d.threshold.mul_(cut.clamp(1e-3, 1e3))
     elif d.config.activation == "batchtopk":
         d.threshold.fill_(cut.clamp(min=0))
-    elif (pre > 0).any():
+    elif (score > 0).any():
         (d.b_gate if d.config.activation == "gated" else d.b_enc).sub_(cut)
+
+
+@torch.no_grad()
+def scores(dictionary: Dictionary, pre: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
+    """What the cut is made on: a latent is active where its score is above it.
+
+    JumpReLU: the pre-activation over the threshold. Gated: the gate, -inf where the magnitude is 0
+    whatever the gate does. Otherwise the pre-activation.
+    """
+    d = dictionary
+    if d.config.activation == "jumprelu":
+        return pre.clamp(min=0) / d.threshold.clamp_min(1e-12)
+    if d.config.activation == "gated":
+        return (pre + d.b_gate).masked_fill(pre * d.r_mag.exp() + d.b_mag <= 0, -torch.inf)
+    return pre.detach()
+
+
+@torch.no_grad()
+def cut_at(score: Float[Tensor, "n d_sae"], l0: int | float) -> Float[Tensor, ""]:
+    """The smallest of the `l0` best scores per row on average, finite ones only; 0 without any."""
+    wanted = min(int(score.isfinite().sum()), max(1, round(l0 * len(score))))
+    if not wanted:
+        return score.new_zeros(())
+    return score.flatten().topk(wanted, sorted=False).values.min()

@@ -213,6 +213,10 @@ def test_what_cannot_be_finetuned_is_refused() -> None:
         finetune(random_dictionary(model, "relu"), model, tokens)
     with pytest.raises(ProvenanceError):
         finetune(random_dictionary(model), model.randomised(3), tokens)
+    with pytest.raises(ConfigError, match="from k"):
+        finetune(random_dictionary(model), model, tokens, FinetuneConfig(l0=3))
+    with pytest.raises(ConfigError, match="above 0"):
+        finetune(random_dictionary(model, "gated"), model, tokens, FinetuneConfig(l0=0))
     with pytest.raises(ConfigError, match="steps"):
         finetune(random_dictionary(model), model, tokens, FinetuneConfig(steps=0))
     with pytest.raises(ConfigError, match="no token is left"):
