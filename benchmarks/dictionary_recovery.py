@@ -1,29 +1,32 @@
-"""Recovery of known features: our trainers and sae-lens's on the same data, steps and grids.
+"""Recovery of known features: our trainers and the peers' on the same data, steps and grids.
 
     python benchmarks/dictionary_recovery.py                  # everything; resumes from its log
     python benchmarks/dictionary_recovery.py --only matching --seeds 0
     python benchmarks/dictionary_recovery.py --table          # print what the log holds
+    ... --seeds 0 --log a.jsonl, in another process --seeds 1 2 --log b.jsonl, and then
+    python benchmarks/dictionary_recovery.py --table --log a.jsonl b.jsonl
 
 World: 256 random unit features in 64 dimensions, 5.6 of them on (methods: `SyntheticConfig`).
 Every trainer gets the same batches (512 of 1024 rows, six times over), 3000 steps, Adam with 100
 steps of warm-up and the last 600 decaying linearly, and five settings: the learning rate where a
 number of active latents can be asked for, else the penalty. The setting is chosen by FVU on rows of
 its own, among those whose L0 is at most 10 % above the truth's; scores are on yet other rows, of
-the saved inference model. A run per line of the log; a run that is there is not repeated.
+the saved inference model. A run per line of the log; a run that is there is not repeated. Peers
+that cannot be imported are left out (see `peers/recovery.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers.recovery import Make, Schedule, dictionary_learning, saelens, sparsify
 
 from interp.core import store
 from interp.dictionaries import (
@@ -48,26 +51,19 @@ FIGURES = ("mcc", "f1", "latent_f1", "uniqueness", "rec90", "fvu", "l0", "dead")
 
 
 class Rows:
-    """The training batches of a world, the same for everybody."""
+    """The batches of a plan as our training loop reads them."""
 
     sites = ("input",)
 
-    def __init__(self, world: SyntheticWorld) -> None:
-        self.world = world
+    def __init__(self, plan: Schedule) -> None:
+        self.plan = plan
 
     def batch(self, t: int) -> dict[str, torch.Tensor]:
         """Batch t."""
-        return {"input": self.world.batch(t % BATCHES, BATCH)}
+        return {"input": self.plan.rows(t)}
 
     def provenance(self) -> None:
         """No model."""
-
-    def stream(self) -> Iterator[torch.Tensor]:
-        """The same as an iterator."""
-        t = 0
-        while True:
-            yield self.batch(t)["input"]
-            t += 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Trainer:
     name: str
     owner: str
     grid: tuple[float, ...]
-    run: Callable[[SyntheticWorld, float, int, int], Any]
+    run: Make
 
     @property
     def key(self) -> str:
@@ -85,62 +81,34 @@ class Trainer:
         return f"{self.owner} {self.name}"
 
 
-def ours(**fixed: Any) -> Callable[[SyntheticWorld, float, int, int], Any]:
+def ours(**fixed: Any) -> Make:
     """A trainer of this package; `knob` says what the grid sets."""
     knob = fixed.pop("knob", "lr")
 
-    def run(world: SyntheticWorld, setting: float, seed: int, steps: int) -> Any:
+    def run(world: SyntheticWorld, setting: float, seed: int, plan: Schedule) -> Any:
         values: dict[str, Any] = {"lr": 1e-3, knob: setting} | fixed
         config = TrainConfig(
-            d_sae=world.config.n_features, steps=steps, batch_size=BATCH, lr_warmup=WARMUP,
-            sparsity_warmup=0, lr_decay=steps // 5, scale=False, grad_clip=None, seed=seed,
-            encoder_scale=START, residual_threshold=STOP, **values,
+            d_sae=world.config.n_features, steps=plan.steps, batch_size=plan.batch,
+            lr_warmup=plan.warmup, sparsity_warmup=0, lr_decay=plan.decay, scale=False,
+            grad_clip=None, seed=seed, encoder_scale=START, residual_threshold=STOP, **values,
         )  # fmt: skip
-        made = run_training(config, Rows(world))
+        made = run_training(config, Rows(plan))
         return next(iter(made.dictionaries.values()))
 
     return run
 
 
-def distilled(world: SyntheticWorld, setting: float, seed: int, steps: int) -> Any:
+def distilled(world: SyntheticWorld, setting: float, seed: int, plan: Schedule) -> Any:
     """Pursuit for part of the steps, its one-pass encoder for the rest."""
-    rest = steps // 5
+    rest = plan.steps // 5
     pursuit = ours(activation="matching_pursuit", max_iterations=PASSES)
-    teacher = pursuit(world, setting, seed, steps - rest)
-    rows = Rows(world)
-    return distil(teacher, lambda t: rows.batch(t)["input"], DistilConfig(steps=rest))
-
-
-def theirs(kind: str, knob: str = "lr", **fixed: Any) -> Callable[..., Any]:
-    """A trainer of sae-lens; what is evaluated is its saved inference model."""
-
-    def run(world: SyntheticWorld, setting: float, seed: int, steps: int) -> Any:
-        import sae_lens
-        from sae_lens.config import LoggingConfig, SAETrainerConfig
-        from sae_lens.training.sae_trainer import SAETrainer
-
-        torch.manual_seed(seed)
-        rate, own = (setting, {}) if knob == "lr" else (1e-3, {knob: setting})
-        made = getattr(sae_lens, f"{kind}TrainingSAEConfig")(
-            d_in=world.config.d, d_sae=world.config.n_features, **own, **fixed
-        )
-        sae = getattr(sae_lens, f"{kind}TrainingSAE")(made)
-        config = SAETrainerConfig(
-            total_training_samples=steps * BATCH, train_batch_size_samples=BATCH,
-            lr=rate, lr_end=rate, lr_warm_up_steps=WARMUP,
-            lr_decay_steps=steps // 5, dead_feature_window=200,
-            logger=LoggingConfig(log_to_wandb=False, eval_every_n_wandb_logs=2**31 - 1),
-        )  # fmt: skip
-        SAETrainer(cfg=config, sae=sae, data_provider=Rows(world).stream()).fit()
-        with tempfile.TemporaryDirectory() as folder:
-            sae.save_inference_model(folder)
-            return sae_lens.SAE.load_from_disk(folder)
-
-    return run
+    teacher = pursuit(world, setting, seed, replace(plan, steps=plan.steps - rest))
+    return distil(teacher, plan.rows, DistilConfig(steps=rest))
 
 
 WIDTHS = (32, 64, 128, 256)
 FREE = {"decoder_norm": "free"}  # of sae-lens's dictionaries, too
+AT_ONCE = {"sparsity_warmup_steps": 0}  # the penalty is whole from the first step, as ours
 TRAINERS = (
     Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE)),
     Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity", **FREE)),
@@ -153,21 +121,46 @@ TRAINERS = (
         ours(activation="matching_pursuit", max_iterations=PASSES),
     ),
     Trainer("matching pursuit distilled", "interp", RATES, distilled),
-    Trainer("relu", "sae-lens", RELU, theirs("Standard", "l1_coefficient")),
-    Trainer("gated", "sae-lens", GATED, theirs("Gated", "l1_coefficient")),
+    Trainer("relu", "sae-lens", RELU, saelens("Standard", "l1_coefficient")),
+    Trainer("gated", "sae-lens", GATED, saelens("Gated", "l1_coefficient")),
     Trainer(
         "jumprelu", "sae-lens", RATES,
-        theirs("JumpReLU", jumprelu_sparsity_loss_mode="quadratic", target_l0=L0),
+        saelens("JumpReLU", jumprelu_sparsity_loss_mode="quadratic", target_l0=L0),
     ),
-    Trainer("topk", "sae-lens", RATES, theirs("TopK", k=6)),
-    Trainer("batchtopk", "sae-lens", RATES, theirs("BatchTopK", k=L0)),
+    Trainer("topk", "sae-lens", RATES, saelens("TopK", k=6)),
+    Trainer("batchtopk", "sae-lens", RATES, saelens("BatchTopK", k=L0)),
     Trainer(
         "matryoshka", "sae-lens", RATES,
-        theirs("MatryoshkaBatchTopK", k=L0, matryoshka_widths=list(WIDTHS)),
+        saelens("MatryoshkaBatchTopK", k=L0, matryoshka_widths=list(WIDTHS)),
     ),
     Trainer(
         "matching pursuit", "sae-lens", RATES,
-        theirs("MatchingPursuit", residual_threshold=STOP, max_iterations=PASSES),
+        saelens("MatchingPursuit", residual_threshold=STOP, max_iterations=PASSES),
+    ),
+    Trainer("topk", "sparsify", RATES, sparsify(k=6)),
+    Trainer(
+        "relu", "dictionary_learning", RELU,
+        dictionary_learning("standard.StandardTrainer", "l1_penalty", **AT_ONCE),
+    ),
+    Trainer(
+        "gated", "dictionary_learning", GATED,
+        dictionary_learning("gdm.GatedSAETrainer", "l1_penalty", **AT_ONCE),
+    ),
+    Trainer(
+        "jumprelu", "dictionary_learning", RATES,
+        dictionary_learning("jumprelu.JumpReluTrainer", target_l0=L0, **AT_ONCE),
+    ),
+    Trainer("topk", "dictionary_learning", RATES, dictionary_learning("top_k.TopKTrainer", k=6)),
+    Trainer(
+        "batchtopk", "dictionary_learning", RATES,
+        dictionary_learning("batch_top_k.BatchTopKTrainer", k=6),
+    ),
+    Trainer(
+        "matryoshka", "dictionary_learning", RATES,
+        dictionary_learning(
+            "matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer", k=6,
+            group_fractions=[1 / 8, 1 / 8, 1 / 4, 1 / 2],
+        ),
     ),
 )  # fmt: skip
 ONE_PASS = ("relu", "gated", "jumprelu", "topk", "batchtopk", "matryoshka",
@@ -186,7 +179,8 @@ def measure(trainer: Trainer, setting: float, seed: int, steps: int) -> dict[str
     """One line of the log."""
     world = SyntheticWorld(SyntheticConfig(seed=seed))
     begin = time.process_time()
-    coder = trainer.run(world, setting, seed, steps)
+    plan = Schedule(steps, lambda t: world.batch(t % BATCHES, BATCH), BATCH, WARMUP)
+    coder = trainer.run(world, setting, seed, plan)
     seconds = time.process_time() - begin
     scores = score_recovery(coder, world, with_ceiling=False).summary()
     return {
@@ -222,13 +216,14 @@ def table(records: list[dict[str, Any]], seeds: list[int]) -> None:
         settings = ", ".join(f"{r['setting']:g}" for r in rows)
         print(f"{trainer.key:36}{runs:>5}{cells}  settings {settings}")
     for trainer in TRAINERS:
-        mine, peer = best.get(f"interp {trainer.name}"), best.get(f"sae-lens {trainer.name}")
-        if trainer.owner == "interp" and mine and peer:
+        mine, peer = best.get(f"interp {trainer.name}"), best.get(trainer.key)
+        if trainer.owner != "interp" and mine and peer:
             for name in ("mcc", "f1"):
                 behind = peer[name][0] - mine[name][0]
                 slack = max(mine[name][1], peer[name][1])
                 word = "ahead" if behind < 0 else "level" if behind <= slack else "BEHIND"
-                print(f"{trainer.name:28} {name:4} {word:7} by {-behind:+.3f} (error {slack:.3f})")
+                gap = f"{word:7} by {-behind:+.3f} (error {slack:.3f})"
+                print(f"{trainer.name:20} against {trainer.owner:20} {name:4} {gap}")
     pursuit = best.get("interp matching pursuit")
     if pursuit:
         ok = pursuit["mcc"][0] >= 0.96 and pursuit["f1"][0] >= 0.90
@@ -250,22 +245,26 @@ def main() -> None:
     parser.add_argument("--only", default="", help="trainers whose name contains this")
     parser.add_argument("--settings", type=float, nargs="+", help="these of the grid only")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--log", type=Path, default=Path("dictionary_recovery.jsonl"))
+    parser.add_argument(
+        "--log", type=Path, nargs="+", default=[Path("dictionary_recovery.jsonl")],
+        help="logs to read; new runs go to the first",
+    )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print and run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = store.read_jsonl(options.log) if options.log.exists() else []
+    done = [r for log in options.log if log.exists() for r in store.read_jsonl(log)]
     done = [r for r in done if r["steps"] == options.steps]
+    there = [t for t in TRAINERS if find_spec(t.owner.replace("-", "_"))]
     if not options.table:
         keys = {(r["trainer"], r["setting"], r["seed"]) for r in done}
         for seed in options.seeds:
-            for trainer in TRAINERS:
+            for trainer in there:
                 for setting in trainer.grid:
                     wanted = options.only in trainer.key
                     wanted &= options.settings is None or setting in options.settings
                     if wanted and (trainer.key, setting, seed) not in keys:
                         record = measure(trainer, setting, seed, options.steps)
-                        store.append(options.log, record)
+                        store.append(options.log[0], record)
                         done.append(record)
                         print({k: record[k] for k in ("trainer", "setting", "seed", *FIGURES)})
         for seed in options.seeds:

@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.checks import check_fields
-from interp.activations.config import TextConfig
-from interp.activations.text import TokenSequences, tokenize_texts
+from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.evaluation_config import EvaluationConfig
 from interp.dictionaries.result import CONDITIONS, DictionaryReport
+from interp.dictionaries.sources import sequences
 from interp.dictionaries.splicing import Losses, losses
 from interp.dictionaries.tallies import CodingTally
 from interp.models.token_batch import TokenBatch
@@ -68,7 +68,7 @@ def evaluate(
     if targets is not None:
         raise ConfigError("targets come from the model's own site", got="targets and a model")
     dictionary.for_model(model, strict=config.strict)
-    tokens = _sequences(model, data, config)
+    tokens = sequences(model, data, config.n_ctx, config.max_sequences)
     tally = CodingTally()
     for batch, keep in _batches(model, tokens, config):
         found = model.capture(batch, list({dictionary.site_in, dictionary.site_out}))
@@ -121,20 +121,6 @@ def _take_in(
         if dictionary.config.skip:
             output = output + dictionary.skip(rows)
         tally.update(target.to(output.device), latents, output)
-
-
-def _sequences(model: Any, data: Any, config: EvaluationConfig) -> TokenSequences:
-    """Token sequences of whatever `evaluate` was given with a model."""
-    if isinstance(data, Tensor) and data.is_floating_point():
-        raise ConfigError("with a model, data are text or token ids", got=f"rows of {data.dtype}")
-    if isinstance(data, (TokenSequences, TokenBatch, Tensor)):
-        tokens = TokenSequences.of(data)
-    else:
-        text = TextConfig(n_ctx=config.n_ctx, pack=False, max_sequences=config.max_sequences)
-        tokens = tokenize_texts(model, data, text)
-    n = len(tokens) if config.max_sequences is None else config.max_sequences
-    n_ctx = config.n_ctx or tokens.n_ctx
-    return TokenSequences(tokens.ids[:n, :n_ctx], tokens.lengths[:n].clamp(max=n_ctx))
 
 
 def _batches(

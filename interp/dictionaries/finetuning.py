@@ -20,17 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.activations.checks import check_fields
-from interp.activations.config import FitConfig, TextConfig
+from interp.activations.config import FitConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
 from interp.activations.runfolder import Resume
-from interp.activations.text import TokenSequences, tokenize_texts
+from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError
 from interp.core.provenance import fingerprint_state
 from interp.core.randomness import permutation
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.evaluation_config import FinetuneConfig
 from interp.dictionaries.landing import cut_at, land, rows_wanted, scores
+from interp.dictionaries.sources import sequences
 from interp.models.token_batch import TokenBatch
 
 FIXED_K = ("topk", "abstopk")
@@ -83,7 +84,7 @@ def finetune(
             "finetuning compares predictions, and this model predicts no tokens",
             got=type(model.module).__name__, expected="a language model",
         )  # fmt: skip
-    tokens = _sequences(model, data, config.n_ctx)
+    tokens = sequences(model, data, config.n_ctx)
     batches = _Batches(model, tokens, config)
     made = copy.deepcopy(dictionary).requires_grad_(True)
     tuning = _Tuning(made, batches, config)
@@ -135,23 +136,17 @@ _LEAST = {
 }  # fmt: skip
 
 
-def _sequences(model: Any, data: Any, n_ctx: int | None) -> TokenSequences:
-    """One sequence per text, cut off at `n_ctx` tokens."""
-    if not isinstance(data, TokenSequences | TokenBatch | Tensor):
-        return tokenize_texts(model, data, TextConfig(n_ctx=n_ctx, pack=False))
-    tokens = TokenSequences.of(data)
-    n = tokens.n_ctx if n_ctx is None else n_ctx
-    return TokenSequences(tokens.ids[:, :n], tokens.lengths.clamp(max=n))
-
-
 class _Batches:
     """Batch t: other sequences each epoch, in an order that depends on (seed, epoch) only."""
 
     def __init__(self, model: Any, tokens: TokenSequences, config: FinetuneConfig) -> None:
-        self.model, self.tokens, self.seed = model, tokens, config.seed
-        self.size = min(config.batch_sequences, len(tokens))
-        if not bool((tokens.lengths > 2).any()):
+        self.model, self.seed = model, config.seed
+        every = tokens.batch(torch.arange(len(tokens)))
+        has_rows = self.keep(every).sum(1).cpu() > 1  # of fewer, rows do not vary: no FVU
+        if not bool(has_rows.any()):
             raise ConfigError("no token is left to train on", got=repr(tokens), fix="longer texts")
+        self.tokens = TokenSequences(tokens.ids[has_rows], tokens.lengths[has_rows])
+        self.size = min(config.batch_sequences, len(self.tokens))
 
     def __call__(self, t: int) -> TokenBatch:
         n = len(self.tokens)

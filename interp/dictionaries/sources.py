@@ -25,6 +25,7 @@ from interp.core.finite import check_finite
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
+from interp.models.token_batch import TokenBatch
 
 INPUT, OUTPUT = "input", "output"
 """Names of the two sides of tensors that come from no model."""
@@ -144,6 +145,32 @@ def source_of(
             expected=f"batch_size={stream.batch_size}, as the training config says",
         )
     return found
+
+
+def sequences(
+    model: Any, data: Any, n_ctx: int | None = None, max_sequences: int | None = None
+) -> TokenSequences:
+    """One sequence per text, for what needs predictions and not only activations.
+
+    Args:
+        model: Has the tokenizer.
+        data: Text (whatever `tokenize_texts` reads), token ids [sequence pos], `TokenSequences`.
+        n_ctx: Sequences are cut off after so many tokens; None keeps the model's context.
+        max_sequences: The first so many; None all.
+
+    Raises:
+        ConfigError: Rows of activations.
+    """
+    if isinstance(data, Tensor) and data.is_floating_point():
+        raise ConfigError("with a model, data are text or token ids", got=f"rows of {data.dtype}")
+    if isinstance(data, TokenSequences | TokenBatch | Tensor):
+        tokens = TokenSequences.of(data)
+    else:
+        tokens = tokenize_texts(
+            model, data, TextConfig(n_ctx=n_ctx, pack=False, max_sequences=max_sequences)
+        )
+    n, width = max_sequences or len(tokens), n_ctx or tokens.n_ctx
+    return TokenSequences(tokens.ids[:n, :width], tokens.lengths[:n].clamp(max=width))
 
 
 def provenance_at(source: Source, site_in: str, site_out: str, d_in: int) -> Provenance | None:

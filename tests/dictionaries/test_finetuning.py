@@ -204,6 +204,16 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     finetune(start, model, tokens, config, out=tmp_path / "run", overwrite=True)
 
 
+def test_texts_without_rows_to_train_on_are_passed_over() -> None:
+    """One sequence at a time: one of BOS alone, or with one token more, has no FVU to speak of."""
+    model, lengths = gpt2(), torch.full((12,), 9)
+    lengths[::2], lengths[1] = 1, 2
+    config = FinetuneConfig(steps=12, batch_sequences=1, log_every=1, lr=1e-3)
+    _, report = finetune(random_dictionary(model), model, TokenSequences(IDS, lengths), config)
+    fvu = torch.tensor(report.series("fvu")[1])
+    assert bool(fvu.isfinite().all()) and float(fvu.max()) < 1e3
+
+
 # --- errors ------------------------------------------------------------------------------------
 
 
