@@ -43,7 +43,7 @@ from interp.dictionaries.training import run_training
 BATCH, BATCHES, WARMUP = 1024, 512, 100
 RATES = (3e-4, 1e-3, 2e-3, 3e-3, 6e-3)
 RELU = (0.2, 0.4, 0.6, 0.8, 1.2)
-GATED = (0.5, 1.0, 1.5, 2.0, 3.0)
+GATED = (0.5, 1.0, 1.2, 1.5, 2.0)
 L0 = 5.63
 STOP, PASSES = 0.7, 16  # matching pursuit: where a row is done, and after how many latents at most
 START = 0.1  # norm of rows at the start: the encoder's and, if free, the decoder's (as sae-lens's)
@@ -108,11 +108,15 @@ def distilled(world: SyntheticWorld, setting: float, seed: int, plan: Schedule) 
 
 WIDTHS = (32, 64, 128, 256)
 FREE = {"decoder_norm": "free"}  # of sae-lens's dictionaries, too
+RESAMPLED = {"resample_every": 150, "dead_after": 50 * BATCH}
 AT_ONCE = {"sparsity_warmup_steps": 0}  # the penalty is whole from the first step, as ours
 TRAINERS = (
     Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE)),
     Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity", **FREE)),
-    Trainer("jumprelu", "interp", RATES, ours(activation="jumprelu", l0=L0, sparsity=0.05, **FREE)),
+    Trainer(
+        "jumprelu", "interp", RATES,
+        ours(activation="jumprelu", l0=L0, sparsity=0.4, **RESAMPLED, **FREE),
+    ),
     Trainer("topk", "interp", RATES, ours(activation="topk", k=6, k_start=24)),
     Trainer("batchtopk", "interp", RATES, ours(activation="batchtopk", k=L0, k_start=24)),
     Trainer("matryoshka", "interp", RATES, ours(activation="batchtopk", k=L0, groups=WIDTHS)),

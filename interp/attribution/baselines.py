@@ -24,13 +24,20 @@ def baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> tuple[T
         keep: Positions that stay as they are; None keeps BOS, CLS and SEP.
 
     Raises:
-        ConfigError: An unknown name, or a token that the tokenizer does not have.
+        ConfigError: An unknown name, a token that the tokenizer does not have, or a position that
+            the input does not have.
         ShapeError: Another length, or a tensor that does not fit.
     """
     value, name = _value(game, wanted)
     kept = list(special_positions(game) if keep is None else keep)
     if not kept:
         return value, name
+    n = game.n_positions
+    for position in kept:
+        if not isinstance(position, int) or not -n <= position < n:
+            raise ConfigError(
+                "no such position to keep", got=position, expected=f"{-n} to {n - 1}, whole numbers"
+            )
     mask = torch.zeros(game.n_positions, dtype=torch.bool, device=value.device)
     mask[kept] = True
     view = [1] * value.dim()

@@ -34,9 +34,18 @@ class Target:
         """The numbers, [batch].
 
         Raises:
-            ShapeError: `read` gave something else than one number per row.
+            ShapeError: `read` gave something else than one number per row, or reads a position or
+                an index that is not there.
         """
-        found = self.read(value)
+        try:
+            found = self.read(value)
+        except IndexError as error:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"the target {self.name!r} reads a place that is not there",
+                got=str(error),
+                expected=f"a place in {self.site or 'the output'} of shape {shape}",
+            ) from error
         if not isinstance(found, Tensor) or found.dim() > 1:
             raise ShapeError(
                 f"the target {self.name!r} must give one number per row",

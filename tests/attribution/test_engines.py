@@ -14,8 +14,8 @@ from interp.attribution.attending import attention_flow, attention_rollout
 from interp.attribution.attributing import make_game
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import Rows, SiteGame
-from interp.attribution.targets import Target
-from interp.core.errors import ConfigError, ModelError
+from interp.attribution.targets import Target, token_logit
+from interp.core.errors import ConfigError, ModelError, ShapeError
 from tests.attribution import toys
 
 SHORT = toys.IDS[:5]
@@ -251,6 +251,15 @@ def test_unknown_methods_and_options_are_helped(model: interp.HookedModel) -> No
         attribute(model, SHORT, AIM, method="deeplifft")
     with pytest.raises(ConfigError, match="did you mean 'samples'"):
         attribute(model, SHORT, AIM, sampels=3)
+
+
+def test_places_that_are_not_there_are_named(model: interp.HookedModel) -> None:
+    n = len(attribute(model, SHORT, AIM, method="gradient_x_input").tokens)
+    with pytest.raises(ConfigError, match="no such position to keep"):
+        attribute(model, SHORT, AIM, method="gradient_x_input", keep=[n])
+    beyond = token_logit(model, 3, position=n)
+    with pytest.raises(ShapeError, match=f"reads a place .* at {n}|at {n}' reads a place"):
+        attribute(model, SHORT, beyond, method="gradient_x_input")
 
 
 def test_functional_information_needs_a_positive_target(model: interp.HookedModel) -> None:
