@@ -109,6 +109,7 @@ def distilled(world: SyntheticWorld, setting: float, seed: int, plan: Schedule) 
 WIDTHS = (32, 64, 128, 256)
 FREE = {"decoder_norm": "free"}  # of sae-lens's dictionaries, too
 RESAMPLED = {"resample_every": 150, "dead_after": 50 * BATCH}
+REVIVED = {"auxk_alpha": 1.0}  # as sae-lens's
 AT_ONCE = {"sparsity_warmup_steps": 0}  # the penalty is whole from the first step, as ours
 TRAINERS = (
     Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE)),
@@ -118,8 +119,12 @@ TRAINERS = (
         ours(activation="jumprelu", l0=L0, sparsity=0.4, **RESAMPLED, **FREE),
     ),
     Trainer("topk", "interp", RATES, ours(activation="topk", k=6, k_start=24)),
-    Trainer("batchtopk", "interp", RATES, ours(activation="batchtopk", k=L0, k_start=24)),
-    Trainer("matryoshka", "interp", RATES, ours(activation="batchtopk", k=L0, groups=WIDTHS)),
+    Trainer(
+        "batchtopk", "interp", RATES, ours(activation="batchtopk", k=L0, k_start=24, **REVIVED)
+    ),
+    Trainer(
+        "matryoshka", "interp", RATES, ours(activation="batchtopk", k=L0, groups=WIDTHS, **REVIVED)
+    ),
     Trainer(
         "matching pursuit", "interp", RATES,
         ours(activation="matching_pursuit", max_iterations=PASSES),
