@@ -3,60 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from interp.core.errors import ConfigError
+from interp.core.settings import Count, Decay, Natural, NonNegative, Positive, Settings, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a training runs. Checked by `fit` before any work is done."""
+class FitConfig(Settings):
+    """How a training runs."""
 
-    steps: int = 10_000
+    steps: Count = 10_000
     """Number of optimizer steps; batches 0 .. steps - 1 are used, each once."""
-    lr: float = 1e-3
+    lr: NonNegative = 1e-3
     """Peak learning rate (ignored when an optimizer is handed to `fit`)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the decay after the warm-up."""
-    lr_warmup: int = 0
+    lr_warmup: Natural = 0
     """Steps of linear warm-up from lr / lr_warmup to lr."""
-    lr_decay: int | None = None
+    lr_decay: Count | None = None
     """The decay takes the last `lr_decay` steps; None: everything after the warm-up."""
-    lr_final: float = 0.0
+    lr_final: NonNegative = 0.0
     """The decay ends at this fraction of lr."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Which torch optimizer, fused where the parameters allow it."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's decay rates; sgd takes the first as its momentum."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled for adamw, an L2 penalty for adam and sgd."""
-    grad_clip: float | None = None
+    grad_clip: NonNegative | None = None
     """Largest norm of the whole gradient; None does not clip."""
     autocast: Literal["bfloat16"] | None = None
     """Run the step function under autocast to this dtype; None keeps full precision."""
     seed: int = 0
     """Global torch randomness in step t (dropout, say) derives from (seed, t)."""
-    log_every: int = 10
+    log_every: Count = 10
     """One line of metrics.jsonl per this many steps, and one for the last step."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """At a non-finite loss or gradient: stop, or skip the step (counted; ten in a row stop)."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NonNegative = 60.0
     """At least this much time lies between two checkpoints."""
-    checkpoint_fraction: float = 0.05
+    checkpoint_fraction: Positive = 0.05
     """Checkpoints take at most about this fraction of the run's time."""
-    keep_last: int = 2
+    keep_last: Annotated[int, at_least(2)] = 2
     """How many checkpoints stay on disk; at least 2."""
     overwrite: bool = False
     """Replace a run of that name instead of resuming or refusing it."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_warmup > self.steps:
+            raise ConfigError(
+                "lr_warmup is longer than the run",
+                got=f"lr_warmup={self.lr_warmup}, steps={self.steps}",
+                expected="lr_warmup <= steps",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class StreamConfig(Settings):
     """How token sequences become shuffled activation batches."""
 
-    batch_size: int = 1024
+    batch_size: Count = 1024
     """Rows (token positions) per batch."""
-    buffer_sequences: int = 512
+    buffer_sequences: Count = 512
     """Sequences captured and shuffled as one block; more mix better and take more memory."""
-    forward_sequences: int = 32
+    forward_sequences: Count = 32
     """Sequences per forward pass of the model."""
     seed: int = 0
     """Order of sequences and rows derives from (seed, epoch, block)."""
@@ -66,15 +78,15 @@ class StreamConfig:
     """Name of the dtype of the batches, e.g. "float32"; None keeps the model's."""
     device: str | None = None
     """Where the block and its batches live; None keeps the model's."""
-    max_bytes: int = 8 * 2**30
+    max_bytes: Count = 8 * 2**30
     """Largest block held in memory; a bigger one is refused with the size that fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(Settings):
     """How text becomes token sequences."""
 
-    n_ctx: int | None = None
+    n_ctx: Annotated[int, at_least(2)] | None = None
     """Tokens per sequence, BOS included; None takes the model's context length."""
     pack: bool = True
     """Join documents (BOS between) and cut windows of n_ctx; else one sequence per document."""
@@ -86,17 +98,17 @@ class TextConfig:
     """Split of a saved datasets folder that has several."""
     separator: str = "\n\n"
     """What separates documents in a .txt file; "" makes a file one document."""
-    max_sequences: int | None = None
+    max_sequences: Count | None = None
     """Stop after this many sequences; None reads everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardConfig:
+class ShardConfig(Settings):
     """How stored activations are written."""
 
-    rows: int | None = None
+    rows: Count | None = None
     """Rows to write; None writes one epoch of the stream (its full batches)."""
-    rows_per_shard: int = 65_536
+    rows_per_shard: Count = 65_536
     """Rows per file; a reader shuffles within one and in the order of them."""
     dtype: str | None = None
     """Name of the stored dtype, e.g. "float16"; None keeps the stream's."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from interp.activations.bar import Bar
 from interp.activations.config import FitConfig
 from interp.activations.guard import FiniteGuard, clip, gradient_norms, norm_limit
-from interp.activations.optim import check_config, lr_factor, make_optimizer
+from interp.activations.optim import lr_factor, make_optimizer
 from interp.activations.report import FitReport, losses
 from interp.activations.runfolder import Progress, Resume, RunFolder, open_run
 from interp.activations.signals import GracefulStop, interrupted
@@ -119,7 +119,6 @@ def fit(
         Interrupted: SIGTERM or SIGINT: the step was finished and a checkpoint committed; `code`
             is 143 or 130. A second signal stops at once.
     """
-    check_config(config)
     names_of(module, optimizer := optimizer or make_optimizer(module.parameters(), config))
     with ExitStack() as stack:
         folder = None

@@ -1,4 +1,4 @@
-"""What `fit` derives from its config: the checks, the optimizer, the learning rate of step t."""
+"""What `fit` derives from its config: the optimizer, the learning rate of step t."""
 
 from __future__ import annotations
 
@@ -8,36 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from interp.activations.checks import check_fields
 from interp.activations.config import FitConfig
 from interp.core.errors import ConfigError
-
-_LEAST: dict[str, int] = {
-    "steps": 1, "lr": 0, "lr_warmup": 0, "lr_decay": 1, "lr_final": 0, "weight_decay": 0,
-    "grad_clip": 0, "log_every": 1, "checkpoint_seconds": 0, "checkpoint_fraction": 0,
-    "keep_last": 2,
-}  # fmt: skip
-
-
-def check_config(config: FitConfig) -> None:
-    """Refuse settings of the wrong type or range, naming the field.
-
-    Raises:
-        ConfigError: The field, what it holds, what it may hold.
-    """
-    check_fields(config, _LEAST)
-    if config.checkpoint_fraction == 0:
-        raise ConfigError(
-            "checkpoint_fraction leaves no time for checkpoints", got=0, expected="above 0"
-        )
-    if not all(0 <= beta < 1 for beta in config.betas):
-        raise ConfigError("betas are out of range", got=config.betas, expected="two in [0, 1)")
-    if config.lr_warmup > config.steps:
-        raise ConfigError(
-            "lr_warmup is longer than the run",
-            got=f"lr_warmup={config.lr_warmup}, steps={config.steps}",
-            expected="lr_warmup <= steps",
-        )
 
 
 def lr_factor(config: FitConfig, t: int) -> float:

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp.activations.bar import Bar
-from interp.activations.checks import check_fields, dtype_of
 from interp.activations.config import ShardConfig
+from interp.activations.dtypes import dtype_of
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.names import match
@@ -67,7 +67,6 @@ def write_shards(
         StorageError: The disk refuses, or another process is writing there.
     """
     config = config or ShardConfig()
-    check_fields(config, {"rows": 1, "rows_per_shard": 1})
     root, size = Path(directory), stream.config.batch_size
     n_rows = len(stream) * size if config.rows is None else config.rows
     plan = {

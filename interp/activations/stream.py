@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.checks import check_fields, dtype_of
 from interp.activations.config import StreamConfig
+from interp.activations.dtypes import dtype_of
 from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError, MemoryBudgetError, SiteError
 from interp.core.provenance import Provenance
@@ -106,10 +106,6 @@ class ActivationStream:
         self, model: Any, sites: Any, tokens: Any, config: StreamConfig | None = None
     ) -> None:
         self.config = config = config or StreamConfig()
-        check_fields(
-            config,
-            {"batch_size": 1, "buffer_sequences": 1, "forward_sequences": 1, "max_bytes": 1},
-        )
         self.model = model
         self.sites: list[str] = model.sites.resolve(sites)
         for site in self.sites:

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.activations.checks import check_fields
 from interp.activations.config import TextConfig
 from interp.activations.readers import read_texts
 from interp.core import store
@@ -161,7 +160,6 @@ def tokenize_texts(model: Any, source: Any, config: TextConfig | None = None) ->
         TokenError: Text that the tokenizer refuses.
     """
     config = config or TextConfig()
-    check_fields(config, {"n_ctx": 2, "max_sequences": 1})
     n_ctx = _context(model, config)
     tokenization = Tokenization(
         model.tokenizer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ def attribute(
         NonFiniteError: Scores that are not numbers.
     """
     method_row(method)
-    settings = _settings(config, options)
+    settings = (config or AttributionConfig()).changed(options, "attribute")
     rows = Rows(model, inputs, prepend_bos)
     aim = as_target(model, target, lambda: _output(model, rows))
     game = make_game(model, rows, aim, at, settings)
@@ -198,22 +197,6 @@ def _continued(model: HookedModel, ids: Tensor, continuation: str | int) -> Tens
 
 def _pieces(model: HookedModel, ids: Tensor) -> list[str]:
     return list(map(str, ids.tolist())) if model.tokenizer is None else model.to_str_tokens(ids)
-
-
-def _settings(config: AttributionConfig | None, options: dict[str, Any]) -> AttributionConfig:
-    config = config or AttributionConfig()
-    known = set(vars(AttributionConfig()))
-    unknown = sorted(set(options) - known)
-    if unknown:
-        from interp.core.names import did_you_mean
-
-        raise ConfigError(
-            f"attribute has no option {unknown[0]!r}",
-            got=unknown[0],
-            expected=", ".join(sorted(known)),
-            fix=did_you_mean(unknown[0], known) or None,
-        )
-    return replace(config, **options)
 
 
 def _output(model: HookedModel, rows: Rows) -> Any:

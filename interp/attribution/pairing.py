@@ -11,7 +11,6 @@ How G is found: `towers`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from interp.attribution.attributing import position_names
@@ -50,7 +49,7 @@ def attribute_pair(
         ShapeError: Embeddings of different widths.
         ModelError: An embedding that is zero has no cosine.
     """
-    settings = replace(config or PairConfig(), **options)
+    settings = (config or PairConfig()).changed(options, "attribute_pair")
     pool = embed or pooled(settings.pooling)
     towers = [
         Tower(one, inputs, at, reference, pool)

@@ -13,7 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import ConfigError, InterpError, Interrupted
 from interp.core.names import did_you_mean
@@ -117,9 +117,33 @@ def parse(argv: Sequence[str]) -> Common:
 
     style = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     prog = f"interp {name}"
-    if given is None:
-        return tyro.cli(kind, args=rest, prog=prog, config=style)
-    return tyro.cli(kind, args=rest, prog=prog, config=style, default=given)
+    preset: dict[str, Any] = {} if given is None else {"default": given}
+    said = _Held()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=rest, prog=prog, config=style, **preset)
+    except SystemExit as stop:
+        ours = _cause(stop)
+        if ours is None:
+            sys.stderr.write(said.getvalue())
+            raise
+    raise ours
+
+
+class _Held(io.StringIO):
+    """What would have gone to the terminal, formatted for it."""
+
+    def isatty(self) -> bool:
+        """Whether colours will be seen."""
+        return sys.__stderr__ is not None and sys.__stderr__.isatty()
+
+
+def _cause(stop: BaseException) -> InterpError | None:
+    """The error of ours behind a usage error: tyro makes one line of what a setting refuses."""
+    error: BaseException | None = stop
+    while error is not None and not isinstance(error, InterpError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.activations.checks import check_fields
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.protocols import Coder
 from interp.core.randomness import permutation
@@ -53,9 +52,6 @@ def absorption(
         ShapeError: Labels or directions that do not fit the rows.
     """
     config = config or AbsorptionConfig()
-    check_fields(
-        config, {"split_gain": 0, "max_latents": 1, "min_share": 0, "n_absorbers": 1, "ridge": 0}
-    )
     _check(dictionary, rows, concepts, directions)
     weight = dictionary.W_dec
     rows = rows.to(weight)

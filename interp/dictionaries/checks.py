@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from interp.activations.checks import check_fields
 from interp.core.errors import ConfigError
+from interp.core.settings import check_fields
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 
 _LEAST: dict[str, int] = {

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.activations.checks import check_fields
 from interp.core.errors import ConfigError, MemoryBudgetError, ShapeError
 from interp.core.protocols import Coder
 from interp.dictionaries.evaluation_config import SplittingConfig
@@ -103,7 +102,6 @@ def feature_splitting(
         MemoryBudgetError: More than 2^28 pairs of latents.
     """
     config = config or SplittingConfig()
-    check_fields(config, {"min_cosine": -1, "min_given": 0, "min_firings": 1})
     n_narrow, n_wide = len(narrow.W_dec), len(wide.W_dec)
     if n_narrow * n_wide > MOST_PAIRS:
         raise MemoryBudgetError("too many pairs of latents", got=f"{n_narrow} x {n_wide}")

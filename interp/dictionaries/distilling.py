@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interp.activations.checks import check_fields
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError
@@ -52,7 +51,6 @@ def distil(
         ConfigError: A transcoder, or settings out of range.
     """
     config = config or DistilConfig()
-    check_fields(config, {"steps": 1, "lr": 0, "seed": 0})
     if teacher.config.is_transcoder or teacher.config.normalize_activations != "none":
         raise ConfigError(
             "only plain SAEs are distilled", got=f"transcoder: {teacher.config.is_transcoder}, "

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.checks import check_fields
 from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
@@ -61,7 +60,6 @@ def evaluate(
         ProvenanceError: Another model than the one it was trained on (`config.strict`).
     """
     config = config or EvaluationConfig()
-    check_fields(config, {"batch_sequences": 1, "max_sequences": 1, "n_ctx": 2, "max_bytes": 1})
     if model is None:
         tally = _tally_rows(dictionary, data, targets, config)
         return _report(dictionary, tally, None, dictionary.provenance, config)

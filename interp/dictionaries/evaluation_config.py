@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from interp.core.settings import Count, Natural, NonNegative, Settings, above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """How a dictionary is evaluated."""
 
-    n_ctx: int | None = None
+    n_ctx: Annotated[int, at_least(2)] | None = None
     """Texts are cut off at this many tokens; None takes the model's context length."""
-    max_sequences: int | None = None
+    max_sequences: Count | None = None
     """Use this many texts from the front; None uses all."""
-    batch_sequences: int = 16
+    batch_sequences: Count = 16
     """Sequences per forward pass of the model."""
     exclude_bos: bool = True
     """BOS keeps its own activation in every splice and counts in no statistic."""
@@ -21,100 +24,100 @@ class EvaluationConfig:
     """Measure the model's loss with the reconstruction in place (language models only)."""
     dense_above: float = 0.1
     """A latent that fires on more than this share of the tokens is dense."""
-    max_bytes: int = 256 * 2**20
+    max_bytes: Count = 256 * 2**20
     """Most memory for one block of latents."""
     strict: bool = True
     """Refuse a model that the dictionary was not trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
+class SyntheticConfig(Settings):
     """A world of sparse features with known directions.
 
     The default is 4x superposition: 256 random unit vectors in 64 dimensions, 5.6 of them on.
     """
 
-    d: int = 64
+    d: Count = 64
     """Dimensions of the data."""
-    n_features: int = 256
+    n_features: Count = 256
     """Features in all, children included."""
-    p_first: float = 0.04
+    p_first: NonNegative = 0.04
     """Firing probability of the first root; the others go down linearly."""
-    p_last: float = 0.004
+    p_last: NonNegative = 0.004
     """Firing probability of the last root."""
     magnitude: float = 1.0
     """Mean of a feature's magnitude before the absolute value: |N(magnitude, spread)|."""
-    spread: float = 0.25
+    spread: NonNegative = 0.25
     """Standard deviation of it."""
-    children: int = 0
+    children: Natural = 0
     """Children per root; a child fires only where its root does. 0: all features are roots."""
-    p_child: float = 0.5
+    p_child: NonNegative = 0.5
     """Probability that one child (uniformly chosen) fires along with an active root."""
-    noise: float = 0.0
+    noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise added to every coordinate."""
     seed: int = 0
     """Directions and every batch derive from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbsorptionConfig:
+class AbsorptionConfig(Settings):
     """When a latent counts as absorbing a concept (Chanin et al. 2024; SAEBench's thresholds)."""
 
-    split_gain: float = 0.03
+    split_gain: NonNegative = 0.03
     """The next latent belongs to the concept while it raises the k-sparse probe's F1 by this."""
-    max_latents: int = 10
+    max_latents: Count = 10
     """Most latents a concept is split into."""
     min_cosine: float = 0.025
     """Least cosine of an absorbing latent's decoder row with the concept's direction."""
-    min_share: float = 0.4
+    min_share: NonNegative = 0.4
     """Least share of the projection on the concept that the absorbing latent carries."""
-    n_absorbers: int = 3
+    n_absorbers: Count = 3
     """Latents whose projections the mean absorption fraction sums."""
-    ridge: float = 1e-3
+    ridge: NonNegative = 1e-3
     """Penalty of the linear probe that gives the direction, relative to the rows' variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplittingConfig:
+class SplittingConfig(Settings):
     """When a latent of a wide dictionary counts as a child of one of a narrow dictionary."""
 
-    min_cosine: float = 0.4
+    min_cosine: Annotated[float, at_least(-1)] = 0.4
     """Least cosine of the two decoder rows."""
-    min_given: float = 0.6
+    min_given: NonNegative = 0.6
     """Least share of the child's firings on which the parent's firings lie."""
-    min_firings: int = 10
+    min_firings: Count = 10
     """Latents that fire less often on the given rows are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(Settings):
     """How a trained dictionary is finetuned through its model."""
 
-    steps: int = 200
+    steps: Count = 200
     """Optimizer steps (Adam)."""
-    lr: float = 1e-3
+    lr: NonNegative = 1e-3
     """Peak learning rate: up over the first tenth of the steps, then linearly down to 0."""
-    batch_sequences: int = 8
+    batch_sequences: Count = 8
     """Sequences per step; memory goes with the logits of all of them."""
-    n_ctx: int | None = None
+    n_ctx: Annotated[int, at_least(2)] | None = None
     """Texts are cut off at this many tokens; None takes the model's context length."""
-    fvu_weight: float = 0.3
+    fvu_weight: NonNegative = 0.3
     """Weight of the FVU beside the KL (nats per token); at 0 the reconstruction may drift."""
-    l0: int | float | None = None
+    l0: Annotated[int | float, above(0)] | None = None
     """Latents active per token (not topk, abstopk); None keeps as many as there were."""
-    log_every: int = 10
+    log_every: Count = 10
     """One line of metrics per this many steps."""
     seed: int = 0
     """Order of the sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilConfig:
+class DistilConfig(Settings):
     """How a one-pass encoder learns from a dictionary that takes many passes."""
 
-    steps: int = 600
+    steps: Count = 600
     """Steps of logistic regression, one batch each."""
-    lr: float = 0.03
+    lr: NonNegative = 0.03
     """Peak learning rate, going down linearly."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the training loop."""

@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.activations.checks import check_fields
 from interp.activations.config import FitConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
@@ -110,14 +109,11 @@ def finetune(
 
 
 def check_finetune(config: FinetuneConfig, activations: Sequence[str]) -> None:
-    """Refuse settings out of range, and activations without a number of latents to hold.
+    """Refuse activations without a number of latents to hold.
 
     Raises:
         ConfigError: The field or the activation, what is possible.
     """
-    check_fields(config, _LEAST)
-    if config.l0 == 0:
-        raise ConfigError("l0 is out of range", got=0, expected="above 0, or None for as it is")
     for kind in activations:
         if config.l0 is not None and kind in FIXED_K:
             raise ConfigError(
@@ -129,11 +125,6 @@ def check_finetune(config: FinetuneConfig, activations: Sequence[str]) -> None:
                 "this activation has no number of active latents to hold", got=kind,
                 expected=", ".join(FIXED_K + CUT),
             )  # fmt: skip
-
-
-_LEAST = {
-    "steps": 1, "lr": 0, "batch_sequences": 1, "n_ctx": 2, "fvu_weight": 0, "l0": 0, "log_every": 1,
-}  # fmt: skip
 
 
 class _Batches:

@@ -17,13 +17,13 @@ from typing import Any, cast, overload
 import torch
 from torch import Tensor, nn
 
-from interp.activations.checks import check_fields
 from interp.activations.loop import Callback, Run, fit
 from interp.activations.report import FitReport
 from interp.activations.runfolder import Resume
 from interp.core.errors import ConfigError
 from interp.core.names import slug
 from interp.core.provenance import Provenance, fingerprint_state
+from interp.core.settings import check_fields
 from interp.dictionaries.checks import check_dictionary
 from interp.dictionaries.config import PENALISED
 from interp.dictionaries.dictionary import Dictionary

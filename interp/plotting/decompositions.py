@@ -6,7 +6,6 @@ the one above ends, and the last is what the model says.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def decomposition(
     Raises:
         ConfigError: A position or a kind of component that the result does not have.
     """
-    config = replace(config or DecompositionConfig(), **options)
+    config = (config or DecompositionConfig()).changed(options, "this picture")
     kind = config.kind
     if kind == "auto":
         kind = "heatmap" if len(result.tokens) > 1 else "waterfall"

@@ -7,7 +7,7 @@ colourings after Belrose et al., "Eliciting Latent Predictions with the Tuned Le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ def lens_heatmap(result: LensResult, config: LensConfig | None = None, **options
     Raises:
         ConfigError: a colour that the result does not have.
     """
-    config = replace(config or LensConfig(), **options)
+    config = (config or LensConfig()).changed(options, "this picture")
     choices = _colourings(result)
     opening = _index_of(config.colour, choices)
     n_layers, n_positions = result.entropy.shape

@@ -36,6 +36,7 @@ from tests.activations.toys import (
     same,
     step,
     tensors_on_disk,
+    unchecked,
 )
 
 pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__)
@@ -661,19 +662,14 @@ def test_it_trains_in_a_thread_without_touching_handlers() -> None:
         ("on_nonfinite", "ignore"),
     ],
 )  # fmt: skip
-def test_impossible_settings_name_the_field(field: str, value: Any, tmp_path: Path) -> None:
-    chosen = config()
-    object.__setattr__(chosen, field, value)  # as a config file would bring it in
+def test_impossible_settings_name_the_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
-        fit(Translators(), step, batches, chosen, out=tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+        unchecked(config)(**{field: value})
 
 
 def test_a_misspelt_choice_is_suggested() -> None:
-    chosen = config()
-    object.__setattr__(chosen, "lr_schedule", "cosin")
     with pytest.raises(ConfigError, match="did you mean 'cosine'"):
-        fit(Translators(), step, batches, chosen)
+        unchecked(config)(lr_schedule="cosin")
 
 
 def test_default_settings_are_possible() -> None:

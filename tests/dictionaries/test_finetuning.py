@@ -225,7 +225,7 @@ def test_what_cannot_be_finetuned_is_refused() -> None:
         finetune(random_dictionary(model), model.randomised(3), tokens)
     with pytest.raises(ConfigError, match="from k"):
         finetune(random_dictionary(model), model, tokens, FinetuneConfig(l0=3))
-    with pytest.raises(ConfigError, match="above 0"):
+    with pytest.raises(ConfigError, match="l0 is out of range"):
         finetune(random_dictionary(model, "gated"), model, tokens, FinetuneConfig(l0=0))
     with pytest.raises(ConfigError, match="steps"):
         finetune(random_dictionary(model), model, tokens, FinetuneConfig(steps=0))

@@ -197,7 +197,7 @@ def test_the_result_names_its_best_site_and_neurons(tmp_path: Path) -> None:
             "different rows",
         ),
         ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (4,)}, ConfigError, "sizes"),
-        ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (0, 1)}, ConfigError, "sizes"),
+        ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (0, 1)}, ConfigError, "ks"),
     ],
 )
 def test_bad_requests_are_explained(

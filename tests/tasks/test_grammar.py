@@ -237,10 +237,10 @@ def test_answers_are_marked_and_weigh_most() -> None:
 
 
 def test_impossible_batches_are_refused() -> None:
-    with pytest.raises(ConfigError, match="impossible size"):
-        batch(GrammarConfig(batch=0), 0)
-    with pytest.raises(ConfigError, match="impossible size"):
-        batch(GrammarConfig(n_ctx=1), 0)
+    with pytest.raises(ConfigError, match="batch is out of range"):
+        GrammarConfig(batch=0)
+    with pytest.raises(ConfigError, match="n_ctx is out of range"):
+        GrammarConfig(n_ctx=1)
 
 
 # --- the tasks: answers as a reader would give them -----------------------------------------------

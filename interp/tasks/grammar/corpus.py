@@ -199,16 +199,7 @@ def batch(config: GrammarConfig, t: int) -> tuple[Int[Tensor, "row pos"], Int[Te
     Args:
         config: Rows, their length, the seed.
         t: Number of the batch.
-
-    Raises:
-        ConfigError: No rows, or rows too short for a sentence.
     """
-    if config.batch < 1 or config.n_ctx < 2:
-        raise ConfigError(
-            "impossible size of a batch",
-            got=f"batch={config.batch}, n_ctx={config.n_ctx}",
-            expected="one row or more, of two tokens or more",
-        )
     seed = generator(config.seed, "grammar", t).initial_seed()
     source = np.random.default_rng(seed % 2**63)
     width = config.n_ctx - 1

@@ -1,0 +1,177 @@
+"""Settings are checked when they are made, so that a wrong one never reaches any work.
+
+```python
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(Settings):
+    steps: Count = 300
+    test_fraction: Share = 0.3
+```
+
+Standard library only: the command line is built from settings without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from interp.core.errors import ConfigError
+from interp.core.names import did_you_mean
+
+
+class Bound(NamedTuple):
+    """What a number may be; NaN is never allowed. Stands in a field's `Annotated` type."""
+
+    text: str
+    """As an error says it."""
+    holds: Callable[[int | float], bool]
+    """Whether a number is allowed."""
+
+
+def at_least(low: int | float) -> Bound:
+    """Finite and not below `low`."""
+    return Bound(f"a finite number >= {low:g}", lambda value: low <= value < math.inf)
+
+
+def above(low: int | float) -> Bound:
+    """Finite and above `low`."""
+    return Bound(f"a finite number > {low:g}", lambda value: low < value < math.inf)
+
+
+def between(low: int | float, high: int | float) -> Bound:
+    """Neither of the two, but between them."""
+    return Bound(f"between {low:g} and {high:g}", lambda value: low < value < high)
+
+
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Positive = Annotated[float, above(0)]
+NonNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, between(0, 1)]
+Decay = Annotated[float, Bound("at least 0, below 1", lambda value: 0 <= value < 1)]
+
+
+class Settings:
+    """Base of the frozen dataclasses that hold settings: what their types say holds.
+
+    Raises:
+        ConfigError: On making one; the field, what it holds, what it may hold.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def changed(self, options: Mapping[str, Any], what: str) -> Self:
+        """The same with single fields replaced by options as a user wrote them.
+
+        Args:
+            options: Field -> value.
+            what: Who takes the options, for the error.
+
+        Raises:
+            ConfigError: An option that is no field, or a value it may not have.
+        """
+        known = [field.name for field in dataclasses.fields(self)]  # pyright: ignore
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"{what} has no option {name!r}",
+                    got=name,
+                    expected=", ".join(sorted(known)),
+                    fix=did_you_mean(name, known) or None,
+                )
+        return dataclasses.replace(self, **options)  # pyright: ignore
+
+
+def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
+    """Refuse fields of the wrong type or out of bounds, naming them.
+
+    Args:
+        config: An instance of a config dataclass.
+        least: Field -> smallest allowed number, beside the bounds that the types declare.
+
+    Raises:
+        ConfigError: The field, what it holds, what it may hold.
+    """
+    hints = _hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if not _accepts(hint, value):
+            choices = [c for part in (hint, *get_args(hint)) for c in get_args(part)]
+            texts = [c for c in choices if isinstance(c, str)]
+            near = did_you_mean(value, texts) if isinstance(value, str) else ""
+            raise ConfigError(
+                f"{field.name} has a wrong value",
+                got=repr(value),
+                expected=_say(hint),
+                fix=near or None,
+            )
+        if least is not None and field.name in least and value is not None:
+            hint = Annotated[hint, at_least(least[field.name])]
+        missed = _missed(hint, value)
+        if missed is not None:
+            raise ConfigError(f"{field.name} is out of range", got=value, expected=missed.text)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _missed(hint: Any, value: Any) -> Bound | None:
+    """The bound in a type that a value of that type does not keep."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        bounds = [extra for extra in parts[1:] if isinstance(extra, Bound)]
+        return next((bound for bound in bounds if not bound.holds(value)), None)
+    if origin is tuple:
+        inner = parts[:1] * len(value) if parts[-1] is ... else parts
+        pairs = zip(inner, value, strict=True)
+        return next((b for h, v in pairs if (b := _missed(h, v)) is not None), None)
+    if origin is Literal or not parts:
+        return None
+    return _missed(next(part for part in parts if _accepts(part, value)), value)
+
+
+def _accepts(hint: Any, value: object) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _accepts(parts[0], value)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is tuple:
+        if parts[-1] is ...:
+            return isinstance(value, tuple) and all(_accepts(parts[0], each) for each in value)
+        if not isinstance(value, tuple) or len(value) != len(parts):
+            return False
+        return all(map(_accepts, parts, value))
+    if parts:
+        return any(_accepts(part, value) for part in parts)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint  # exact, so that True is not an int
+
+
+def _say(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _say(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return ", ".join(map(repr, get_args(hint)))
+    if get_args(hint)[-1:] == (...,):
+        return f"a tuple of {_say(get_args(hint)[0])}"
+    if get_origin(hint) is None and isinstance(hint, type):
+        return hint.__name__.replace("NoneType", "None")
+    joined = ", " if get_origin(hint) is tuple else " or "
+    return joined.join(map(_say, get_args(hint)))

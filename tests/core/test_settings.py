@@ -1,0 +1,105 @@
+"""Settings: what their types say holds from the moment they exist."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from interp.core.errors import ConfigError
+from interp.core.settings import (
+    Count,
+    Decay,
+    Natural,
+    NonNegative,
+    Positive,
+    Settings,
+    Share,
+    at_least,
+    check_fields,
+)
+from tests.activations.toys import unchecked
+from tests.architecture.source import modules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bread(Settings):
+    """Has a field of every kind."""
+
+    kind: Literal["rye", "wheat"] = "rye"
+    loaves: Count = 1
+    seeds: Natural = 0
+    hours: Positive = 1.5
+    salt: NonNegative = 0
+    water: Share = 0.7
+    rest: tuple[Decay, Decay] = (0.0, 0.5)
+    weights: tuple[Count, ...] = (500,)
+    heat: Annotated[float, at_least(-273)] | None = None
+    sliced: bool = False
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("kind", "rie", "did you mean 'rye'"), ("kind", 3, "'rye', 'wheat'"),
+        ("loaves", 0, ">= 1"), ("loaves", True, "int"), ("loaves", 2.0, "int"),
+        ("seeds", -1, ">= 0"), ("hours", 0, "> 0"), ("hours", math.nan, "> 0"),
+        ("hours", math.inf, "> 0"), ("hours", "long", "float"), ("salt", -1e-9, ">= 0"),
+        ("water", 1, "between 0 and 1"), ("water", 0.0, "between 0 and 1"),
+        ("rest", (0.5, 1.0), "below 1"), ("rest", (0.5,), "float, float"),
+        ("weights", (1, 0), ">= 1"), ("weights", [1], "a tuple of int"),
+        ("heat", -300.0, ">= -273"), ("heat", "hot", "float or None"), ("sliced", 1, "bool"),
+    ],
+)  # fmt: skip
+def test_what_a_type_excludes_is_named(field: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        unchecked(Bread)(**{field: value})
+    assert field in str(caught.value) and said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", "wheat"), ("loaves", 10**9), ("seeds", 0), ("hours", 1), ("salt", 0),
+        ("water", 1e-9), ("rest", (0, 0.999)), ("weights", ()), ("weights", (3, 4)),
+        ("heat", None), ("heat", -273),
+    ],
+)  # fmt: skip
+def test_what_a_type_allows_is_kept(field: str, value: Any) -> None:
+    assert getattr(unchecked(Bread)(**{field: value}), field) == value
+
+
+def test_single_fields_change_by_name() -> None:
+    assert Bread().changed({"loaves": 3}, "a baker") == Bread(loaves=3)
+    with pytest.raises(ConfigError, match="a baker has no option 'loafs'") as caught:
+        Bread().changed({"loafs": 3}, "a baker")
+    assert "did you mean 'loaves'" in str(caught.value)
+    with pytest.raises(ConfigError, match="loaves is out of range"):
+        Bread().changed({"loaves": -3}, "a baker")
+
+
+def test_a_least_value_can_be_given_beside_the_types() -> None:
+    check_fields(Bread(loaves=2), {"loaves": 2, "heat": 100})
+    with pytest.raises(ConfigError, match="loaves is out of range"):
+        check_fields(Bread(), {"loaves": 2})
+
+
+def _settings() -> list[type]:
+    found = set()
+    for name in modules():
+        if name.endswith("config"):
+            members = inspect.getmembers(importlib.import_module(name), inspect.isclass)
+            found |= {kind for _, kind in members if issubclass(kind, Settings)}
+    return sorted(found - {Settings}, key=lambda kind: kind.__qualname__)
+
+
+@pytest.mark.parametrize("kind", _settings(), ids=lambda kind: kind.__qualname__)
+def test_the_settings_of_every_room_refuse_nonsense_in_every_field(kind: type) -> None:
+    unchecked(kind)()
+    for field in fields(kind):
+        with pytest.raises(ConfigError, match=field.name):
+            unchecked(kind)(**{field.name: object()})
