@@ -46,6 +46,10 @@ RELU = (0.2, 0.4, 0.6, 0.8, 1.2)
 GATED = (0.5, 1.0, 1.2, 1.5, 2.0)
 L0 = 5.63
 STOP, PASSES = 0.7, 16  # matching pursuit: where a row is done, and after how many latents at most
+PURSUIT: dict[str, Any] = {
+    "activation": "matching_pursuit", "max_iterations": PASSES,
+    "resample_every": 150, "resample_similar": 0.9,
+}  # fmt: skip
 START = 0.1  # norm of rows at the start: the encoder's and, if free, the decoder's (as sae-lens's)
 FIGURES = ("mcc", "f1", "latent_f1", "uniqueness", "rec90", "fvu", "l0", "dead")
 
@@ -101,7 +105,7 @@ def ours(**fixed: Any) -> Make:
 def distilled(world: SyntheticWorld, setting: float, seed: int, plan: Schedule) -> Any:
     """Pursuit for part of the steps, its one-pass encoder for the rest."""
     rest = plan.steps // 5
-    pursuit = ours(activation="matching_pursuit", max_iterations=PASSES)
+    pursuit = ours(**PURSUIT)
     teacher = pursuit(world, setting, seed, replace(plan, steps=plan.steps - rest))
     return distil(teacher, plan.rows, DistilConfig(steps=rest))
 
@@ -127,7 +131,7 @@ TRAINERS = (
     ),
     Trainer(
         "matching pursuit", "interp", RATES,
-        ours(activation="matching_pursuit", max_iterations=PASSES),
+        ours(**PURSUIT),
     ),
     Trainer("matching pursuit distilled", "interp", RATES, distilled),
     Trainer("relu", "sae-lens", RELU, saelens("Standard", "l1_coefficient")),

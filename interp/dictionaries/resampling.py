@@ -4,11 +4,15 @@ Bricken et al. 2023 ("Towards Monosemanticity", appendix: neuron resampling): a 
 the direction of a row drawn with probability proportional to its squared loss, a smaller encoder
 than the living ones, and fresh moments. Where latents compete for k places the new encoder is as
 large as the living ones: a smaller one would never be among the k.
+
+Two latents of one direction are one too many: where `resample_similar` is given, the one that fired
+longer ago counts as dead (K-SVD, Aharon et al. 2006, IEEE TSP 54(11), section IV.C).
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +23,7 @@ from interp.dictionaries.trainee import Trainee
 
 ENCODER_SHARE = 0.2
 """Norm of a new encoder row, as a share of the mean of the living."""
+BLOCK = 1024
 BY_LATENT = ("encoder", "W_dec", "b_enc", "b_gate", "b_mag", "r_mag", "threshold")
 
 
@@ -37,7 +42,10 @@ def resample(trainee: Trainee, optimizer: torch.optim.Optimizer, t: int) -> int:
     if trainee.last is None:
         return 0
     d, (x, y) = trainee.dictionary, trainee.last
-    dead = trainee.dead.nonzero().flatten()[: len(x)]
+    gone = trainee.dead
+    if trainee.config.resample_similar is not None:
+        gone = gone | _repeated(d.W_dec, trainee.idle, trainee.config.resample_similar)
+    dead = gone.nonzero().flatten()[: len(x)]
     if not len(dead):
         return 0
     error = d.error(x, y)
@@ -46,8 +54,9 @@ def resample(trainee: Trainee, optimizer: torch.optim.Optimizer, t: int) -> int:
     rows = torch.multinomial(loss.square() + 1e-12, len(dead), generator=draw).to(x.device)
     at_x = d.b_dec if d.config.apply_b_dec_to_input else x.mean(0)
     direction = F.normalize(x[rows] - at_x, dim=1)
-    alive = ~trainee.dead
-    d.W_dec[dead] = F.normalize(error[rows], dim=1) if d.config.is_transcoder else direction
+    alive = ~gone
+    by_error = d.config.is_transcoder or d.config.activation == "matching_pursuit"
+    d.W_dec[dead] = F.normalize(error[rows], dim=1) if by_error else direction
     if d.config.activation != "matching_pursuit":
         _point(d, dead, direction, at_x, alive)
     for name in BY_LATENT:
@@ -58,6 +67,19 @@ def resample(trainee: Trainee, optimizer: torch.optim.Optimizer, t: int) -> int:
     trainee.idle[dead] = 0
     trainee.dead[dead] = False
     return len(dead)
+
+
+def _repeated(
+    rows: Float[Tensor, "d_sae d"], idle: Int[Tensor, " d_sae"], most: int | float
+) -> Bool[Tensor, " d_sae"]:
+    """Of every two rows that are too similar, the one idle for longer (of equals the later)."""
+    unit = F.normalize(rows, dim=1)
+    place = torch.arange(len(rows), device=rows.device)
+    found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for part in place.split(BLOCK):
+        later = (idle[part, None] > idle) | ((idle[part, None] == idle) & (part[:, None] > place))
+        found[part] = ((unit[part] @ unit.T > most) & later).any(1)
+    return found
 
 
 def _point(d: Dictionary, dead: Tensor, direction: Tensor, at_x: Tensor, alive: Tensor) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+from interp.core.settings import between
 from interp.dictionaries.config import PENALISED, TOPK_FAMILY, Activation, DictionaryConfig
 
 MOST = 2**31 - 1
@@ -71,6 +72,8 @@ class TrainConfig:
     """Rows without firing after which a latent counts as dead."""
     resample_every: int | None = None
     """Steps between resamplings of dead latents at badly reconstructed rows; None: never."""
+    resample_similar: Annotated[int | float, between(0, 1)] | None = None
+    """Resample also the idler of two latents whose decoder rows have a larger cosine (K-SVD)."""
 
     b_dec_init: Literal["mean", "geometric_median", "zeros"] = "mean"
     """Where the decoder bias starts; the encoder's is set so that this centre encodes to zero."""

@@ -236,6 +236,12 @@ def check_config(config: TrainConfig) -> None:
     check_values(config)
     is_transcoder = bool(config.site_out) and config.site_out != config.site
     check_dictionary(config.dictionary(1, 1, "in", "out" if is_transcoder or config.skip else "in"))
+    if config.resample_similar is not None and config.resample_every is None:
+        raise ConfigError(
+            "resample_similar says what is resampled, not when",
+            got=f"resample_similar={config.resample_similar}, resample_every=None",
+            fix="resample_every=500, say",
+        )
     if config.l0 is not None and config.activation not in PENALISED:
         raise ConfigError(
             f"a {config.activation} dictionary has its number of active latents from k",

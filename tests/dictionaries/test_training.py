@@ -15,7 +15,9 @@ from interp.core.errors import BadName, ConfigError
 from interp.core.randomness import generator
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample
+from interp.dictionaries.recovering import score_recovery
 from interp.dictionaries.resampling import resample
+from interp.dictionaries.synthetic import SyntheticConfig, SyntheticWorld
 from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.trainee import Trainee
 from interp.dictionaries.training import clip_dictionary, run_training, train
@@ -266,15 +268,62 @@ def test_dead_latents_take_directions_of_badly_reconstructed_rows(activation: An
     trainee, optimizer, x = make_dead(activation)
     d = trainee.dictionary
     before = d.W_dec.detach().clone()
+    scaled = x * trainee.scale_in
+    # pursuit reads what is left of a row, the others read the row
+    aimed = d.error(scaled, scaled) if activation == "matching_pursuit" else scaled - d.b_dec
+    aimed = F.normalize(aimed.detach(), dim=1)
     assert resample(trainee, optimizer, 7) == 2
     changed = (d.W_dec.detach() != before).any(1).nonzero().flatten().tolist()
     assert changed == [3, 11]
-    centred = F.normalize(x * trainee.scale_in - d.b_dec.detach(), dim=1)
-    assert ((d.W_dec[[3, 11]].detach() @ centred.T).amax(1) > 0.9999).all()
+    assert ((d.W_dec[[3, 11]].detach() @ aimed.T).amax(1) > 0.9999).all()
     assert not trainee.dead.any() and not trainee.idle[[3, 11]].any()
     state = optimizer.state[d.W_dec]
     assert not state["exp_avg"][[3, 11]].any() and state["exp_avg"][[4, 12]].any()
     assert resample(trainee, optimizer, 8) == 0
+
+
+def test_of_two_latents_of_one_direction_the_idler_is_resampled() -> None:
+    trainee, optimizer, _ = make_dead()
+    d = trainee.dictionary
+    trainee.dead.fill_(False)
+    trainee.idle.zero_()
+    trainee.idle[5] = 9
+    with torch.no_grad():
+        d.W_dec[5], d.W_dec[20] = d.W_dec[8], -d.W_dec[8]  # opposite is another feature
+        d.W_dec[30] = d.W_dec[31]
+    before = d.W_dec.detach().clone()
+    assert resample(trainee, optimizer, 7) == 0
+    trainee.config = dataclasses.replace(trainee.config, resample_similar=0.95)
+    assert resample(trainee, optimizer, 7) == 2
+    changed = (d.W_dec.detach() != before).any(1).nonzero().flatten().tolist()
+    assert changed == [5, 31], "5 was idle for longer; 30 and 31 alike"
+    assert resample(trainee, optimizer, 8) == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pursuit_without_repetitions_finds_more_features(seed: int) -> None:
+    """Two latents of one feature stay two: neither is ever dead."""
+    shape = SyntheticConfig(d=32, n_features=128, p_first=0.04, p_last=0.01, seed=seed)
+    world = SyntheticWorld(shape)
+    x = torch.cat([world.batch(t, 512) for t in range(40)])
+    base = small(
+        activation="matching_pursuit", d_sae=128, max_iterations=8, residual_threshold=0.6,
+        steps=500, batch_size=512, lr=1e-2, scale=False,
+    )  # fmt: skip
+    once = dataclasses.replace(base, resample_every=50, resample_similar=0.9)
+    twice, one = (score_recovery(train(c, x), world, with_ceiling=False) for c in (base, once))
+    assert one.dead == twice.dead == 0
+    assert float(one.uniqueness) > float(twice.uniqueness) + 0.01
+    assert float(one.cosine.mean()) > float(twice.cosine.mean()) + 0.01
+    assert float(one.f1.mean()) > float(twice.f1.mean()) + 0.02
+
+
+def test_what_is_too_similar_needs_a_time_to_be_resampled() -> None:
+    x = planted(300)
+    with pytest.raises(ConfigError, match="not when"):
+        train(small(resample_similar=0.9), x)
+    with pytest.raises(ConfigError, match="resample_similar is out of range"):
+        train(small(resample_similar=1.5, resample_every=5), x)
 
 
 def test_resampling_draws_from_seed_and_step_alone() -> None:
