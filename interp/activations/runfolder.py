@@ -31,6 +31,7 @@ from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.finite import check_finite
 from interp.core.provenance import versions
+from interp.core.settings import check_choice
 
 Resume = Literal["auto", "never", "must"]
 SCHEMA = "fit-checkpoint/1"
@@ -188,8 +189,7 @@ def open_run(
         StorageError: Another live process holds it (its pid is named), the folder is something
             else, or `resume` says "never" or "must" and the disk says otherwise.
     """
-    if resume not in ("auto", "never", "must"):
-        raise ConfigError("unknown resume", got=repr(resume), expected="auto, never or must")
+    check_choice("resume", resume, Resume)
     if path.exists() and not path.is_dir():
         raise StorageError(f"{path} is a file", expected="a folder for the run")
     with store.lock(path):

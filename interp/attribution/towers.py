@@ -27,6 +27,7 @@ from interp.attribution.paths import integrate
 from interp.attribution.smooth import rules
 from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ShapeError, SiteError
+from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
 
 Embed = Callable[[Any], Tensor]
@@ -209,8 +210,7 @@ def pooled(pooling: str) -> Embed:
         "first": lambda out: out[:, 0],
         "none": lambda out: out,
     }
-    if pooling not in ways:
-        raise ConfigError("unknown pooling", got=pooling, expected=", ".join(ways))
+    check_choice("pooling", pooling, ways)
     return ways[pooling]
 
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError, SiteError
+from interp.core.errors import ModelError, SiteError
+from interp.core.settings import check_choice
 
 Key = str | tuple[Any, ...]
 """A site's full name, or TransformerLens's `(short name, layer[, sublayer])`."""
@@ -81,8 +82,7 @@ class ResidualStacks(Mapping[str, Tensor]):
             ModelError: The model normalises after adding, so no such sum exists.
             ConfigError: There is no such mode.
         """
-        if mode not in ("all", "mlp", "attn"):
-            raise ConfigError(f"no mode {mode!r}", got=mode, expected="'all', 'mlp' or 'attn'")
+        check_choice("mode", mode, ("all", "mlp", "attn"))
         self._refuse_post_norm("a sum of layer outputs")
         end = self._end(layer)
         labels = [n for n in ("embed", "pos_embed") if incl_embeds and f"hook_{n}" in self]

@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from interp.core.finite import check_finite
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
+from interp.core.settings import check_call
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +51,19 @@ _TYPES: dict[str, type[Result]] = {}
 
 
 def renders(result_type: type) -> Callable[[Renderer], Renderer]:
-    """Register the decorated function as what draws `result_type` and its subclasses."""
+    """Register the decorated function as what draws `result_type` and its subclasses.
+
+    Options that it does not have, and choices (`Literal`) that are none, raise ConfigError.
+    """
 
     def register(function: Renderer) -> Renderer:
-        RENDERERS[result_type] = function
-        return function
+        @wraps(function)
+        def drawn(*args: Any, **options: Any) -> Any:
+            check_call(function, args, options)
+            return function(*args, **options)
+
+        RENDERERS[result_type] = drawn
+        return cast(Renderer, drawn)
 
     return register
 

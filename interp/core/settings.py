@@ -13,6 +13,7 @@ Standard library only: the command line is built from settings without torch.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -125,8 +126,60 @@ def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
             raise ConfigError(f"{field.name} is out of range", got=value, expected=missed.text)
 
 
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is none of the choices.
+
+    Args:
+        name: The argument, as the user wrote it.
+        value: What it holds.
+        choices: A `Literal`, or texts.
+
+    Raises:
+        ConfigError: The argument, what it holds, the choices and the nearest of them.
+    """
+    known = get_args(choices) or tuple(choices)
+    if value not in known:
+        texts = [choice for choice in known if isinstance(choice, str)]
+        raise ConfigError(
+            f"{name} has a wrong value",
+            got=repr(value),
+            expected=", ".join(map(repr, known)),
+            fix=(did_you_mean(value, texts) if isinstance(value, str) else "") or None,
+        )
+
+
+def check_call(
+    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Refuse options that a function does not have, and arguments that are none of its choices.
+
+    Raises:
+        ConfigError: The option, what it holds, what there is.
+    """
+    parameters = _signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in options:
+        if name not in parameters and not takes_any:
+            known = list(parameters)[1:]
+            raise ConfigError(
+                f"{function.__name__} has no option {name!r}",
+                got=name,
+                expected=", ".join(known),
+                fix=did_you_mean(name, known) or None,
+            )
+    hints = _hints(function)
+    for name, value in {**dict(zip(parameters, args, strict=False)), **options}.items():
+        if get_origin(hints.get(name)) is Literal:
+            check_choice(name, value, hints[name])
+
+
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 

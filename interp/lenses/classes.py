@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
+from interp.core.settings import check_choice
 from interp.lenses.config import Components
 from interp.lenses.reading import log_probs
 from interp.models.hooked import HookedModel
@@ -109,8 +110,10 @@ def class_lens(
 
     Raises:
         ModelError: No stream and head by name, and no `rows` and `decode`.
+        ConfigError: Unknown components, or only one of `rows` and `decode`.
         ShapeError: Answers that do not fit images or classes.
     """
+    check_choice("components", components, Components)
     if (rows is None) != (decode is None):
         raise ConfigError("rows and decode belong together", got="one of them")
     if rows is None or decode is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.core.errors import ConfigError
+from interp.core.settings import check_choice
 from interp.lenses.config import Components
 from interp.lenses.reading import read_rows, stream_rows
 from interp.lenses.result import LensResult
@@ -47,8 +47,7 @@ def logit_lens(
         TokenError: More than one text, or a target that is not one token.
         NonFiniteError: The model gives NaN.
     """
-    if components not in ("resid", "all"):
-        raise ConfigError("unknown components", got=components, expected="resid or all")
+    check_choice("components", components, Components)
     return read_rows(
         model,
         inputs,

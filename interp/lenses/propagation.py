@@ -15,12 +15,15 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.lenses.features import FeatureVectors, TokenScores
 from interp.lenses.frozen import wide
 from interp.lenses.reading import one_row
 from interp.lenses.readout import linear_reading
 from interp.lenses.writers import Writer, norm_before, residual_stream
 from interp.models.hooked import HookedModel
+
+Norms = Literal["frozen", "exact"]
 
 GRID = 65
 """Points of the segment between two prompts at which an MLP is probed."""
@@ -33,7 +36,7 @@ def propagate(
     site: str,
     *,
     position: int = -1,
-    norms: Literal["frozen", "exact"] = "frozen",
+    norms: Norms = "frozen",
     name: str = "observable",
     **kwargs: Any,
 ) -> FeatureVectors:
@@ -54,10 +57,12 @@ def propagate(
         One vector per position of the text.
 
     Raises:
+        ConfigError: Norms are neither frozen nor exact.
         SiteError: No such site, or one without positions.
         ModelError: No head, or an attention whose queries and keys are out of reach.
         ShapeError: An observable of another vocabulary.
     """
+    check_choice("norms", norms, Norms)
     _check(model, observable)
     frozen = _frozen_sites(model, scales=norms == "frozen")
     names = model.sites.resolve(site)

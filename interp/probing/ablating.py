@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError
 from interp.core.randomness import permutation
+from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
 from interp.models.interventions import Intervention, mean, zero
 from interp.models.token_batch import TokenBatch
@@ -65,8 +66,7 @@ def ablate_neurons(
         raise ConfigError(
             "neurons to ablate", got=chosen, expected=f"below {d}, and as many others beside them"
         )
-    if replacement not in ("zero", "mean"):
-        raise ConfigError("unknown replacement", got=replacement, expected="zero or mean")
+    check_choice("replacement", replacement, Replacement)
 
     def edit(held: list[int]) -> Intervention:
         if replacement == "zero":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
 from interp.models.token_batch import TokenBatch
 from interp.probing.rows import Labels
@@ -192,8 +193,7 @@ def align_spans(
         ConfigError: A span outside its text or empty, or no texts.
         TokenError: A span without a token, or a text longer than the context.
     """
-    if missing not in ("error", "drop"):
-        raise ConfigError("unknown policy", got=missing, expected="error or drop")
+    check_choice("missing", missing, Missing)
     if len(texts) != len(spans) or not texts:
         raise ShapeError(
             "one list of spans per text", got=f"{len(spans)} lists", expected=f"{len(texts)} texts"
@@ -243,6 +243,5 @@ def _places(found: list[tuple[int, Span | None]]) -> dict[str, Tensor]:
 
 
 def _known(pool: Pool) -> Pool:
-    if pool not in ("first", "last", "mean"):
-        raise ConfigError("unknown pooling", got=pool, expected="first, last or mean")
+    check_choice("pool", pool, Pool)
     return pool

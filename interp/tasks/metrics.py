@@ -33,6 +33,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.models.token_batch import TokenBatch
 from interp.tasks.batch import PromptBatch
 
@@ -253,4 +254,5 @@ def _best(
 
 
 def _reduced(values: Tensor, reduce: Reduce) -> Tensor:
+    check_choice("reduce", reduce, Reduce)
     return values.mean() if reduce == "mean" else values

@@ -292,7 +292,7 @@ def test_bad_modes_are_refused():
     # past the runtime type check of tests, as a notebook would
     decompose = Activations.decompose_resid
     decompose = getattr(decompose, "__wrapped__", decompose)
-    with pytest.raises(ConfigError, match="'all', 'mlp' or 'attn'"):
+    with pytest.raises(ConfigError, match="did you mean 'mlp'"):
         decompose(make(), mode="mpl")
 
 

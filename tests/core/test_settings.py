@@ -20,6 +20,8 @@ from interp.core.settings import (
     Settings,
     Share,
     at_least,
+    check_call,
+    check_choice,
     check_fields,
 )
 from tests.activations.toys import unchecked
@@ -86,6 +88,29 @@ def test_a_least_value_can_be_given_beside_the_types() -> None:
     check_fields(Bread(loaves=2), {"loaves": 2, "heat": 100})
     with pytest.raises(ConfigError, match="loaves is out of range"):
         check_fields(Bread(), {"loaves": 2})
+
+
+def baked(bread: str, crust: Literal["thin", "thick"] = "thin", *, minutes: int = 30) -> str:
+    return f"{bread} {crust} {minutes}"
+
+
+def test_calls_name_options_and_choices_that_are_not_there() -> None:
+    check_call(baked, ("rye", "thick"), {"minutes": 3})
+    with pytest.raises(ConfigError, match="baked has no option 'crus'") as caught:
+        check_call(baked, ("rye",), {"crus": "thin"})
+    assert "did you mean 'crust'" in str(caught.value)
+    for args, options in ((("rye", "thik"), {}), (("rye",), {"crust": "thik"})):
+        with pytest.raises(ConfigError, match="crust has a wrong value") as caught:
+            check_call(baked, args, options)
+        assert "did you mean 'thick'" in str(caught.value)
+
+
+def test_a_choice_is_one_of_a_literal_or_of_texts() -> None:
+    check_choice("crust", "thin", Literal["thin", "thick"])
+    check_choice("crust", "thin", {"thin": 1})
+    with pytest.raises(ConfigError, match="crust has a wrong value") as caught:
+        check_choice("crust", ["thin"], ("thin", "thick"))
+    assert "'thin', 'thick'" in str(caught.value)
 
 
 def _settings() -> list[type]:

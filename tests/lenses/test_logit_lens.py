@@ -319,7 +319,7 @@ def test_models_without_a_head_over_tokens_are_refused(module: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"components": "heads"}, ConfigError, "resid or all"),
+        ({"components": "heads"}, ConfigError, "components has a wrong value"),
         ({"top_k": 0}, ConfigError, "at least one token"),
         ({"target": zoo.V}, TokenError, "0 to 100"),
         ({"target": -1}, TokenError, "outside the vocabulary"),

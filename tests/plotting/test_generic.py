@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import plotting
 from interp.core.errors import ConfigError
-from interp.core.result import Result
+from interp.core.result import RENDERERS, Result
 from interp.plotting.generic import plot_result
 from interp.plotting.registry import load_renderers
 
@@ -58,3 +63,21 @@ def test_one_axis_makes_bars_and_three_need_a_cut(result: PlottedScores) -> None
 def test_the_registry_finds_the_generic_renderer(result: PlottedScores) -> None:
     load_renderers(type(result))
     assert result.plot(title="T").layout.title.text == "T"
+
+
+def _pictures() -> dict[str, Any]:
+    for file in Path(plotting.__file__).parent.glob("*.py"):
+        import_module(f"interp.plotting.{file.stem}")
+    return {kind.__name__: draw for kind, draw in RENDERERS.items() if draw.__module__ != __name__}
+
+
+@pytest.mark.parametrize(("kind", "draw"), _pictures().items())
+def test_no_picture_swallows_an_option_it_does_not_have(kind: str, draw: Any) -> None:
+    parameters = inspect.signature(draw).parameters
+    choices = {n: h for n, h in get_type_hints(draw).items() if get_origin(h) is Literal}
+    for name in choices:
+        with pytest.raises(ConfigError, match=f"{name} has a wrong value"):
+            draw(object(), **{name: "no such choice"})
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        with pytest.raises(ConfigError, match="has no option 'tittle'"):
+            draw(object(), tittle="")
