@@ -56,9 +56,9 @@ def solve(
         groups: Rows that belong together when a penalty is chosen on held-out rows.
 
     Raises:
-        ConfigError: A penalty below 0, or none.
+        ConfigError: No penalty.
     """
-    if not config.penalties or not all(0 <= p < float("inf") for p in config.penalties):
+    if not config.penalties:
         raise ConfigError(
             "penalties of a probe", got=config.penalties, expected="numbers from 0 upward"
         )

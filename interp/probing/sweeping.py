@@ -66,6 +66,9 @@ def probe_sweep(
     fresh = None if random_init is None else check_sites(random_init)
     if fresh is not None and list(fresh) != list(rows):
         raise ShapeError("the random-init rows are of other sites", got=[*fresh], expected=[*rows])
+    if fresh is not None and {len(x) for x in fresh.values()} != {n}:
+        found_rows = [len(x) for x in fresh.values()]
+        raise ShapeError("the random-init rows are other rows", got=found_rows, expected=n)
     m, shuffles = len(wanted), config.n_shuffles
     nulls = [shuffled(t, split, config.seed, i) for i in range(shuffles) for t in wanted]
     tasks = [] if types is None else [_control_task(t, types, config.seed) for t in wanted]

@@ -296,3 +296,13 @@ def test_r2_of_rows_that_hardly_differ_ends_somewhere() -> None:
     nearly = torch.tensor([0.0, 1e-100, 0.0, 0.0], dtype=torch.float64)
     found = r2(torch.ones(4), nearly, torch.arange(4))
     assert found.value == LEAST_R2 and found.low >= LEAST_R2
+
+
+def test_random_init_rows_are_the_same_rows() -> None:
+    """More of them would be cut off without a word, and their labels would be of other rows."""
+    y = torch.arange(40) % 2
+    for n in (39, 41):
+        with pytest.raises(ShapeError, match="other rows"):
+            probe_sweep({"s": torch.randn(40, 3)}, y, random_init={"s": torch.randn(n, 3)})
+    with pytest.raises(ShapeError, match="other sites"):
+        probe_sweep({"s": torch.randn(40, 3)}, y, random_init={"t": torch.randn(40, 3)})
