@@ -261,6 +261,8 @@ def _train(
         maps, heads, words = batch
         scores = _without_self(module(maps, words), heads)
         asked = heads >= 0
+        if not bool(asked.any()):  # sentences without an arc teach nothing
+            return 0 * scores.sum()
         return nn.functional.cross_entropy(scores[asked], heads[asked])
 
     schedule = FitConfig(

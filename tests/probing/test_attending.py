@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,6 +46,14 @@ def test_a_map_that_knows_the_tree_is_read_exactly(backwards: bool) -> None:
     one_way = AttentionProbeConfig(steps=120, transposed=False)
     alone = fit_attention_probe(trees(backwards=backwards), one_way, shape=(3, 1))
     assert (float(alone.uas) == 1.0) is not backwards
+
+
+def test_sentences_without_an_arc_are_passed_over() -> None:
+    """"Hello!" has a root and a skipped mark; a step of such sentences has nothing to learn from."""
+    bare = [replace(s, heads=torch.full_like(s.heads, -1)) for s in trees()[::2]]
+    config = replace(QUICK, sentences_per_step=1)
+    found = fit_attention_probe([*trees(), *bare], config, shape=(3, 1))
+    assert float(found.uas) > 0.9
 
 
 def test_noise_tells_no_tree() -> None:
