@@ -49,7 +49,7 @@ def test_a_map_that_knows_the_tree_is_read_exactly(backwards: bool) -> None:
 
 
 def test_sentences_without_an_arc_are_passed_over() -> None:
-    """"Hello!" has a root and a skipped mark; a step of such sentences has nothing to learn from."""
+    """A greeting has a root and a skipped mark: a step of such sentences has nothing to learn."""
     bare = [replace(s, heads=torch.full_like(s.heads, -1)) for s in trees()[::2]]
     config = replace(QUICK, sentences_per_step=1)
     found = fit_attention_probe([*trees(), *bare], config, shape=(3, 1))
