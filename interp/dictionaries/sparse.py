@@ -20,6 +20,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
+TRITON = False
+"""Whether products on a GPU take the Triton kernels of `kernels.py` in place of torch's: equal in
+tests, and off until they are measured there (benchmarks/dictionary_kernels.py)."""
+
 
 class Entries(Protocol):
     """Entries of an [n, m] matrix. A `value` has one number per entry, in their order."""
@@ -92,6 +96,10 @@ class SparseEntries:
         return _bags(self.column, W, self.offsets, values)
 
     def dot(self, rows: Float[Tensor, "rows d"], W: Float[Tensor, "m d"]) -> Float[Tensor, "nnz"]:
+        if TRITON and rows.is_cuda:
+            from interp.dictionaries.kernels import dots
+
+            return dots(self.row, self.column, rows, W)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "CSR is in beta": no product that is used here
             wanted = torch.sparse_csr_tensor(
@@ -243,6 +251,10 @@ def _bags(
     weights: Float[Tensor, "nnz"],
 ) -> Float[Tensor, "b d"]:
     """Weighted sums of a matrix's rows, one per bag."""
+    if TRITON and matrix.is_cuda:
+        from interp.dictionaries.kernels import weighted_rows
+
+        return weighted_rows(index, matrix, offsets, weights)
     return F.embedding_bag(
         index, matrix, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
