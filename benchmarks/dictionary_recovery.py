@@ -42,7 +42,7 @@ from interp.dictionaries.training import run_training
 
 BATCH, BATCHES, WARMUP = 1024, 512, 100
 RATES = (3e-4, 1e-3, 2e-3, 3e-3, 6e-3)
-RELU = (0.2, 0.4, 0.6, 0.8, 1.2)
+RELU = (0.2, 0.4, 0.8, 1.2, 1.6)
 GATED = (0.5, 1.0, 1.2, 1.5, 2.0)
 L0 = 5.63
 STOP, PASSES = 0.7, 16  # matching pursuit: where a row is done, and after how many latents at most
@@ -114,9 +114,10 @@ WIDTHS = (32, 64, 128, 256)
 FREE = {"decoder_norm": "free"}  # of sae-lens's dictionaries, too
 RESAMPLED = {"resample_every": 150, "dead_after": 50 * BATCH}
 REVIVED = {"auxk_alpha": 1.0}  # as sae-lens's
+AT_ZERO = {"b_dec_init": "zeros"}  # sae-lens's start; here it is also the truth
 AT_ONCE = {"sparsity_warmup_steps": 0}  # the penalty is whole from the first step, as ours
 TRAINERS = (
-    Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE)),
+    Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE, **AT_ZERO)),
     Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity", **FREE)),
     Trainer(
         "jumprelu", "interp", RATES,
