@@ -83,7 +83,7 @@ class OptimalConfig(Settings):
     """Candidates, the best by mean difference."""
     tolerance: NonNegative = 1e-6
     """Relative gap between cost and bound at which a support counts as proved."""
-    seconds: Positive = 60.0
+    seconds: NonNegative = 60.0
     """Time after which the best found so far is returned, with its gap."""
 
 

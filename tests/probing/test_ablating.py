@@ -79,7 +79,7 @@ def test_ablation_is_what_a_hook_would_do() -> None:
         ({"neurons": (37,)}, ConfigError, "neurons to ablate"),
         ({"neurons": ()}, ConfigError, "neurons to ablate"),
         ({"neurons": range(30)}, ConfigError, "as many others"),
-        ({"replacement": "median"}, ConfigError, "zero or mean"),
+        ({"replacement": "median"}, ConfigError, "replacement"),
     ],
 )
 def test_bad_requests_are_explained(change: Any, kind: type[InterpError], words: str) -> None:
