@@ -287,8 +287,8 @@ def crossover(args: argparse.Namespace) -> dict[str, Any]:
         pre = shape.x[:256] @ shape.rows.T
     weight = TrainLoss(coefficient=torch.tensor(0.1), dead=torch.zeros(shape.m, dtype=torch.bool))
     step = make_step(d, weight)
-    rows = []
-    for density in (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24):
+    rows, changeover = [], sparse.CROSSOVER
+    for density in (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.36):
         d.b_enc.data.fill_(-float(pre.flatten()[:1_000_000].quantile(1 - density)))
 
         def call(bound: float) -> Any:
@@ -306,22 +306,30 @@ def crossover(args: argparse.Namespace) -> dict[str, Any]:
     meets = next((r["density"] for r in rows if r["sparse"] > r["dense"]), None)
     sys.stdout.write(f"sparse is slower from a density of about {meets}\n")
     if args.figure is not None:
-        draw(rows, args.figure)
+        draw(rows, args.figure, changeover)
     return {"rows": rows, "crossover": meets}
 
 
-def draw(rows: list[dict[str, float]], path: Path) -> None:
-    """Both curves as a page."""
+def draw(rows: list[dict[str, float]], path: Path, changeover: float) -> None:
+    """Both curves as a page, with the share at which the library changes over."""
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    from interp.plotting import theme
+    from interp.plotting.config import Quantity
+
+    quantity = Quantity(
+        "CPU time per step", "s", f"slower; interp changes over at {changeover:.0%}"
+    )
+    figure = theme.figure("A ReLU step: where dense products become faster", quantity, 760, 460)
+    densities = [row["density"] for row in rows]
     for name in ("sparse", "dense"):
-        figure.add_scatter(
-            x=[row["density"] for row in rows], y=[row[name] for row in rows], name=name
-        )
-    figure.update_xaxes(title="share of active latents", type="log", tickformat=".1%")
-    figure.update_yaxes(title="CPU seconds per step", rangemode="tozero")
-    figure.update_layout(title="A ReLU step: where dense products become faster")
+        figure.add_trace(go.Scatter(x=densities, y=[row[name] for row in rows], name=name))
+    figure.add_vline(x=changeover, line_dash="dot")
+    figure.update_xaxes(
+        title="share of active latents", type="log", tickvals=densities,
+        ticktext=[f"{density:.1%}" for density in densities],
+    )  # fmt: skip
+    figure.update_yaxes(title=quantity.axis, rangemode="tozero")
     figure.write_html(path, include_plotlyjs=True)
 
 
