@@ -6,7 +6,7 @@ than the living ones, and fresh moments. Where latents compete for k places the 
 large as the living ones: a smaller one would never be among the k.
 
 Two latents of one direction are one too many: where `resample_similar` is given, the one that fired
-longer ago counts as dead (K-SVD, Aharon et al. 2006, IEEE TSP 54(11), section IV.C).
+longer ago counts as dead, as in K-SVD (Aharon et al. 2006, IEEE TSP 54(11), implementation notes).
 """
 
 from __future__ import annotations
