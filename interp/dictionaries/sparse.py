@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
+
+from interp.core.errors import MissingDependency
 
 TRITON = False
 """Whether products on a GPU take the Triton kernels of `kernels.py` in place of torch's: equal in
@@ -97,9 +99,7 @@ class SparseEntries:
 
     def dot(self, rows: Float[Tensor, "rows d"], W: Float[Tensor, "m d"]) -> Float[Tensor, "nnz"]:
         if TRITON and rows.is_cuda:
-            from interp.dictionaries.kernels import dots
-
-            return dots(self.row, self.column, rows, W)
+            return _kernels().dots(self.row, self.column, rows, W)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "CSR is in beta": no product that is used here
             wanted = torch.sparse_csr_tensor(
@@ -244,6 +244,17 @@ def strongest(
     return flat[keep]
 
 
+def _kernels() -> Any:
+    """The module of Triton kernels, which only those who ask for it need."""
+    try:
+        from interp.dictionaries import kernels
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            "sparse.TRITON = True needs triton", fix="pip install triton, or leave it False"
+        ) from error
+    return kernels
+
+
 def _bags(
     index: Int[Tensor, "nnz"],
     matrix: Float[Tensor, "m d"],
@@ -252,9 +263,7 @@ def _bags(
 ) -> Float[Tensor, "b d"]:
     """Weighted sums of a matrix's rows, one per bag."""
     if TRITON and matrix.is_cuda:
-        from interp.dictionaries.kernels import weighted_rows
-
-        return weighted_rows(index, matrix, offsets, weights)
+        return _kernels().weighted_rows(index, matrix, offsets, weights)
     return F.embedding_bag(
         index, matrix, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
