@@ -43,6 +43,7 @@ from interp.dictionaries.training import run_training
 BATCH, BATCHES, WARMUP = 1024, 512, 100
 RATES = (3e-4, 1e-3, 2e-3, 3e-3, 6e-3)
 RELU = (0.2, 0.4, 0.8, 1.2, 1.6)
+ANNEALED = (0.2, 0.4, 0.5, 0.6, 0.8)
 GATED = (0.5, 1.0, 1.2, 1.5, 2.0)
 L0 = 5.63
 STOP, PASSES = 0.7, 16  # matching pursuit: where a row is done, and after how many latents at most
@@ -118,6 +119,10 @@ AT_ZERO = {"b_dec_init": "zeros"}  # sae-lens's start; here it is also the truth
 AT_ONCE = {"sparsity_warmup_steps": 0}  # the penalty is whole from the first step, as ours
 TRAINERS = (
     Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE, **AT_ZERO)),
+    Trainer(
+        "p-anneal", "interp", ANNEALED,
+        ours(activation="relu", knob="sparsity", lp_final=0.5, **FREE, **AT_ZERO),
+    ),
     Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity", **FREE)),
     Trainer(
         "jumprelu", "interp", RATES,
@@ -157,6 +162,13 @@ TRAINERS = (
         dictionary_learning("standard.StandardTrainer", "l1_penalty", **AT_ONCE),
     ),
     Trainer(
+        "p-anneal", "dictionary_learning", ANNEALED,
+        dictionary_learning(
+            "p_anneal.PAnnealTrainer", "initial_sparsity_penalty", anneal_start=1500, p_end=0.5,
+            sparsity_function="Lp^p", **AT_ONCE,
+        ),
+    ),
+    Trainer(
         "gated", "dictionary_learning", GATED,
         dictionary_learning("gdm.GatedSAETrainer", "l1_penalty", **AT_ONCE),
     ),
@@ -177,7 +189,7 @@ TRAINERS = (
         ),
     ),
 )  # fmt: skip
-ONE_PASS = ("relu", "gated", "jumprelu", "topk", "batchtopk", "matryoshka",
+ONE_PASS = ("relu", "p-anneal", "gated", "jumprelu", "topk", "batchtopk", "matryoshka",
             "matching pursuit distilled")  # fmt: skip
 
 
