@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from interp.attribution.trust_result import Elimination, LowSignal
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
+from interp.core.settings import Count, Natural, Positive, Settings, at_least
 from interp.models.wrapping import wrap
 
 Formula = Callable[[Tensor], Tensor]
@@ -40,22 +41,22 @@ FORMULAS: dict[str, tuple[int, Formula]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowSignalConfig:
+class LowSignalConfig(Settings):
     """Data and network of the benchmark."""
 
     formula: str = "sin(3a) + 3ab + 2c^2"
     """One of FORMULAS."""
-    n_noise: int = 50
+    n_noise: Natural = 50
     """Columns that the formula does not read."""
-    n_rows: int = 2_000
+    n_rows: Annotated[int, at_least(5)] = 2_000
     """Rows, a fifth of them held out."""
-    width: int = 100
+    width: Count = 100
     """Units in each of the three hidden layers."""
-    steps: int = 600
+    steps: Count = 600
     """Full-batch steps of Adam."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Learning rate."""
-    instances: int = 64
+    instances: Count = 64
     """Held-out rows that are attributed."""
     seed: int = 0
     """Data, weights and methods follow from it."""

@@ -87,12 +87,7 @@ class Settings:
         known = [field.name for field in dataclasses.fields(self)]  # pyright: ignore
         for name in options:
             if name not in known:
-                raise ConfigError(
-                    f"{what} has no option {name!r}",
-                    got=name,
-                    expected=", ".join(sorted(known)),
-                    fix=did_you_mean(name, known) or None,
-                )
+                raise _no_option(what, name, known)
         return dataclasses.replace(self, **options)  # pyright: ignore
 
 
@@ -160,17 +155,20 @@ def check_call(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in options:
         if name not in parameters and not takes_any:
-            known = list(parameters)[1:]
-            raise ConfigError(
-                f"{function.__name__} has no option {name!r}",
-                got=name,
-                expected=", ".join(known),
-                fix=did_you_mean(name, known) or None,
-            )
+            raise _no_option(function.__name__, name, list(parameters)[1:])
     hints = _hints(function)
     for name, value in {**dict(zip(parameters, args, strict=False)), **options}.items():
         if get_origin(hints.get(name)) is Literal:
             check_choice(name, value, hints[name])
+
+
+def _no_option(who: str, name: str, known: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{who} has no option {name!r}",
+        got=name,
+        expected=", ".join(sorted(known)),
+        fix=did_you_mean(name, known) or None,
+    )
 
 
 @cache

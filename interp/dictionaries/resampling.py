@@ -24,6 +24,7 @@ from interp.dictionaries.trainee import Trainee
 ENCODER_SHARE = 0.2
 """Norm of a new encoder row, as a share of the mean of the living."""
 BLOCK = 1024
+"""Rows compared with all others at once."""
 BY_LATENT = ("encoder", "W_dec", "b_enc", "b_gate", "b_mag", "r_mag", "threshold")
 
 
