@@ -48,6 +48,9 @@ class Activations(ResidualStacks):
         cfg: The model's config: anything with `n_layers` (and `attn_only`, `style`).
         positions: The positions along which tensors run when only some were captured: int64
             [kept], or [batch kept] where rows differ. Tokens and mask stay whole.
+        decoder_tokens, decoder_mask, decoder_positions: The same for the sites of a decoder that
+            reads a text of its own (names that begin with "decoder").
+        batched: Whether tensors have a batch axis; False after `remove_batch_dim`.
 
     Raises:
         ShapeError: Tokens, mask and positions contradict each other.
@@ -62,6 +65,10 @@ class Activations(ResidualStacks):
         provenance: Provenance | Callable[[], Provenance] | None = None,
         cfg: Any = None,
         positions: Tensor | None = None,
+        decoder_tokens: Tensor | None = None,
+        decoder_mask: Tensor | None = None,
+        decoder_positions: Tensor | None = None,
+        batched: bool = True,
     ) -> None:
         self._tensors = dict(tensors)
         self.tokens = tokens
@@ -69,7 +76,12 @@ class Activations(ResidualStacks):
         self._provenance = provenance
         self.cfg = cfg
         self.positions = positions
-        self._kept = self._keep()
+        self.decoder_tokens = decoder_tokens
+        self.decoder_mask = decoder_mask
+        self.decoder_positions = decoder_positions
+        self.batched = batched
+        self._kept = _kept(tokens, mask, positions)
+        self._decoder_kept = _kept(decoder_tokens, decoder_mask, decoder_positions)
 
     @property
     def provenance(self) -> Provenance | None:
@@ -183,11 +195,33 @@ class Activations(ResidualStacks):
 
     def _with(self, tensors: dict[str, Tensor], **index: Tensor | None) -> Activations:
         return type(self)(
-            tensors, provenance=self._provenance, cfg=self.cfg, **{**self._index(), **index}
+            tensors,
+            provenance=self._provenance,
+            cfg=self.cfg,
+            batched=self.batched,
+            **{**self._index(), **index},
         )
 
     def _index(self) -> dict[str, Tensor | None]:
-        return {"tokens": self.tokens, "mask": self.mask, "positions": self.positions}
+        own = ("tokens", "mask", "positions")
+        return {name: getattr(self, name) for name in (*own, *(f"decoder_{n}" for n in own))}
+
+    def remove_batch_dim(self) -> Activations:
+        """The same for the one row there is, without its axis: `[pos ...]`.
+
+        Raises:
+            ShapeError: Several rows.
+        """
+        for name, t in self.items():
+            if self.batched and (t.ndim == 0 or t.shape[0] != 1):
+                raise ShapeError(
+                    "remove_batch_dim needs a single row",
+                    got=f"{name!r} {list(t.shape)}",
+                    fix="run one text, or keep the batch axis",
+                )
+        bare = self._with({n: t[0] if self.batched else t for n, t in self.items()})
+        bare.batched = False
+        return bare
 
     # -------------------------------------------------------------- tokens
 
@@ -204,7 +238,8 @@ class Activations(ResidualStacks):
                 does not begin with the mask's batch and positions.
         """
         name = self.name(site)
-        t = self[name]
+        t = self[name] if self.batched else self[name][None]
+        decoder = name.startswith("decoder") and self.decoder_tokens is not None
         if name.endswith(_KEY_BY_QUERY):
             raise ShapeError(
                 f"{name!r} has two token axes and no rows",
@@ -214,10 +249,11 @@ class Activations(ResidualStacks):
             )
         if t.ndim < 2:
             raise ShapeError(f"{name!r} has no batch and position axes", got=list(t.shape))
-        whole = self.mask if self.tokens is None else self.tokens
+        whole = self.decoder_tokens if decoder else self.tokens
+        whole = self.mask if whole is None else whole
         if whole is not None and t.shape[0] == 1:
             t = t.expand(whole.shape[0], *t.shape[1:])  # one row stands for all (positions)
-        kept = self._kept
+        kept = self._decoder_kept if decoder else self._kept
         if kept is None:
             return t.flatten(0, 1)
         if t.shape[:2] != kept.shape:
@@ -226,40 +262,12 @@ class Activations(ResidualStacks):
                 got=list(t.shape),
                 expected=f"[{kept.shape[0]}, {kept.shape[1]}, ...]",
             )
-        return t.flatten(0, 1) if self._no_padding else t[kept.to(t.device)]
+        return t.flatten(0, 1) if self._no_padding[decoder] else t[kept.to(t.device)]
 
     @cached_property
-    def _no_padding(self) -> bool:
-        return self._kept is None or bool(self._kept.all())
-
-    def _keep(self) -> Tensor | None:
-        """Check tokens, mask and positions against each other; the mask where tensors run."""
-        for label, t in (("tokens", self.tokens), ("mask", self.mask)):
-            if t is not None and t.ndim != 2:
-                raise ShapeError(f"{label} must be [batch pos]", got=list(t.shape))
-        if self.mask is None:
-            return None
-        if self.mask.dtype != torch.bool:
-            raise ShapeError(
-                "the mask must be boolean", got=self.mask.dtype, expected="True for a real token"
-            )
-        if self.tokens is not None and self.tokens.shape != self.mask.shape:
-            raise ShapeError(
-                "tokens and mask differ in shape",
-                got=f"tokens {list(self.tokens.shape)}, mask {list(self.mask.shape)}",
-            )
-        if self.positions is None:
-            return self.mask
-        where = self.positions.to(self.mask.device)
-        if where.ndim == 1:
-            return self.mask[:, where]
-        if where.ndim != 2 or where.shape[0] != self.mask.shape[0]:
-            raise ShapeError(
-                "positions must be [kept] or [batch kept]",
-                got=list(where.shape),
-                expected=f"[kept] or [{self.mask.shape[0]}, kept]",
-            )
-        return self.mask.gather(1, where % self.mask.shape[1])
+    def _no_padding(self) -> tuple[bool, bool]:
+        both = (self._kept, self._decoder_kept)
+        return tuple(kept is None or bool(kept.all()) for kept in both)  # type: ignore[return-value]
 
     # -------------------------------------------------------------- disk
 
@@ -273,6 +281,7 @@ class Activations(ResidualStacks):
         cfg = None if self.cfg is None else vars(self.cfg)
         meta = {
             "sites": list(self),
+            "batched": self.batched,
             "provenance": None if self.provenance is None else self.provenance.to_json(),
             "cfg": None if cfg is None else {k: v for k, v in cfg.items() if isinstance(v, plain)},
         }
@@ -300,4 +309,35 @@ class Activations(ResidualStacks):
             **artefact.tensors("inputs.safetensors"),
             provenance=None if origin is None else Provenance.from_json(origin),
             cfg=None if cfg is None else SimpleNamespace(**cfg),
+            batched=meta.get("batched", True),
         )
+
+
+def _kept(tokens: Tensor | None, mask: Tensor | None, positions: Tensor | None) -> Tensor | None:
+    """Check tokens, mask and positions against each other; the mask where tensors run."""
+    for label, t in (("tokens", tokens), ("mask", mask)):
+        if t is not None and t.ndim != 2:
+            raise ShapeError(f"{label} must be [batch pos]", got=list(t.shape))
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool:
+        raise ShapeError(
+            "the mask must be boolean", got=mask.dtype, expected="True for a real token"
+        )
+    if tokens is not None and tokens.shape != mask.shape:
+        raise ShapeError(
+            "tokens and mask differ in shape",
+            got=f"tokens {list(tokens.shape)}, mask {list(mask.shape)}",
+        )
+    if positions is None:
+        return mask
+    where = positions.to(mask.device)
+    if where.ndim == 1:
+        return mask[:, where]
+    if where.ndim != 2 or where.shape[0] != mask.shape[0]:
+        raise ShapeError(
+            "positions must be [kept] or [batch kept]",
+            got=list(where.shape),
+            expected=f"[kept] or [{mask.shape[0]}, kept]",
+        )
+    return mask.gather(1, where % mask.shape[1])

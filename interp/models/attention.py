@@ -1,14 +1,16 @@
 """The one attention function: scores, pattern and rotated q, k as sites in every architecture.
 
-Hugging Face models look their attention up by name at each call. While a run asks for something
-inside attention, `switched` points the model's configs at the function registered here; outside
-such a run the model computes exactly as it was loaded (sdpa, flash, ...).
+Hugging Face models look their attention up by name at each call. While a pass asks for something
+inside attention, `switched` makes the model's configs name the function registered here, to that
+thread only; elsewhere the model computes exactly as it was loaded (sdpa, flash, ...).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,21 +21,35 @@ SLOTS = ("rot_q", "rot_k", "scores", "pattern")
 
 Fire = Callable[[Tensor], Tensor | None]
 
-_active: dict[int, dict[str, Fire]] = {}
-"""What to do inside which attention module, by `id(module)`; filled only during a run."""
-_eager_float32: set[int] = set()
-"""Configs (by id) of switched models whose own eager attention normalises in float32 even when the
-model is float64; equal results need the same rounding."""
-_reached: set[int] | None = None
-"""While probing: the attention modules that came through here."""
+Slots = dict[int, dict[str, Fire]]
+"""What to do inside which attention module, by `id(module)` and slot; filled by one pass."""
 
 
-def _fire(slots: dict[str, Fire], name: str, value: Tensor) -> Tensor:
-    fire = slots.get(name)
-    if fire is None:
-        return value
-    new = fire(value)
-    return value if new is None else new
+class _Here(threading.local):
+    """What this thread asks of attention."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slots] = []
+        self.switched: dict[int, list[bool]] = {}
+        """Configs (by id) that point here, each time with `eager_float32`: the family's own eager
+        attention normalises in float32 even in a float64 model; equal results need its rounding."""
+        self.reached: set[int] | None = None
+        """While probing: the attention modules that came through here."""
+
+
+_here = _Here()
+_lock = threading.Lock()
+_holders: dict[int, int] = {}
+"""How many passes, in any thread, hold a config's class."""
+
+
+def _fire(module: nn.Module, name: str, value: Tensor) -> Tensor:
+    for slots in _here.slots:
+        fire = slots.get(id(module), {}).get(name)
+        if fire is not None:
+            new = fire(value)
+            value = value if new is None else new
+    return value
 
 
 def _softmax(scores: Tensor, dtype: torch.dtype, float32: bool) -> Tensor:
@@ -65,11 +81,10 @@ def attention(
         (z [batch, pos, head, d_head], pattern [batch, head, pos, key_pos]).
     """
     softcap, position_bias = options.get("softcap"), options.get("position_bias")
-    if _reached is not None:
-        _reached.add(id(module))
-    slots = _active.get(id(module), {})
-    query = _fire(slots, "rot_q", query.transpose(1, 2)).transpose(1, 2)
-    key = _fire(slots, "rot_k", key.transpose(1, 2)).transpose(1, 2)
+    if _here.reached is not None:
+        _here.reached.add(id(module))
+    query = _fire(module, "rot_q", query.transpose(1, 2)).transpose(1, 2)
+    key = _fire(module, "rot_k", key.transpose(1, 2)).transpose(1, 2)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
@@ -83,12 +98,9 @@ def attention(
         scores = scores + position_bias
     if attention_mask is not None:
         scores = scores + _additive(attention_mask, scores)
-    scores = _fire(slots, "scores", scores)
-    pattern = _fire(
-        slots,
-        "pattern",
-        _softmax(scores, query.dtype, id(getattr(module, "config", None)) in _eager_float32),
-    )
+    scores = _fire(module, "scores", scores)
+    wide = any(_here.switched.get(id(getattr(module, "config", None)), ()))
+    pattern = _fire(module, "pattern", _softmax(scores, query.dtype, wide))
     weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), pattern
 
@@ -110,61 +122,87 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, eager_mask)
 
 
+def listen(slots: Slots) -> None:
+    """Call these functions on what this thread's attention modules compute."""
+    _here.slots.append(slots)
+
+
+def forget(slots: Slots) -> None:
+    """Undo `listen`, in whatever order."""
+    _here.slots[:] = [known for known in _here.slots if known is not slots]
+
+
+def listening() -> bool:
+    """Whether this thread asks attention for anything."""
+    return bool(_here.slots or _here.switched)
+
+
 @contextmanager
 def switched(configs: Sequence[Any], eager_float32: bool = False) -> Iterator[None]:
-    """Route attention of the models that own `configs` through here; restored on the way out.
+    """Route this thread's attention of the models that own `configs` through here.
+
+    A config's own setting is never written: while anybody asks, the config answers this thread
+    with our name and every other thread with its own setting.
 
     Args:
         configs: The config objects that choose a model's attention function.
         eager_float32: The family's own eager attention normalises in float32.
     """
-    before = [c._attn_implementation_internal for c in configs]
-    rounding = {
-        id(c) for c, name in zip(configs, before, strict=True) if eager_float32 and name == "eager"
-    }
+    rounding = [eager_float32 and c._attn_implementation_internal == "eager" for c in configs]
+    for config, wide in zip(configs, rounding, strict=True):
+        _hold(config)
+        _here.switched.setdefault(id(config), []).append(wide)
     try:
-        _eager_float32.update(rounding)
-        for config in configs:
-            config._attn_implementation_internal = NAME
         yield
     finally:
-        _eager_float32.difference_update(rounding)
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation_internal = name
+        for config, wide in zip(configs, rounding, strict=True):
+            left = _here.switched[id(config)]
+            left.remove(wide)
+            if not left:
+                del _here.switched[id(config)]
+            _release(config)
 
 
-def activate(module: nn.Module, slot: str, fire: Fire) -> Callable[[], None]:
-    """Call `fire` on one quantity of one attention module; returns the undo.
+def _hold(config: Any) -> None:
+    with _lock:
+        _holders[id(config)] = _holders.get(id(config), 0) + 1
+        if _holders[id(config)] == 1:
+            config.__class__ = _thread_aware(type(config))
 
-    A nested run adds to an outer one: the inner sees what the outer made of the value.
-    """
-    slots = _active.setdefault(id(module), {})
-    outer = slots.get(slot)
 
-    def both(value: Tensor) -> Tensor | None:
-        first = outer(value) if outer is not None else None
-        second = fire(value if first is None else first)
-        return first if second is None else second
+def _release(config: Any) -> None:
+    with _lock:
+        _holders[id(config)] -= 1
+        if not _holders[id(config)]:
+            del _holders[id(config)]
+            config.__class__ = type(config).__mro__[1]
 
-    slots[slot] = both if outer is not None else fire
 
-    def undo() -> None:
-        if outer is not None:
-            slots[slot] = outer
-        else:
-            slots.pop(slot, None)
-        if not slots:
-            _active.pop(id(module), None)
+@lru_cache(maxsize=256)
+def _thread_aware(kind: type) -> type:
+    """A config class whose attention setting depends on the thread that asks."""
 
-    return undo
+    def read(self: Any) -> Any:
+        own = self.__dict__.get("_attn_implementation_internal")
+        return NAME if id(self) in _here.switched else own
+
+    def write(self: Any, value: Any) -> None:
+        self.__dict__["_attn_implementation_internal"] = value
+
+    body = {
+        "_attn_implementation_internal": property(read, write),
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    return type(kind.__name__, (kind,), body)
 
 
 @contextmanager
 def probing() -> Iterator[set[int]]:
     """Collect the ids of the attention modules that are really computed by `attention`."""
-    global _reached
-    _reached = set()
+    reached = _here.reached = set()
     try:
-        yield _reached
+        yield reached
     finally:
-        _reached = None
+        _here.reached = None

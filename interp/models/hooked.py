@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,12 +18,21 @@ from interp.core.provenance import Provenance, fingerprint_state, versions
 from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.describe import model_map
-from interp.models.inputs import Intake, Prepared, main_output, position_index
-from interp.models.interventions import Intervention
-from interp.models.plan import Hook, backward_hooks, collect, keeper, make_taps, start_tap
+from interp.models.inputs import Intake, Prepared
+from interp.models.outputs import Ending
+from interp.models.passes import Frame, Run, StopForward, entries_of, training
+from interp.models.plan import (
+    backward_hooks,
+    collect,
+    hook_list,
+    keeper,
+    kept_positions,
+    requests,
+    start_request,
+)
 from interp.models.sites import SiteMap
 from interp.models.splice import Splice
-from interp.models.taps import Run, StopForward, Tap
+from interp.models.taps import Request
 from interp.models.tokens import TokenBatch, Tokenization
 from interp.models.weights import Weights
 
@@ -94,19 +104,33 @@ class HookedModel:
 
     # --- running ----------------------------------------------------------------------------
 
-    def __call__(self, inputs: Any, *, prepend_bos: bool | None = None, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        return_type: Any = "logits",
+        stop_at_layer: int | None = None,
+        prepend_bos: bool | None = None,
+        truncate: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """The model's output: logits [batch, pos, d_vocab] where it has them.
 
         Args:
-            inputs: Text, texts, ids [pos] or [batch, pos], a TokenBatch, a dict of keyword
-                arguments, or whatever the raw module takes.
-            kwargs: Passed to the raw module (`attention_mask`, `decoder_input_ids`, ...).
+            inputs: Text, texts, ids [pos] or [batch, pos] (list, numpy, tensor), a TokenBatch, a
+                dict of keyword arguments, or whatever the raw module takes.
+            return_type: "logits", "loss" (mean next-token cross-entropy, nats), "both" or None.
+            stop_at_layer: Return the residual stream before this block; nothing behind it runs.
+            prepend_bos: For text: None = the model's own policy.
+            truncate: For text: cut what is longer than the model's context.
+            kwargs: Named parameters of the raw module (`attention_mask`, `decoder_input_ids`, ...).
+
+        Raises:
+            TokenError: Inputs that the model cannot read.
+            ConfigError: A keyword that nobody takes, with the nearest that somebody does.
         """
-        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        if any(not s.error_term for s in self.splices):
-            with self._run({}, ready):
-                return main_output(self.module(*ready.args, **ready.kwargs))
-        return main_output(self.module(*ready.args, **ready.kwargs))
+        ready = self._read(inputs, kwargs, prepend_bos, truncate)
+        return self._forward(ready, {}, Ending(self, return_type, stop_at_layer))
 
     def capture(
         self,
@@ -116,11 +140,13 @@ class HookedModel:
         positions: Any = None,
         to: Any = None,
         dtype: Any = None,
-        fwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Any = (),
         grad: bool = False,
         clone: bool = False,
         max_bytes: int | None = None,
+        remove_batch_dim: bool = False,
         prepend_bos: bool | None = None,
+        truncate: bool = False,
         **kwargs: Any,
     ) -> Activations:
         """Activations at `sites`, nothing else: the forward pass ends after the last of them.
@@ -134,78 +160,73 @@ class HookedModel:
             grad: Keep the graph: `torch.autograd.grad(f(acts), acts[site])` works.
             clone: Keep copies, for modules that overwrite their input in place.
             max_bytes: Refuse when the kept tensors would exceed this; half of what is free.
+            remove_batch_dim: Drop the batch axis of the one row.
 
         Raises:
             SiteError: Before the run, for a name that matches nothing.
             HookNotFired, NonFiniteError, EditError, MemoryBudgetError: See `interp.core.errors`.
         """
         names = self.sites.resolve(sites)
-        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        keep = keeper(ready, positions, to, dtype)
-        if keep is None or max_bytes is not None:
-            sizes = estimate_bytes(self.sites, names, ready, self.cfg.dtype)
-            refuse_above(sizes, max_bytes, self.device)
-        taps = make_taps(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
-        graph = torch.enable_grad() if grad else torch.no_grad()
-        stop = self.adapter.exact_once
-        with graph, suppress(StopForward), self._run(taps, ready, stop=stop) as run:
-            self.module(*ready.args, **ready.kwargs)
-        run.verify()
-        return self._collect(taps, names, ready, positions)
+        ready = self._read(inputs, kwargs, prepend_bos, truncate)
+        wanted = self._wanted(names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes)
+        with torch.enable_grad() if grad else torch.no_grad():
+            self._forward(ready, wanted, Ending(self, None, None), stop=self.adapter.exact_once)
+        return self._collect(wanted, names, ready, positions, remove_batch_dim)
 
     def run_with_cache(
         self,
         inputs: Any,
         names_filter: Any = None,
         *,
-        fwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Any = (),
         positions: Any = None,
         to: Any = None,
         dtype: Any = None,
         grad: bool = False,
         clone: bool = False,
         max_bytes: int | None = None,
+        return_type: Any = "logits",
+        stop_at_layer: int | None = None,
+        remove_batch_dim: bool = False,
         prepend_bos: bool | None = None,
+        truncate: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, Activations]:
-        """(output, Activations) of one forward pass; arguments as for `capture`.
+        """(output, Activations) of one forward pass; arguments as for `capture` and for calling.
 
         With `grad=True` the activations stay on the graph of the output:
         `torch.autograd.grad(metric(output), acts[site])`. Otherwise they are detached.
         """
-        names = self.sites.resolve(names_filter)
-        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        keep = keeper(ready, positions, to, dtype)
-        if keep is None or max_bytes is not None:
-            sizes = estimate_bytes(self.sites, names, ready, self.cfg.dtype)
-            refuse_above(sizes, max_bytes, self.device)
-        taps = make_taps(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
-        with torch.enable_grad() if grad else nullcontext(), self._run(taps, ready) as run:
-            output = main_output(self.module(*ready.args, **ready.kwargs))
-        run.verify()
-        return output, self._collect(taps, names, ready, positions)
+        ending = Ending(self, return_type, stop_at_layer)
+        names = ending.names(self, names_filter)
+        ready = self._read(inputs, kwargs, prepend_bos, truncate)
+        wanted = self._wanted(names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes)
+        with torch.enable_grad() if grad else nullcontext():
+            output = self._forward(ready, wanted, ending)
+        return output, self._collect(wanted, names, ready, positions, remove_batch_dim)
 
     def run_with_hooks(
         self,
         inputs: Any,
-        fwd_hooks: Sequence[Hook] = (),
-        bwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] = (),
+        fwd_hooks: Any = (),
+        bwd_hooks: Any = (),
         *,
+        return_type: Any = "logits",
+        stop_at_layer: int | None = None,
         prepend_bos: bool | None = None,
+        truncate: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The output with hooks in place for this one forward pass.
+        """The output with hooks in place for this one forward pass; other arguments as for calling.
 
         Args:
-            fwd_hooks: Interventions, or (name, `fn(value, hook) -> Tensor | None`).
+            fwd_hooks: Interventions, or (name, `fn(value, hook) -> Tensor | None`): what is
+                returned replaces the activation, and so does what `fn` wrote into `value`.
             bwd_hooks: (name, `fn(grad, hook)`), called when the output is differentiated.
         """
-        ready = self._intake.prepare(inputs, kwargs, prepend_bos)
-        taps = make_taps(self.sites, [], [*fwd_hooks, *backward_hooks(bwd_hooks)])
-        with self._run(taps, ready) as run:
-            output = main_output(self.module(*ready.args, **ready.kwargs))
-        run.verify()
-        return output
+        ready = self._read(inputs, kwargs, prepend_bos, truncate)
+        wanted = requests(self.sites, [], [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)])
+        return self._forward(ready, wanted, Ending(self, return_type, stop_at_layer))
 
     def run_from(self, site: str, values: Tensor, inputs: Any, **kwargs: Any) -> Any:
         """The output where `site` holds `values`, [n ...]: what lies before it sees one row.
@@ -219,70 +240,86 @@ class HookedModel:
         Raises:
             SiteError, HookNotFired, EditError: As for `run_with_hooks`.
         """
-        ready = self._intake.prepare(inputs, kwargs, None)
-        with self._run(start_tap(self.sites, site, values), ready) as run:
-            output = main_output(self.module(*ready.args, **ready.kwargs))
-        run.verify()
-        return output
+        ready = self._read(inputs, kwargs)
+        wanted = start_request(self.sites, site, values)
+        return self._forward(ready, wanted, Ending(self, "logits", None))
 
     @contextmanager
-    def hooks(
-        self, fwd_hooks: Sequence[Hook] | Intervention = (), bwd_hooks: Sequence[Any] = ()
-    ) -> Iterator[HookedModel]:
+    def hooks(self, fwd_hooks: Any = (), bwd_hooks: Any = ()) -> Iterator[HookedModel]:
         """Hooks in place for every forward pass inside the block; removed whatever happens.
+
+        Each forward is a pass of its own: positions, call numbers and draws begin anew. Blocks
+        nest, the outer one's hooks acting first; other threads see nothing of them.
 
         Raises:
             HookNotFired: At the end of a block that ran the model without reaching a hook.
         """
-        hooks = [fwd_hooks] if isinstance(fwd_hooks, Intervention) else fwd_hooks
-        taps = make_taps(self.sites, [], [*hooks, *backward_hooks(bwd_hooks)])
-        ran: list[None] = []
-        counter = self.module.register_forward_pre_hook(lambda *_: ran.append(None))
-        try:
-            with self._run(taps, Prepared(), repeat=True) as run:
-                yield self
-        finally:
-            counter.remove()
-        if ran:
+        hooks = [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)]
+        run = Run(self._frame, requests(self.sites, [], hooks), self.splices, many=True)
+        with run:
+            yield self
+        if run.completed:
             run.verify()
+
+    @contextmanager
+    def in_training_mode(self) -> Iterator[HookedModel]:
+        """Forwards inside leave every module in its own mode: dropout and batch statistics act.
+
+        Everywhere else a pass runs in evaluation mode and gives modules back as they were.
+        """
+        with training():
+            yield self
 
     def generate(
         self,
         inputs: Any,
         max_new_tokens: int = 20,
         *,
-        fwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Any = (),
         temperature: float = 0.0,
         seed: int = 0,
         prepend_bos: bool | None = None,
+        truncate: bool = False,
         return_ids: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Continue the text, with interventions in place at every step.
 
-        Interventions with `positions` act on the prompt only; the others at every step, where the
-        model sees one new token (`hook.step` counts). Greedy at temperature 0; otherwise sampled
+        Equal to the loop that runs the model, appends a token and runs it again with the same
+        interventions: those with `positions` act on the prompt's tokens, the others on every
+        token, new ones included (`hook.step` counts). Greedy at temperature 0; otherwise sampled
         from (seed, step), independent of the global generator.
+
+        Args:
+            max_new_tokens: 0 gives the prompt back.
+            temperature: Decides alone whether tokens are drawn.
+            return_ids: Ids [batch, pos] instead of text, padded as the prompt is, on the left.
+            kwargs: Options of `transformers.GenerationConfig` (`num_beams`, `top_k`, `top_p`,
+                `eos_token_id`, `use_cache`, ...) for Hugging Face models.
 
         Returns:
             The whole text (a list of texts for a list), or ids [batch, pos] with `return_ids`.
+
+        Raises:
+            ConfigError: An option that nobody takes, or that contradicts `temperature`.
+            TokenError: A prompt that leaves no room in the model's context.
         """
         from interp.models.generation import generate
 
-        ready = self._intake.prepare(inputs, {}, prepend_bos, left=True)
-        taps = make_taps(self.sites, [], fwd_hooks)
-        with torch.no_grad(), self._run(taps, ready, repeat=True) as run:
-            ids = generate(
-                self.module, self._intake, ready, max_new_tokens, temperature, seed, kwargs
-            )
-        run.verify()
+        ready = self._read(inputs, {}, prepend_bos, truncate, left=True)
+        wanted = requests(self.sites, [], fwd_hooks)
+        run = Run(self._frame, wanted, self.splices, many=True, generating=True)
+        with torch.no_grad():
+            ids, mask = generate(self, ready, run, max_new_tokens, temperature, seed, kwargs)
+        if run.completed:
+            run.verify()
         if return_ids or self.tokenizer is None:
             return ids
         texts = [
-            self.tokenizer.decode(row, skip_special_tokens=True)
-            for row in self._unpadded(ids, ready)
+            self.tokenizer.decode(row[real], skip_special_tokens=True)
+            for row, real in zip(ids, mask, strict=True)
         ]
-        return texts[0] if isinstance(inputs, str) else texts
+        return texts[0] if isinstance(inputs, str) and len(texts) == 1 else texts
 
     # --- parts of the model -----------------------------------------------------------------
 
@@ -300,6 +337,17 @@ class HookedModel:
         if name.startswith(("W_", "b_")):
             return getattr(self.W, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether an encoder and a decoder read texts of their own."""
+        return self.adapter.inputs == "encoder_decoder"
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the output at each position is about the next token."""
+        causal = self.cfg.causal or self.adapter.inputs != "tokens"
+        return causal and self.adapter.inputs == "tokens" and self.adapter.unembed is not None
 
     def ln_final(self, resid: Tensor) -> Tensor:
         """The final norm, [..., d_model] -> [..., d_model]; the identity where there is none."""
@@ -333,15 +381,18 @@ class HookedModel:
         Raises:
             SiteError: A coder's site does not exist here.
         """
-        splices = (*self.splices, *(Splice.of(c, self.sites, error_term) for c in coders))
-        return HookedModel(
-            self.module,
-            self.adapter,
-            self.tokenization,
-            self._intake,
-            splices,
-            rewrap=self._rewrap,
-        )
+        view = self
+        for coder in coders:
+            splices = (*view.splices, Splice.of(coder, view.sites, error_term))
+            view = HookedModel(
+                self.module,
+                self.adapter,
+                self.tokenization,
+                self._intake,
+                splices,
+                rewrap=self._rewrap,
+            )
+        return view
 
     def randomised(self, seed: int = 0) -> HookedModel:
         """The same architecture with fresh weights from `seed`: the null every method needs."""
@@ -398,45 +449,74 @@ class HookedModel:
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _run(
-        self,
-        taps: dict[str, Tap],
-        ready: Prepared,
-        *,
-        stop: bool = False,
-        repeat: bool = False,
-    ) -> Run:
-        every = dict(taps)
-        for splice in self.splices:
-            splice.attach(every, self.sites)
-        return Run(
-            every.values(),
-            configs=self.adapter.configs,
-            eager_float32=self.adapter.eager_float32,
-            stop=stop,
-            repeat=repeat,
-            mask=ready.mask,
+    @cached_property
+    def _frame(self) -> Frame:
+        base = getattr(self.module, "base_model", None)
+        encoder = getattr(self.module, "get_encoder", None) if self.two_sided else None
+        extra: list[Any] = [base, encoder() if callable(encoder) else None]
+        return Frame(
+            self.module,
+            entries_of(self.module, extra),
+            self.adapter.configs,
+            self.adapter.eager_float32,
+            self.two_sided,
         )
+
+    def _read(
+        self,
+        inputs: Any,
+        kwargs: dict[str, Any],
+        prepend_bos: bool | None = None,
+        truncate: bool = False,
+        left: bool = False,
+    ) -> Prepared:
+        return self._intake.prepare(inputs, kwargs, prepend_bos, left=left, truncate=truncate)
+
+    def _wanted(
+        self,
+        names: list[str],
+        ready: Prepared,
+        fwd_hooks: Any,
+        positions: Any,
+        to: Any,
+        dtype: Any,
+        grad: bool,
+        clone: bool,
+        max_bytes: int | None,
+    ) -> dict[str, Request]:
+        keep = keeper(positions, to, dtype)
+        if keep is None or max_bytes is not None:
+            sizes = estimate_bytes(self.sites, names, ready, self.cfg.dtype)
+            refuse_above(sizes, max_bytes, self.device)
+        return requests(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
+
+    def _forward(
+        self, ready: Prepared, wanted: dict[str, Request], ending: Ending, stop: bool = False
+    ) -> Any:
+        """One forward pass that serves `wanted`, and what it returns."""
+        wanted = ending.join(self, wanted)
+        run = Run(self._frame, wanted, self.splices, stop=stop or ending.site is not None)
+        raw = None
+        with suppress(StopForward), run:
+            raw = self.module(*ready.args, **ready.kwargs)
+        run.verify()
+        return ending.result(raw, wanted, ready)
 
     def _collect(
-        self, taps: dict[str, Tap], names: Sequence[str], ready: Prepared, positions: Any
+        self,
+        wanted: dict[str, Request],
+        names: Sequence[str],
+        ready: Prepared,
+        positions: Any,
+        remove_batch_dim: bool,
     ) -> Activations:
-        index = None
-        if positions is not None and ready.tokens is not None:
-            batch, length = ready.tokens.shape
-            index = position_index(positions, length, batch, ready.mask, ready.tokens.device)
-        return Activations(
-            collect(taps, names, ready),
-            tokens=ready.tokens,
-            mask=ready.mask,
-            provenance=lambda: self.provenance(names),
-            cfg=self.cfg,
-            positions=index,
+        tensors = collect(wanted, names, ready)
+        index: dict[str, Any] = {"tokens": ready.tokens, "mask": ready.mask}
+        if self.two_sided:
+            index |= {"decoder_tokens": ready.decoder_tokens, "decoder_mask": ready.decoder_mask}
+        if positions is not None:
+            index |= kept_positions(positions, ready, self._frame)
+        acts = Activations(
+            tensors, provenance=lambda: self.provenance(names), cfg=self.cfg, **index
         )
-
-    def _unpadded(self, ids: Tensor, ready: Prepared) -> Iterator[Tensor]:
-        for i, row in enumerate(ids):
-            lead = 0
-            if ready.mask is not None and self.adapter.inputs == "tokens":
-                lead = int((~ready.mask[i]).sum())
-            yield row[lead:]
+        return acts.remove_batch_dim() if remove_batch_dim else acts

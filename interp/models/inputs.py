@@ -28,6 +28,8 @@ class Prepared:
     kwargs: dict[str, Any] = field(default_factory=dict)
     tokens: Tensor | None = None
     mask: Tensor | None = None
+    decoder_tokens: Tensor | None = None
+    decoder_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,12 @@ class Intake:
     start: int | None = None
 
     def prepare(
-        self, inputs: Any, extra: Mapping[str, Any], prepend_bos: bool | None, left: bool = False
+        self,
+        inputs: Any,
+        extra: Mapping[str, Any],
+        prepend_bos: bool | None,
+        left: bool = False,
+        truncate: bool = False,
     ) -> Prepared:
         """Arguments for the raw module.
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from interp.core.errors import EditError, ShapeError
 from interp.core.randomness import generator
-from interp.models.inputs import position_index
+from interp.models.sides import whole_numbers
+from interp.models.sites import Site
 from interp.models.taps import Tap
 
 Transform = Callable[[Tensor, Tap], Tensor]
@@ -33,8 +34,9 @@ class Intervention:
         transform: (whole value, hook) -> new whole value.
         head: Heads to touch (attention sites), None for all.
         positions: Positions to touch, counted over each row's real tokens; None for all. Under
-            `generate` they refer to the prompt, i.e. to step 0 only.
-        index: Entries of the last axis to touch (neurons, latents); None for all.
+            `generate` they refer to the prompt.
+        index: Entries of the last axis to touch (neurons, latents; channels of an image); None
+            for all. Heads, positions and entries are integers, a slice or a boolean mask.
     """
 
     site: Any
@@ -43,11 +45,19 @@ class Intervention:
     head: Any = None
     positions: Any = None
     index: Any = None
+    pure: bool = False
+    """Whether `transform` never writes into the value it is given (all of this file's): no copy."""
+
+    def __post_init__(self) -> None:
+        for what in ("head", "index"):
+            choice = getattr(self, what)
+            if choice is not None and not isinstance(choice, slice):
+                whole_numbers(choice, f"{what}=")
+        if self.positions is not None and not isinstance(self.positions, slice):
+            whole_numbers(self.positions, "positions=")
 
     def __call__(self, value: Tensor, hook: Tap) -> Tensor:
         """The edited activation: `transform` where selected, untouched elsewhere."""
-        if self.positions is not None and hook.step > 0:
-            return value
         new = self.transform(value, hook)
         if self.head is None and self.positions is None and self.index is None:
             return new
@@ -58,56 +68,111 @@ class Intervention:
         parts = [repr(self.site), *(c for c in chosen if not c.endswith("=None"))]
         return f"{self.name}({', '.join(parts)})"
 
+    def check(self, site: Site) -> None:
+        """Before anything runs: does the site have the axes that are chosen along?
+
+        Raises:
+            EditError: No head or position axis, or an entry beyond a known size.
+        """
+        axes = site.axes.split()
+        sizes = dict(zip(axes, site.sizes, strict=False))
+        if self.head is not None:
+            if axes != ["..."] and not {"head", "kv_head"} & set(axes):
+                raise _no_head(site.name)
+            size = sizes.get("head", sizes.get("kv_head"))
+            if size is not None:
+                along(self.head, size, "head=", torch.device("cpu"))
+        if self.positions is not None and "pos" not in axes:
+            raise self._no_positions(site)
+        if self.index is not None and axes and axes[-1] in sizes:
+            size = sizes[axes[-1]]
+            if size is not None:
+                along(self.index, size, "index=", torch.device("cpu"))
+
     def _chosen(self, value: Tensor, hook: Tap) -> Tensor:
         """Boolean mask, broadcastable to `value`, of the entries to touch."""
         axes = hook.site.axes.split()
-        if len(axes) != value.dim():
-            axes = ["batch"] + ["?"] * (value.dim() - 2) + ["last"]
         mask = torch.ones([1] * value.dim(), dtype=torch.bool, device=value.device)
         if self.head is not None:
             axis = next((i for i, a in enumerate(axes) if a in ("head", "kv_head")), None)
-            mask = mask & _along(value, axis, self.head, f"{hook.name!r} has no head axis")
+            if axis is None:
+                raise _no_head(hook.name)
+            mask = mask & _along(value, axis, self.head, "head=")
         if self.positions is not None:
-            mask = mask & self._at_positions(value, axes, hook)
+            if "pos" not in axes:
+                raise self._no_positions(hook.site)
+            axis = axes.index("pos")
+            chosen = hook.chosen(self.positions, value, axis)
+            shape = [1] * value.dim()
+            shape[0], shape[axis] = chosen.shape
+            mask = mask & chosen.view(shape)
         if self.index is not None:
-            mask = mask & _along(value, value.dim() - 1, self.index, "")
+            mask = mask & _along(value, _entries(value, axes, hook.name), self.index, "index=")
         return mask
 
-    def _at_positions(self, value: Tensor, axes: list[str], hook: Tap) -> Tensor:
-        if "pos" not in axes:
+    def _no_positions(self, site: Site) -> EditError:
+        return EditError(
+            f"{site.name!r} has no position axis",
+            got=f"positions={self.positions!r}",
+            expected=f"a site with positions; this one is {site.axes!r}",
+        )
+
+
+def _no_head(name: str) -> EditError:
+    return EditError(
+        f"{name!r} has no head axis",
+        fix="choose head= at q, k, v, z, scores, pattern or result",
+    )
+
+
+def _entries(value: Tensor, axes: list[str], name: str) -> int:
+    """The axis that `index` counts along: channels of a map, else the last."""
+    if "channel" in axes and len(axes) == value.dim():
+        return axes.index("channel")
+    if value.dim() > 3 and len(axes) != value.dim():
+        raise EditError(
+            f"nothing says which axis of {name!r} holds its entries",
+            got=f"index= on a value of shape {tuple(value.shape)}",
+            expected="a site whose axes are known (the output of a convolution, a named site)",
+            fix="edit it with a function: (site, lambda value, hook: ...)",
+        )
+    return value.dim() - 1
+
+
+def along(wanted: Any, size: int, what: str, device: torch.device) -> Tensor:
+    """Boolean [size]: the entries that numbers, a slice or a boolean mask choose.
+
+    Raises:
+        EditError: Floats, an entry beyond the end, a mask of another length.
+    """
+    chosen = torch.zeros(size, dtype=torch.bool, device=device)
+    if isinstance(wanted, slice):
+        chosen[wanted] = True
+        return chosen
+    index = whole_numbers(wanted, what).to(device)
+    if index.dtype == torch.bool:
+        if index.shape != (size,):
             raise EditError(
-                f"{hook.name!r} has no position axis",
-                got=f"positions={self.positions!r}",
-                expected=f"a site with positions; this one is {hook.site.axes!r}",
+                f"{what} is a mask of another length",
+                got=tuple(index.shape),
+                expected=(size,),
             )
-        axis, batch = axes.index("pos"), value.shape[0]
-        length = value.shape[axis]
-        padding = hook.run.mask if hook.run is not None else None
-        index = position_index(self.positions, length, batch, padding, value.device)
-        rows = index if index.dim() == 2 else index.expand(batch, -1)
-        chosen = torch.zeros(batch, length, dtype=torch.bool, device=value.device)
-        chosen.scatter_(1, rows, True)
-        shape = [1] * value.dim()
-        shape[0], shape[axis] = batch, length
-        return chosen.view(shape)
-
-
-def _along(value: Tensor, axis: int | None, wanted: Any, missing: str) -> Tensor:
-    if axis is None:
-        raise EditError(missing, fix="choose head= at q, k, v, z, scores, pattern or result")
-    size = value.shape[axis]
-    index = torch.as_tensor(wanted, device=value.device).long().reshape(-1)
+        return index
+    index = index.reshape(-1)
     if bool(((index >= size) | (index < -size)).any()):
         raise EditError(
-            "an index outside the activation was asked for",
-            got=index.tolist(),
+            f"{what} asks for an entry outside the activation",
+            got=index.tolist()[:20],
             expected=f"{-size} to {size - 1}",
         )
-    chosen = torch.zeros(size, dtype=torch.bool, device=value.device)
     chosen[index] = True
+    return chosen
+
+
+def _along(value: Tensor, axis: int, wanted: Any, what: str) -> Tensor:
     shape = [1] * value.dim()
-    shape[axis] = size
-    return chosen.view(shape)
+    shape[axis] = value.shape[axis]
+    return along(wanted, value.shape[axis], what, value.device).view(shape)
 
 
 def _like(source: Tensor, value: Tensor, hook: Tap, what: str) -> Tensor:
@@ -128,7 +193,9 @@ def _at(source: Tensor | Mapping[str, Tensor], hook: Tap) -> Tensor:
 
 def zero(site: Any, *, head: Any = None, positions: Any = None, index: Any = None) -> Intervention:
     """Set the activation to zero."""
-    return Intervention(site, "zero", lambda v, _: torch.zeros_like(v), head, positions, index)
+    return Intervention(
+        site, "zero", lambda v, _: torch.zeros_like(v), head, positions, index, pure=True
+    )
 
 
 def mean(
@@ -155,7 +222,7 @@ def mean(
             average = source[hook.site.name].mean(0)
         return _like(average, value, hook, "the mean")
 
-    return Intervention(site, "mean", transform, head, positions, index)
+    return Intervention(site, "mean", transform, head, positions, index, pure=True)
 
 
 def resample(
@@ -169,7 +236,8 @@ def resample(
 ) -> Intervention:
     """Replace every row by another row: of `source`, or of the same batch when there is none.
 
-    Rows are drawn by (seed, site, step), each from a different row where there are enough.
+    Rows are drawn by (seed, site), each from a different row where there are enough: every pass
+    over the same rows draws alike, so that generating with a cache and without agree.
     """
 
     def transform(value: Tensor, hook: Tap) -> Tensor:
@@ -180,14 +248,14 @@ def resample(
                 got=tuple(pool.shape),
                 expected=f"(any, {', '.join(map(str, value.shape[1:]))})",
             )
-        draw = generator(seed, f"resample {hook.name}", hook.step)
+        draw = generator(seed, f"resample {hook.name}")
         if source is None:
             shift = 1 + int(torch.randint(max(len(pool) - 1, 1), (1,), generator=draw))
             return pool.roll(shift, 0)
         chosen = torch.randint(len(pool), (len(value),), generator=draw)
         return pool[chosen.to(pool.device)]
 
-    return Intervention(site, "resample", transform, head, positions, index)
+    return Intervention(site, "resample", transform, head, positions, index, pure=True)
 
 
 def patch(
@@ -203,7 +271,7 @@ def patch(
     def transform(value: Tensor, hook: Tap) -> Tensor:
         return _like(_at(source, hook), value, hook, "the patch")
 
-    return Intervention(site, "patch", transform, head, positions, index)
+    return Intervention(site, "patch", transform, head, positions, index, pure=True)
 
 
 def add(
@@ -214,7 +282,7 @@ def add(
     def transform(value: Tensor, hook: Tap) -> Tensor:
         return value + scale * _like(vector, value, hook, "the vector")
 
-    return Intervention(site, "add", transform, head, positions)
+    return Intervention(site, "add", transform, head, positions, pure=True)
 
 
 steer = add
@@ -240,7 +308,7 @@ def project_out(
         exact = value.to(wide.dtype)
         return (exact - exact @ basis.T @ basis).to(value.dtype)
 
-    return Intervention(site, "project_out", transform, head, positions)
+    return Intervention(site, "project_out", transform, head, positions, pure=True)
 
 
 def clamp(
@@ -263,4 +331,4 @@ def clamp(
     def transform(old: Tensor, hook: Tap) -> Tensor:
         return torch.full_like(old, value) if value is not None else old.clamp(low, high)
 
-    return Intervention(site, "clamp", transform, None, positions, index)
+    return Intervention(site, "clamp", transform, None, positions, index, pure=True)

@@ -1,4 +1,4 @@
-"""From a request to taps, and from fired taps to `Activations`."""
+"""From a request to what a run wants at each site, and from what was kept to `Activations`."""
 
 from __future__ import annotations
 
@@ -8,79 +8,124 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import ModelError, SiteError
-from interp.models.inputs import Prepared, position_index, take
+from interp.core.errors import ConfigError, EditError, ModelError, SiteError, TokenError
+from interp.models.inputs import Prepared
 from interp.models.interventions import Intervention
-from interp.models.sites import Site, SiteMap
-from interp.models.taps import Edit, Tap, check_activation
+from interp.models.passes import Frame
+from interp.models.sides import Seen, take
+from interp.models.sites import SiteMap
+from interp.models.taps import Edit, Request, Tap, check_activation
 
 Hook = Intervention | tuple[Any, Edit]
-Keep = Callable[[Tensor, Site], Tensor]
+Keep = Callable[[Tensor, Tap], Tensor]
 
 
-def keeper(ready: Prepared, positions: Any, to: Any, dtype: Any) -> Keep | None:
-    """What to do to a value before it is kept; None to keep the tensor itself."""
+def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
+    """What to do to a value before it is kept; None to keep the tensor itself.
+
+    Raises:
+        ConfigError: No such dtype.
+    """
     if positions is None and to is None and dtype is None:
         return None
     if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise ConfigError(f"no dtype {dtype!r}", got=dtype, expected="float32, bfloat16, ...")
+        dtype = found
 
-    def keep(value: Tensor, site: Site) -> Tensor:
-        kept = value if positions is None else _at_positions(value, site, positions, ready)
+    def keep(value: Tensor, tap: Tap) -> Tensor:
+        kept = value if positions is None else _at_positions(value, tap, positions)
         kept = kept if to is None else kept.to(to)
         return kept if dtype is None else kept.to(dtype)
 
     return keep
 
 
-def _at_positions(value: Tensor, site: Site, positions: Any, ready: Prepared) -> Tensor:
-    axes = site.axes.split()
+def _at_positions(value: Tensor, tap: Tap, positions: Any) -> Tensor:
+    axes = tap.site.axes.split()
     if "pos" not in axes:
         raise SiteError(
-            f"{site.name!r} has no position axis to select from",
+            f"{tap.site.name!r} has no position axis to select from",
             got=f"positions={positions!r}",
-            expected=f"a site with positions; this one is {site.axes!r}",
+            expected=f"a site with positions; this one is {tap.site.axes!r}",
         )
     axis = axes.index("pos")
-    batch = value.shape[0] if ready.tokens is None else ready.tokens.shape[0]
-    index = position_index(positions, value.shape[axis], batch, ready.mask, value.device)
-    return take(value, axis, index)
+    return take(value, axis, tap.index(positions, value, axis))
 
 
-def make_taps(
+def requests(
     sites: SiteMap,
     names: Sequence[str],
-    hooks: Sequence[Hook] = (),
+    hooks: Any = (),
     *,
     grad: bool = False,
     keep: Keep | None = None,
     clone: bool = False,
-) -> dict[str, Tap]:
-    """One tap per site that is asked for: edits first, in order, then the value is kept.
+) -> dict[str, Request]:
+    """One request per site that is asked for: edits first, in order, then the value is kept.
 
     Raises:
         SiteError: A hook's site matches nothing.
+        EditError: A hook is no hook, or an intervention does not fit its site.
     """
-    taps: dict[str, Tap] = {}
-    for hook in hooks:
-        wanted, edit = (hook.site, hook) if isinstance(hook, Intervention) else hook
-        for name in sites.resolve(wanted):
-            _tap(taps, sites, name).edits.append(edit)
+    wanted: dict[str, Request] = {}
+    for hook in hook_list(hooks):
+        where, edit = (hook.site, hook) if isinstance(hook, Intervention) else hook
+        for name in sites.resolve(where):
+            request = _request(wanted, sites, name)
+            if isinstance(edit, Intervention):
+                edit.check(request.site)
+            request.edits.append(edit)
     for name in names:
-        tap = _tap(taps, sites, name)
-        tap.keep, tap.on_path, tap.transform, tap.copy = True, grad, keep, clone
-    return taps
+        request = _request(wanted, sites, name)
+        request.keep, request.on_path = True, grad
+        request.transform, request.copy = keep, clone
+    return wanted
 
 
-def start_tap(sites: SiteMap, name: str, values: Tensor) -> dict[str, Tap]:
-    """The one tap of a run that starts at a site: it hands on any number of rows.
+def hook_list(hooks: Any) -> list[Hook]:
+    """Hooks as a list: one intervention, one (site, function) pair, or several of either.
+
+    Raises:
+        EditError: Naming what is none of them.
+    """
+    if isinstance(hooks, Intervention):
+        return [hooks]
+    pair = isinstance(hooks, tuple) and len(hooks) == 2 and callable(hooks[1])
+    if pair and not isinstance(hooks[0], Intervention | tuple):
+        return [hooks]
+    if isinstance(hooks, dict):
+        hooks = list(hooks.items())
+    if hooks is None or isinstance(hooks, str) or not hasattr(hooks, "__iter__"):
+        raise _no_hook(hooks)
+    found = list(hooks)
+    for hook in found:
+        if isinstance(hook, Intervention):
+            continue
+        if not (isinstance(hook, tuple | list) and len(hook) == 2 and callable(hook[1])):
+            raise _no_hook(hook)
+    return [h if isinstance(h, Intervention) else (h[0], h[1]) for h in found]
+
+
+def _no_hook(hook: object) -> EditError:
+    return EditError(
+        "this is no hook",
+        got=repr(hook)[:80],
+        expected="an intervention, (site, function), or a list of them",
+        fix='fwd_hooks=[("blocks.0.hook_resid_post", lambda value, hook: value * 0)]',
+    )
+
+
+def start_request(sites: SiteMap, name: str, values: Tensor) -> dict[str, Request]:
+    """The one request of a run that starts at a site: it hands on any number of rows.
 
     Raises:
         SiteError: No such site, or a part of a tensor, which rows of its own cannot replace.
     """
-    taps = make_taps(sites, [], [(name, lambda value, hook: values)])
-    for tap in taps.values():
-        site = tap.site
+    wanted = requests(sites, [], [(name, _pure(lambda value, hook: values))])
+    for request in wanted.values():
+        site = request.site
         if site.kind not in ("in", "out") or site.view is not None or site.slot:
             raise SiteError(
                 f"a run cannot start at {site.name!r}",
@@ -88,39 +133,56 @@ def start_tap(sites: SiteMap, name: str, values: Tensor) -> dict[str, Tap]:
                 expected="the whole input or output of a module",
                 fix="a site of the residual stream",
             )
-        tap.more_rows = True
-    return taps
+        request.more_rows = True
+    return wanted
 
 
-def _tap(taps: dict[str, Tap], sites: SiteMap, name: str) -> Tap:
-    tap = taps.get(name)
-    if tap is None:
+def _request(wanted: dict[str, Request], sites: SiteMap, name: str) -> Request:
+    request = wanted.get(name)
+    if request is None:
         call = int(name.rpartition("#")[2]) if "#" in name else None
-        tap = taps[name] = Tap(sites[name], name, call=call)
-    return tap
+        request = wanted[name] = Request(sites[name], name, call=call)
+    return request
 
 
-def collect(taps: dict[str, Tap], names: Sequence[str], ready: Prepared) -> dict[str, Tensor]:
-    """What the taps kept, finite, with positions that all rows share spread over the batch.
+def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -> dict[str, Tensor]:
+    """What was kept, finite, with positions that all rows share spread over the batch.
 
     Raises:
         NonFiniteError: Naming the site and the first index.
     """
     tensors: dict[str, Tensor] = {}
     for name in names:
-        tap = taps[name]
-        value = tap.value
+        request = wanted[name]
+        value = request.value
         if value is None:
             raise ModelError(f"nothing was kept at {name!r}")
-        check_activation(value, tap.site, f"the activation at {name!r}")
-        shared = value.dim() == 3 and value.shape[0] == 1 and bool(tap.site.sizes)
+        check_activation(value, request.site, f"the activation at {name!r}")
+        shared = value.dim() == 3 and value.shape[0] == 1 and bool(request.site.sizes)
         if shared and ready.tokens is not None and len(ready.tokens) > 1:
             value = value.expand(ready.tokens.shape[0], -1, -1)
         tensors[name] = value
     return tensors
 
 
-def backward_hooks(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> list[Hook]:
+def kept_positions(positions: Any, ready: Prepared, frame: Frame) -> dict[str, Tensor]:
+    """Where captured tensors run along the tokens, by side; empty for inputs without tokens."""
+    seen = Seen(frame.root, ready.args, ready.kwargs)
+    found: dict[str, Tensor] = {}
+    for label, side in (("positions", seen.encoder), ("decoder_positions", seen.decoder)):
+        if side is None or ready.tokens is None:
+            continue
+        try:
+            found[label] = side.index(positions, ready.tokens.device)
+        except TokenError:
+            # Of the two sides only those of the captured sites need to have the positions, and
+            # theirs were found during the pass.
+            if not frame.two_sided:
+                raise
+    return found
+
+
+def backward_hooks(hooks: Any) -> list[Hook]:
     """Backward hooks as forward edits that listen to the gradient of the value."""
 
     def listen(fn: Callable[..., Any]) -> Edit:
@@ -131,6 +193,12 @@ def backward_hooks(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> list[Hook
             seen.register_hook(lambda gradient: fn(gradient, hook=hook))
             return seen
 
-        return edit
+        return _pure(edit)
 
-    return [(name, listen(fn)) for name, fn in hooks]
+    return [(h[0], listen(h[1])) for h in hook_list(hooks) if not isinstance(h, Intervention)]
+
+
+def _pure(edit: Edit) -> Edit:
+    """Mark an edit that never writes into what it is given: no copy is made for it."""
+    edit.pure = True  # type: ignore[attr-defined]
+    return edit

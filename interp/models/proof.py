@@ -21,9 +21,10 @@ from interp.models.attention import probing, switched
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import UNREACHED
 from interp.models.inputs import Prepared, main_output
-from interp.models.plan import make_taps
+from interp.models.passes import Run
+from interp.models.plan import requests
 from interp.models.sites import Site
-from interp.models.taps import Tap
+from interp.models.taps import Request
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
 """Relative to the largest value compared."""
@@ -43,7 +44,7 @@ def prove(model: HookedModel) -> HookedModel:
         raw = main_output(model.module(*ready.args, **ready.kwargs))
         _refuse_unreached(model, ready)
         taps = _every_site(model)
-        with model._run(taps, ready):
+        with Run(model._frame, taps, model.splices):
             tapped = main_output(model.module(*ready.args, **ready.kwargs))
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
@@ -96,10 +97,10 @@ def probe_inputs(model: HookedModel) -> Any:
     return ids
 
 
-def _every_site(model: HookedModel) -> dict[str, Tap]:
+def _every_site(model: HookedModel) -> dict[str, Request]:
     results = [n for n, site in model.sites.unlisted.items() if site.kind == "result"]
     names = [*model.sites, *results]
-    return make_taps(model.sites, names, keep=lambda value, site: value.clone())
+    return requests(model.sites, names, keep=lambda value, tap: value.clone())
 
 
 def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:
@@ -119,13 +120,13 @@ def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:
             del model.sites.listed[site.name]
 
 
-def _refuse_silent(model: HookedModel, taps: dict[str, Tap]) -> None:
+def _refuse_silent(model: HookedModel, taps: dict[str, Request]) -> None:
     for name, tap in taps.items():
         if tap.fired != 1:
             model.adapter.refused[name] = f"it fires {tap.fired} times in one forward pass"
 
 
-def _mark_volatile(model: HookedModel, taps: dict[str, Tap]) -> None:
+def _mark_volatile(model: HookedModel, taps: dict[str, Request]) -> None:
     for name, tap in taps.items():
         if tap.overwritten():
             model.adapter.sites[name] = model.sites.listed[name] = replace(tap.site, volatile=True)

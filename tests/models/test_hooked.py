@@ -249,7 +249,7 @@ def test_exceptions_inside_hooks_leave_the_model_as_it_was(
                 with llama.hooks([(site, fail)]):
                     llama(IDS)
         assert _state(llama.module) == before
-        assert not attention._active
+        assert not attention.listening()
     with llama.hooks([interp.zero(names[3])]):
         pass  # a block that never runs the model is not an error
     abandoned = llama.hooks([interp.zero("blocks.0.attn.hook_pattern")])
