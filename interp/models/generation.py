@@ -304,10 +304,9 @@ def _huggingface(
         bos_token_id=own.bos_token_id,
         decoder_start_token_id=model._intake.start or own.decoder_start_token_id,
         use_cache=settings.cache,
-        num_return_sequences=1 if draw else settings.returned,
     )
     # Attributes, not arguments: the constructor would complain of what belongs together.
-    more = dict(settings.more)
+    more = dict(settings.more) | {"num_return_sequences": 1 if draw else settings.returned}
     processors = LogitsProcessorList(more.pop("logits_processor", None) or [])
     if draw is not None:
         processors.append(draw)

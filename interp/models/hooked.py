@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from interp.core.activations import Activations
 from interp.core.errors import ModelError
-from interp.core.protocols import Coder
+from interp.core.protocols import Coder, CoderOfSites
 from interp.core.provenance import Provenance, fingerprint_state, versions
 from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.describe import model_map
-from interp.models.gate import Frame
+from interp.models.frame import Frame
 from interp.models.inputs import Intake, Prepared
 from interp.models.outputs import Ending
 from interp.models.passes import Run, StopForward, training
@@ -170,9 +170,10 @@ class HookedModel:
         names = self.sites.resolve(sites)
         ready = self._read(inputs, kwargs, prepend_bos, truncate)
         wanted = self._wanted(names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes)
+        where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else torch.no_grad():
             self._forward(ready, wanted, Ending(self, None, None), stop=self.adapter.exact_once)
-        return self._collect(wanted, names, ready, positions, remove_batch_dim)
+        return self._collect(wanted, names, ready, where, remove_batch_dim)
 
     def run_with_cache(
         self,
@@ -202,9 +203,10 @@ class HookedModel:
         names = ending.names(self, names_filter)
         ready = self._read(inputs, kwargs, prepend_bos, truncate)
         wanted = self._wanted(names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes)
+        where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else nullcontext():
             output = self._forward(ready, wanted, ending)
-        return output, self._collect(wanted, names, ready, positions, remove_batch_dim)
+        return output, self._collect(wanted, names, ready, where, remove_batch_dim)
 
     def run_with_hooks(
         self,
@@ -371,7 +373,7 @@ class HookedModel:
 
     # --- other models made from this one -----------------------------------------------------
 
-    def with_coder(self, *coders: Coder, error_term: bool = True) -> HookedModel:
+    def with_coder(self, *coders: Coder | CoderOfSites, error_term: bool = True) -> HookedModel:
         """A view of this model with each coder's latents and error as sites.
 
         `<site>.hook_sae_acts_post` and `<site>.hook_sae_error` join `model.sites`. With
@@ -380,7 +382,7 @@ class HookedModel:
         the error is a node of its own (Marks et al. 2024).
 
         Raises:
-            SiteError: A coder's site does not exist here.
+            SiteError: A coder's site does not exist here, or another coder's latents stand there.
         """
         view = self
         for coder in coders:
@@ -508,16 +510,13 @@ class HookedModel:
         wanted: dict[str, Request],
         names: Sequence[str],
         ready: Prepared,
-        positions: Any,
+        where: dict[str, Tensor],
         remove_batch_dim: bool,
     ) -> Activations:
         tensors = collect(wanted, names, ready)
         index: dict[str, Any] = {"tokens": ready.tokens, "mask": ready.mask}
         if self.two_sided:
             index |= {"decoder_tokens": ready.decoder_tokens, "decoder_mask": ready.decoder_mask}
-        if positions is not None:
-            index |= kept_positions(positions, ready, self._frame)
-        acts = Activations(
-            tensors, provenance=lambda: self.provenance(names), cfg=self.cfg, **index
-        )
+        origin = lambda: self.provenance(names)  # noqa: E731
+        acts = Activations(tensors, provenance=origin, cfg=self.cfg, **index, **where)  # type: ignore[arg-type]
         return acts.remove_batch_dim() if remove_batch_dim else acts

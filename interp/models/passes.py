@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import EditError, HookNotFired, ModelError
 from interp.models import attention
-from interp.models.gate import Frame
+from interp.models.frame import Frame
 from interp.models.installers import install
 from interp.models.sides import Seen, Side
 from interp.models.sites import Site
