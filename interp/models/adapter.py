@@ -50,6 +50,7 @@ class Adapter:
         unlisted: Sites that cost much or change how the model computes: by name or glob only.
         pools_first: The head reads position 0 only (ViT's class token).
         notes: Sentences for `print(model)`.
+        born: dtype and device of the first parameter when `cfg` was made.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Adapter:
     refused: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    born: tuple[str, str] | None = None
 
 
 def find(root: nn.Module, path: str) -> nn.Module | None:

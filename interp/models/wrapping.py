@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from interp.models.generic import (
 )
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
+from interp.models.identity import placement
 from interp.models.inputs import Intake
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
@@ -56,7 +58,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     adapter = _adapter(module, name or _name_of(module))
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
-    model = _assemble(module, adapter, tokenizer)
+    model = _assemble(module, adapter, tokenizer, check)
     return prove(model) if check and adapter.inputs != "any" and adapter.exact_once else model
 
 
@@ -85,7 +87,7 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
     return module_adapter(module, name)
 
 
-def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedModel:
+def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) -> HookedModel:
     cfg = adapter.cfg
     text = _TEXT_KIND.get(adapter.inputs, "other")
     if text == "decoder" and not cfg.causal and cfg.style:
@@ -115,7 +117,9 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedMode
         start=getattr(config, "decoder_start_token_id", None),
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
-    return HookedModel(module, adapter, tokenization, intake, rewrap=wrap)
+    adapter.born = placement(module)
+    # Copies are proved exactly if the model was.
+    return HookedModel(module, adapter, tokenization, intake, rewrap=partial(wrap, check=check))
 
 
 def _first_device(mapped: dict[str, Any], fallback: torch.device) -> torch.device:
