@@ -205,7 +205,8 @@ def _without_adapter(layer: Any) -> Any:
             wanted = twin.forward(x)
             _settle(twin)
         except Exception as error:  # PEFT refuses in many ways: whatever it says is the cause
-            raise _unreadable(kind, str(error).splitlines()[0][:200] or type(error).__name__) from error
+            said = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise _unreadable(kind, said) from error
         merged = twin.get_base_layer()
         found = merged.forward(x)
     scale = wanted.abs().max().float().clamp(min=1e-6)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -70,9 +69,7 @@ def deep_copied(model: HookedModel, memo: dict[int, Any]) -> HookedModel:
     """A whole model of its own: module, tokenizer and coders copied, sites found anew."""
     module = copy.deepcopy(model.module, memo)
     _strip_our_hooks(module)
-    fresh = model._rewrap(
-        module, copy.deepcopy(model.tokenizer, memo), name=model.cfg.model_name
-    )
+    fresh = model._rewrap(module, copy.deepcopy(model.tokenizer, memo), name=model.cfg.model_name)
     return _spliced(fresh, model, lambda coder: copy.deepcopy(coder, memo))
 
 

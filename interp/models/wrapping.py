@@ -22,6 +22,7 @@ from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
 from interp.models.identity import placement
 from interp.models.inputs import Intake
+from interp.models.peft_models import injected
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
 from interp.models.tokens import Tokenization, load_tokenizer
@@ -35,6 +36,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     Args:
         module: A Hugging Face model, our small transformer, a TransformerLens HookedTransformer,
             TransformerBridge or HookedRootModule, or any nn.Module. A HookedModel comes back as is.
+            Of a PeftModel the base model that carries the adapters is wrapped: what it computes
+            with is read and run, and follows `set_adapter`, `disable_adapter` and merging.
         tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
         name: What to call it in errors, pictures and provenance.
         check: Run the adapter's proof (three tiny forward passes): output unchanged under hooks,
@@ -42,7 +45,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
 
     Raises:
         AdapterError: The hooked model's output differs from the raw one's.
-        ModelError: `module` is not a torch module.
+        ModelError: `module` is not a torch module, or carries adapters that are no part of it
+            (prompt and prefix tuning).
     """
     if isinstance(module, HookedModel):
         return module
@@ -53,6 +57,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             expected="nn.Module",
             fix="interp.load_model(path) opens a folder",
         )
+    module = injected(module)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
     adapter = _adapter(module, name or _name_of(module))
