@@ -205,7 +205,7 @@ def _mixed_sum(bits: Tensor, lanes: int = _LANES) -> int:
     total = 0
     # The last words, short of eight bytes, are widened to eight.
     for words in (bits[:whole].view(torch.int64), bits[whole:].to(torch.int64)):
-        for part in words.split(lanes):
+        for part in words.split(lanes) if len(words) else ():
             place = torch.arange(1, 2 * len(part), 2, device=part.device) * 0x5851F42D4C957F2D
             # The shift brings the sign bit down: alone it would be lost in products modulo 2^64.
             mixed = (part >> 32).bitwise_xor_(part).mul_(place)

@@ -114,8 +114,9 @@ def _adapted(
         module = _pretrained(source, opened["dtype"], opened["device_map"], local, options)
         module = with_adapter(module, folder)
         own = any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json"))
-        tokenizer = load_tokenizer(str(folder) if own else source) if own or local else None
-        if tokenizer is None:
+        if own or local:
+            tokenizer = load_tokenizer(str(folder) if own else source)
+        else:
             tokenizer = _hub_tokenizer(source)
     if opened["device"] is not None:
         module = module.to(opened["device"])

@@ -19,7 +19,7 @@ def randomised_module(module: nn.Module, seed: int) -> nn.Module:
 
     Hugging Face models initialise from their config, the small transformer by its own rule, other
     modules through `reset_parameters`; parameters that nothing resets are redrawn with the mean and
-    deviation they had. Adapters are not part of an architecture: a Hugging Face model comes without.
+    deviation they had. A Hugging Face model comes without adapters: they are no part of its config.
 
     Raises:
         ModelError: Quantised weights, which nothing can redraw.

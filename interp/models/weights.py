@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import WeightError
 from interp.models.adapter import Adapter, Stack, find
-from interp.models.effective import plain
+from interp.models.effective import is_adapted, plain
 from interp.models.families import Block
 from interp.models.linear import linear_bias, linear_weight
 from interp.models.sites import Heads, Interleaved, Slice
@@ -40,6 +40,7 @@ class Weights:
         if own is not None:
             return own
         weight = self._table(embed, "W_E")
+        self._refuse_two_tables(embed, weight)
         scale = getattr(plain(embed), "embed_scale", None)
         table = weight if scale is None else weight * scale.to(weight.dtype)
         project = self._adapter.embed_project
@@ -88,6 +89,21 @@ class Weights:
                 fix="load the model unquantised, without offloading",
             )
         return weight
+
+    def _refuse_two_tables(self, embed: nn.Module, weight: Tensor) -> None:
+        """T5's two halves share one table, unless each carries an adapter of its own."""
+        other = (
+            find(self._module, "decoder.embed_tokens") if len(self._adapter.stacks) > 1 else None
+        )
+        if other is None or not (is_adapted(embed) or is_adapted(other)):
+            return
+        if not torch.equal(weight, self._table(other, "W_E")):
+            raise WeightError(
+                f"{self._cfg.model_name} has no one W_E: its encoder and decoder embed differently",
+                got="adapters on the token embedding of either half",
+                expected="one table for both",
+                fix="read embeddings at hook_embed and decoder_hook_embed",
+            )
 
     def __getattr__(self, name: str) -> Tensor:
         named = vars(type(self)).get(name)
