@@ -193,7 +193,7 @@ def _checksum(t: Tensor) -> int:
         return 0
     bits = _bit_patterns(t)
     if bits.device.type == "cpu":
-        return zlib.crc32(memoryview(bits.numpy()).cast("B"))
+        return zlib.crc32(bits.numpy().data.cast("B"))
     return _mixed_sum(bits)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ProvenanceError, WeightError
+from interp.core.errors import ModelError, ProvenanceError, WeightError
 
 _HOOKS = (
     "_forward_hooks",
@@ -54,7 +54,8 @@ def plain(module: nn.Module | None) -> Any:
     if _is_torch_quantised(module):
         weight: Any = module.weight
         bias: Any = getattr(module, "bias", None)
-        matrix, shift = weight(), bias() if callable(bias) else bias
+        shift: Any = bias() if callable(bias) else bias
+        matrix: Tensor = weight()
         matrix = matrix.dequantize() if matrix.is_quantized else matrix.float()
         return Dequantised(matrix, None if shift is None else shift.detach())
     return module
@@ -79,6 +80,33 @@ def packed_parts(module: nn.Module) -> list[str]:
         return whole or _is_torch_quantised(part)
 
     return [path or "the model" for path, part in module.named_modules() if packed(part)]
+
+
+def links_of(module: nn.Module) -> list[tuple[dict[str, Any], str, nn.Module | None]]:
+    """Every place in a tree of modules and what stands there: (siblings, name, module)."""
+    return [
+        (part._modules, name, child)
+        for part in module.modules()
+        for name, child in part._modules.items()
+    ]
+
+
+def refuse_replaced(links: list[tuple[dict[str, Any], str, nn.Module | None]], name: str) -> None:
+    """Names found at `wrap` point at modules; they must still stand where they stood.
+
+    Raises:
+        ModelError: A module was replaced since (an adapter added, say): sites and weights would
+            silently be those of the part that no longer decides.
+    """
+    for siblings, key, child in links:
+        now = siblings.get(key)
+        if now is not child:
+            raise ModelError(
+                f"modules of {name} were replaced after it was wrapped",
+                got=f"{key!r} is now {type(now).__name__}, was {type(child).__name__}",
+                expected="the modules that its sites were found in",
+                fix="wrap(model.module, model.tokenizer) again",
+            )
 
 
 def state_in_use(module: nn.Module, raw: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,17 +18,16 @@ from torch import Tensor, nn
 
 from interp.core.errors import ConfigError, ModelError
 from interp.core.names import did_you_mean
+from interp.core.protocols import Coder
 from interp.core.provenance import checksum_state, fingerprint_state
 from interp.models.cfg import ModelConfig
 from interp.models.effective import packed_parts, state_in_use
 
-if TYPE_CHECKING:
-    from interp.core.protocols import Coder
-    from interp.models.hooked import HookedModel
-
 _NOT_IDENTITY = ("model_name", "device")
 _REMEMBERED: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 """Raw module -> (what its digest depends on, the digest): views of one module share it."""
+# A HookedModel stands above this file: to it one is any object with these parts.
+HookedModel = Any
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 

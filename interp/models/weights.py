@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import WeightError
 from interp.models.adapter import Adapter, Stack, find
-from interp.models.effective import is_adapted, plain
+from interp.models.effective import is_adapted, plain, refuse_replaced
 from interp.models.families import Block
 from interp.models.linear import linear_bias, linear_weight
 from interp.models.sites import Heads, Interleaved, Slice
@@ -30,6 +30,7 @@ class Weights:
     """
 
     def __init__(self, adapter: Adapter, module: nn.Module) -> None:
+        refuse_replaced(adapter.links, adapter.cfg.model_name)
         self._adapter, self._module, self._cfg = adapter, module, adapter.cfg
 
     @property

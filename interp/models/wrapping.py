@@ -12,6 +12,7 @@ from torch import nn
 
 from interp.core.errors import ModelError
 from interp.models.adapter import Adapter
+from interp.models.effective import links_of
 from interp.models.generic import (
     hooked_root_adapter,
     is_hooked_root,
@@ -122,7 +123,7 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) 
         start=getattr(config, "decoder_start_token_id", None),
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
-    adapter.born = placement(module)
+    adapter.born, adapter.links = placement(module), links_of(module)
     # Copies are proved exactly if the model was.
     return HookedModel(module, adapter, tokenization, intake, rewrap=partial(wrap, check=check))
 

@@ -281,6 +281,17 @@ def test_add_adapter_of_transformers() -> None:
     assert wrapped.fingerprint() == plain.fingerprint()
 
 
+def test_an_adapter_added_after_wrapping_is_not_overlooked() -> None:
+    module = base("llama")
+    wrapped = wrap(module)
+    module.add_adapter(peft.LoraConfig(r=3, target_modules=["embed_tokens"]), "mine")
+    stir(module)
+    with pytest.raises(ModelError, match="replaced after it was wrapped"):
+        _ = wrapped.W_E
+    plain = wrap(base("llama")).W_E
+    assert float((wrap(module).W_E - plain).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("relative", [False, True])
 def test_adapter_folders_open(tmp_path: Any, relative: bool) -> None:
     home = tmp_path / "adapter" / "base" if relative else tmp_path / "base"
@@ -343,7 +354,7 @@ def quantised(module: nn.Module) -> Any:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_dynamically_quantised_net_runs_and_is_itself() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).eval()
+    net: Any = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).eval()
     packed = quantised(net)
     wrapped, x = wrap(packed), torch.randn(2, 5)
     torch.testing.assert_close(wrapped(x), packed(x))

@@ -341,8 +341,9 @@ def test_hasattr_tells_which_weights_there_are() -> None:
 
 
 def test_numpy_arrays_made_from_weights_do_not_matter() -> None:
-    model = wrap(module_of("net"))
+    module = module_of("net")
+    model = wrap(module)
     before = model.fingerprint()
-    held = np.array(model.module[0].weight)
+    held = np.array(module[0].weight)
     held += 1.0
     assert model.fingerprint() == before
