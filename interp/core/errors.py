@@ -101,6 +101,13 @@ class ModelError(InterpError):
     """A model that cannot be loaded or asked for what it does not have."""
 
 
+class WeightError(ModelError, AttributeError):
+    """A weight that the model does not have, or holds in a form that cannot be read.
+
+    An AttributeError as well, so that `hasattr(model, "W_pos")` tells whether there is one.
+    """
+
+
 class AdapterError(ModelError):
     """The adapter disagrees with the raw model; loading is refused."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from interp.core.activations import Activations
 from interp.core.errors import ModelError
 from interp.core.protocols import Coder, CoderOfSites
-from interp.core.provenance import Provenance, fingerprint_state, versions
+from interp.core.provenance import Provenance, versions
+from interp.models import identity
 from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
+from interp.models.cfg import ModelConfig
 from interp.models.describe import model_map
 from interp.models.frame import Frame
 from interp.models.inputs import Intake, Prepared
@@ -62,7 +63,6 @@ class HookedModel:
     ) -> None:
         self.module = module
         self.adapter = adapter
-        self.cfg = adapter.cfg
         self.tokenization = tokenization
         self.splices = splices
         self._intake = intake
@@ -72,7 +72,6 @@ class HookedModel:
             listed = splice.insert(listed)
         where = self.cfg.model_name or type(module).__name__
         self.sites = SiteMap(listed, module, where, adapter.refused, adapter.unlisted)
-        self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     # --- text -------------------------------------------------------------------------------
 
@@ -327,6 +326,11 @@ class HookedModel:
     # --- parts of the model -----------------------------------------------------------------
 
     @property
+    def cfg(self) -> ModelConfig:
+        """Sizes under TransformerLens's names; dtype and device are those of the weights now."""
+        return identity.current_cfg(self.adapter.cfg, self.adapter.born, self.module)
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go."""
         return self._intake.device
@@ -399,31 +403,28 @@ class HookedModel:
 
     def randomised(self, seed: int = 0) -> HookedModel:
         """The same architecture with fresh weights from `seed`: the null every method needs."""
-        from interp.models.randomise import randomised_module
-
-        fresh = randomised_module(self.module, seed)
-        return self._rewrap(
-            fresh, self.tokenizer, name=f"{self.cfg.model_name} (randomised, seed {seed})"
-        )
+        return identity.redrawn(self, seed)
 
     def to(self, target: Any) -> HookedModel:
-        """A copy of the whole model on another device or in another dtype."""
-        return self._rewrap(
-            copy.deepcopy(self.module).to(target), self.tokenizer, name=self.cfg.model_name
-        )
+        """A copy of the whole model, coders included, on another device or in another dtype."""
+        return identity.moved(self, target)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HookedModel:
+        """A whole model of its own: weights, tokenizer and coders."""
+        return identity.deep_copied(self, memo)
+
+    def __copy__(self) -> HookedModel:
+        """A view: another object over the same weights."""
+        return self.with_coder()
+
+    def __reduce__(self) -> Any:
+        raise identity.not_pickled(self)
 
     # --- identity ---------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """sha256 of configuration and weights; remembered until a weight changes."""
-        state = self.module.state_dict()
-        key = tuple(v._version for v in state.values() if not v.is_inference())
-        if self._fingerprint is None or self._fingerprint[0] != key:
-            identity = {
-                k: v for k, v in vars(self.cfg).items() if k not in ("model_name", "device")
-            }
-            self._fingerprint = (key, fingerprint_state(state, identity))
-        return self._fingerprint[1]
+        """sha256 of configuration and of the weights in use, however they were changed."""
+        return identity.fingerprint(self.module, self.cfg)
 
     def provenance(self, sites: Iterable[str] = (), **more: Any) -> Provenance:
         """Where a number came from: this model, these sites, this tokenizer, these versions."""

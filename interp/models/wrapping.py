@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from interp.core.errors import ModelError
 from interp.models.adapter import Adapter
+from interp.models.effective import links_of
 from interp.models.generic import (
     hooked_root_adapter,
     is_hooked_root,
@@ -19,7 +21,9 @@ from interp.models.generic import (
 )
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
+from interp.models.identity import placement
 from interp.models.inputs import Intake
+from interp.models.peft_models import injected
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
 from interp.models.tokens import Tokenization, load_tokenizer
@@ -33,6 +37,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     Args:
         module: A Hugging Face model, our small transformer, a TransformerLens HookedTransformer,
             TransformerBridge or HookedRootModule, or any nn.Module. A HookedModel comes back as is.
+            Of a PeftModel the base model that carries the adapters is wrapped: what it computes
+            with is read and run, and follows `set_adapter`, `disable_adapter` and merging.
         tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
         name: What to call it in errors, pictures and provenance.
         check: Run the adapter's proof (three tiny forward passes): output unchanged under hooks,
@@ -40,7 +46,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
 
     Raises:
         AdapterError: The hooked model's output differs from the raw one's.
-        ModelError: `module` is not a torch module.
+        ModelError: `module` is not a torch module, or carries adapters that are no part of it
+            (prompt and prefix tuning).
     """
     if isinstance(module, HookedModel):
         return module
@@ -51,12 +58,13 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             expected="nn.Module",
             fix="interp.load_model(path) opens a folder",
         )
+    module = injected(module)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
     adapter = _adapter(module, name or _name_of(module))
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
-    model = _assemble(module, adapter, tokenizer)
+    model = _assemble(module, adapter, tokenizer, check)
     return prove(model) if check and adapter.inputs != "any" and adapter.exact_once else model
 
 
@@ -85,7 +93,7 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
     return module_adapter(module, name)
 
 
-def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedModel:
+def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) -> HookedModel:
     cfg = adapter.cfg
     text = _TEXT_KIND.get(adapter.inputs, "other")
     if text == "decoder" and not cfg.causal and cfg.style:
@@ -115,7 +123,9 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedMode
         start=getattr(config, "decoder_start_token_id", None),
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
-    return HookedModel(module, adapter, tokenization, intake, rewrap=wrap)
+    adapter.born, adapter.links = placement(module), links_of(module)
+    # Copies are proved exactly if the model was.
+    return HookedModel(module, adapter, tokenization, intake, rewrap=partial(wrap, check=check))
 
 
 def _first_device(mapped: dict[str, Any], fallback: torch.device) -> torch.device:
