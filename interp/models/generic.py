@@ -66,11 +66,14 @@ def _guest_site(name: str, point: Any) -> Site:
 
 
 def _sort_out(module: Any, adapter: Adapter) -> None:
+    """One pass over two tokens: which points fire, how often, and in which order."""
     fired: dict[str, int] = dict.fromkeys(adapter.sites, 0)
+    order: dict[str, None] = {}
 
     def count(name: str) -> Any:
         def hook(*_: Any) -> None:
             fired[name] += 1
+            order[name] = None
 
         return hook
 
@@ -86,8 +89,7 @@ def _sort_out(module: Any, adapter: Adapter) -> None:
             adapter.refused[name] = "this hook point is switched off in the guest's own cfg"
         if times > 1:
             adapter.unlisted[name] = adapter.sites[name]
-        if times != 1:
-            del adapter.sites[name]
+    adapter.sites = {name: adapter.sites[name] for name in order if fired[name] == 1}
 
 
 def is_hooked_root(module: nn.Module) -> bool:
