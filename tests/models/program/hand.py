@@ -122,10 +122,7 @@ class Forward:
         self.handles: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Tensor) and value.dim() == 2:
-                self.shape = (value.shape[0], value.shape[1])
-                break
+        self.handles.append(self.module.register_forward_pre_hook(self._note, with_kwargs=True))
         try:
             # On one module the hooks act in the order in which its sites are reached.
             for name in sorted(self.fns, key=lambda n: ORDER[self.places[n].how]):
@@ -135,6 +132,13 @@ class Forward:
             for handle in self.handles:
                 handle.remove()
             _inside.clear()
+
+    def _note(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Rows and columns, for the parts that see them as one axis."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor) and value.dim() == 2:
+                self.shape = (value.shape[0], value.shape[1])
+                return
 
     def _apply(self, name: str, value: Tensor) -> Tensor:
         call = self.calls.get(name, 0)

@@ -66,9 +66,7 @@ class Text:
 
     def alone(self, row: int) -> Layout:
         """One row without its padding."""
-        return Layout(
-            [row], [list(range(len(self.rows[row])))], [self.columns[row]], self.length
-        )
+        return Layout([row], [list(range(len(self.rows[row])))], [self.columns[row]], self.length)
 
     def together(self) -> Layout:
         """The batch as it is."""
@@ -163,9 +161,11 @@ def jobs(
     keep: Sequence[str],
     kept: dict[str, Tensor],
     view: View = None,
+    on_path: bool = False,
 ) -> list[Job]:
     """Everything that happens in one forward, in order: coders write, edits outer first, coders
-    read, values are kept."""
+    read, values are kept. `on_path`: what is kept of a coder lies on the graph of the output, so
+    that the coder stands in the model as if it were edited."""
 
     def fn(edit: Edit) -> Fn:
         side = "decoder" if edit.site.startswith("decoder") else "encoder"
@@ -173,8 +173,8 @@ def jobs(
 
     def keeping(name: str) -> Fn:
         def look(value: Tensor) -> Tensor:
-            kept[name] = value
-            return value
+            kept[name] = value.clone()  # a later module may write into it
+            return value.view_as(value) if on_path and "hook_sae" in name else value
 
         return look
 
@@ -210,6 +210,7 @@ def forward(
     keep: Sequence[str] = (),
     view: View = None,
     gradient: bool = False,
+    on_path: bool = False,
 ) -> Answer:
     """The forward of every row."""
     answer = Answer(kept={name: [] for name in keep})
@@ -221,7 +222,7 @@ def forward(
         if text.decoder is not None:
             layouts["decoder"] = text.decoder.alone(row)
         kept: dict[str, Tensor] = {}
-        todo = jobs(model, active, layouts, keep, kept, view)
+        todo = jobs(model, active, layouts, keep, kept, view, on_path)
         given = _inputs(model, text, row, together)
         with exactly(model), torch.set_grad_enabled(gradient):
             found = main(Forward(model.hand, model.places, todo)(**given))
@@ -275,9 +276,7 @@ class Writing:
     beams: int = 1
 
 
-def written(
-    model: Subject, text: Text, active: Sequence[Active], how: Writing
-) -> list[list[int]]:
+def written(model: Subject, text: Text, active: Sequence[Active], how: Writing) -> list[list[int]]:
     """The new tokens of every row: run, take one, append, run again."""
     with torch.no_grad(), exactly(model):
         if how.beams > 1:
@@ -295,9 +294,7 @@ def _layouts(model: Subject, text: Text, row: int, copies: int) -> dict[str, Lay
     return {"encoder": prompt, "decoder": start}
 
 
-def _row(
-    model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing
-) -> list[int]:
+def _row(model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing) -> list[int]:
     sides = model.kind == "sides"
     layouts = _layouts(model, text, row, 1)
     prompt = [0] if sides else list(text.rows[row])

@@ -95,6 +95,8 @@ class Player:
 
     def _run(self, step: Run) -> None:
         text, model = self.program.text, self.model
+        if step.how == "raw" and self.program.train and not self.open:
+            return  # no block, no pass: the module is in the mode that its owner chose
         thrown = None if step.fault is None else step.fault("from a hook")
         hooks = [self._hook(e, thrown) for e in step.edits]
         self.called = []
@@ -105,13 +107,13 @@ class Player:
                 if thrown is None or error is not thrown:
                     raise
                 return
-        if step.how == "raw" and self.program.train and not self.open:
-            return  # no block, no pass: the module is in the mode that its owner chose
         if thrown is not None:
             raise Difference(f"{step.how}: the hook's {thrown!r} was swallowed")
         gradient = step.mode == "grad" and output is not None
         active = self._active(step)
-        right = naive.forward(model, text, active, step.keep, step.view, gradient)
+        right = naive.forward(
+            model, text, active, step.keep, step.view, gradient, gradient and step.how == "cache"
+        )
         if output is not None:
             self._same_output(step, output, right)
         for name in step.keep:
@@ -123,7 +125,7 @@ class Player:
 
     def _call(self, step: Run, hooks: list[Any]) -> tuple[Any, Any]:
         model, more = self._of(step.view), self._more()
-        given = self._inputs()
+        given = self._two_sides(self.program.text) if self.model.kind == "sides" else self._inputs()
         copy = self.model.kind == "rows"
         if step.how == "raw":
             return naive.main(self._raw()), None
@@ -197,7 +199,9 @@ class Player:
                 # Where nobody may look the numbers differ by how a mask is written.
                 unseen = (mine < -1e30) | (theirs < -1e30)
                 mine, theirs = mine.masked_fill(unseen, 0), theirs.masked_fill(unseen, 0)
-            close(mine, theirs, f"{step.how}: {name} after {step.edits}, row {row}", self.model.dtype)
+            close(
+                mine, theirs, f"{step.how}: {name} after {step.edits}, row {row}", self.model.dtype
+            )
 
     # --- tokens --------------------------------------------------------------------------------
 
@@ -212,9 +216,12 @@ class Player:
             more["eos_token_id"] = right[0][step.stop_at]
             how = replace(how, stop=(more["eos_token_id"],))
             right = naive.written(model, text, active, how)
+        given = self._inputs()
+        if self.program.form == "keyword":
+            given = TokenBatch(given, text.mask)
         with exactly(model):
             ids = self._of(step.view).generate(
-                self._inputs(),
+                given,
                 how.n,
                 fwd_hooks=[self._hook(e, None) for e in step.edits],
                 temperature=how.temperature,
@@ -252,8 +259,6 @@ class Player:
         if self.model.kind in ("pixels", "rows"):
             return torch.stack([pixels(self.model, row[0]) for row in text.rows])
         ids, mask = text.ids(3), text.mask
-        if self.model.kind == "sides" and not isinstance(self.program.steps[-1], Write):
-            return self._two_sides(text)
         if self.model.kind == "sides":
             return {"input_ids": ids, "attention_mask": mask.long()}
         if program.form == "batch":
@@ -304,7 +309,9 @@ class Player:
             if edit.verb == "raise" and thrown is not None:
                 raise thrown
             if edit.verb == "call":
-                inner = self.model.hooked(self._inputs(), **self._more())
+                sides = self.model.kind == "sides"
+                given = self._two_sides(self.program.text) if sides else self._inputs()
+                inner = self.model.hooked(given, **self._more())
                 self.called.append(inner.detach())
             if edit.verb in ("raise", "call", "nothing"):
                 return None

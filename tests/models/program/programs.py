@@ -115,9 +115,7 @@ def _texts(draw: Any, model: Subject, exact: bool) -> tuple[Text, str, str]:
     side = draw(st.sampled_from(sides)) if ragged else "none"
     n = draw(st.integers(2, 6))
     low = 1 if ragged else n
-    rows = draw(
-        st.lists(st.lists(tokens, min_size=low, max_size=n), min_size=1, max_size=3)
-    )
+    rows = draw(st.lists(st.lists(tokens, min_size=low, max_size=n), min_size=1, max_size=3))
     longest = max(map(len, rows)) + (1 if side == "both" else 0)
     columns = []
     for row in rows:
@@ -129,11 +127,13 @@ def _texts(draw: Any, model: Subject, exact: bool) -> tuple[Text, str, str]:
     if model.kind == "sides":
         form = "dict"
         count = draw(st.integers(1, 4))
-        more = [
-            draw(st.lists(tokens, min_size=1, max_size=count)) for _ in rows
-        ]
+        more = [draw(st.lists(tokens, min_size=1, max_size=count)) for _ in rows]
         decoder = Text(more, [list(range(len(r))) for r in more], max(map(len, more)))
-    return Text(rows, columns, longest, decoder), "batch" if form == "tensor" and ragged else form, side
+    return (
+        Text(rows, columns, longest, decoder),
+        "batch" if form == "tensor" and ragged else form,
+        side,
+    )
 
 
 class _Maker:
@@ -165,9 +165,7 @@ class _Maker:
         keep: list[str] = []
         if how in ("capture", "cache"):
             names = self.names(view)
-            keep = self.draw(
-                st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)
-            )
+            keep = self.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
         positions = None
         if keep and all(self.axes(n, view) in "dh1" for n in keep) and self.one_side(keep):
             positions = self.positions(keep[0], selecting=True)
@@ -265,7 +263,9 @@ class _Maker:
         verb = self.draw(st.sampled_from(verbs))
         more: dict[str, Any] = {}
         if verb in ("mean", "patch", "add", "project_out"):
-            shape = (2, self.width(site, view)) if verb == "project_out" else (self.width(site, view),)
+            shape = (
+                (2, self.width(site, view)) if verb == "project_out" else (self.width(site, view),)
+            )
             source = torch.Generator().manual_seed(self.draw(st.integers(0, 99)))
             more["vector"] = torch.randn(shape, generator=source, dtype=torch.float64)
         if verb not in ("clamp", "bounds") and axes in HEAD_AXIS and self.draw(st.booleans()):
@@ -274,6 +274,8 @@ class _Maker:
         if axes in TOKEN_AXIS and self.draw(st.booleans()):
             more["positions"] = self.positions(site)
         may_index = verb not in ("add", "project_out") and axes not in "?a"
+        if axes == "c" and "channel" not in self.model.hooked.sites[site].axes:
+            axes = "?"  # refused, since nothing says which axis holds the channels
         if verb in ("clamp", "bounds") or (may_index and self.draw(st.booleans())):
             if axes == "?":
                 return Edit(site, axes, "zero")

@@ -88,8 +88,9 @@ class Subject:
     def view(self, key: tuple[str, bool]) -> tuple[interp.HookedModel, Coder]:
         """A view with a coder: (shape of coder, error_term)."""
         if key not in self.views:
-            coder = self.coder(key[0])
-            self.views[key] = self.hooked.with_coder(coder, error_term=key[1]), coder
+            with torch.inference_mode(False):
+                coder = self.coder(key[0])
+                self.views[key] = self.hooked.with_coder(coder, error_term=key[1]), coder
         return self.views[key]
 
     def coder(self, shape: str) -> Coder:
@@ -118,9 +119,7 @@ class Subject:
 
     def _sites(self, part: str) -> list[str]:
         return [
-            s
-            for s in self.places
-            if s.endswith(f"hook_{part}") and not s.startswith("decoder")
+            s for s in self.places if s.endswith(f"hook_{part}") and not s.startswith("decoder")
         ]
 
 
