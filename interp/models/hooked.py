@@ -18,9 +18,10 @@ from interp.core.provenance import Provenance, fingerprint_state, versions
 from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.describe import model_map
+from interp.models.gate import Frame
 from interp.models.inputs import Intake, Prepared
 from interp.models.outputs import Ending
-from interp.models.passes import Frame, Run, StopForward, entries_of, training
+from interp.models.passes import Run, StopForward, training
 from interp.models.plan import (
     backward_hooks,
     collect,
@@ -451,14 +452,14 @@ class HookedModel:
 
     @cached_property
     def _frame(self) -> Frame:
-        base = getattr(self.module, "base_model", None)
-        encoder = getattr(self.module, "get_encoder", None) if self.two_sided else None
-        extra: list[Any] = [base, encoder() if callable(encoder) else None]
-        return Frame(
+        base: Any = getattr(self.module, "base_model", None)
+        encoder: Any = getattr(self.module, "get_encoder", None) if self.two_sided else None
+        adapter = self.adapter
+        return Frame.of(
             self.module,
-            entries_of(self.module, extra),
-            self.adapter.configs,
-            self.adapter.eager_float32,
+            [base, encoder() if callable(encoder) else None],  # type: ignore[list-item]
+            adapter.configs,
+            adapter.eager_float32,
             self.two_sided,
         )
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, EditError, ModelError, SiteError, TokenError
+from interp.models.gate import Frame
 from interp.models.inputs import Prepared
 from interp.models.interventions import Intervention
-from interp.models.passes import Frame
 from interp.models.sides import Seen, take
 from interp.models.sites import SiteMap
 from interp.models.taps import Edit, Request, Tap, check_activation

@@ -21,7 +21,7 @@ Edit = Callable[..., Tensor | None]
 """`fn(value, hook) -> Tensor | None`; None leaves the value as `fn` left it."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Request:
     """What one run wants at one site, in every pass that it lives through.
 
@@ -82,14 +82,38 @@ class Tap:
         fired: How often the site has been reached in this pass.
     """
 
+    __slots__ = (
+        "after",
+        "before",
+        "call",
+        "edits",
+        "fired",
+        "keepers",
+        "name",
+        "on_path",
+        "owner",
+        "requests",
+        "site",
+    )
+
     def __init__(self, site: Site, name: str, call: int | None, owner: Pass) -> None:
         self.site, self.name, self.call = site, name, call
         self.owner = owner
         self.requests: list[Request] = []
+        self.edits: list[tuple[Edit, bool]] = []
+        self.keepers: list[Request] = []
         self.before: list[Edit] = []
         self.after: list[Edit] = []
         self.fired = 0
         self.on_path = False
+
+    def add(self, request: Request) -> None:
+        """One more run's request for this place."""
+        self.requests.append(request)
+        self.edits += [(edit, request.more_rows) for edit in request.edits]
+        if request.keep:
+            self.keepers.append(request)
+            self.on_path |= request.on_path
 
     def __repr__(self) -> str:
         return f"hook at {self.name!r} ({self.site.describe()}), step {self.step}"
@@ -122,8 +146,7 @@ class Tap:
     @property
     def editing(self) -> bool:
         """Whether anything here may change the value."""
-        wants = any(r.edits or r.on_path for r in self.requests)
-        return bool(wants or self.before or self.after)
+        return bool(self.edits or self.on_path or self.before or self.after)
 
     def fire(self, value: Tensor) -> Tensor | None:
         """Apply the edits and keep the value; the new value, or None if nothing changed."""
@@ -131,13 +154,8 @@ class Tap:
         if self.call is not None and self.fired - 1 != self.call:
             return None
         given = value
-        for edit in self.before:
-            value = self._apply(edit, value)
-        for request in self.requests:
-            for edit in request.edits:
-                value = self._apply(edit, value, request.more_rows)
-        for edit in self.after:
-            value = self._apply(edit, value)
+        if self.edits or self.before or self.after:
+            value = self._edited(value)
         if self.on_path:
             if not value.requires_grad and value.is_floating_point():
                 # Frozen weights: the first tensor asked about begins the graph.
@@ -145,14 +163,24 @@ class Tap:
             elif value is given:
                 # Views are made anew by whoever reads them: this one must be on the path.
                 value = value.view_as(value)
-        for request in self.requests:
-            if request.keep:
-                request.store(value, self)
-                if request.copy or self.site.volatile:
-                    # A later module will write into what we pass on: let that be a copy.
-                    value = value.clone()
-        self.owner.answered(self)
+        for request in self.keepers:
+            request.store(value, self)
+            if request.copy or self.site.volatile:
+                # A later module will write into what we pass on: let that be a copy.
+                value = value.clone()
+        if self.owner.stopping is not None:
+            self.owner.answered(self)
         return None if value is given else value
+
+    def _edited(self, value: Tensor) -> Tensor:
+        self.owner.refuse_recomputed(self)
+        for edit in self.before:
+            value = self._apply(edit, value)
+        for edit, more_rows in self.edits:
+            value = self._apply(edit, value, more_rows)
+        for edit in self.after:
+            value = self._apply(edit, value)
+        return value
 
     def _apply(self, edit: Edit, value: Tensor, more_rows: bool = False) -> Tensor:
         if getattr(edit, "pure", False):
@@ -171,7 +199,6 @@ class Tap:
         wrote is told by the tensor's version, or by comparison where that says nothing
         (`torch.inference_mode`, edits through `.data`).
         """
-        self.owner.refuse_recomputed(self)
         copy = value.clone()
         version = -1 if copy.is_inference() else copy._version
         with self.owner.resting():
