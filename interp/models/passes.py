@@ -188,7 +188,9 @@ class Pass:
         run = self.stopping
         if run is None:
             return
-        if (tap.fired == 1 or tap.call is not None) and tap.name in run.requests:
+        # By the request, not by its name: two coders' latents may have the same.
+        asked = run.requests.get(tap.name) in tap.requests
+        if asked and (tap.fired == 1 or tap.call is not None):
             run.waiting -= 1
             if run.waiting == 0:
                 self.finished = True
