@@ -67,6 +67,18 @@ def dented(value: Tensor, axes: str) -> Tensor:
     return value * 0.5 if axes in "a1" else value * 0.5 + 0.1
 
 
+class _Unseen(torch.autograd.Function):
+    """Autograd does not see what is written through `.data`: the gradient passes as if unedited."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, written: Tensor) -> Tensor:
+        return written
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
 def by_hand(edit: Edit, value: Tensor, layout: Layout) -> Tensor:
     """The value after one edit."""
     if edit.verb in ("nothing", "raise", "call"):
@@ -92,8 +104,7 @@ def by_hand(edit: Edit, value: Tensor, layout: Layout) -> Tensor:
                 spot[at] = entry
                 chosen[tuple(spot)] = True
     if edit.style == "data":
-        # Autograd does not see what is written through `.data`: the gradient passes as if unedited.
-        new = value + (new - value).detach()
+        return _Unseen.apply(value, torch.where(chosen, new, value).detach())
     return torch.where(chosen, new, value)
 
 

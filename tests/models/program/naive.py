@@ -274,6 +274,8 @@ class Writing:
     seed: int = 0
     stop: tuple[int, ...] = ()
     beams: int = 1
+    samples: int = 1
+    top_k: int = 0
 
 
 def written(model: Subject, text: Text, active: Sequence[Active], how: Writing) -> list[list[int]]:
@@ -281,7 +283,11 @@ def written(model: Subject, text: Text, active: Sequence[Active], how: Writing) 
     with torch.no_grad(), exactly(model):
         if how.beams > 1:
             return [_beams(model, text, row, active, how) for row in range(len(text.rows))]
-        return [_row(model, text, row, active, how) for row in range(len(text.rows))]
+        return [
+            _row(model, text, row, active, how, row * how.samples + sample)
+            for row in range(len(text.rows))
+            for sample in range(how.samples)
+        ]
 
 
 def _layouts(model: Subject, text: Text, row: int, copies: int) -> dict[str, Layout]:
@@ -294,7 +300,9 @@ def _layouts(model: Subject, text: Text, row: int, copies: int) -> dict[str, Lay
     return {"encoder": prompt, "decoder": start}
 
 
-def _row(model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing) -> list[int]:
+def _row(
+    model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing, which: int
+) -> list[int]:
     sides = model.kind == "sides"
     layouts = _layouts(model, text, row, 1)
     prompt = [0] if sides else list(text.rows[row])
@@ -309,10 +317,12 @@ def _row(model: Subject, text: Text, row: int, active: Sequence[Active], how: Wr
         scores = main(Forward(model.hand, model.places, todo)(**given))[0, -1]
         if how.temperature > 0:
             source = generator(how.seed, "generate", step)
-            noise = torch.rand(
-                (len(text.rows), scores.shape[-1]), generator=source, dtype=torch.float64
-            )[row]
-            scores = scores / how.temperature - torch.log(-torch.log(noise))
+            size = (len(text.rows) * how.samples, scores.shape[-1])
+            noise = torch.rand(size, generator=source, dtype=torch.float64)[which]
+            scores = scores / how.temperature
+            if how.top_k:
+                scores[scores < scores.sort(descending=True).values[how.top_k - 1]] = -torch.inf
+            scores = scores - torch.log(-torch.log(noise))
         new.append(int(scores.argmax()))
         if new[-1] in how.stop:
             break

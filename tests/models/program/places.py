@@ -32,7 +32,8 @@ class Place:
             (part, parts).
         norm: "ln", "rms", or "rms1" (gain 1 + weight).
         side: Whose tokens it runs along.
-        block: For `mid`: the block whose input begins the residual branch; `part` is the norm behind.
+        block: For `mid`: the block whose input begins the residual branch; `part` is the
+            norm behind.
     """
 
     path: str

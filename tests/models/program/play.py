@@ -17,7 +17,7 @@ from tests.models.program import naive
 from tests.models.program.edits import TOKEN_AXIS, Edit, dented, ranks
 from tests.models.program.naive import Active, Answer, Text, exactly
 from tests.models.program.programs import Close, Open, Program, Run, Write
-from tests.models.program.subjects import Subject, pixels
+from tests.models.program.subjects import pixels
 
 MODES = {"no_grad": torch.no_grad, "grad": torch.enable_grad, "inference": torch.inference_mode}
 
@@ -95,8 +95,10 @@ class Player:
 
     def _run(self, step: Run) -> None:
         text, model = self.program.text, self.model
-        if step.how == "raw" and self.program.train and not self.open:
+        if step.how in ("raw", "hidden") and self.program.train and not self.open:
             return  # no block, no pass: the module is in the mode that its owner chose
+        if step.how == "begun" and self._positional():
+            return  # positions would be those of each of the two passes
         thrown = None if step.fault is None else step.fault("from a hook")
         hooks = [self._hook(e, thrown) for e in step.edits]
         self.called = []
@@ -129,6 +131,13 @@ class Player:
         copy = self.model.kind == "rows"
         if step.how == "raw":
             return naive.main(self._raw()), None
+        if step.how == "hidden":
+            states = self._raw(output_hidden_states=True).hidden_states
+            return None, {step.keep[0]: states[step.layer + 1]}
+        if step.how == "stop":
+            return None, {step.keep[0]: model(given, stop_at_layer=step.layer, **more)}
+        if step.how == "begun":
+            return self._begun(step, hooks), None
         if step.how == "call":
             return model(given, **more), None
         if step.how == "hooks":
@@ -137,6 +146,18 @@ class Player:
         if step.how == "capture":
             return None, model.capture(given, step.keep, **more)
         return model.run_with_cache(given, step.keep, grad=step.mode == "grad", **more)
+
+    def _positional(self) -> bool:
+        edits = [e for _, active in self.open for e in active.edits]
+        return any(e.positions is not None or e.column is not None for e in edits)
+
+    def _begun(self, step: Run, hooks: list[Any]) -> Tensor:
+        """All tokens but the last, then the last with their keys."""
+        ids = self.program.text.ids(3)
+        with self._of(step.view).hooks(hooks) as model:
+            first = self.module(ids[:, :-1], use_cache=True)
+            last = model(ids[:, -1:], past_key_values=first.past_key_values)
+        return torch.cat([first.logits, last], 1)
 
     def _same_output(self, step: Run, output: Tensor, right: Answer) -> None:
         self._rows(output.detach(), right.output, f"{step.how}: the output")
@@ -212,6 +233,8 @@ class Player:
         active, how = self._active(step), replace(step.how, stop=stop)
         right = naive.written(model, text, active, how)
         more: dict[str, Any] = {"num_beams": how.beams} if how.beams > 1 else {}
+        more |= {"num_return_sequences": how.samples} if how.samples > 1 else {}
+        more |= {"top_k": how.top_k} if how.top_k else {}
         if step.stop_at is not None and step.stop_at < len(right[0]):
             more["eos_token_id"] = right[0][step.stop_at]
             how = replace(how, stop=(more["eos_token_id"],))
@@ -230,27 +253,16 @@ class Player:
                 return_ids=True,
                 **more,
             )
-        start = 1 if model.kind == "sides" else max(map(len, text.rows))
-        for row, theirs in enumerate(right):
-            mine = ids[row].tolist()
-            if model.kind != "sides":
-                prompt = mine[:start][start - len(text.rows[row]) :]
-                if prompt != text.rows[row] and not self._both(mine, text.rows[row]):
-                    raise Difference(f"generate, row {row}: the prompt {prompt} is not its own")
-            width = len(mine) - len(ids[row]) + ids.shape[1]
-            new = mine[width - self._new(ids, right) :]
+        for which, theirs in enumerate(right):
+            row = which // how.samples
+            mine, prompt = ids[which].tolist(), [0] if model.kind == "sides" else text.rows[row]
+            start = 1 if model.kind == "sides" else text.length
+            if mine[start - len(prompt) : start] != prompt:
+                raise Difference(f"generate, row {which}: {mine} does not begin with {prompt}")
             for token in how.stop:
                 theirs = theirs[: theirs.index(token) + 1] if token in theirs else theirs
-            if new[: len(theirs)] != theirs:
-                raise Difference(f"generate, row {row} under {active}: {new}, right {theirs}")
-
-    def _new(self, ids: Tensor, right: list[list[int]]) -> int:
-        start = 1 if self.model.kind == "sides" else self.program.text.length
-        return ids.shape[1] - start
-
-    def _both(self, mine: list[int], prompt: list[int]) -> bool:
-        length = self.program.text.length
-        return mine[:length][length - len(prompt) :] == prompt
+            if mine[start:][: len(theirs)] != theirs:
+                raise Difference(f"generate, row {which}: {mine[start:]}, right {theirs}")
 
     # --- the user's side -----------------------------------------------------------------------
 
@@ -282,7 +294,7 @@ class Player:
             return {"attention_mask": text.mask.long()}
         return {}
 
-    def _raw(self) -> Any:
+    def _raw(self, **more: Any) -> Any:
         """The raw module called as its own documentation says."""
         text, model = self.program.text, self.model
         if model.kind in ("pixels", "rows"):
@@ -291,8 +303,8 @@ class Player:
             return self.module(**self._two_sides(text))
         ids, mask = text.ids(3), text.mask
         if bool(mask.all()):
-            return self.module(ids)
-        more: dict[str, Any] = {"attention_mask": mask.long()}
+            return self.module(ids, **more)
+        more["attention_mask"] = mask.long()
         if not bool(mask[:, 0].all()) and model.own_generate:
             more["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
             if model.name == "roberta":
@@ -352,7 +364,11 @@ def state(module: nn.Module) -> dict[str, Any]:
     found["requires_grad"] = [p.requires_grad for p in module.parameters()]
     found["gradients"] = [p.grad is None for p in module.parameters()]
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found["hooks"] = [[list(getattr(m, k)) for k in kinds] for m in module.modules()]
+    found["hooks"] = [
+        [key for key, fn in getattr(m, k).items() if not _recorder(fn)]
+        for m in module.modules()
+        for k in kinds
+    ]
     found["buffers"] = [float(b.double().sum()) for b in module.buffers() if b.numel()]
     configs = list(_configs(module))
     found["the config's class"] = [type(c) for c in configs]
@@ -361,6 +377,11 @@ def state(module: nn.Module) -> dict[str, Any]:
     found["generation_config"] = None if own is None else own.to_dict()
     found["use_cache"] = [getattr(c, "use_cache", None) for c in configs]
     return found
+
+
+def _recorder(fn: Any) -> bool:
+    """transformers keeps the hooks with which it once recorded hidden states."""
+    return getattr(fn, "__module__", "").startswith("transformers.")
 
 
 def _configs(module: nn.Module) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,7 +38,9 @@ class Run:
     """One forward.
 
     Attributes:
-        how: call, raw (the module itself), hooks, capture, cache.
+        how: call, raw (the module itself), hooks, capture, cache, hidden (what the raw module
+            reports of itself), stop (before a layer), begun (with keys of all but the last token).
+        layer: For `hidden` and `stop`.
         mode: no_grad, grad, inference.
         fault: What a hook raises, for `hooks` and `capture`.
     """
@@ -50,6 +52,7 @@ class Run:
     positions: Any = None
     mode: str = "no_grad"
     fault: type[BaseException] | None = None
+    layer: int = 0
 
 
 @dataclass(eq=False)
@@ -157,6 +160,8 @@ class _Maker:
         return self.draw(st.sampled_from(self.shapes)), self.draw(st.booleans())
 
     def run(self) -> Run:
+        if self.draw(st.integers(0, 4)) == 0 and (kinds := self.special()):
+            return self.special_run(self.draw(st.sampled_from(kinds)))
         view = self.view()
         how = self.draw(st.sampled_from(["call", "raw", "hooks", "capture", "cache"]))
         if how == "raw":
@@ -180,6 +185,32 @@ class _Maker:
             edits.append(Edit(site, self.axes(site, view), "call", "call"))
         return Run(view, how, edits, keep, positions, mode, fault)
 
+    def special(self) -> list[str]:
+        """Further ways to run that this model and batch have."""
+        model, found = self.model, []
+        if not self.exact or model.kind != "tokens":
+            return found
+        if model.own_generate:
+            found.append("hidden")
+            whole = all(len(row) == self.text.length > 1 for row in self.text.rows)
+            if whole and model.generates:
+                found.append("begun")
+        return found if model.name == "guest" else [*found, "stop"]
+
+    def special_run(self, how: str) -> Run:
+        model, view = self.model, None if how == "hidden" else self.view()
+        layers = sum(n.endswith("hook_resid_pre") for n in model.places)
+        layer = self.draw(st.integers(0, layers - (2 if how == "hidden" else 1)))
+        if how == "begun":
+            writes, self.writes = self.writes, True  # no columns: there are two passes
+            edits = [replace(e, positions=None) for e in self.edits(view, 0, 2)]
+            self.writes = writes
+            return Run(view, how, edits, [])
+        if how == "stop":
+            return Run(view, how, [], [f"blocks.{layer}.hook_resid_pre"], layer=layer)
+        ends = (f"blocks.{layer}.hook_normalized_resid_post", f"blocks.{layer}.hook_resid_post")
+        return Run(None, how, [], [next(n for n in ends if n in model.places)], layer=layer)
+
     def write(self) -> Write:
         view = self.view()
         n = self.draw(st.integers(1, 4))
@@ -188,7 +219,9 @@ class _Maker:
         if self.model.own_generate and not temperature and self.draw(st.integers(0, 3)) == 0:
             beams = self.draw(st.integers(2, 3))
         stop_at = self.draw(st.sampled_from([None, 0, 1])) if beams == 1 else None
-        how = Writing(n, temperature, self.draw(st.integers(0, 5)), (), beams)
+        samples = self.draw(st.sampled_from([1, 1, 2])) if temperature else 1
+        top_k = self.draw(st.sampled_from([0, 0, 5])) if temperature else 0
+        how = Writing(n, temperature, self.draw(st.integers(0, 5)), (), beams, samples, top_k)
         return Write(view, self.edits(view, 0, 3), how, self.draw(st.booleans()), stop_at)
 
     # --- edits ---------------------------------------------------------------------------------
@@ -269,7 +302,7 @@ class _Maker:
             source = torch.Generator().manual_seed(self.draw(st.integers(0, 99)))
             more["vector"] = torch.randn(shape, generator=source, dtype=torch.float64)
         if verb not in ("clamp", "bounds") and axes in HEAD_AXIS and self.draw(st.booleans()):
-            heads = self.model.shapes[site][0 if axes != "a" else 0]
+            heads = self.model.shapes[site][0]
             more["head"] = self.choice(heads)
         if axes in TOKEN_AXIS and self.draw(st.booleans()):
             more["positions"] = self.positions(site)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -123,20 +123,25 @@ class Subject:
         ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def subject(name: str, dtype: str = "float64", copied: str = "") -> Subject:
     """A subject, made once per process; `copied` runs a deepcopy or a `.to()` of the model."""
     kind: torch.dtype = getattr(torch, dtype)
     raw, places = _raw(name)
     raw = raw.to(kind)
     hand = copy.deepcopy(raw).eval()
-    if kind is torch.float64 and name in ROWS and ROWS[name].inside or name.startswith("t5"):
+    if (kind is torch.float64 and name in ROWS and ROWS[name].inside) or name.startswith("t5"):
         use_attention_by_hand(hand)
     hooked = interp.wrap(raw)
     if copied == "deepcopy":
         hooked = copy.deepcopy(hooked)
     elif copied:
         hooked = hooked.to(kind)
+    if copied:
+        # Whatever still reads the original's weights reads zeros.
+        with torch.no_grad():
+            for parameter in raw.parameters():
+                parameter.zero_()
     what = "tokens"
     if name.startswith("t5"):
         what = "sides"
