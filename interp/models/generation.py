@@ -88,7 +88,8 @@ def generate(
         raise ConfigError("temperature must be 0 (greedy) or more", got=repr(temperature))
     own = model._intake.huggingface and hasattr(model.module, "generate")
     settings = _Settings(model, temperature, options, own)
-    batch = _left_padded(ready)
+    batch, order = _left_padded(ready)
+    run.given, run.order = len(batch), order
     _refuse_long(model, batch, n)
     draw = None if temperature == 0 else _Draw(temperature, seed, settings.sampling)
     if n == 0 and not model.two_sided:
@@ -98,14 +99,15 @@ def generate(
     return _loop(model, batch, run, n, draw, settings)
 
 
-def _left_padded(ready: Prepared) -> TokenBatch:
-    """The prompt with its padding in front, so that every row goes on at the same column."""
+def _left_padded(ready: Prepared) -> tuple[TokenBatch, Tensor | None]:
+    """The prompt with its padding in front, so that every row goes on at the same column; and
+    where its columns stood before."""
     ids = ready.tokens
     if ids is None or ready.mask is None:
-        return TokenBatch.of(ids)  # type: ignore[arg-type]
+        return TokenBatch.of(ids), None  # type: ignore[arg-type]
     # Padding first, real tokens in their order.
     order = torch.argsort(ready.mask.long(), dim=1, stable=True)
-    return TokenBatch(ids.gather(1, order), ready.mask.gather(1, order))
+    return TokenBatch(ids.gather(1, order), ready.mask.gather(1, order)), order
 
 
 def _refuse_long(model: HookedModel, batch: TokenBatch, n: int) -> None:

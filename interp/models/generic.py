@@ -66,11 +66,14 @@ def _guest_site(name: str, point: Any) -> Site:
 
 
 def _sort_out(module: Any, adapter: Adapter) -> None:
+    """One pass over two tokens: which points fire, how often, and in which order."""
     fired: dict[str, int] = dict.fromkeys(adapter.sites, 0)
+    order: dict[str, None] = {}
 
     def count(name: str) -> Any:
         def hook(*_: Any) -> None:
             fired[name] += 1
+            order[name] = None
 
         return hook
 
@@ -86,8 +89,7 @@ def _sort_out(module: Any, adapter: Adapter) -> None:
             adapter.refused[name] = "this hook point is switched off in the guest's own cfg"
         if times > 1:
             adapter.unlisted[name] = adapter.sites[name]
-        if times != 1:
-            del adapter.sites[name]
+    adapter.sites = {name: adapter.sites[name] for name in order if fired[name] == 1}
 
 
 def is_hooked_root(module: nn.Module) -> bool:
@@ -149,12 +151,13 @@ def small_adapter(module: SmallTransformer, name: str) -> Adapter:
         "kv_head": own.n_heads,
         "d_head": own.d_head,
         "d_mlp": own.d_mlp,
+        "d_vocab": own.d_vocab_out,
         "1": 1,
     }
     sites, split = {}, {}
     for path, part in module.named_modules():
         if isinstance(part, HookPoint):
-            axes = axes_of(path)
+            axes = "batch pos d_vocab" if path == "unembed.hook_out" else axes_of(path)
             site = Site(path, part, "out", axes, tuple(sizes.get(a) for a in axes.split()))
             (split if path.endswith(UNLISTED) else sites)[path] = site
     parameter = next(module.parameters())

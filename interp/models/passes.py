@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +61,7 @@ class Run:
         passes, completed: Forwards of the root that began; that came to their end.
         generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
             prompt's.
+        given, order: The prompt as the user gave it, see `Side`.
     """
 
     frame: Frame
@@ -73,6 +74,8 @@ class Run:
     completed: int = 0
     waiting: int = 0
     prompt: dict[str, Tensor] = field(default_factory=dict)
+    given: int = 0
+    order: Tensor | None = None
 
     def __enter__(self) -> Run:
         self._list = _here.runs
@@ -167,24 +170,27 @@ class Pass:
         decoder = self.frame.two_sided and site.name.startswith("decoder")
         found = self.seen.decoder if decoder else self.seen.encoder
         run = self.generating
-        if found is None or run is None or (self.frame.two_sided and not decoder):
+        if found is None or run is None:
             return found
+        if self.frame.two_sided and not decoder:
+            return replace(found, given=run.given, order=run.order)
         key = "decoder" if decoder else "encoder"
         if self.step == 0:
             run.prompt.setdefault(key, found._lengths(torch.device("cpu")))
         prompt = run.prompt.get(key)
         if prompt is None:
             return found
-        return Side(
-            found.batch, found.length, found.cached, found.mask, prompt, later=self.step > 0
-        )
+        order = None if self.frame.two_sided else run.order
+        return replace(found, prompt=prompt, later=self.step > 0, given=run.given, order=order)
 
     def answered(self, tap: Tap) -> None:
         """A tap has done its work; ends the forward after the last one that was asked for."""
         run = self.stopping
         if run is None:
             return
-        if (tap.fired == 1 or tap.call is not None) and tap.name in run.requests:
+        # By the request, not by its name: two coders' latents may have the same.
+        asked = run.requests.get(tap.name) in tap.requests
+        if asked and (tap.fired == 1 or tap.call is not None):
             run.waiting -= 1
             if run.waiting == 0:
                 self.finished = True

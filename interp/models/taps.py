@@ -204,7 +204,9 @@ class Tap:
         with self.owner.resting():
             new = edit(copy, hook=self)
         if new is not None and new is not copy:
-            return new
+            # Where a later module may write in place, it must not be into the user's own tensor.
+            writes = self.site.volatile or self.site.axes == "..."
+            return new.clone() if writes and isinstance(new, Tensor) else new
         if version >= 0 and copy._version != version:
             return copy
         return None if _same(copy, value) else copy
