@@ -308,8 +308,11 @@ def _huggingface(
         use_cache=settings.cache,
     )
     # Attributes, not arguments: the constructor would complain of what belongs together.
-    more = dict(settings.more) | {"num_return_sequences": 1 if draw else settings.returned}
-    processors = LogitsProcessorList(more.pop("logits_processor", None) or [])
+    more: dict[str, Any] = dict(settings.more) | {
+        "num_return_sequences": 1 if draw else settings.returned
+    }
+    given: Any = more.pop("logits_processor", None)
+    processors = LogitsProcessorList(given or [])
     if draw is not None:
         processors.append(draw)
     extra = {k: more.pop(k) for k in ("stopping_criteria", "prefix_allowed_tokens_fn") if k in more}

@@ -19,6 +19,7 @@ from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.cfg import ModelConfig
 from interp.models.describe import model_map
+from interp.models.effective import refuse_replaced
 from interp.models.frame import Frame
 from interp.models.inputs import Intake, Prepared
 from interp.models.outputs import Ending
@@ -256,6 +257,7 @@ class HookedModel:
         Raises:
             HookNotFired: At the end of a block that ran the model without reaching a hook.
         """
+        refuse_replaced(self.adapter.links, self.cfg.model_name)
         hooks = [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)]
         run = Run(self._frame, requests(self.sites, [], hooks), self.splices, many=True)
         with run:
@@ -474,6 +476,7 @@ class HookedModel:
         truncate: bool = False,
         left: bool = False,
     ) -> Prepared:
+        refuse_replaced(self.adapter.links, self.cfg.model_name)
         return self._intake.prepare(inputs, kwargs, prepend_bos, left=left, truncate=truncate)
 
     def _wanted(
