@@ -76,6 +76,10 @@ class HookedModel:
         """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
         return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
 
+    def read(self, inputs: Any, **options: Any) -> TokenBatch:
+        """Inputs in any form as a `TokenBatch`; options as for `Intake.read`."""
+        return self._intake.read(inputs, **options)
+
     def to_tokens(self, texts: Any, prepend_bos: bool | None = None) -> Tensor:
         """Texts of one length -> ids [batch, pos] on the model's device."""
         return self.tokenization.to_tokens(texts, prepend_bos).to(self.device)
