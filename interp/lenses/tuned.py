@@ -20,9 +20,9 @@ from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
 from interp.activations.stream import ActivationStream
-from interp.activations.text import TokenSequences, tokenize_texts
+from interp.activations.text import TokenSequences, token_sequences
 from interp.core.artefact import Trained, fill
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ModelError
 from interp.core.provenance import Provenance
 from interp.core.store import Artefact
 from interp.lenses.config import TunedLensConfig
@@ -234,12 +234,4 @@ class _Step:
 
 def sequences_of(model: HookedModel, source: Any, n_ctx: int | None) -> TokenSequences:
     """Token sequences as they are, or text cut into windows of `n_ctx` tokens."""
-    if isinstance(source, TokenSequences | Tensor):
-        return TokenSequences.of(source)
-    if model.tokenizer is None:
-        raise ConfigError(
-            "this model has no tokenizer to read text with",
-            got=type(source).__name__,
-            expected="TokenSequences, or ids [sequence pos]",
-        )
-    return tokenize_texts(model, source, TextConfig(n_ctx=n_ctx))
+    return token_sequences(model, source, TextConfig(n_ctx=n_ctx))

@@ -64,6 +64,22 @@ def is_text(inputs: Any) -> bool:
     return isinstance(first, str | Mapping)
 
 
+def holds_ids(inputs: Any) -> bool:
+    """Whether inputs are numbers in rows: token ids, not texts, paths or documents."""
+    if isinstance(inputs, Tensor | TokenBatch):
+        return True
+    if _is_pandas(inputs):
+        inputs = inputs.tolist()
+    if isinstance(inputs, np.ndarray):
+        return inputs.dtype.kind not in "OUST"
+    if not isinstance(inputs, list | tuple) or not inputs:
+        return False
+    first = inputs[0]
+    if isinstance(first, list | tuple) and first:
+        first = first[0]
+    return isinstance(first, int | float | np.number | np.ndarray | Tensor)
+
+
 def ids_of(inputs: Any, mask: Any = None) -> tuple[Tensor, Any]:
     """Ids [batch, pos] and their mask (None where it is not needed) from anything but text.
 

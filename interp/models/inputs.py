@@ -167,8 +167,8 @@ class Intake:
         )
         main = None if self.kind == "any" and "input_ids" not in given else "input_ids"
         main = main if main in given else self.main if self.kind != "any" else None
-        inputs = unpack(given.pop(main)) if main in given else None
-        return {**given, **extra}, inputs
+        value: Any = unpack(given.pop(main)) if main in given else None
+        return {**given, **extra}, value
 
     def _is_tokens(self, inputs: Any, named: bool) -> bool:
         """Whether inputs are text or ids; `named` says that they came as a dict's main value."""
