@@ -101,7 +101,7 @@ def token_rows(model: HookedModel, texts: Any, config: HeadAtlasConfig) -> Itera
     Raises:
         TokenError: No text has two tokens.
     """
-    batch = model.read(texts)
+    batch = model.read(texts, truncate=True)
     most = min(config.max_tokens, model.cfg.n_ctx or config.max_tokens)
     rows = [row for row in batch if len(row) > 1]
     if not rows:

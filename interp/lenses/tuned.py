@@ -26,7 +26,7 @@ from interp.core.errors import ModelError
 from interp.core.provenance import Provenance
 from interp.core.store import Artefact
 from interp.lenses.config import TunedLensConfig
-from interp.lenses.reading import log_probs, read_rows, stream_rows
+from interp.lenses.reading import log_probs, passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
 
@@ -124,6 +124,7 @@ def tuned_lens(
         ProvenanceError: The lens was made for another model.
         TokenError: More than one text, or a target that is not one token.
     """
+    passed_on(model, kwargs, tuned_lens)
     if not isinstance(lens, TunedLens):
         lens = TunedLens.load(lens)
     known = lens.check_model(model, strict=strict)

@@ -149,7 +149,9 @@ def numbers(value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
         return value.to(device)
     if _is_pandas(value):
         value = value.to_numpy()
-    if isinstance(value, list) and value and _ndim(value) > 0 and not _holds_tensors(value):
+    if isinstance(value, list) and isinstance(_first(value), str):
+        raise TokenError("this model reads numbers", got=short(value), expected="numbers")
+    if isinstance(value, list) and value and not _holds_tensors(value):
         try:
             value = np.asarray(value)
         except ValueError as error:
@@ -188,7 +190,7 @@ def _row(values: Any) -> Tensor:
         )
     try:
         return torch.tensor(items, dtype=torch.long)
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, ValueError, OverflowError) as error:
         raise TokenError("a token id beyond 64 bits", got=short(items)) from error
 
 
@@ -222,11 +224,13 @@ def _length(value: Any) -> int:
     return len(value) if hasattr(value, "__len__") else -1
 
 
+def _first(value: Any) -> Any:
+    """The first thing inside nested lists."""
+    return _first(value[0]) if isinstance(value, list | tuple) and value else value
+
+
 def _holds_tensors(value: Any) -> bool:
-    first = value[0]
-    if isinstance(first, list | tuple) and first:
-        return _holds_tensors(first)
-    return not isinstance(first, int | float | bool | np.generic | np.ndarray)
+    return not isinstance(_first(value), int | float | bool | np.generic | np.ndarray)
 
 
 def _is_pandas(value: Any) -> bool:

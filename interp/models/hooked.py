@@ -80,6 +80,11 @@ class HookedModel:
         """Inputs in any form as a `TokenBatch`; options as for `Intake.read`."""
         return self._intake.read(inputs, **options)
 
+    @property
+    def keywords(self) -> frozenset[str]:
+        """Keywords of the raw module that any call with inputs may carry."""
+        return self._intake.accepted
+
     def to_tokens(self, texts: Any, prepend_bos: bool | None = None) -> Tensor:
         """Texts of one length -> ids [batch, pos] on the model's device."""
         return self.tokenization.to_tokens(texts, prepend_bos).to(self.device)

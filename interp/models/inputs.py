@@ -234,6 +234,8 @@ class Intake:
             extra = {} if mask is None else {"attention_mask": mask}
             given, main = self._opened(main, extra)
             mask = given.pop("attention_mask", None)
+            if "token_type_ids" in given and not _any(given["token_type_ids"]):
+                del given["token_type_ids"]  # one segment: what the model assumes by itself
             if given or main is None:
                 raise TokenError(
                     "only token ids and their mask can be read here",
