@@ -71,6 +71,10 @@ class TokenError(InterpError, ValueError):
     """Text or token ids that the model cannot read."""
 
 
+class TokenWarning(UserWarning):
+    """Text that the model reads otherwise than it was written: unknown words, nothing at all."""
+
+
 class ConfigError(InterpError, ValueError):
     """A configuration with an unknown key, a wrong type or an impossible value."""
 

@@ -20,9 +20,9 @@ from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.cfg import ModelConfig
 from interp.models.describe import model_map
 from interp.models.effective import refuse_replaced
+from interp.models.endings import Ending
 from interp.models.frame import Frame
 from interp.models.inputs import Intake, Prepared
-from interp.models.outputs import Ending
 from interp.models.passes import Run, StopForward, training
 from interp.models.plan import (
     backward_hooks,
@@ -38,6 +38,12 @@ from interp.models.splice import Splice
 from interp.models.taps import Request
 from interp.models.tokens import TokenBatch, Tokenization
 from interp.models.weights import Weights
+
+_KEYWORDS = (
+    "fwd_hooks", "bwd_hooks", "names_filter", "sites", "positions", "to", "dtype", "grad", "clone",
+    "max_bytes", "return_type", "stop_at_layer", "remove_batch_dim", "prepend_bos", "truncate",
+)  # fmt: skip
+"""What the methods below take, to suggest for misspelt keywords."""
 
 
 class HookedModel:
@@ -86,6 +92,15 @@ class HookedModel:
     ) -> TokenBatch:
         """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
         return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
+
+    def read(self, inputs: Any, **options: Any) -> TokenBatch:
+        """Inputs in any form as a `TokenBatch`; options as for `Intake.read`."""
+        return self._intake.read(inputs, **options)
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """Keywords of the raw module that any call with inputs may carry."""
+        return self._intake.accepted
 
     def to_tokens(self, texts: Any, prepend_bos: bool | None = None) -> Tensor:
         """Texts of one length -> ids [batch, pos] on the model's device."""
@@ -477,7 +492,9 @@ class HookedModel:
         left: bool = False,
     ) -> Prepared:
         refuse_replaced(self.adapter.links, self.cfg.model_name)
-        return self._intake.prepare(inputs, kwargs, prepend_bos, left=left, truncate=truncate)
+        return self._intake.prepare(
+            inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
+        )
 
     def _wanted(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +21,8 @@ from interp.models.generic import (
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
 from interp.models.identity import placement
-from interp.models.inputs import Intake
+from interp.models.intake import intake_of
+from interp.models.padding import prove_padding
 from interp.models.peft_models import injected
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
@@ -65,7 +65,10 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
     model = _assemble(module, adapter, tokenizer, check)
-    return prove(model) if check and adapter.inputs != "any" and adapter.exact_once else model
+    if not check or adapter.inputs == "any":
+        return model
+    prove_padding(model)
+    return prove(model) if adapter.exact_once else model
 
 
 def _name_of(module: nn.Module) -> str:
@@ -110,17 +113,8 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) 
     mapped = getattr(module, "hf_device_map", None)
     if mapped:
         device = _first_device(mapped, device)
-    config: Any = getattr(module, "config", None)
-    roberta = getattr(config, "model_type", "") == "roberta"
-    intake = Intake(
-        kind=adapter.inputs,
-        tokenization=tokenization,
-        accepted=frozenset(inspect.signature(module.forward).parameters),
-        device=device,
-        huggingface=is_huggingface(module),
-        position_offset=config.pad_token_id + 1 if roberta else 0,
-        absolute=cfg.positional == "standard",
-        start=getattr(config, "decoder_start_token_id", None),
+    intake = intake_of(
+        module, adapter, tokenization, device=device, huggingface=is_huggingface(module)
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
     adapter.born, adapter.links = placement(module), links_of(module)
