@@ -89,6 +89,8 @@ def generate(
     own = model._intake.huggingface and hasattr(model.module, "generate")
     settings = _Settings(model, temperature, options, own)
     batch, order = _left_padded(ready)
+    # The door refuses padding on the left where it would change what the model computes.
+    model._intake.prepare(batch, {}, False)
     run.given, run.order = len(batch), order
     _refuse_long(model, batch, n)
     draw = None if temperature == 0 else _Draw(temperature, seed, settings.sampling)

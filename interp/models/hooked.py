@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.activations import Activations
-from interp.core.errors import ModelError
 from interp.core.protocols import Coder, CoderOfSites
-from interp.core.provenance import Provenance, versions
 from interp.models import identity
 from interp.models.adapter import Adapter
 from interp.models.budget import estimate_bytes, refuse_above
-from interp.models.cfg import ModelConfig
-from interp.models.describe import model_map
 from interp.models.effective import refuse_replaced
 from interp.models.endings import Ending
 from interp.models.frame import Frame
 from interp.models.inputs import Intake, Prepared
+from interp.models.parts import Parts
 from interp.models.passes import Run, StopForward, training
 from interp.models.plan import (
     backward_hooks,
@@ -36,8 +33,7 @@ from interp.models.plan import (
 from interp.models.sites import SiteMap
 from interp.models.splice import Splice
 from interp.models.taps import Request
-from interp.models.tokens import TokenBatch, Tokenization
-from interp.models.weights import Weights
+from interp.models.tokens import Tokenization
 
 _KEYWORDS = (
     "fwd_hooks", "bwd_hooks", "names_filter", "sites", "positions", "to", "dtype", "grad", "clone",
@@ -46,7 +42,7 @@ _KEYWORDS = (
 """What the methods below take, to suggest for misspelt keywords."""
 
 
-class HookedModel:
+class HookedModel(Parts):
     """A raw torch model, its sites and its tokenizer.
 
     Made by `load_model` and `wrap`; holds the raw module unchanged in `module`.
@@ -68,55 +64,14 @@ class HookedModel:
         *,
         rewrap: Callable[..., HookedModel],
     ) -> None:
-        self.module = module
-        self.adapter = adapter
-        self.tokenization = tokenization
+        super().__init__(module, adapter, tokenization, intake)
         self.splices = splices
-        self._intake = intake
         self._rewrap = rewrap  # `wrap`, handed in because it stands above this file
         listed = dict(adapter.sites)
         for splice in splices:
             listed = splice.insert(listed)
-        where = self.cfg.model_name or type(module).__name__
+        where = adapter.cfg.model_name or type(module).__name__
         self.sites = SiteMap(listed, module, where, adapter.refused, adapter.unlisted)
-
-    # --- text -------------------------------------------------------------------------------
-
-    @property
-    def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer, or None."""
-        return self.tokenization.tokenizer
-
-    def tokenize(
-        self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right"
-    ) -> TokenBatch:
-        """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
-        return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
-
-    def read(self, inputs: Any, **options: Any) -> TokenBatch:
-        """Inputs in any form as a `TokenBatch`; options as for `Intake.read`."""
-        return self._intake.read(inputs, **options)
-
-    @property
-    def keywords(self) -> frozenset[str]:
-        """Keywords of the raw module that any call with inputs may carry."""
-        return self._intake.accepted
-
-    def to_tokens(self, texts: Any, prepend_bos: bool | None = None) -> Tensor:
-        """Texts of one length -> ids [batch, pos] on the model's device."""
-        return self.tokenization.to_tokens(texts, prepend_bos).to(self.device)
-
-    def to_str_tokens(self, text: Any, prepend_bos: bool | None = None) -> list[str]:
-        """One text or row of ids -> its pieces."""
-        return self.tokenization.to_str_tokens(text, prepend_bos)
-
-    def to_string(self, ids: Any) -> Any:
-        """Ids -> text."""
-        return self.tokenization.to_string(ids)
-
-    def to_single_token(self, text: str) -> int:
-        """The id of a text that is exactly one token."""
-        return self.tokenization.to_single_token(text)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -272,7 +227,7 @@ class HookedModel:
         Raises:
             HookNotFired: At the end of a block that ran the model without reaching a hook.
         """
-        refuse_replaced(self.adapter.links, self.cfg.model_name)
+        refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
         hooks = [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)]
         run = Run(self._frame, requests(self.sites, [], hooks), self.splices, many=True)
         with run:
@@ -340,58 +295,6 @@ class HookedModel:
         ]
         return texts[0] if isinstance(inputs, str) and len(texts) == 1 else texts
 
-    # --- parts of the model -----------------------------------------------------------------
-
-    @property
-    def cfg(self) -> ModelConfig:
-        """Sizes under TransformerLens's names; dtype and device are those of the weights now."""
-        return identity.current_cfg(self.adapter.cfg, self.adapter.born, self.module)
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go."""
-        return self._intake.device
-
-    @property
-    def W(self) -> Weights:
-        """Weights by TransformerLens's names; `model.W_Q` etc. are short for `model.W.W_Q`."""
-        return Weights(self.adapter, self.module)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("W_", "b_")):
-            return getattr(self.W, name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-
-    @property
-    def two_sided(self) -> bool:
-        """Whether an encoder and a decoder read texts of their own."""
-        return self.adapter.inputs == "encoder_decoder"
-
-    @property
-    def is_language_model(self) -> bool:
-        """Whether the output at each position is about the next token."""
-        causal = self.cfg.causal or self.adapter.inputs != "tokens"
-        return causal and self.adapter.inputs == "tokens" and self.adapter.unembed is not None
-
-    def ln_final(self, resid: Tensor) -> Tensor:
-        """The final norm, [..., d_model] -> [..., d_model]; the identity where there is none."""
-        return resid if self.adapter.ln_final is None else self.adapter.ln_final(resid)
-
-    def unembed(self, normalized: Tensor) -> Tensor:
-        """Normalised residual stream -> logits, by the model's own head (soft cap included).
-
-        Raises:
-            ModelError: The model has no head that reads the residual stream.
-        """
-        if self.adapter.unembed is None:
-            raise ModelError(
-                f"{self.cfg.model_name} has no unembedding",
-                got=type(self.module).__name__,
-                expected="a language-model or classifier head",
-                fix="load the architecture with its head (…ForCausalLM, …ForMaskedLM)",
-            )
-        return self.adapter.unembed(normalized)
-
     # --- other models made from this one -----------------------------------------------------
 
     def with_coder(self, *coders: Coder | CoderOfSites, error_term: bool = True) -> HookedModel:
@@ -407,16 +310,12 @@ class HookedModel:
         """
         view = self
         for coder in coders:
-            splices = (*view.splices, Splice.of(coder, view.sites, error_term))
-            view = HookedModel(
-                self.module,
-                self.adapter,
-                self.tokenization,
-                self._intake,
-                splices,
-                rewrap=self._rewrap,
-            )
+            view = self._view((*view.splices, Splice.of(coder, view.sites, error_term)))
         return view
+
+    def _view(self, splices: tuple[Splice, ...]) -> HookedModel:
+        parts = (self.module, self.adapter, self.tokenization, self._intake)
+        return HookedModel(*parts, splices, rewrap=self._rewrap)
 
     def randomised(self, seed: int = 0) -> HookedModel:
         """The same architecture with fresh weights from `seed`: the null every method needs."""
@@ -432,41 +331,10 @@ class HookedModel:
 
     def __copy__(self) -> HookedModel:
         """A view: another object over the same weights."""
-        return self.with_coder()
+        return self._view(self.splices)
 
     def __reduce__(self) -> Any:
         raise identity.not_pickled(self)
-
-    # --- identity ---------------------------------------------------------------------------
-
-    def fingerprint(self) -> str:
-        """sha256 of configuration and of the weights in use, however they were changed."""
-        return identity.fingerprint(self.module, self.cfg)
-
-    def provenance(self, sites: Iterable[str] = (), **more: Any) -> Provenance:
-        """Where a number came from: this model, these sites, this tokenizer, these versions."""
-        return Provenance(
-            model=self.cfg.model_name,
-            model_fingerprint=self.fingerprint(),
-            sites=tuple(sites),
-            **{
-                "dtype": self.cfg.dtype,
-                "prepend_bos": self.tokenization.bos_policy != "none",
-                "tokenizer_hash": self.tokenization.hash,
-                "versions": versions(),
-                **more,
-            },
-        )
-
-    def estimate(self, inputs: Any, sites: Any = None, **kwargs: Any) -> int:
-        """Bytes that `capture(inputs, sites)` would keep."""
-        ready = self._intake.prepare(inputs, kwargs, None)
-        return sum(
-            estimate_bytes(self.sites, self.sites.resolve(sites), ready, self.cfg.dtype).values()
-        )
-
-    def __repr__(self) -> str:
-        return model_map(self.adapter, self.sites, self.tokenization)
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -491,7 +359,7 @@ class HookedModel:
         truncate: bool = False,
         left: bool = False,
     ) -> Prepared:
-        refuse_replaced(self.adapter.links, self.cfg.model_name)
+        refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
         return self._intake.prepare(
             inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
         )
@@ -510,7 +378,7 @@ class HookedModel:
     ) -> dict[str, Request]:
         keep = keeper(positions, to, dtype)
         if keep is None or max_bytes is not None:
-            sizes = estimate_bytes(self.sites, names, ready, self.cfg.dtype)
+            sizes = estimate_bytes(self.sites, names, ready, self.adapter.cfg.dtype)
             refuse_above(sizes, max_bytes, self.device)
         return requests(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
 
