@@ -86,6 +86,12 @@ def requests(
             request.edits.append(edit)
     for name in names:
         request = _request(wanted, sites, name)
+        if request.every:
+            raise SiteError(
+                "one call is kept at a time",
+                got=name,
+                fix=f"name the call: {name.replace('#*', '#0')!r}; an edit may have every call",
+            )
         request.keep, request.on_path = True, grad
         request.transform, request.copy = keep, clone
     return wanted
@@ -147,8 +153,10 @@ def start_request(sites: SiteMap, name: str, values: Tensor) -> dict[str, Reques
 def _request(wanted: dict[str, Request], sites: SiteMap, name: str) -> Request:
     request = wanted.get(name)
     if request is None:
-        call = int(name.rpartition("#")[2]) if "#" in name else None
-        request = wanted[name] = Request(sites[name], name, call=call)
+        call = name.partition("#")[2]
+        request = wanted[name] = Request(
+            sites[name], name, call=int(call) if call.isdigit() else None, every=call == "*"
+        )
     return request
 
 

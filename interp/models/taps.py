@@ -29,19 +29,21 @@ class Request:
         site: Where.
         name: The name as asked for (with its call index, if any).
         call: Which time the module runs in a pass; None when it runs once.
+        every: Whether the request is for every time the module runs (edits only).
         edits: Functions applied in order.
         keep: Whether the value is stored in `value`.
         on_path: Whether the stored value must lie on the graph of the output.
         transform: (value, tap) -> what is stored; None for the tensor itself.
         copy: Store a copy, for modules that overwrite their input in place.
         more_rows: Whether an edit may hand on more rows than it got.
-        fired: How often the site was reached in the last pass.
+        fired: How often the site was reached in one pass, at most.
         reached: Whether any pass answered the request.
     """
 
     site: Site
     name: str
     call: int | None = None
+    every: bool = False
     edits: list[Edit] = field(default_factory=list)
     keep: bool = False
     on_path: bool = False

@@ -821,3 +821,32 @@ def test_a_block_with_an_early_stop_inside_is_not_blamed() -> None:
         stack.enter_context(model.hooks([interp.zero("blocks.2.hook_mlp_out")]))
         stack.enter_context(torch.no_grad())
         model(IDS)
+
+
+def test_every_call_is_asked_for_as_such() -> None:
+    """A module that runs twice: no edit acts twice unnoticed, in a block or for one run."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.shared(self.shared(x).relu())
+
+    torch.manual_seed(0)
+    model, x = interp.wrap(Twice()), torch.randn(3, 5)
+    double = ("shared.hook_out#*", lambda v, hook: v * 2)
+    right = 2 * model.module.shared((2 * model.module.shared(x)).relu())
+    torch.testing.assert_close(model.run_with_hooks(x, double), right)
+    with model.hooks(double):
+        torch.testing.assert_close(model(x), right)
+    with pytest.raises(InterpError, match="2 times"):
+        model.run_with_hooks(x, ("shared.hook_out", lambda v, hook: v * 2))
+    with (
+        pytest.raises(InterpError, match="2 times"),
+        model.hooks(("shared.hook_out", lambda v, hook: v * 2)),
+    ):
+        model(x)
+    with pytest.raises(SiteError, match="one call"):
+        model.capture(x, "shared.hook_out#*")
