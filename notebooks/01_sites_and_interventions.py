@@ -97,8 +97,8 @@ print("and afterwards the model is itself:", torch.equal(model(ids), plain))
 # nothing to look back at: a head whose only key is its own position still writes.
 #
 # Your own function works as well. It gets the activation and a `hook` that knows its name, layer
-# and step; it returns the new value, writes into the one it got, or leaves it alone. `hooks` keeps several in place for
-# a block of code:
+# and step; it returns the new value, writes into the one it got, or leaves it alone. `hooks` keeps
+# several in place for a block of code:
 
 # %%
 norms = {}
@@ -142,7 +142,7 @@ print("same as the short text alone:", torch.allclose(last[1, 0], alone[0, -1], 
 # ## Generation
 #
 # `generate` gives what the plain loop would: run, take a token, append it, run again with the same
-# interventions. One with `positions=` acts on those tokens of the prompt, the others on every token.
+# interventions. One with `positions=` acts on those tokens of the prompt, others on every token.
 
 # %%
 print("plain   ", model.generate(ids, 8)[0].tolist())

@@ -189,7 +189,8 @@ class SiteMap(Mapping[str, Site]):
     """The sites of one model, in the order in which they fire.
 
     Iterating gives the listed names. Looking up also resolves any `<module path>.hook_in/.hook_out`
-    of the raw module and a call index (`cell.hook_out#3` is the fourth time that module runs, `#*` every time).
+    of the raw module and a call index (`cell.hook_out#3` is the fourth time that module runs, `#*`
+    every time).
     """
 
     listed: dict[str, Site]
