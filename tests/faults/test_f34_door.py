@@ -73,10 +73,14 @@ def parts() -> Mapping[str, Any]:
 
 
 def _train(x: Any, **more: Any) -> Any:
+    """Training takes 16,384 rows before its first step: here only its reading of data runs."""
+    from interp.activations import StreamConfig, TextConfig
     from interp.dictionaries import TrainConfig, train
+    from interp.dictionaries.sources import source_of
 
-    config = TrainConfig(site=SITE, d_sae=30, k=4, steps=2, batch_size=4, sparsity_warmup=0)
-    return train(config, x, model=decoder(), **more)
+    if more:
+        return train(TrainConfig(site=SITE), x, model=decoder(), **more)
+    return source_of(x, decoder(), [SITE], StreamConfig(batch_size=4), TextConfig()).batch(0)
 
 
 def _finetune(x: Any, **more: Any) -> Any:
