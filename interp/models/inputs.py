@@ -21,10 +21,8 @@ from interp.models.masks import both, cached_keys, cut, read_mask
 from interp.models.outputs import main_output, single_output
 from interp.models.positions import (
     position_ids,
-    position_index,
     shifted,
     sides,
-    take,
 )
 from interp.models.token_batch import TokenBatch, too_long
 from interp.models.tokens import Tokenization
@@ -33,9 +31,7 @@ __all__ = [
     "Intake",
     "Prepared",
     "main_output",
-    "position_index",
     "single_output",
-    "take",
 ]
 
 

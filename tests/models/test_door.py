@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from interp import load_model, wrap
 from interp.core.errors import ConfigError, InterpError, TokenError, TokenWarning
 from interp.models.hooked import HookedModel
-from interp.models.intake import seen
 from interp.models.padding import prove_padding
+from interp.models.sides import Seen
 from interp.models.tokens import TokenBatch
 from tests.models import zoo
 from tests.models.tokenizers import word_level
@@ -342,21 +342,23 @@ def test_a_text_beyond_the_context_has_a_way_out_that_works() -> None:
 def test_what_a_raw_call_says_is_seen() -> None:
     model = model_of("llama")
     ids, mask = padded("left", 33)
-    ready = seen(model._intake, (ids, mask), {})
-    assert torch.equal(ready.tokens, ids) and torch.equal(ready.mask, mask.bool())  # type: ignore[arg-type]
+    side = Seen(model.module, (ids, mask), {}).encoder
+    assert side is not None and (side.batch, side.length, side.cached) == (2, ids.shape[1], 0)
+    assert torch.equal(side.mask, mask.bool())  # type: ignore[arg-type]
     cache = T.DynamicCache(config=model.module.config)
     with torch.no_grad():
         model.module(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
     longer = torch.cat([mask, torch.tensor([[1], [0]])], 1)
-    step = seen(model._intake, (ids[:, :1],), {"attention_mask": longer, "past_key_values": cache})
-    assert step.cached == 5 and step.mask is not None and step.mask.tolist() == [[True], [False]]
+    given: dict[str, Any] = {"attention_mask": longer, "past_key_values": cache}
+    step = Seen(model.module, (ids[:, :1],), given).encoder
+    assert step is not None and (step.length, step.cached) == (1, 5)
+    assert torch.equal(step.mask, longer.bool())  # type: ignore[arg-type]
     two = model_of("t5")
     given = {"input_ids": ids, "decoder_input_ids": ids[:, :2], "attention_mask": mask}
     given["decoder_attention_mask"] = torch.tensor([[1, 1], [1, 0]])
-    ready = seen(two._intake, (), given)
-    assert ready.decoder_tokens is not None and ready.decoder_mask is not None
-    assert ready.mask is not None and ready.mask.shape == (2, 5)
+    both = Seen(two.module, (), given)
+    assert both.decoder is not None and both.encoder is not None
+    assert both.encoder.mask is not None and both.encoder.mask.shape == (2, 5)
     through = two._intake.prepare(given, {}, None)
-    assert torch.equal(through.decoder_mask, ready.decoder_mask)  # type: ignore[arg-type]
-    strange = seen(model._intake, ("text",), {"attention_mask": torch.ones(3, 3)})
-    assert strange.tokens is None and strange.mask is None
+    assert torch.equal(through.decoder_mask, both.decoder.mask)  # type: ignore[arg-type]
+    assert Seen(model.module, ("text",), {"attention_mask": torch.ones(3, 3)}).encoder is None

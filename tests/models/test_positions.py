@@ -10,9 +10,10 @@ import torch
 import transformers
 
 from interp import wrap
-from interp.core.errors import InterpError, TokenError
+from interp.core.errors import EditError, InterpError
+from interp.models.interventions import along
 from interp.models.outputs import main_output, single_output
-from interp.models.positions import position_index, read_index
+from interp.models.sides import Side
 from tests.models.zoo import _BERT
 
 T: Any = transformers
@@ -43,17 +44,21 @@ def test_the_output_is_what_a_user_means() -> None:
 def test_positions_count_real_tokens_and_masks_are_masks() -> None:
     mask = torch.tensor([[0, 1, 0, 1, 1], [1, 1, 1, 0, 0]]).bool()
     cpu = torch.device("cpu")
-    assert position_index([0, 1, -1], 5, 2, mask, cpu).tolist() == [[1, 3, 4], [0, 1, 2]]
+    rows, plain = Side(2, 5, mask=mask), Side(2, 5)
+    assert rows.index([0, 1, -1], cpu).tolist() == [[1, 3, 4], [0, 1, 2]]
+    assert rows.chosen([0, -1], cpu).long().tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
     chosen = torch.tensor([[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]).bool()
-    assert position_index(chosen, 5, 2, mask, cpu).tolist() == [[1, 4], [0, 2]]
-    assert position_index(np.array([1, -1]), 5, 2, None, cpu).tolist() == [1, 4]
+    assert rows.index(chosen, cpu).tolist() == [[1, 4], [0, 2]]
+    assert torch.equal(rows.chosen(chosen, cpu), chosen)
+    assert plain.index(np.array([1, -1]), cpu).tolist() == [1, 4]
     for bad in ([0.5], True, chosen[:, :3], [3], torch.ones(2, 5).bool()):
-        with pytest.raises(TokenError):
-            position_index(bad, 5, 2, mask, cpu)
+        for ask in (rows.index, rows.chosen):
+            with pytest.raises(InterpError):
+                ask(bad, cpu)
     flags = torch.zeros(7, dtype=torch.bool)
     flags[[2, 5]] = True
-    assert read_index(flags, 7, "neuron").tolist() == [2, 5]
-    assert read_index(np.array([-1, 0]), 7, "neuron").tolist() == [6, 0]
+    assert along(flags, 7, "neuron", cpu).nonzero().flatten().tolist() == [2, 5]
+    assert along(np.array([-1, 0]), 7, "neuron", cpu).nonzero().flatten().tolist() == [0, 6]
     for bad in (flags[:3], 1.0, 7, [True] * 6):
-        with pytest.raises(TokenError, match="neuron"):
-            read_index(bad, 7, "neuron")
+        with pytest.raises(EditError, match="neuron"):
+            along(bad, 7, "neuron", cpu)
