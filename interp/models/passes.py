@@ -175,7 +175,7 @@ class Run:
         """
         for request in self.requests.values():
             self._answered(request)
-            if request.overwritten() and request.shares_memory():
+            if any(r.overwritten() and r.shares_memory() for r in (*request.earlier, request)):
                 raise EditError(
                     f"the activation at {request.name!r} was overwritten in place after capture",
                     expected="the tensor to keep its value until the end of the run",
@@ -183,6 +183,8 @@ class Run:
                 )
 
     def _answered(self, request: Request) -> None:
+        if request.sweep and not request.edits:
+            return
         kind, fired = type(request.site.module).__name__, request.fired
         if not request.reached:
             raise HookNotFired(
@@ -335,6 +337,18 @@ class Pass:
         if found is None:
             found = self.taps[key] = Tap(site, name, call, self)
         return found
+
+    def further(self, tap: Tap, path: str) -> Tap:
+        """The tap of another tensor of the same call, for the runs that keep all there is."""
+        name = f"{tap.site.name}.{path}"
+        new = self.tap(tap.site.further(path), name)
+        for run in self.runs if not new.requests else ():
+            first = run.requests.get(tap.name)
+            if first is not None and first.sweep:
+                request = run.requests[name] = first.beside(new.site)
+                new.requests.append(request)
+                new.on_path |= request.on_path
+        return new
 
     def known(self, site: Site) -> Tap | None:
         """The tap of a spliced site, if anybody asked for it."""
