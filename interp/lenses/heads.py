@@ -19,7 +19,6 @@ from interp.lenses.config import HeadAtlasConfig
 from interp.lenses.heads_result import HeadAtlas
 from interp.lenses.heads_weights import heads_from_weights
 from interp.models.hooked import HookedModel
-from interp.models.token_batch import TokenBatch
 
 ON_REPEATS = ("duplicate", "induction")
 
@@ -102,9 +101,7 @@ def token_rows(model: HookedModel, texts: Any, config: HeadAtlasConfig) -> Itera
     Raises:
         TokenError: No text has two tokens.
     """
-    if isinstance(texts, Tensor):
-        texts = TokenBatch.of(texts if texts.dim() == 2 else texts[None])
-    batch = texts if isinstance(texts, TokenBatch) else model.tokenize(texts)
+    batch = model.read(texts, truncate=True)
     most = min(config.max_tokens, model.cfg.n_ctx or config.max_tokens)
     rows = [row for row in batch if len(row) > 1]
     if not rows:

@@ -20,13 +20,13 @@ from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
 from interp.activations.stream import ActivationStream
-from interp.activations.text import TokenSequences, tokenize_texts
+from interp.activations.text import TokenSequences, token_sequences
 from interp.core.artefact import Trained, fill
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ModelError
 from interp.core.provenance import Provenance
 from interp.core.store import Artefact
 from interp.lenses.config import TunedLensConfig
-from interp.lenses.reading import log_probs, read_rows, stream_rows
+from interp.lenses.reading import log_probs, passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
 
@@ -124,6 +124,7 @@ def tuned_lens(
         ProvenanceError: The lens was made for another model.
         TokenError: More than one text, or a target that is not one token.
     """
+    passed_on(model, kwargs, tuned_lens)
     if not isinstance(lens, TunedLens):
         lens = TunedLens.load(lens)
     known = lens.check_model(model, strict=strict)
@@ -234,12 +235,4 @@ class _Step:
 
 def sequences_of(model: HookedModel, source: Any, n_ctx: int | None) -> TokenSequences:
     """Token sequences as they are, or text cut into windows of `n_ctx` tokens."""
-    if isinstance(source, TokenSequences | Tensor):
-        return TokenSequences.of(source)
-    if model.tokenizer is None:
-        raise ConfigError(
-            "this model has no tokenizer to read text with",
-            got=type(source).__name__,
-            expected="TokenSequences, or ids [sequence pos]",
-        )
-    return tokenize_texts(model, source, TextConfig(n_ctx=n_ctx))
+    return token_sequences(model, source, TextConfig(n_ctx=n_ctx))

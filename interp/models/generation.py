@@ -88,7 +88,10 @@ def generate(
         raise ConfigError("temperature must be 0 (greedy) or more", got=repr(temperature))
     own = model._intake.huggingface and hasattr(model.module, "generate")
     settings = _Settings(model, temperature, options, own)
-    batch = _left_padded(ready)
+    batch, order = _left_padded(ready)
+    # The door refuses padding on the left where it would change what the model computes.
+    model._intake.prepare(batch, {}, False)
+    run.given, run.order = len(batch), order
     _refuse_long(model, batch, n)
     draw = None if temperature == 0 else _Draw(temperature, seed, settings.sampling)
     if n == 0 and not model.two_sided:
@@ -98,14 +101,15 @@ def generate(
     return _loop(model, batch, run, n, draw, settings)
 
 
-def _left_padded(ready: Prepared) -> TokenBatch:
-    """The prompt with its padding in front, so that every row goes on at the same column."""
+def _left_padded(ready: Prepared) -> tuple[TokenBatch, Tensor | None]:
+    """The prompt with its padding in front, so that every row goes on at the same column; and
+    where its columns stood before."""
     ids = ready.tokens
     if ids is None or ready.mask is None:
-        return TokenBatch.of(ids)  # type: ignore[arg-type]
+        return TokenBatch.of(ids), None  # type: ignore[arg-type]
     # Padding first, real tokens in their order.
     order = torch.argsort(ready.mask.long(), dim=1, stable=True)
-    return TokenBatch(ids.gather(1, order), ready.mask.gather(1, order))
+    return TokenBatch(ids.gather(1, order), ready.mask.gather(1, order)), order
 
 
 def _refuse_long(model: HookedModel, batch: TokenBatch, n: int) -> None:
@@ -304,11 +308,13 @@ def _huggingface(
         bos_token_id=own.bos_token_id,
         decoder_start_token_id=model._intake.start or own.decoder_start_token_id,
         use_cache=settings.cache,
-        num_return_sequences=1 if draw else settings.returned,
     )
     # Attributes, not arguments: the constructor would complain of what belongs together.
-    more = dict(settings.more)
-    processors = LogitsProcessorList(more.pop("logits_processor", None) or [])
+    more: dict[str, Any] = dict(settings.more) | {
+        "num_return_sequences": 1 if draw else settings.returned
+    }
+    given: Any = more.pop("logits_processor", None)
+    processors = LogitsProcessorList(given or [])
     if draw is not None:
         processors.append(draw)
     extra = {k: more.pop(k) for k in ("stopping_criteria", "prefix_allowed_tokens_fn") if k in more}

@@ -65,12 +65,13 @@ def small_adapter(module: SmallTransformer, name: str) -> Adapter:
         "kv_head": own.n_heads,
         "d_head": own.d_head,
         "d_mlp": own.d_mlp,
+        "d_vocab": own.d_vocab_out,
         "1": 1,
     }
     sites, split = {}, {}
     for path, part in module.named_modules():
         if isinstance(part, HookPoint):
-            axes = axes_of(path)
+            axes = "batch pos d_vocab" if path == "unembed.hook_out" else axes_of(path)
             site = Site(path, part, "out", axes, tuple(sizes.get(a) for a in axes.split()))
             (split if path.endswith(UNLISTED) else sites)[path] = site
     parameter = next(module.parameters())

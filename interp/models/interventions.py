@@ -60,7 +60,8 @@ class Intervention:
         """The edited activation: `transform` where selected, untouched elsewhere."""
         new = self.transform(value, hook)
         if self.head is None and self.positions is None and self.index is None:
-            return new
+            # The model may write into what it goes on with: never into the source of a patch.
+            return new.clone() if self.name in ("mean", "patch") else new
         return torch.where(self._chosen(value, hook), new, value)
 
     def __repr__(self) -> str:

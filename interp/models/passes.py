@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.utils.checkpoint
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import EditError, HookNotFired, ModelError
 from interp.models import attention
+from interp.models.frame import Frame
 from interp.models.installers import install
 from interp.models.sides import Seen, Side
 from interp.models.sites import Site
@@ -34,24 +34,6 @@ if TYPE_CHECKING:
 
 class StopForward(BaseException):
     """Everything asked for has been seen: raised by a run with `stop`, suppressed around it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """What passes need to know about one wrapped module.
-
-    Attributes:
-        root: The module.
-        entries: Where a forward may begin: the root, its base model, its encoder.
-        configs, eager_float32: For `attention.switched`.
-        two_sided: Sites whose names begin with "decoder" see other tokens than the rest.
-    """
-
-    root: nn.Module
-    entries: tuple[nn.Module, ...]
-    configs: Sequence[Any] = ()
-    eager_float32: bool = False
-    two_sided: bool = False
 
 
 class _Here(threading.local):
@@ -66,68 +48,6 @@ class _Here(threading.local):
 _here = _Here()
 
 
-class Gate:
-    """The hooks on one module's entries while any thread has a run in place for it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.users = 0
-        self.handles: list[Any] = []
-        self.resting = 0
-        self.woken: list[nn.Module] = []
-
-    def enter(self, frame: Frame) -> None:
-        with self.lock:
-            self.users += 1
-            if self.users == 1:
-                for entry in frame.entries:
-                    begin = entry.register_forward_pre_hook(_begin, prepend=True, with_kwargs=True)
-                    end = entry.register_forward_hook(_end, always_call=True)
-                    self.handles += [begin, end]
-
-    def leave(self) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                for handle in self.handles:
-                    handle.remove()
-                self.handles = []
-
-    def rest(self, root: nn.Module) -> None:
-        """Evaluation mode until the last pass of any thread has ended."""
-        with self.lock:
-            self.resting += 1
-            stack = [root]
-            while stack:
-                module = stack.pop()
-                if module.training:
-                    module.training = False
-                    self.woken.append(module)
-                stack.extend(m for m in module._modules.values() if m is not None)
-
-    def wake(self) -> None:
-        """Every module's own mode again."""
-        with self.lock:
-            self.resting -= 1
-            if self.resting == 0:
-                for module in self.woken:
-                    module.training = True
-                self.woken = []
-
-
-_gates: WeakKeyDictionary[nn.Module, Gate] = WeakKeyDictionary()
-_gates_lock = threading.Lock()
-
-
-def gate_of(root: nn.Module) -> Gate:
-    """The one gate of a module."""
-    with _gates_lock:
-        gate = _gates.get(root)
-        if gate is None:
-            gate = _gates[root] = Gate()
-        return gate
-
-
 @dataclass(eq=False)
 class Run:
     """What is wanted for the length of a `with` block; every forward inside serves it.
@@ -137,10 +57,11 @@ class Run:
         requests: What is wanted, by site name.
         splices: Coders in place, each once per pass however many runs bring it.
         stop: End the forward once every request has been answered.
-        many: Several passes may follow, and a site may be reached by some of them only.
+        many: Several passes may follow, which may begin at any entry.
         passes, completed: Forwards of the root that began; that came to their end.
         generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
             prompt's.
+        given, order: The prompt as the user gave it, see `Side`.
     """
 
     frame: Frame
@@ -153,18 +74,24 @@ class Run:
     completed: int = 0
     waiting: int = 0
     prompt: dict[str, Tensor] = field(default_factory=dict)
+    given: int = 0
+    order: Tensor | None = None
 
     def __enter__(self) -> Run:
-        self._list, self._gate = _here.runs, gate_of(self.frame.root)
+        self._list = _here.runs
         self._list.append(self)
-        self._gate.enter(self.frame)
+        self.frame.gate.enter(self._entries, _begin, _end)
         return self
 
     def __exit__(self, *error: object) -> None:
         while stale := next((p for p in _here.passes if self in p.runs), None):
             stale.close()
         self._list.remove(self)
-        self._gate.leave()
+        self.frame.gate.leave(self._entries)
+
+    @property
+    def _entries(self) -> tuple[nn.Module, ...]:
+        return self.frame.entries if self.many else self.frame.entries[:1]
 
     def verify(self) -> None:
         """After the run: every request was answered, once.
@@ -174,7 +101,9 @@ class Run:
             EditError: A stored tensor was overwritten in place by a later module.
         """
         for request in self.requests.values():
-            self._answered(request)
+            swept = request.sweep and not request.edits
+            if not swept and (not request.reached or request.fired > 1):
+                self._refuse_unanswered(request)
             if any(r.overwritten() and r.shares_memory() for r in (*request.earlier, request)):
                 raise EditError(
                     f"the activation at {request.name!r} was overwritten in place after capture",
@@ -182,9 +111,7 @@ class Run:
                     fix="pass clone=True to keep a copy (for example before ReLU(inplace=True))",
                 )
 
-    def _answered(self, request: Request) -> None:
-        if request.sweep and not request.edits:
-            return
+    def _refuse_unanswered(self, request: Request) -> None:
         kind, fired = type(request.site.module).__name__, request.fired
         if not request.reached:
             raise HookNotFired(
@@ -193,12 +120,13 @@ class Run:
                 expected="the module to run in this forward pass",
                 fix="ask for a site that this input reaches",
             )
-        if fired > 1 and request.call is None and not self.many:
+        if request.call is None and not request.every:
             raise HookNotFired(
                 f"the hook at {request.name!r} fired {fired} times in one forward pass",
                 got=f"{fired} calls",
                 expected="one",
-                fix=f"name the call: '{request.name}#0' to '{request.name}#{fired - 1}'",
+                fix=f"name the call: '{request.name}#0' to '{request.name}#{fired - 1}', or edit "
+                f"every one: '{request.name}#*'",
             )
 
 
@@ -228,9 +156,9 @@ class Pass:
         for run in runs:
             run.passes += whole
             run.waiting = len(run.requests)
-        self._stopping = next((r for r in runs if r.stop), None)
-        if self._stopping is not None and seen.uses_cache:
-            self._stopping = None  # ended early, the cache would be left half updated
+        self.stopping = next((r for r in runs if r.stop), None)
+        if self.stopping is not None and seen.uses_cache:
+            self.stopping = None  # ended early, the cache would be left half updated
 
     # --- what hooks ask ------------------------------------------------------------------------
 
@@ -244,24 +172,27 @@ class Pass:
         decoder = self.frame.two_sided and site.name.startswith("decoder")
         found = self.seen.decoder if decoder else self.seen.encoder
         run = self.generating
-        if found is None or run is None or (self.frame.two_sided and not decoder):
+        if found is None or run is None:
             return found
+        if self.frame.two_sided and not decoder:
+            return replace(found, given=run.given, order=run.order)
         key = "decoder" if decoder else "encoder"
         if self.step == 0:
             run.prompt.setdefault(key, found._lengths(torch.device("cpu")))
         prompt = run.prompt.get(key)
         if prompt is None:
             return found
-        return Side(
-            found.batch, found.length, found.cached, found.mask, prompt, later=self.step > 0
-        )
+        order = None if self.frame.two_sided else run.order
+        return replace(found, prompt=prompt, later=self.step > 0, given=run.given, order=order)
 
     def answered(self, tap: Tap) -> None:
         """A tap has done its work; ends the forward after the last one that was asked for."""
-        run = self._stopping
+        run = self.stopping
         if run is None:
             return
-        if (tap.fired == 1 or tap.call is not None) and tap.name in run.requests:
+        # By the request, not by its name: two coders' latents may have the same.
+        asked = run.requests.get(tap.name) in tap.requests
+        if asked and (tap.fired == 1 or tap.call is not None):
             run.waiting -= 1
             if run.waiting == 0:
                 self.finished = True
@@ -297,9 +228,8 @@ class Pass:
         _here.passes.append(self)
         try:
             if not _here.training:
-                gate = gate_of(self.frame.root)
-                gate.rest(self.frame.root)
-                self._undo.append(gate.wake)
+                self.frame.gate.rest(self.frame.root)
+                self._undo.append(self.frame.gate.wake)
             self._gather()
             self._undo += install(self, self.taps.values())
             if self.slots:
@@ -323,10 +253,12 @@ class Pass:
         if self in _here.passes:
             _here.passes.remove(self)
         for tap in self.taps.values():
-            hit = tap.fired > 0 if tap.call is None else tap.fired > tap.call
+            fired = tap.fired
+            hit = fired > (tap.call or 0)
             for request in tap.requests:
-                request.fired = tap.fired
-                request.reached |= hit
+                request.fired = max(request.fired, fired)
+                if hit:
+                    request.reached = True
         # No cycle may keep activations alive until the collector happens to come by.
         self.taps = {}
 
@@ -346,8 +278,7 @@ class Pass:
             first = run.requests.get(tap.name)
             if first is not None and first.sweep:
                 request = run.requests[name] = first.beside(new.site)
-                new.requests.append(request)
-                new.on_path |= request.on_path
+                new.add(request)
         return new
 
     def known(self, site: Site) -> Tap | None:
@@ -359,8 +290,7 @@ class Pass:
         for run in self.runs:
             for request in run.requests.values():
                 tap = self.tap(request.site, request.name, request.call)
-                tap.requests.append(request)
-                tap.on_path |= request.on_path
+                tap.add(request)
             splices.update((id(s), s) for s in run.splices)
         for splice in splices.values():
             splice.attach(self)
@@ -428,12 +358,3 @@ def _checkpointed() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def entries_of(root: nn.Module, extra: Iterable[nn.Module | None] = ()) -> tuple[nn.Module, ...]:
-    """The modules at which a forward of `root` may begin, each once."""
-    found: dict[int, nn.Module] = {id(root): root}
-    for module in extra:
-        if isinstance(module, nn.Module):
-            found[id(module)] = module
-    return tuple(found.values())

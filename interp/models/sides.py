@@ -34,6 +34,8 @@ class Side:
         prompt: [batch] real tokens of the prompt while `generate` runs: what negative positions
             count from. None elsewhere.
         later: Whether `generate` has passed the prompt: positions may lie in the cache.
+        given: Under `generate`, rows of the prompt as it was given; beams and samples repeat them.
+        order: [given, pos] where the columns of the prompt stood before it was padded on the left.
     """
 
     batch: int
@@ -42,6 +44,8 @@ class Side:
     mask: Tensor | None = None
     prompt: Tensor | None = None
     later: bool = False
+    given: int = 0
+    order: Tensor | None = None
 
     def chosen(self, positions: Any, device: torch.device) -> Tensor:
         """Boolean [batch or 1, length]: the tokens of this pass that `positions` names.
@@ -87,7 +91,7 @@ class Side:
         wanted = whole_numbers(positions, "positions").to(device)
         if wanted.dtype == torch.bool:
             wanted = wanted.nonzero().flatten()
-        wanted = wanted.reshape(1, -1) if wanted.dim() < 2 else wanted
+        wanted = self._repeated(wanted.reshape(1, -1) if wanted.dim() < 2 else wanted)
         if wanted.dim() > 2 or len(wanted) not in (1, self.batch):
             raise TokenError(
                 "positions must be one number, a list, or a tensor [batch, kept]",
@@ -136,6 +140,10 @@ class Side:
 
     def _grid(self, positions: Any, total: int, real: Tensor, device: torch.device) -> Tensor:
         grid = torch.as_tensor(positions, device=device)
+        if self.order is not None and grid.shape[1] == self.order.shape[1]:
+            order = self.order.to(device)
+            grid = grid.expand(len(order), -1).gather(1, order)
+        grid = self._repeated(grid)
         here = real[:, self.cached :]
         if self.later and grid.shape[1] < total:
             # The mask named tokens of the prompt; what was generated since is not among them.
@@ -154,6 +162,12 @@ class Side:
                 "the mask of positions names padding", got=f"row {row}, column {column}"
             )
         return grid
+
+    def _repeated(self, choice: Tensor) -> Tensor:
+        """A choice for each row of the prompt, once for every text that is written from it."""
+        if self.given and len(choice) == self.given and self.batch % self.given == 0:
+            return choice.repeat_interleave(self.batch // self.given, 0)
+        return choice
 
     def _real(self, device: torch.device) -> Tensor:
         if self.mask is None:

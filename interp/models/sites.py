@@ -179,6 +179,11 @@ class Site:
         return int(found.group(1)) if found else None
 
     @property
+    def unexplored(self) -> bool:
+        """A module's own tensor: nobody has looked whether later modules write into it."""
+        return self.kind in ("in", "out") and "pos" not in self.axes.split()
+
+    @property
     def short(self) -> str:
         """The part of the name after the block, e.g. `attn.hook_z`."""
         return re.sub(r"^.*blocks\.\d+\.", "", self.name)
@@ -199,7 +204,8 @@ class SiteMap(Mapping[str, Site]):
     """The sites of one model, in the order in which they fire.
 
     Iterating gives the listed names. Looking up also resolves any `<module path>.hook_in/.hook_out`
-    of the raw module and a call index (`cell.hook_out#3` is the fourth time that module runs).
+    of the raw module and a call index (`cell.hook_out#3` is the fourth time that module runs, `#*`
+    every time).
     """
 
     listed: dict[str, Site]
@@ -302,7 +308,7 @@ class SiteMap(Mapping[str, Site]):
         if site is not None:
             return site
         bare, hash_, call = name.partition("#")
-        if hash_ and not call.isdigit():
+        if hash_ and not (call.isdigit() or call == "*"):
             return None
         if hash_:
             site = self.listed.get(bare) or self.unlisted.get(bare)

@@ -236,13 +236,14 @@ class MLP(nn.Module):
         self.W_out = nn.Parameter(torch.empty(width, cfg.d_model))
         self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
         self.W_gate = nn.Parameter(torch.empty(cfg.d_model, width)) if cfg.gated_mlp else None
-        self.hook_pre, self.hook_post = HookPoint(), HookPoint()
+        self.hook_pre = HookPoint()
         if cfg.gated_mlp:
             self.hook_pre_linear = HookPoint()
         self.ln: nn.Module | None = None
         if cfg.act_fn == "solu_ln":
             self.hook_mid = HookPoint()
             self.ln = Norm("LN" if cfg.normalization_type == "LN" else "LNPre", width, cfg.eps)
+        self.hook_post = HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.W_gate is not None:
@@ -260,15 +261,17 @@ class Block(nn.Module):
 
     def __init__(self, cfg: SmallConfig, layer: int) -> None:
         super().__init__()
+        # In the order in which they run: sites are listed so.
         self.heads = cfg.n_heads
-        self.ln1, self.attn = norm(cfg, cfg.d_model), Attention(cfg, layer)
-        self.mlp: MLP | None = None
         self.hook_resid_pre = HookPoint()
         self.hook_q_input, self.hook_k_input = HookPoint(), HookPoint()
-        self.hook_v_input, self.hook_attn_out = HookPoint(), HookPoint()
+        self.hook_v_input = HookPoint()
+        self.ln1, self.attn = norm(cfg, cfg.d_model), Attention(cfg, layer)
+        self.hook_attn_out = HookPoint()
+        self.mlp: MLP | None = None
         if not cfg.attn_only:
-            self.ln2, self.mlp = norm(cfg, cfg.d_model), MLP(cfg)
             self.hook_resid_mid, self.hook_mlp_in = HookPoint(), HookPoint()
+            self.ln2, self.mlp = norm(cfg, cfg.d_model), MLP(cfg)
             self.hook_mlp_out = HookPoint()
         self.hook_resid_post = HookPoint()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import EditError
+from interp.core.errors import EditError, NonFiniteError
 from interp.core.finite import check_finite
 from interp.models.sides import Side
 from interp.models.sites import Site
@@ -21,7 +21,7 @@ Edit = Callable[..., Tensor | None]
 """`fn(value, hook) -> Tensor | None`; None leaves the value as `fn` left it."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Request:
     """What one run wants at one site, in every pass that it lives through.
 
@@ -29,6 +29,7 @@ class Request:
         site: Where.
         name: The name as asked for (with its call index, if any).
         call: Which time the module runs in a pass; None when it runs once.
+        every: Whether the request is for every time the module runs (edits only).
         edits: Functions applied in order.
         keep: Whether the value is stored in `value`.
         on_path: Whether the stored value must lie on the graph of the output.
@@ -37,7 +38,7 @@ class Request:
         more_rows: Whether an edit may hand on more rows than it got.
         sweep: Everything that fires was asked for: each call is kept, none is no error.
         first: The sweeping request whose module holds this tensor too, by name.
-        fired: How often the site was reached in the last pass.
+        fired: How often the site was reached in one pass, at most.
         reached: Whether any pass answered the request.
         missed: Calls of the module that held no tensor there.
         earlier: What a sweep kept of earlier calls.
@@ -46,6 +47,7 @@ class Request:
     site: Site
     name: str
     call: int | None = None
+    every: bool = False
     edits: list[Edit] = field(default_factory=list)
     keep: bool = False
     on_path: bool = False
@@ -109,14 +111,38 @@ class Tap:
         fired: How often the site has been reached in this pass.
     """
 
+    __slots__ = (
+        "after",
+        "before",
+        "call",
+        "edits",
+        "fired",
+        "keepers",
+        "name",
+        "on_path",
+        "owner",
+        "requests",
+        "site",
+    )
+
     def __init__(self, site: Site, name: str, call: int | None, owner: Pass) -> None:
         self.site, self.name, self.call = site, name, call
         self.owner = owner
         self.requests: list[Request] = []
+        self.edits: list[tuple[Edit, bool]] = []
+        self.keepers: list[Request] = []
         self.before: list[Edit] = []
         self.after: list[Edit] = []
         self.fired = 0
         self.on_path = False
+
+    def add(self, request: Request) -> None:
+        """One more run's request for this place."""
+        self.requests.append(request)
+        self.edits += [(edit, request.more_rows) for edit in request.edits]
+        if request.keep:
+            self.keepers.append(request)
+            self.on_path |= request.on_path
 
     def __repr__(self) -> str:
         return f"hook at {self.name!r} ({self.site.describe()}), step {self.step}"
@@ -149,8 +175,7 @@ class Tap:
     @property
     def editing(self) -> bool:
         """Whether anything here may change the value."""
-        wants = any(r.edits or r.on_path for r in self.requests)
-        return bool(wants or self.before or self.after)
+        return bool(self.edits or self.on_path or self.before or self.after)
 
     @property
     def sweeping(self) -> bool:
@@ -168,13 +193,8 @@ class Tap:
         if self.call is not None and self.fired - 1 != self.call:
             return None
         given = value
-        for edit in self.before:
-            value = self._apply(edit, value)
-        for request in self.requests:
-            for edit in request.edits:
-                value = self._apply(edit, value, request.more_rows)
-        for edit in self.after:
-            value = self._apply(edit, value)
+        if self.edits or self.before or self.after:
+            value = self._edited(value)
         if self.on_path:
             if not value.requires_grad and value.is_floating_point():
                 # Frozen weights: the first tensor asked about begins the graph.
@@ -182,14 +202,24 @@ class Tap:
             elif value is given:
                 # Views are made anew by whoever reads them: this one must be on the path.
                 value = value.view_as(value)
-        for request in self.requests:
-            if request.keep:
-                request.store(value, self)
-                if request.on_path and (request.copy or self.site.volatile):
-                    # A later module will write into what we pass on: let that be a copy.
-                    value = value.clone()
-        self.owner.answered(self)
+        for request in self.keepers:
+            request.store(value, self)
+            if request.on_path and (request.copy or self.site.volatile):
+                # A later module will write into what we pass on: let that be a copy.
+                value = value.clone()
+        if self.owner.stopping is not None:
+            self.owner.answered(self)
         return None if value is given else value
+
+    def _edited(self, value: Tensor) -> Tensor:
+        self.owner.refuse_recomputed(self)
+        for edit in self.before:
+            value = self._apply(edit, value)
+        for edit, more_rows in self.edits:
+            value = self._apply(edit, value, more_rows)
+        for edit in self.after:
+            value = self._apply(edit, value)
+        return value
 
     def _apply(self, edit: Edit, value: Tensor, more_rows: bool = False) -> Tensor:
         if getattr(edit, "pure", False):
@@ -208,13 +238,14 @@ class Tap:
         wrote is told by the tensor's version, or by comparison where that says nothing
         (`torch.inference_mode`, edits through `.data`).
         """
-        self.owner.refuse_recomputed(self)
         copy = value.clone()
         version = -1 if copy.is_inference() else copy._version
         with self.owner.resting():
             new = edit(copy, hook=self)
         if new is not None and new is not copy:
-            return new
+            # Where a later module may write in place, it must not be into the user's own tensor.
+            writes = self.site.volatile or self.site.unexplored
+            return new.clone() if writes and isinstance(new, Tensor) else new
         if version >= 0 and copy._version != version:
             return copy
         return None if _same(copy, value) else copy
@@ -246,7 +277,13 @@ def check_edit(tap: Tap, old: Tensor, new: object, more_rows: bool = False) -> N
                 fix=f"return a tensor with the activation's own {what}"
                 + ("" if what == "shape" else f" (value.to(old.{what}))"),
             )
-    check_activation(new, tap.site, f"the value that the hook at {tap.name!r} returned")
+    try:
+        check_activation(new, tap.site, f"the value that the hook at {tap.name!r} returned")
+    except NonFiniteError:
+        # What the model computed at padding may be no number; an edit answers for its own.
+        if bool((new.isfinite() | ~old.isfinite()).all()):
+            return
+        raise
 
 
 def check_activation(value: Tensor, site: Site, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,15 @@ from torch import nn
 
 from interp.core.errors import ModelError
 from interp.models.adapter import Adapter, Inputs
+from interp.models.effective import links_of
 from interp.models.generic import module_adapter, small_adapter
 from interp.models.guest_adapter import hooked_root_adapter, is_hooked_root
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
-from interp.models.inputs import Intake
+from interp.models.identity import placement
+from interp.models.intake import intake_of
+from interp.models.padding import prove_padding
+from interp.models.peft_models import injected
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
 from interp.models.tokens import Tokenization, load_tokenizer
@@ -29,6 +34,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     Args:
         module: A Hugging Face model, our small transformer, a TransformerLens HookedTransformer,
             TransformerBridge or HookedRootModule, or any nn.Module. A HookedModel comes back as is.
+            Of a PeftModel the base model that carries the adapters is wrapped: what it computes
+            with is read and run, and follows `set_adapter`, `disable_adapter` and merging.
         tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
         name: What to call it in errors, pictures and provenance.
         check: Run the adapter's proof (three tiny forward passes): output unchanged under hooks,
@@ -36,7 +43,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
 
     Raises:
         AdapterError: The hooked model's output differs from the raw one's.
-        ModelError: `module` is not a torch module.
+        ModelError: `module` is not a torch module, or carries adapters that are no part of it
+            (prompt and prefix tuning).
     """
     if isinstance(module, HookedModel):
         return module
@@ -47,13 +55,17 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             expected="nn.Module",
             fix="interp.load_model(path) opens a folder",
         )
+    module = injected(module)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
     adapter = _adapter(module, name or _name_of(module))
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
-    model = _assemble(module, adapter, tokenizer)
-    return prove(model) if check and adapter.inputs != "any" and adapter.exact_once else model
+    model = _assemble(module, adapter, tokenizer, check)
+    if not check or adapter.inputs == "any":
+        return model
+    prove_padding(model)
+    return prove(model) if adapter.exact_once else model
 
 
 def _name_of(module: nn.Module) -> str:
@@ -84,7 +96,7 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
     return module_adapter(module, name)
 
 
-def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedModel:
+def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) -> HookedModel:
     cfg = adapter.cfg
     text = _TEXT_KIND.get(adapter.inputs, "other")
     if text == "decoder" and not cfg.causal and cfg.style:
@@ -101,20 +113,13 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedMode
     mapped = getattr(module, "hf_device_map", None)
     if mapped:
         device = _first_device(mapped, device)
-    config: Any = getattr(module, "config", None)
-    roberta = getattr(config, "model_type", "") == "roberta"
-    intake = Intake(
-        kind=adapter.inputs,
-        tokenization=tokenization,
-        accepted=frozenset(inspect.signature(module.forward).parameters),
-        device=device,
-        huggingface=is_huggingface(module),
-        position_offset=config.pad_token_id + 1 if roberta else 0,
-        absolute=cfg.positional == "standard",
-        start=getattr(config, "decoder_start_token_id", None),
+    intake = intake_of(
+        module, adapter, tokenization, device=device, huggingface=is_huggingface(module)
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
-    return HookedModel(module, adapter, tokenization, intake, rewrap=wrap)
+    adapter.born, adapter.links = placement(module), links_of(module)
+    # Copies are proved exactly if the model was.
+    return HookedModel(module, adapter, tokenization, intake, rewrap=partial(wrap, check=check))
 
 
 def _first_device(mapped: dict[str, Any], fallback: torch.device) -> torch.device:
