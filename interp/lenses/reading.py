@@ -164,6 +164,22 @@ def one_row(
     return tokens[0][real], real
 
 
+def whole_rows(model: HookedModel, inputs: Any) -> Tensor:
+    """Ids [context pos] of texts of one length.
+
+    Raises:
+        TokenError: Rows of different length.
+    """
+    batch = model.read(inputs)
+    if len(set(batch.lengths.tolist())) > 1:
+        raise TokenError(
+            "positions are compared over texts of one length",
+            got=f"lengths {sorted(set(batch.lengths.tolist()))[:8]}",
+            fix="cut them to the shortest",
+        )
+    return torch.stack(list(batch)).to(model.device)
+
+
 def log_probs(logits: Tensor) -> Tensor:
     """Log-softmax in at least single precision."""
     exact = logits if logits.dtype == torch.float64 else logits.float()

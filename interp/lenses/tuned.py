@@ -9,7 +9,7 @@ Lens" (arXiv 2303.08112), equations 5 to 7.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,6 +29,7 @@ from interp.lenses.config import TunedLensConfig
 from interp.lenses.reading import log_probs, passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
+from interp.models.keywords import check_options
 
 WEIGHTS, CONFIG = "tuned_lens.safetensors", "tuned_lens.json"
 
@@ -170,6 +171,7 @@ def train_tuned_lens(
         ConfigError: Less text than one batch, or settings that cannot be.
         ModelError: The model has no residual stream and head over tokens.
     """
+    check_options(settings, [f.name for f in fields(FitConfig)], "train_tuned_lens")
     config = config or TunedLensConfig()
     lens = TunedLens.identity(model)
     tokens = sequences_of(model, source, config.n_ctx)

@@ -118,7 +118,7 @@ def align_words(
 
 def align_texts(
     model: HookedModel,
-    texts: LabelledTexts | Sequence[str],
+    texts: LabelledTexts | Any,
     labels: Mapping[str, Labels] | Labels = None,
     *,
     pool: Pool = "last",
@@ -128,7 +128,7 @@ def align_texts(
     """Lay labels of whole texts onto tokens.
 
     Args:
-        texts: Labelled texts, or plain ones with `labels`.
+        texts: Labelled texts, or plain ones (a list, a column) with `labels`.
         labels: One label per text (a sequence, an array or a tensor), or several layers by name.
         pool: The last real token of each text, the first, or the mean over all (special tokens
             included, as sentence encoders pool).
