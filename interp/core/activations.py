@@ -51,6 +51,8 @@ class Activations(ResidualStacks):
         decoder_tokens, decoder_mask, decoder_positions: The same for the sites of a decoder that
             reads a text of its own (names that begin with "decoder").
         batched: Whether tensors have a batch axis; False after `remove_batch_dim`.
+        silent: Sites of the model that this run did not reach, when everything was asked for,
+            each with the reason.
 
     Raises:
         ShapeError: Tokens, mask and positions contradict each other.
@@ -69,6 +71,7 @@ class Activations(ResidualStacks):
         decoder_mask: Tensor | None = None,
         decoder_positions: Tensor | None = None,
         batched: bool = True,
+        silent: Mapping[str, str] | None = None,
     ) -> None:
         self._tensors = dict(tensors)
         self.tokens = tokens
@@ -80,6 +83,7 @@ class Activations(ResidualStacks):
         self.decoder_mask = decoder_mask
         self.decoder_positions = decoder_positions
         self.batched = batched
+        self.silent = dict(silent or {})
         self._kept = _kept(tokens, mask, positions)
         self._decoder_kept = _kept(decoder_tokens, decoder_mask, decoder_positions)
 
@@ -105,6 +109,12 @@ class Activations(ResidualStacks):
         try:
             return self._tensors[name]
         except KeyError:
+            if name in self.silent:
+                raise SiteError(
+                    f"{name!r} was not reached in this run: {self.silent[name]}",
+                    got=name,
+                    fix="an input that reaches it; acts.silent names all that were not reached",
+                ) from None
             raise unknown(name, self._tensors, where="these activations") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -122,7 +132,8 @@ class Activations(ResidualStacks):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {list(t.shape)}" for name, t in list(self.items())[:3])
         more = f", ... {len(self)} sites" if len(self) > 3 else ""
-        return f"Activations({shown}{more})"
+        unseen = f"; {len(self.silent)} silent" if self.silent else ""
+        return f"Activations({shown}{more}{unseen})"
 
     def name(self, key: Key) -> str:
         """The full site name of a key, whether captured or not.
@@ -199,6 +210,7 @@ class Activations(ResidualStacks):
             provenance=self._provenance,
             cfg=self.cfg,
             batched=self.batched,
+            silent=self.silent,
             **{**self._index(), **index},
         )
 
@@ -282,6 +294,7 @@ class Activations(ResidualStacks):
         meta = {
             "sites": list(self),
             "batched": self.batched,
+            "silent": self.silent,
             "provenance": None if self.provenance is None else self.provenance.to_json(),
             "cfg": None if cfg is None else {k: v for k, v in cfg.items() if isinstance(v, plain)},
         }
@@ -310,6 +323,7 @@ class Activations(ResidualStacks):
             provenance=None if origin is None else Provenance.from_json(origin),
             cfg=None if cfg is None else SimpleNamespace(**cfg),
             batched=meta.get("batched", True),
+            silent=meta.get("silent"),
         )
 
 

@@ -84,6 +84,14 @@ def direct_logit_attribution(
             f"{model.cfg.model_name} has a head that reads one position only",
             fix="interp.lenses.class_lens reads classifiers",
         )
+    given = {**inputs, **kwargs} if isinstance(inputs, Mapping) else kwargs
+    if not stream.prefix.startswith("decoder") and given.get("encoder_hidden_states") is not None:
+        raise ModelError(
+            "what cross-attention adds to the stream is not among the parts",
+            got="encoder_hidden_states",
+            expected="a text alone",
+            fix="capture '*.hook_cross_attn_out' and the other parts, and add them up",
+        )
     splits = _splits(model, stream, parts)
     names = _sites(stream, splits, neurons)
     with torch.no_grad():

@@ -89,6 +89,8 @@ def frozen_norm(module: Any) -> FrozenNorm:
     Raises:
         ModelError: The module is no norm of a known formula.
     """
+    # A bridge's norm computes what the module inside it does, under that module's formula.
+    module = getattr(module, "original_component", module)
     if module is None or isinstance(module, nn.Identity):
         return IDENTITY
     kind = type(module).__name__

@@ -87,21 +87,22 @@ def linear_reading(
 ) -> tuple[Tensor, Tensor]:
     """Σ_t weights_t · logit_t as (direction behind the final norm [n d_model], constant [n]).
 
-    Taken from the head itself at zero, where a soft cap has slope one. `weights` is [n d_vocab]
-    or [d_vocab].
+    Taken from the head itself at zero; before its soft cap, whose slope is one only where the bias
+    is zero too. `weights` is [n d_vocab] or [d_vocab].
     """
     first = next(model.module.parameters())
     with torch.enable_grad():
         zero = torch.zeros(
             n, model.cfg.d_model, dtype=first.dtype, device=first.device, requires_grad=True
         )
-        read = (wide(model.unembed(zero)) * weights).sum(-1)
+        logits = _uncapped(model, zero) if model.cfg.final_softcap else wide(model.unembed(zero))
+        read = (logits * weights).sum(-1)
         (direction,) = torch.autograd.grad(read.sum(), zero)
     return direction.to(dtype), read.detach().to(dtype)
 
 
 def _uncapped(model: HookedModel, normalized: Tensor) -> Tensor:
-    return normalized @ wide(model.W_U.detach()) + wide(model.b_U.detach())
+    return wide(normalized) @ wide(model.W_U.detach()) + wide(model.b_U.detach())
 
 
 def _wanted(

@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.core.errors import ModelError
 from interp.lenses.frozen import IDENTITY, FrozenNorm, frozen_norm, wide
 from interp.models.adapter import Stack, find
+from interp.models.guest_adapter import own_weight
 from interp.models.hooked import HookedModel
 from interp.models.linear import linear_bias, linear_weight
 
@@ -98,6 +99,15 @@ def residual_stream(model: HookedModel) -> Stream:
             expected="a head on a residual stream that only the last norm rescales",
         )
     blocks = _stack_writers(model, prefix) if model.adapter.stacks else _own_writers(model, n)
+    refused = model.adapter.refused
+    broken = [f"{w.out}: {refused[w.out]}" for w in blocks if w.out in refused]
+    if model.adapter.no_sum or broken:
+        raise ModelError(
+            f"the output of {cfg.model_name} is no sum of its parts",
+            got=model.adapter.no_sum or broken[0],
+            expected="a residual stream to which every layer adds",
+            fix="the logit lens reads such a stream as it is",
+        )
     embed = ("decoder_hook_embed",) if decoder else ("hook_embed", "hook_pos_embed")
     return Stream(
         prefix,
@@ -167,10 +177,13 @@ def _own_writers(model: HookedModel, n: int) -> list[Writer]:
             module = getattr(block, name, None)
             if module is None:
                 continue
-            matrix, offset = wide(getattr(module, weight)), wide(getattr(module, bias))
+            matrix, offset = wide(own_weight(module, weight)), wide(own_weight(module, bias))
+            behind = "ln1_post" if name == "attn" else "ln2_post"
+            post = getattr(block, behind, None)
             found.append(
                 Writer(name, kind, layer, f"{here}.{site}", f"{here}.hook_{name}_out",
-                       matrix.detach(), offset.detach())
+                       matrix.detach(), offset.detach(), frozen_norm(post),
+                       f"{here}.{behind}.hook_scale" if post is not None else "")
             )  # fmt: skip
     return found
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from interp.models.cfg import ModelConfig
-from interp.models.families import Block, Family
+from interp.models.family_blocks import Block, Family
 from interp.models.linear import has_plain_weight, in_features, linear_weight
 from interp.models.norms import norm_parts
 from interp.models.sites import Flattened, Heads, Interleaved, Site, Slice, View
@@ -48,6 +48,7 @@ class Adapter:
         exact_once: Every listed site fires once per forward pass, so a run may stop early.
         refused: Names not offered, with reasons.
         unlisted: Sites that cost much or change how the model computes: by name or glob only.
+        no_sum: Why the layers' outputs do not add up to the residual stream; empty where they do.
         pools_first: The head reads position 0 only (ViT's class token).
         notes: Sentences for `print(model)`.
         born: dtype and device of the first parameter when `cfg` was made.
@@ -70,6 +71,7 @@ class Adapter:
     stacks: tuple[Stack, ...] = ()
     exact_once: bool = False
     pools_first: bool = False
+    no_sum: str = ""
     refused: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -180,6 +182,7 @@ class SiteBuilder:
         else:
             wide = cfg.n_heads * cfg.d_head
             narrow = cfg.n_kv_heads * cfg.d_head
+            wide = 0 if at.fused == "pair" else wide
             starts = {
                 "q": (0, wide),
                 "k": (wide, wide + narrow),
@@ -220,12 +223,17 @@ def block_sites(to: SiteBuilder, prefix: str, block: nn.Module, family: Family, 
     to.attention(f"{prefix}.attn", block, at, family.rotary, "pos")
     to.norm(f"{prefix}.ln1_post", find(block, at.ln1_post))
     to.add(f"{prefix}.hook_attn_out", find(block, at.attn_out), "out")
+    crossed = family.cross is not None and find(block, family.cross.attn) is not None
+    if crossed and family.cross is not None:
+        cross_sites(to, prefix, block, family.cross, style)
     if style == "post":
         to.add(f"{prefix}.hook_resid_mid", ln1, "in")
         to.norm(f"{prefix}.ln1", ln1)
     elif style == "pre":
-        # The residual branch holds the tensor that the norm reads: see taps._install_in_place.
-        to.add(f"{prefix}.hook_resid_mid", ln2, "in_place", view=flat)
+        # The residual branch holds the tensor that the norm reads: see _install_in_place. Where
+        # encoder states may have come in between, it is not what attention alone has made.
+        mid = "hook_resid_mid_cross" if crossed else "hook_resid_mid"
+        to.add(f"{prefix}.{mid}", ln2, "in_place", view=flat)
         to.norm(f"{prefix}.ln2", ln2, view=flat)
     elif ln2 is not None:
         to.norm(f"{prefix}.ln2", ln2)
@@ -238,6 +246,22 @@ def block_sites(to: SiteBuilder, prefix: str, block: nn.Module, family: Family, 
         to.add(f"{prefix}.hook_normalized_resid_post", block, "out")
     else:
         to.add(f"{prefix}.hook_resid_post", block, "out")
+
+
+def cross_sites(to: SiteBuilder, prefix: str, block: nn.Module, at: Block, style: str) -> None:
+    """Cross-attention that runs when encoder states are given: its sites are there by name."""
+    listed, to.sites = to.sites, {}
+    norm = find(block, at.ln1)
+    if style == "pre":
+        to.add(f"{prefix}.hook_resid_mid", norm, "in_place")
+        to.norm(f"{prefix}.ln_cross", norm)
+    to.attention(f"{prefix}.cross_attn", block, at, False, "key_pos")
+    to.add(f"{prefix}.hook_cross_attn_out", find(block, at.attn_out), "out")
+    if style == "post":
+        to.add(f"{prefix}.hook_resid_mid_cross", norm, "in")
+        to.norm(f"{prefix}.ln_cross", norm)
+    to.unlisted |= to.sites
+    to.sites = listed
 
 
 def t5_block_sites(to: SiteBuilder, prefix: str, block: nn.Module, stack: Stack) -> None:

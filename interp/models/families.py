@@ -1,157 +1,24 @@
 """One row per architecture family: where the residual stream, attention and the MLP sit.
 
-Paths are relative to the block (or, for the first group, to the base model). A row is plain data;
-`adapter.py` turns it into sites and `proof.py` checks every claim on the model itself at load.
+Paths are relative to the base model (those of a block to the block: `family_blocks.py`). A row is
+plain data; `adapter.py` turns it into sites and `proof.py` checks every claim on the model itself
+at load.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-Style = Literal["pre", "post", "parallel"]
-"""Norm before the sublayer; after the residual sum; or attention and MLP side by side."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Paths inside one block; an empty string means that the family has no such thing.
-
-    Attributes:
-        ln1, ln2: Norms read by attention and MLP (post-norm: applied to the sums).
-        ln1_post, ln2_post: Norms on the sublayers' outputs (Gemma-2/3).
-        attn: The module handed to the registered attention function.
-        attn_out: The module whose output is attention's contribution to the residual stream.
-        q, k, v: Projections; or `qkv`, one fused projection laid out as `fused` says.
-        o: Output projection; its input is hook_z.
-        mlp_out: The module whose output is the MLP's contribution.
-        mlp_pre, mlp_gate, mlp_in, mlp_down: fc1 of a plain MLP, or gate and up of a gated one
-            (`gate_up` fused), and the last projection, whose input is hook_post.
-    """
-
-    ln1: str = ""
-    ln2: str = ""
-    ln1_post: str = ""
-    ln2_post: str = ""
-    attn: str = ""
-    attn_out: str = ""
-    q: str = ""
-    k: str = ""
-    v: str = ""
-    qkv: str = ""
-    fused: Literal["", "thirds", "gqa", "interleaved"] = ""
-    o: str = ""
-    mlp_out: str = ""
-    mlp_pre: str = ""
-    mlp_gate: str = ""
-    mlp_up: str = ""
-    mlp_gate_up: str = ""
-    mlp_down: str = ""
-    activation: str = ""
-
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture family.
-
-    Attributes:
-        name: What `print(model)` calls it.
-        model_types: Hugging Face `config.model_type`s it covers.
-        blocks: Path of the block list, from the base model.
-        style: See `Style`; `config_style` names a config flag that may change it.
-        rotary: q and k are rotated before they meet: hook_rot_q and hook_rot_k exist.
-        flat_mlp: The MLP half runs on [batch * pos, d] (OPT).
-        eager_float32: Its own eager attention normalises in float32 whatever the dtype.
-    """
-
-    name: str
-    model_types: tuple[str, ...]
-    blocks: str
-    block: Block
-    style: Style = "pre"
-    embed: str = ""
-    pos_embed: str = ""
-    type_embed: str = ""
-    embed_norm: str = ""
-    full_embed: str = ""
-    ln_final: str = ""
-    rotary: bool = False
-    flat_mlp: bool = False
-    causal: bool = True
-    eager_float32: bool = False
-
-
-_LLAMA = Block(
-    ln1="input_layernorm",
-    ln2="post_attention_layernorm",
-    attn="self_attn",
-    attn_out="self_attn",
-    q="self_attn.q_proj",
-    k="self_attn.k_proj",
-    v="self_attn.v_proj",
-    o="self_attn.o_proj",
-    mlp_out="mlp",
-    mlp_gate="mlp.gate_proj",
-    mlp_up="mlp.up_proj",
-    mlp_down="mlp.down_proj",
-    activation="mlp.act_fn",
-)
-
-_BERT = Block(
-    ln1="attention.output.LayerNorm",
-    ln2="output.LayerNorm",
-    attn="attention.self",
-    attn_out="attention.output.dense",
-    q="attention.self.query",
-    k="attention.self.key",
-    v="attention.self.value",
-    o="attention.output.dense",
-    mlp_out="output.dense",
-    mlp_pre="intermediate.dense",
-    mlp_down="output.dense",
-    activation="intermediate.intermediate_act_fn",
-)
-
-_GPT2 = Block(
-    ln1="ln_1",
-    ln2="ln_2",
-    attn="attn",
-    attn_out="attn",
-    qkv="attn.c_attn",
-    fused="thirds",
-    o="attn.c_proj",
-    mlp_out="mlp",
-    mlp_pre="mlp.c_fc",
-    mlp_down="mlp.c_proj",
-    activation="mlp.act",
-)
-
-_GPTJ = Block(
-    ln1="ln_1",
-    attn="attn",
-    attn_out="attn",
-    q="attn.q_proj",
-    k="attn.k_proj",
-    v="attn.v_proj",
-    o="attn.out_proj",
-    mlp_out="mlp",
-    mlp_pre="mlp.fc_in",
-    mlp_down="mlp.fc_out",
-    activation="mlp.act",
-)
-
-_NEOX = Block(
-    ln1="input_layernorm",
-    ln2="post_attention_layernorm",
-    attn="attention",
-    attn_out="attention",
-    qkv="attention.query_key_value",
-    fused="interleaved",
-    o="attention.dense",
-    mlp_out="mlp",
-    mlp_pre="mlp.dense_h_to_4h",
-    mlp_down="mlp.dense_4h_to_h",
-    activation="mlp.act",
+from interp.models.family_blocks import (
+    BERT,
+    BERT_CROSS,
+    GPT2,
+    GPT2_CROSS,
+    GPTJ,
+    LLAMA,
+    NEOX,
+    Block,
+    Family,
 )
 
 FAMILIES: tuple[Family, ...] = (
@@ -159,7 +26,8 @@ FAMILIES: tuple[Family, ...] = (
         name="GPT-2",
         model_types=("gpt2",),
         blocks="h",
-        block=_GPT2,
+        block=GPT2,
+        cross=GPT2_CROSS,
         embed="wte",
         pos_embed="wpe",
         ln_final="ln_f",
@@ -168,7 +36,7 @@ FAMILIES: tuple[Family, ...] = (
         name="Llama",
         model_types=("llama", "mistral", "qwen2", "qwen3"),
         blocks="layers",
-        block=_LLAMA,
+        block=LLAMA,
         embed="embed_tokens",
         ln_final="norm",
         rotary=True,
@@ -179,7 +47,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("phi3",),
         blocks="layers",
         block=replace(
-            _LLAMA,
+            LLAMA,
             q="",
             k="",
             v="",
@@ -200,7 +68,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("gemma2", "gemma3_text"),
         blocks="layers",
         block=replace(
-            _LLAMA,
+            LLAMA,
             attn_out="post_attention_layernorm",
             ln1_post="post_attention_layernorm",
             ln2="pre_feedforward_layernorm",
@@ -216,7 +84,7 @@ FAMILIES: tuple[Family, ...] = (
         name="GPT-NeoX",
         model_types=("gpt_neox",),
         blocks="layers",
-        block=_NEOX,
+        block=NEOX,
         style="parallel",
         embed="embed_in",
         ln_final="final_layer_norm",
@@ -251,7 +119,8 @@ FAMILIES: tuple[Family, ...] = (
         name="BERT",
         model_types=("bert", "roberta"),
         blocks="encoder.layer",
-        block=_BERT,
+        block=BERT,
+        cross=BERT_CROSS,
         style="post",
         embed="embeddings.word_embeddings",
         pos_embed="embeddings.position_embeddings",
@@ -314,7 +183,7 @@ FAMILIES: tuple[Family, ...] = (
         name="GPT-J",
         model_types=("gptj",),
         blocks="h",
-        block=_GPTJ,
+        block=GPTJ,
         style="parallel",
         embed="wte",
         ln_final="ln_f",
@@ -325,7 +194,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("codegen",),
         blocks="h",
         # Its fused projection interleaves q, v, k over model-parallel shards: not offered.
-        block=replace(_GPTJ, q="", k="", v=""),
+        block=replace(GPTJ, q="", k="", v=""),
         style="parallel",
         embed="wte",
         ln_final="ln_f",
@@ -336,7 +205,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("gpt_neo",),
         blocks="h",
         block=replace(
-            _GPT2,
+            GPT2,
             attn="attn.attention",
             q="attn.attention.q_proj",
             k="attn.attention.k_proj",
@@ -354,7 +223,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("bloom",),
         blocks="h",
         block=replace(
-            _NEOX,
+            NEOX,
             attn="self_attention",
             # The attention and MLP modules add the residual themselves: their last projections
             # hold the contributions.
@@ -373,7 +242,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("falcon",),
         blocks="h",
         block=replace(
-            _NEOX,
+            NEOX,
             ln2="",
             attn="self_attention",
             attn_out="self_attention",
@@ -408,24 +277,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 
-T5_SELF = Block(
-    ln1="layer.0.layer_norm",
-    attn="layer.0.SelfAttention",
-    attn_out="layer.0.SelfAttention",
-    q="layer.0.SelfAttention.q",
-    k="layer.0.SelfAttention.k",
-    v="layer.0.SelfAttention.v",
-    o="layer.0.SelfAttention.o",
-)
-T5_CROSS = Block(
-    ln1="layer.1.layer_norm",
-    attn="layer.1.EncDecAttention",
-    attn_out="layer.1.EncDecAttention",
-    q="layer.1.EncDecAttention.q",
-    k="layer.1.EncDecAttention.k",
-    v="layer.1.EncDecAttention.v",
-    o="layer.1.EncDecAttention.o",
-)
 T5_TYPES = ("t5", "mt5")
 
 

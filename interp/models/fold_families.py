@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from interp.core.errors import FoldError
 from interp.models.adapter import Adapter, Stack, find
-from interp.models.families import Block, family_of
+from interp.models.families import family_of
+from interp.models.family_blocks import Block
 from interp.models.fold_parts import Affine, FoldNorm, FoldParts, ValuePath
 from interp.models.norms import norm_parts
 from interp.models.sites import Heads, Interleaved, Slice, View

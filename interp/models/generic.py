@@ -1,15 +1,13 @@
-"""Adapters without a table row: any nn.Module, and models that carry hook points."""
+"""Adapters without a table row: any nn.Module, and our own small transformer."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from interp.models.adapter import Adapter
 from interp.models.cfg import ModelConfig
-from interp.models.sites import Site, View, axes_of
+from interp.models.layouts import End, layout, tensors_beside
+from interp.models.sites import Site, axes_of
 from interp.models.small import SmallTransformer
 from interp.models.small_layers import HookPoint
 
@@ -17,12 +15,18 @@ UNLISTED = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_result")
 """Hooking one of the first three makes the block normalise once per head (TransformerLens's split
 inputs); the last is large."""
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Identity)
+_FURTHER = (
+    "hook_in and hook_out are a module's first tensors; more go by number or key: "
+    "'<module>.hook_out.1', '<module>.hook_in.mask'"
+)
 
 
 def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adapter:
     """Every submodule's input and output, by its own path: `conv1.hook_in`, `conv1.hook_out`.
 
-    A module reached by two paths is listed under its first. Recurrent cells also list their state.
+    A module reached by two paths is listed under its first. Further tensors have a path after the
+    name, `lstm.hook_out.1.0`: those that a kind of torch module always has are listed, any other
+    is a site when it is named or once a run without a filter has met it.
     """
     sites: dict[str, Site] = {}
     seen: set[int] = set()
@@ -30,116 +34,26 @@ def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adap
         if not path or isinstance(part, _CONTAINERS) or id(part) in seen:
             continue
         seen.add(id(part))
-        sites[f"{path}.hook_in"] = Site(f"{path}.hook_in", part, "in", "...")
-        sites[f"{path}.hook_out"] = Site(f"{path}.hook_out", part, "out", "...")
+        parent = module.get_submodule(path.rpartition(".")[0])
+        beside_in, beside_out = tensors_beside(part)
+        ends: tuple[tuple[End, tuple[str, ...]], ...] = (("in", beside_in), ("out", beside_out))
+        for kind, more in ends:
+            axes, sizes = layout(part, kind, parent)
+            first = Site(f"{path}.hook_{kind}", part, kind, axes, sizes)
+            sites[first.name] = first
+            sites.update((s.name, s) for s in map(first.further, more))
         if isinstance(part, nn.LSTMCell):
             sites[f"{path}.hook_c"] = Site(
                 f"{path}.hook_c", part, "out", "batch d_hidden", slot="1"
             )
-    first = next(module.parameters(), None)
+    weight = next(module.parameters(), None)
     cfg = ModelConfig(
         model_name=name,
         family=family,
-        dtype="" if first is None else str(first.dtype).removeprefix("torch."),
-        device="cpu" if first is None else str(first.device),
+        dtype="" if weight is None else str(weight.dtype).removeprefix("torch."),
+        device="cpu" if weight is None else str(weight.device),
     )
-    return Adapter(name=family, cfg=cfg, sites=sites, inputs="any")
-
-
-class Converted(View):
-    """A bridge's hook point that shows another shape than it receives (heads, say)."""
-
-    def __init__(self, conversion: Any) -> None:
-        self.conversion = conversion
-
-    def read(self, raw: Tensor) -> Tensor:
-        return self.conversion.convert(raw)
-
-    def write(self, raw: Tensor, value: Tensor) -> Tensor:
-        return self.conversion.revert(value)
-
-
-def _guest_site(name: str, point: Any) -> Site:
-    conversion = getattr(point, "hook_conversion", None)
-    view = None if conversion is None else Converted(conversion)
-    return Site(name, point, "out", axes_of(name) or "...", view=view)
-
-
-def _sort_out(module: Any, adapter: Adapter) -> None:
-    """One pass over two tokens: which points fire, how often, and in which order."""
-    fired: dict[str, int] = dict.fromkeys(adapter.sites, 0)
-    order: dict[str, None] = {}
-
-    def count(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            fired[name] += 1
-            order[name] = None
-
-        return hook
-
-    handles = [s.module.register_forward_hook(count(n)) for n, s in adapter.sites.items()]
-    try:
-        with torch.no_grad():
-            module(torch.zeros(1, 2, dtype=torch.long, device=adapter.cfg.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, times in fired.items():
-        if times == 0:
-            adapter.refused[name] = "this hook point is switched off in the guest's own cfg"
-        if times > 1:
-            adapter.unlisted[name] = adapter.sites[name]
-    adapter.sites = {name: adapter.sites[name] for name in order if fired[name] == 1}
-
-
-def is_hooked_root(module: nn.Module) -> bool:
-    """A TransformerLens HookedTransformer, TransformerBridge or any HookedRootModule."""
-    names = {k.__name__ for k in type(module).__mro__}
-    return bool(names & {"HookedRootModule", "TransformerBridge"})
-
-
-def hooked_root_adapter(module: Any, name: str) -> Adapter:
-    """The guest's own hook points under their own names.
-
-    The same HookPoint under several names (the bridge's aliases) is listed under each. One pass
-    over two tokens finds out which points are switched off (refused) and which run several times
-    (unlisted: hooking them needs a call index).
-    """
-    known = getattr(module, "cfg", None)
-    sites = {n: _guest_site(n, point) for n, point in module.hook_dict.items()}
-    value = {
-        f: getattr(known, f, None)
-        for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")
-    }
-    dtype = getattr(known, "dtype", None)
-    sizes: dict[str, Any] = {k: int(v) for k, v in value.items() if isinstance(v, int)}
-    cfg = ModelConfig(
-        model_name=name,
-        family=type(module).__name__,
-        **sizes,
-        n_kv_heads=int(getattr(known, "n_key_value_heads", None) or value["n_heads"] or 0),
-        d_vocab=int(getattr(known, "d_vocab", 0) or 0),
-        d_vocab_out=int(getattr(known, "d_vocab_out", 0) or 0),
-        act_fn=str(getattr(known, "act_fn", "") or ""),
-        normalization_type=getattr(known, "normalization_type", None),
-        causal=getattr(known, "attention_dir", "") == "causal",
-        attn_only=bool(getattr(known, "attn_only", False)),
-        default_prepend_bos=getattr(known, "default_prepend_bos", None),
-        dtype=str(dtype).removeprefix("torch.") if dtype is not None else "",
-        device=str(getattr(known, "device", "cpu")),
-    )
-    adapter = Adapter(
-        name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any"
-    )
-    if adapter.inputs == "tokens":
-        _sort_out(module, adapter)
-    adapter.embed = getattr(module, "embed", None)
-    adapter.pos_embed = getattr(module, "pos_embed", None)
-    if callable(getattr(module, "unembed", None)):
-        adapter.unembed, adapter.unembed_module = module.unembed, module.unembed
-    if isinstance(getattr(module, "ln_final", None), nn.Module):
-        adapter.ln_final = module.ln_final
-    return adapter
+    return Adapter(name=family, cfg=cfg, sites=sites, inputs="any", notes=[_FURTHER])
 
 
 def small_adapter(module: SmallTransformer, name: str) -> Adapter:

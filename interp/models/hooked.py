@@ -27,7 +27,9 @@ from interp.models.plan import (
     hook_list,
     keeper,
     kept_positions,
+    refuse_placeless,
     requests,
+    silent,
     start_request,
 )
 from interp.models.sites import SiteMap
@@ -139,7 +141,9 @@ class HookedModel(Parts):
         """
         names = self.sites.resolve(sites)
         ready = self._read(inputs, kwargs, prepend_bos, truncate)
-        wanted = self._wanted(names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes)
+        wanted = self._wanted(
+            names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes, sites is None
+        )
         where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else torch.no_grad():
             self._forward(ready, wanted, Ending(self, None, None), stop=self.adapter.exact_once)
@@ -172,7 +176,10 @@ class HookedModel(Parts):
         ending = Ending(self, return_type, stop_at_layer)
         names = ending.names(self, names_filter)
         ready = self._read(inputs, kwargs, prepend_bos, truncate)
-        wanted = self._wanted(names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes)
+        everything = names_filter is None
+        wanted = self._wanted(
+            names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes, everything
+        )
         where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else nullcontext():
             output = self._forward(ready, wanted, ending)
@@ -375,12 +382,22 @@ class HookedModel(Parts):
         grad: bool,
         clone: bool,
         max_bytes: int | None,
+        sweep: bool,
     ) -> dict[str, Request]:
+        refuse_placeless(self.sites, names, positions)
         keep = keeper(positions, to, dtype)
         if keep is None or max_bytes is not None:
             sizes = estimate_bytes(self.sites, names, ready, self.adapter.cfg.dtype)
             refuse_above(sizes, max_bytes, self.device)
-        return requests(self.sites, names, fwd_hooks, grad=grad, keep=keep, clone=clone)
+        return requests(
+            self.sites,
+            names,
+            fwd_hooks,
+            grad=grad,
+            keep=keep,
+            clone=clone,
+            sweep=sweep and not self.adapter.exact_once,
+        )
 
     def _forward(
         self, ready: Prepared, wanted: dict[str, Request], ending: Ending, stop: bool = False
@@ -403,9 +420,10 @@ class HookedModel(Parts):
         remove_batch_dim: bool,
     ) -> Activations:
         tensors = collect(wanted, names, ready)
+        self.sites.learn(r.site for r in wanted.values() if r.first and r.reached)
         index: dict[str, Any] = {"tokens": ready.tokens, "mask": ready.mask}
         if self.two_sided:
             index |= {"decoder_tokens": ready.decoder_tokens, "decoder_mask": ready.decoder_mask}
-        origin = lambda: self.provenance(names)  # noqa: E731
-        acts = Activations(tensors, provenance=origin, cfg=self.cfg, **index, **where)  # type: ignore[arg-type]
+        index |= {"silent": silent(wanted), "provenance": lambda: self.provenance(names)}
+        acts = Activations(tensors, cfg=self.cfg, **index, **where)  # type: ignore[arg-type]
         return acts.remove_batch_dim() if remove_batch_dim else acts

@@ -13,7 +13,8 @@ from interp.core.errors import ModelError
 from interp.models import attention
 from interp.models.adapter import Adapter, SiteBuilder, Stack, block_sites, find, t5_block_sites
 from interp.models.cfg import ModelConfig
-from interp.models.families import T5_CROSS, T5_SELF, T5_TYPES, Block, Family, family_of
+from interp.models.families import T5_TYPES, family_of
+from interp.models.family_blocks import T5_CROSS, T5_SELF, Block, Family
 from interp.models.linear import in_features
 from interp.models.norms import norm_parts
 
@@ -184,10 +185,9 @@ def _refine(family: Family, config: Any, block: Any) -> Family:
         at = replace(at, ln1="ln_attn", ln2="ln_mlp")
     elif family.name == "Falcon" and not config.parallel_attn:
         at = replace(at, ln2="post_attention_layernorm")
-    if family.name == "Bloom" and config.apply_residual_connection_post_layernorm:
-        # The residual branch starts after the norm: no tensor there is TransformerLens's resid_mid.
-        return replace(family, block=replace(at, ln2=""), style="parallel")
-    return replace(family, block=at)
+    # A BERT with `is_decoder` masks what comes later.
+    causal = family.causal or bool(getattr(config, "is_decoder", False))
+    return replace(family, block=at, causal=causal)
 
 
 def _notes(family: Family, config: Any) -> list[str]:
@@ -198,6 +198,13 @@ def _notes(family: Family, config: Any) -> list[str]:
         notes.append("q is scaled before the dot product; hook_q is the unscaled projection")
     if getattr(config, "attn_logit_softcapping", None):
         notes.append("hook_attn_scores is taken after the soft cap")
+    if getattr(config, "apply_residual_connection_post_layernorm", False):
+        notes.append("the residual branch starts behind each norm: no sum of layers is the stream")
+    if family.cross is not None and getattr(config, "add_cross_attention", False):
+        notes.append(
+            "cross-attention runs when encoder_hidden_states are given: its sites are there by "
+            "name; hook_resid_mid_cross is what the MLP reads"
+        )
     return notes
 
 
@@ -214,10 +221,11 @@ def _unembedding(
     if cfg.family == "ViT":
         head = find(module, "classifier")
         return (head, head) if head is not None else (None, None)
-    if kind.endswith("ForMaskedLM"):
+    causal = kind.endswith(("LMHeadModel", "ForCausalLM"))
+    if kind.endswith("ForMaskedLM") or (causal and cfg.family == "BERT"):
         return _masked_lm_head(module)
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    if not (kind.endswith(("LMHeadModel", "ForCausalLM")) and head is not None):
+    if not causal or head is None:
         return None, None
     out: Any = head
     project, cap = find(base, "decoder.project_out"), cfg.final_softcap
@@ -232,10 +240,11 @@ def _unembedding(
 def _masked_lm_head(
     module: Any,
 ) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
+    own = getattr(module, "get_output_embeddings", lambda: None)()
     for path in ("cls", "lm_head"):
         head = find(module, path)
-        if head is not None:
-            return head, module.get_output_embeddings()
+        if head is not None and own is not None:
+            return head, own
     if find(module, "vocab_projector") is None:
         return None, None
 

@@ -6,9 +6,7 @@ another thread, or inside a function that a hook called.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import HookNotFired
 from interp.models.norms import norm_parts
+from interp.models.places import given, input_at, leaves, replaced, tensor_at, with_input
 from interp.models.sites import Flattened, Heads
 from interp.models.taps import Tap
 
@@ -48,42 +47,6 @@ def install(owner: Pass, taps: Iterable[Tap]) -> list[Undo]:
     return undos
 
 
-@lru_cache(maxsize=512)
-def _first_parameter(kind: type[nn.Module]) -> str:
-    """The name under which a caller may pass a module's first input."""
-    return list(inspect.signature(kind.forward).parameters)[1]
-
-
-def _first_input(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, str]:
-    """The module's first input and, when it came by keyword, that keyword."""
-    if args:
-        return args[0], ""
-    name = _first_parameter(type(module))
-    return kwargs.get(name), name
-
-
-def _output_at(output: Any, index: int) -> Any:
-    """The tensor meant by an output site: the output itself, a tuple's element, or the first
-    tensor of a ModelOutput or dict."""
-    if isinstance(output, tuple | list):
-        return output[index] if index < len(output) else None
-    if hasattr(output, "keys"):
-        return next((v for v in output.values() if isinstance(v, Tensor)), None)
-    return output
-
-
-def _replaced(output: Any, index: int, new: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return new
-    if isinstance(output, tuple | list):
-        parts = [*output[:index], new, *output[index + 1 :]]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    key = next(k for k, v in output.items() if isinstance(v, Tensor))
-    return type(output)(**{**output, key: new})
-
-
 def _through(taps: Sequence[Tap], raw: Tensor) -> Tensor:
     """Pass a raw tensor through the taps at its place; the same object if nothing changed."""
     for tap in taps:
@@ -94,15 +57,48 @@ def _through(taps: Sequence[Tap], raw: Tensor) -> Tensor:
     return raw
 
 
-def _need_tensor(value: object, taps: Sequence[Tap]) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    raise HookNotFired(
-        f"{taps[0].name!r} was reached, but the module gave no tensor there",
-        got=type(value).__name__,
-        expected="a tensor (or a tuple or ModelOutput that begins with one)",
-        fix="hook a module whose input and output are tensors",
-    )
+def _by_place(taps: Sequence[Tap]) -> dict[str, list[Tap]]:
+    """Taps by the tensor that they mean among a module's inputs or outputs."""
+    found: dict[str, list[Tap]] = {}
+    for tap in taps:
+        found.setdefault(tap.site.slot, []).append(tap)
+    return found
+
+
+def _and_further(
+    owner: Pass,
+    places: dict[str, list[Tap]],
+    there: Iterable[tuple[str, Tensor]],
+    known: set[str],
+) -> Iterator[tuple[str, list[Tap]]]:
+    """The places that were asked for; for a run that keeps all there is, then those not `known`."""
+    yield from places.items()
+    first = next((tap for tap in places.get("", ()) if tap.sweeping), None)
+    if first is not None:
+        for path in [path for path, _ in there if path not in known]:
+            yield path, [owner.further(first, path)]
+
+
+def _absent(taps: Sequence[Tap], there: Iterable[tuple[str, Tensor]]) -> None:
+    """A module was reached that has no such tensor: an error, unless everything was asked for.
+
+    Raises:
+        HookNotFired: Naming the tensors that are there.
+    """
+    asked = [tap for tap in taps if not tap.sweeping or tap.editing]
+    for tap in taps:
+        tap.missed()
+    if asked:
+        tap = asked[0]
+        found = ", ".join(repr(path) for path, _ in there)
+        raise HookNotFired(
+            f"{tap.name!r} was reached, but the module has no tensor there",
+            got=f"tensors at {found}" if found else "no tensor at all",
+            expected=f"a tensor at {tap.site.slot!r}" if tap.site.slot else "a tensor",
+            fix="name one of those: '<module>.hook_out.<path>', '<module>.hook_in.<path>'"
+            if found
+            else "hook a module whose input and output are tensors",
+        )
 
 
 def _put_in(module: nn.Module, hook: Any) -> Undo:
@@ -124,15 +120,23 @@ def _put_out(module: nn.Module, hook: Any) -> Undo:
 
 
 def _install_in(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+    places = _by_place(taps)
+
     def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not owner.here:
             return None
-        value, keyword = _first_input(mod, args, kwargs)
-        raw = _need_tensor(value, taps)
-        new = _through(taps, raw)
-        if new is raw:
-            return None
-        return (args, {**kwargs, keyword: new}) if keyword else ((new, *args[1:]), kwargs)
+        changed, known = False, set[str]()
+        for path, group in _and_further(owner, places, given(args, kwargs), known):
+            raw, where = input_at(mod, args, kwargs, path)
+            known.add(where)
+            if raw is None:
+                _absent(group, given(args, kwargs))
+                continue
+            new = _through(group, raw)
+            if new is not raw:
+                args, kwargs = with_input(args, kwargs, where, new)
+                changed = True
+        return (args, kwargs) if changed else None
 
     return [_put_in(module, hook)]
 
@@ -144,8 +148,10 @@ def _install_in_place(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> li
     def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not owner.here:
             return
-        value, _ = _first_input(mod, args, kwargs)
-        raw = _need_tensor(value, taps)
+        raw, _ = input_at(mod, args, kwargs, "")
+        if raw is None:
+            _absent(taps, given(args, kwargs))
+            return
         # A copy goes to the edits: what they save for backward must not change under them.
         seen = raw.clone() if editing else raw
         new = _through(taps, seen)
@@ -156,19 +162,22 @@ def _install_in_place(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> li
 
 
 def _install_out(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
-    by_index: dict[int, list[Tap]] = {}
-    for tap in taps:
-        by_index.setdefault(int(tap.site.slot or 0), []).append(tap)
+    places = _by_place(taps)
 
     def hook(mod: nn.Module, args: Any, output: Any) -> Any:
         if not owner.here:
             return None
-        changed = None
-        for index, group in by_index.items():
-            raw = _need_tensor(_output_at(output, index), group)
+        changed, known = None, set(places)
+        if not isinstance(output, Tensor):
+            known.add(next((path for path, _ in leaves(output)), ""))
+        for path, group in _and_further(owner, places, leaves(output), known):
+            raw = tensor_at(output, path)
+            if raw is None:
+                _absent(group, leaves(output))
+                continue
             new = _through(group, raw)
             if new is not raw:
-                output = changed = _replaced(output, index, new)
+                output = changed = replaced(output, path, new)
         return changed
 
     return [_put_out(module, hook)]
@@ -260,7 +269,8 @@ _INSTALL: dict[str, Callable[[Any, nn.Module, Sequence[Tap]], list[Undo]]] = {
 def _note_shape(owner: Pass, view: Flattened) -> Undo:
     def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if owner.here:
-            value, _ = _first_input(mod, args, kwargs)
-            view.leading = tuple(value.shape[:-1])
+            value, _ = input_at(mod, args, kwargs, "")
+            if value is not None:
+                view.leading = tuple(value.shape[:-1])
 
     return _put_in(view.source, hook)

@@ -85,8 +85,8 @@ class Intervention:
                 along(self.head, size, "head=", torch.device("cpu"))
         if self.positions is not None and "pos" not in axes:
             raise self._no_positions(site)
-        if self.index is not None and axes and axes[-1] in sizes:
-            size = sizes[axes[-1]]
+        if self.index is not None and axes:
+            size = sizes.get("channel" if "channel" in axes else axes[-1])
             if size is not None:
                 along(self.index, size, "index=", torch.device("cpu"))
 
@@ -128,16 +128,22 @@ def _no_head(name: str) -> EditError:
 
 def _entries(value: Tensor, axes: list[str], name: str) -> int:
     """The axis that `index` counts along: channels of a map, else the last."""
-    if "channel" in axes and len(axes) == value.dim():
-        return axes.index("channel")
-    if value.dim() > 3 and len(axes) != value.dim():
+    last = value.dim() - 1
+    if "channel" in axes:
+        # A map may come without its batch.
+        last = axes.index("channel") - (0 if "..." in axes else len(axes) - value.dim())
+        known = 0 <= last < value.dim()
+    else:
+        known = len(axes) == value.dim() or (axes[1:] != [] and axes[0] == "...")
+        known = known or value.dim() < (4 if axes else 3)
+    if not known:
         raise EditError(
             f"nothing says which axis of {name!r} holds its entries",
             got=f"index= on a value of shape {tuple(value.shape)}",
             expected="a site whose axes are known (the output of a convolution, a named site)",
             fix="edit it with a function: (site, lambda value, hook: ...)",
         )
-    return value.dim() - 1
+    return last
 
 
 def along(wanted: Any, size: int, what: str, device: torch.device) -> Tensor:
@@ -189,7 +195,10 @@ def _like(source: Tensor, value: Tensor, hook: Tap, what: str) -> Tensor:
 
 
 def _at(source: Tensor | Mapping[str, Tensor], hook: Tap) -> Tensor:
-    return source if isinstance(source, Tensor) else source[hook.site.name]
+    if isinstance(source, Tensor):
+        return source
+    # One call of a module that runs several times is kept under that call's name.
+    return source[hook.name if hook.name in source else hook.site.name]
 
 
 def zero(site: Any, *, head: Any = None, positions: Any = None, index: Any = None) -> Intervention:

@@ -101,9 +101,10 @@ class Run:
             EditError: A stored tensor was overwritten in place by a later module.
         """
         for request in self.requests.values():
-            if not request.reached or request.fired > 1:
+            swept = request.sweep and not request.edits
+            if not swept and (not request.reached or request.fired > 1):
                 self._refuse_unanswered(request)
-            if request.overwritten() and request.shares_memory():
+            if any(r.overwritten() and r.shares_memory() for r in (*request.earlier, request)):
                 raise EditError(
                     f"the activation at {request.name!r} was overwritten in place after capture",
                     expected="the tensor to keep its value until the end of the run",
@@ -268,6 +269,17 @@ class Pass:
         if found is None:
             found = self.taps[key] = Tap(site, name, call, self)
         return found
+
+    def further(self, tap: Tap, path: str) -> Tap:
+        """The tap of another tensor of the same call, for the runs that keep all there is."""
+        name = f"{tap.site.name}.{path}"
+        new = self.tap(tap.site.further(path), name)
+        for run in self.runs if not new.requests else ():
+            first = run.requests.get(tap.name)
+            if first is not None and first.sweep:
+                request = run.requests[name] = first.beside(new.site)
+                new.add(request)
+        return new
 
     def known(self, site: Site) -> Tap | None:
         """The tap of a spliced site, if anybody asked for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -49,15 +49,23 @@ def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
     return keep
 
 
+def refuse_placeless(sites: SiteMap, names: Sequence[str], positions: Any) -> None:
+    """Before the run: every site that is asked for at some positions has an axis of them.
+
+    Raises:
+        SiteError: Naming the first that has none.
+    """
+    for name in names if positions is not None else ():
+        if "pos" not in sites[name].axes.split():
+            raise SiteError(
+                f"{name!r} has no position axis to select from",
+                got=f"positions={positions!r}",
+                expected=f"a site with positions; this one is {sites[name].axes!r}",
+            )
+
+
 def _at_positions(value: Tensor, tap: Tap, positions: Any) -> Tensor:
-    axes = tap.site.axes.split()
-    if "pos" not in axes:
-        raise SiteError(
-            f"{tap.site.name!r} has no position axis to select from",
-            got=f"positions={positions!r}",
-            expected=f"a site with positions; this one is {tap.site.axes!r}",
-        )
-    axis = axes.index("pos")
+    axis = tap.site.axes.split().index("pos")
     return take(value, axis, tap.index(positions, value, axis))
 
 
@@ -69,8 +77,12 @@ def requests(
     grad: bool = False,
     keep: Keep | None = None,
     clone: bool = False,
+    sweep: bool = False,
 ) -> dict[str, Request]:
     """One request per site that is asked for: edits first, in order, then the value is kept.
+
+    Args:
+        sweep: Nobody named these sites: those that fire are kept, at every call.
 
     Raises:
         SiteError: A hook's site matches nothing.
@@ -93,7 +105,7 @@ def requests(
                 fix=f"name the call: {name.replace('#*', '#0')!r}; an edit may have every call",
             )
         request.keep, request.on_path = True, grad
-        request.transform, request.copy = keep, clone
+        request.transform, request.copy, request.sweep = keep, clone, sweep
     return wanted
 
 
@@ -167,17 +179,42 @@ def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -
         NonFiniteError: Naming the site and the first index.
     """
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        request = wanted[name]
+    for name, request in _kept(wanted, names):
         value = request.value
         if value is None:
             raise ModelError(f"nothing was kept at {name!r}")
         _check_kept(value, request.site, ready)
-        shared = value.dim() == 3 and value.shape[0] == 1 and bool(request.site.sizes)
+        named = bool(request.site.sizes) and request.site.axes.startswith("batch")
+        shared = named and value.dim() == 3 and value.shape[0] == 1
         if shared and ready.tokens is not None and len(ready.tokens) > 1:
             value = value.expand(ready.tokens.shape[0], -1, -1)
         tensors[name] = value
     return tensors
+
+
+def _kept(wanted: dict[str, Request], names: Sequence[str]) -> Iterator[tuple[str, Request]]:
+    """What was kept under which name: a sweep names calls, and tensors beside a module's first."""
+    beside: dict[str, list[Request]] = {}
+    for request in wanted.values():
+        beside.setdefault(request.first, []).append(request)
+    for name in names:
+        for request in (wanted[name], *beside.get(name, ())):
+            if not request.sweep:
+                yield name, request
+            elif request.earlier:
+                calls = enumerate((*request.earlier, request))
+                yield from ((f"{request.name}#{i}", call) for i, call in calls)
+            elif request.value is not None:
+                yield request.name, request
+
+
+def silent(wanted: dict[str, Request]) -> dict[str, str]:
+    """Sites that a sweep did not see, and why."""
+    return {
+        name: "its module held no tensor there" if request.missed else "its module did not run"
+        for name, request in wanted.items()
+        if request.sweep and request.value is None
+    }
 
 
 def _check_kept(value: Tensor, site: Site, ready: Prepared) -> None:

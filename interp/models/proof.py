@@ -47,6 +47,7 @@ def prove(model: HookedModel) -> HookedModel:
         taps = _every_site(model)
         with Run(model._frame, taps, model.splices):
             tapped = main_output(model.module(*ready.args, **ready.kwargs))
+        crossed = _with_encoder_states(model, ready)
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
         raise AdapterError(
@@ -58,8 +59,9 @@ def prove(model: HookedModel) -> HookedModel:
     _refuse_silent(model, taps)
     _mark_volatile(model, taps)
     values = {name: tap.value for name, tap in taps.items() if tap.value is not None}
-    for site, reason in _broken_promises(model, values, tolerance):
-        model.adapter.refused[site] = reason
+    for seen in (values, crossed):
+        for site, reason in _broken_promises(model, seen, tolerance):
+            model.adapter.refused[site] = reason
     _prove_head(model, values, raw, tolerance)
     for name in model.adapter.refused:
         for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
@@ -100,8 +102,23 @@ def probe_inputs(model: HookedModel) -> Any:
 
 def _every_site(model: HookedModel) -> dict[str, Request]:
     results = [n for n, site in model.sites.unlisted.items() if site.kind == "result"]
+    results = [n for n in results if n.replace("hook_result", "hook_z") in model.sites.listed]
     names = [*model.sites, *results]
     return requests(model.sites, names, keep=lambda value, tap: value.clone())
+
+
+def _with_encoder_states(model: HookedModel, ready: Prepared) -> dict[str, Tensor]:
+    """Every site once more where cross-attention runs too; nothing for models without it."""
+    more = [n for n in model.sites.unlisted if "cross" in n or n.endswith("hook_resid_mid")]
+    if not any(n.endswith("hook_cross_attn_out") for n in more):
+        return {}
+    states = torch.linspace(-1, 1, BATCH * 3 * model.cfg.d_model).reshape(BATCH, 3, -1)
+    states = states.to(model.device, getattr(torch, model.cfg.dtype))
+    taps = requests(model.sites, [*model.sites, *more], keep=lambda value, tap: value.clone())
+    with Run(model._frame, taps, model.splices):
+        model.module(*ready.args, **ready.kwargs, encoder_hidden_states=states)
+    _refuse_silent(model, taps)
+    return {name: tap.value for name, tap in taps.items() if tap.value is not None}
 
 
 def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:
@@ -169,7 +186,11 @@ def _block_promises(
         and fails(p + mid, lambda: v["hook_resid_pre"] + v["hook_attn_out"])
     ):
         yield p + mid, "resid_pre + attn_out is something else here"
-    if cross and fails(p + "hook_resid_mid_cross", lambda: v[mid] + v["hook_cross_attn_out"]):
+    if (
+        cross
+        and style != "post"
+        and fails(p + "hook_resid_mid_cross", lambda: v[mid] + v["hook_cross_attn_out"])
+    ):
         yield p + "hook_resid_mid_cross", "resid_mid + cross_attn_out is something else here"
     before = v.get("hook_resid_mid_cross", v.get(mid)) if style == "pre" else v["hook_resid_pre"]
     if style == "post":

@@ -21,10 +21,10 @@ from interp.core.names import match, suggest
 Kind = Literal["in", "in_place", "out", "scale", "normalized", "attention", "result", "splice"]
 """How a site is reached.
 
-`in`/`out`: a module's first input or (first) output. `in_place`: an input that the residual
-branch shares, so an edit is written into the tensor itself. `scale`/`normalized`: inside a norm.
-`attention`: inside the registered attention function. `result`: per-head outputs at the output
-projection. `splice`: a coder's latents or error, see `coder.py`.
+`in`/`out`: a module's input or output, its first tensor or the one that `slot` names. `in_place`:
+an input that the residual branch shares, so an edit is written into the tensor itself.
+`scale`/`normalized`: inside a norm. `attention`: inside the registered attention function.
+`result`: per-head outputs at the output projection. `splice`: a coder's latents or error.
 """
 
 
@@ -127,6 +127,12 @@ AXES = {
 """Axes by the last part of a TransformerLens name; the residual stream is the rest."""
 
 
+_PLACE = re.compile(
+    r"(?P<first>(?P<path>.+)\.(?P<end>hook_in|hook_out))(?:\.(?P<tensor>[^*?\[]+))?", re.DOTALL
+)
+"""The tensors of a module by its path: the first of its inputs or outputs, or the one named."""
+
+
 def axes_of(name: str) -> str:
     """Axis names of a TransformerLens hook point, from its name alone."""
     last = name.rpartition(".")[2]
@@ -147,7 +153,7 @@ class Site:
         sizes: Known size per axis; None where the input decides.
         view: From the raw tensor to the activation and back; None for the tensor itself.
         slot: For attention sites, which quantity ("rot_q", "rot_k", "scores", "pattern"); for
-            outputs, which element of a tuple.
+            inputs and outputs, which of several tensors (places.py), empty for the first.
         partner: What else the site needs: W_O for per-head results, the coder for its latents.
     """
 
@@ -162,11 +168,20 @@ class Site:
     volatile: bool = False
     """A later module overwrites this tensor in place (the proof finds out): pass on a copy."""
 
+    def further(self, path: str) -> Site:
+        """Another tensor of the same module's input or output (places.py)."""
+        return Site(f"{self.name}.{path}", self.module, self.kind, "...", slot=path)
+
     @property
     def layer(self) -> int | None:
         """The block number in the name, or None."""
         found = re.search(r"blocks\.(\d+)\.", self.name)
         return int(found.group(1)) if found else None
+
+    @property
+    def unexplored(self) -> bool:
+        """A module's own tensor: nobody has looked whether later modules write into it."""
+        return self.kind in ("in", "out") and "pos" not in self.axes.split()
 
     @property
     def short(self) -> str:
@@ -220,6 +235,12 @@ class SiteMap(Mapping[str, Site]):
     def shape(self, name: str) -> str:
         """Axes and sizes of a site, e.g. `batch pos d_model=64`."""
         return self[name].describe()
+
+    def learn(self, found: Iterable[Site]) -> None:
+        """Sites that a run came across: from now on they are suggested, and match globs."""
+        new = {s.name: s for s in found if self.unlisted.get(s.name) is None}
+        if new:  # a dict of its own: another thread may be reading the old one
+            self.unlisted = {**self.unlisted, **new}
 
     def resolve(self, wanted: object) -> list[str]:
         """Names, globs, predicates or an iterable of them -> site names, before anything runs.
@@ -289,18 +310,22 @@ class SiteMap(Mapping[str, Site]):
         bare, hash_, call = name.partition("#")
         if hash_ and not (call.isdigit() or call == "*"):
             return None
-        if hash_ and bare in self.listed:
-            return self.listed[bare]
-        return self._module_site(bare)
+        if hash_:
+            site = self.listed.get(bare) or self.unlisted.get(bare)
+        return site or self._module_site(bare)
 
     def _module_site(self, name: str) -> Site | None:
-        """Any module of the raw model is addressable by its own path."""
-        path, _, end = name.rpartition(".")
-        if end not in ("hook_in", "hook_out"):
+        """Any module of the raw model is addressable by its own path, any tensor by its own."""
+        found = _PLACE.fullmatch(name)
+        if found is None:
             return None
-        if self._modules is None:
-            self._modules = dict(self.root.named_modules())
-        module = self._modules.get(path)
-        if module is None:
-            return None
-        return Site(name, module, "in" if end == "hook_in" else "out", "...")
+        first, path, end, tensor = found.group("first", "path", "end", "tensor")
+        site = self.listed.get(first) or self.unlisted.get(first)
+        if site is None or site.kind not in ("in", "out") or site.slot:
+            if self._modules is None:
+                self._modules = dict(self.root.named_modules())
+            module = self._modules.get(path)
+            if module is None:
+                return None
+            site = Site(first, module, "in" if end == "hook_in" else "out", "...")
+        return site if tensor is None else site.further(tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,8 +36,12 @@ class Request:
         transform: (value, tap) -> what is stored; None for the tensor itself.
         copy: Store a copy, for modules that overwrite their input in place.
         more_rows: Whether an edit may hand on more rows than it got.
+        sweep: Everything that fires was asked for: each call is kept, none is no error.
+        first: The sweeping request whose module holds this tensor too, by name.
         fired: How often the site was reached in one pass, at most.
         reached: Whether any pass answered the request.
+        missed: Calls of the module that held no tensor there.
+        earlier: What a sweep kept of earlier calls.
     """
 
     site: Site
@@ -50,19 +54,42 @@ class Request:
     transform: Callable[[Tensor, Tap], Tensor] | None = None
     copy: bool = False
     more_rows: bool = False
+    sweep: bool = False
+    first: str = ""
     fired: int = 0
     reached: bool = False
+    missed: int = 0
+    earlier: list[Request] = field(default_factory=list)
     value: Tensor | None = None
     raw: Tensor | None = None
     version: int = -1
 
     def store(self, value: Tensor, tap: Tap) -> None:
         """Keep a value; shared with the model, its version tells whether somebody overwrites it."""
+        if self.sweep and self.value is not None:
+            self.earlier.append(replace(self, earlier=[]))
         if not self.on_path:
             value = value.detach()
         self.value = value if self.transform is None else self.transform(value, tap)
+        copied = self.sweep or self.copy or self.site.volatile
+        if copied and not self.on_path and self.value.data_ptr() == value.data_ptr():
+            # The model goes on with its own tensor: code that writes into it may count on that.
+            self.value = self.value.clone()
         if not value.is_inference():
             self.raw, self.version = value, value._version
+
+    def beside(self, site: Site) -> Request:
+        """The same wish for another tensor of the same module."""
+        return Request(
+            site,
+            site.name,
+            keep=True,
+            on_path=self.on_path,
+            transform=self.transform,
+            copy=self.copy,
+            sweep=True,
+            first=self.name,
+        )
 
     def overwritten(self) -> bool:
         """Whether a later module changed, in place, the tensor that was stored."""
@@ -150,6 +177,16 @@ class Tap:
         """Whether anything here may change the value."""
         return bool(self.edits or self.on_path or self.before or self.after)
 
+    @property
+    def sweeping(self) -> bool:
+        """Whether somebody wants whatever there is at this place, once or several times."""
+        return any(r.sweep for r in self.requests)
+
+    def missed(self) -> None:
+        """The module ran and held no tensor here."""
+        for request in self.requests:
+            request.missed += 1
+
     def fire(self, value: Tensor) -> Tensor | None:
         """Apply the edits and keep the value; the new value, or None if nothing changed."""
         self.fired += 1
@@ -167,7 +204,7 @@ class Tap:
                 value = value.view_as(value)
         for request in self.keepers:
             request.store(value, self)
-            if request.copy or self.site.volatile:
+            if request.on_path and (request.copy or self.site.volatile):
                 # A later module will write into what we pass on: let that be a copy.
                 value = value.clone()
         if self.owner.stopping is not None:
@@ -207,7 +244,7 @@ class Tap:
             new = edit(copy, hook=self)
         if new is not None and new is not copy:
             # Where a later module may write in place, it must not be into the user's own tensor.
-            writes = self.site.volatile or self.site.axes == "..."
+            writes = self.site.volatile or self.site.unexplored
             return new.clone() if writes and isinstance(new, Tensor) else new
         if version >= 0 and copy._version != version:
             return copy
@@ -250,12 +287,13 @@ def check_edit(tap: Tap, old: Tensor, new: object, more_rows: bool = False) -> N
 
 
 def check_activation(value: Tensor, site: Site, what: str) -> None:
-    """Finite numbers only; attention scores may be -inf, which is how a mask is written.
+    """Finite numbers only; scores and masks handed to a module may be -inf: how a mask is written.
 
     Raises:
         NonFiniteError: Naming the site and the first index.
     """
-    if site.slot == "scores" or site.name.endswith("hook_attn_scores"):
+    mask = site.kind == "in" and site.slot != ""
+    if mask or site.slot == "scores" or site.name.endswith("hook_attn_scores"):
         value = value.masked_fill(value == -torch.inf, 0.0)
     check_finite(value, what)
 

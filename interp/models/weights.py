@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from interp.core.errors import WeightError
 from interp.models.adapter import Adapter, Stack, find
 from interp.models.effective import is_adapted, plain, refuse_replaced
-from interp.models.families import Block
+from interp.models.family_blocks import Block
+from interp.models.guest_adapter import own_weight
 from interp.models.linear import linear_bias, linear_weight
 from interp.models.sites import Heads, Interleaved, Slice
 
@@ -75,7 +76,9 @@ class Weights:
         head: Any = self._adapter.unembed_module
         if head is None:
             raise self._missing("b_U")
-        return head.b_U if hasattr(head, "b_U") else linear_bias(head, self.W_U.shape[1])
+        if hasattr(head, "W_U"):
+            return self.W_U.new_zeros(self.W_U.shape[1]) if head.b_U is None else head.b_U
+        return linear_bias(head, self.W_U.shape[1])
 
     def _table(self, module: nn.Module | None, name: str) -> Tensor:
         """The rows of an embedding as they are in use."""
@@ -136,7 +139,7 @@ class Weights:
         if self._adapter.stacks or blocks is None:
             return None
         part = "mlp" if name in ("W_in", "W_gate", "b_in", "W_out", "b_out") else "attn"
-        held = [getattr(getattr(b, part, None), name, None) for b in blocks]
+        held = [own_weight(getattr(b, part, None), name) for b in blocks]
         found = [t for t in held if isinstance(t, Tensor)]
         if len(found) < len(held):
             raise self._missing(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,14 +11,10 @@ import torch
 from torch import nn
 
 from interp.core.errors import ModelError
-from interp.models.adapter import Adapter
+from interp.models.adapter import Adapter, Inputs
 from interp.models.effective import links_of
-from interp.models.generic import (
-    hooked_root_adapter,
-    is_hooked_root,
-    module_adapter,
-    small_adapter,
-)
+from interp.models.generic import module_adapter, small_adapter
+from interp.models.guest_adapter import hooked_root_adapter, is_hooked_root
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
 from interp.models.identity import placement
@@ -88,7 +85,10 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
         config: Any = module.config
         adapter = module_adapter(module, name, family=str(config.model_type))
         main = getattr(module, "main_input_name", "input_ids")
-        adapter.inputs = "pixels" if main == "pixel_values" else "tokens"
+        if main in inspect.signature(module.forward).parameters:
+            # Speech, time series and tables are read as they are.
+            kinds: dict[str, Inputs] = {"pixel_values": "pixels", "input_ids": "tokens"}
+            adapter.inputs = kinds.get(main, "any")
         adapter.notes.append(
             "no table row for this architecture: sites are named by module path, none by meaning"
         )

@@ -11,7 +11,8 @@ from torch import nn
 
 import interp
 from interp.models.adapter import find
-from interp.models.families import T5_CROSS, T5_SELF, family_of
+from interp.models.families import family_of
+from interp.models.family_blocks import T5_CROSS, T5_SELF
 from tests.models import zoo
 
 FAMILIES = list(zoo.MAKERS)
