@@ -241,25 +241,32 @@ class Player:
         more: dict[str, Any] = {"num_beams": how.beams} if how.beams > 1 else {}
         more |= {"num_return_sequences": how.samples} if how.samples > 1 else {}
         more |= {"top_k": how.top_k} if how.top_k else {}
-        if step.stop_at is not None and step.stop_at < len(right[0]):
-            more["eos_token_id"] = right[0][step.stop_at]
+        if step.stop_at is not None and step.stop_at < len(right[0].tokens):
+            more["eos_token_id"] = right[0].tokens[step.stop_at]
             how = replace(how, stop=(more["eos_token_id"],))
             right = naive.written(model, text, active, how)
         given = self._inputs()
         if self.program.form == "keyword":
             given = TokenBatch(given, text.mask)
+        held: list[Tensor] = []
         with exactly(model):
             ids = self._of(step.view).generate(
                 given,
                 how.n,
-                fwd_hooks=[self._hook(e, None) for e in step.edits],
+                fwd_hooks=[
+                    *(self._hook(e, None) for e in step.edits),
+                    (naive.last_site(model), lambda value, hook: held.append(value[:, -1].clone())),
+                ],
                 temperature=how.temperature,
                 seed=how.seed,
                 use_cache=step.cache,
                 return_ids=True,
                 **more,
             )
-        for which, theirs in enumerate(right):
+        for which, answer in enumerate(right):
+            theirs = answer.tokens
+            for number, value in enumerate(answer.held):
+                close(held[number][which], value, f"generate, row {which}, step {number}")
             row = which // how.samples
             mine, prompt = ids[which].tolist(), [0] if model.kind == "sides" else text.rows[row]
             start = 1 if model.kind == "sides" else text.length
