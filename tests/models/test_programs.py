@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.conftest import FULL
 from tests.models.program.play import play
 from tests.models.program.programs import Program, programs
-from tests.models.program.subjects import EXACT
+from tests.models.program.subjects import EXACT, subject
 
 EACH = 10_000 // len(EXACT) + 1 if FULL else 9
 
@@ -29,6 +29,8 @@ def test_programs_give_what_hands_give(name: str, capsys: pytest.CaptureFixture[
     if FULL:
         with capsys.disabled():
             os.write(1, f"\n{EACH} programs on {name}: INTERP_SEED={seed}\n".encode())
+
+    subject(name)
 
     @settings(
         max_examples=EACH,

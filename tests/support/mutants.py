@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a mutant is one line
 """Take the mending lines of a fault out, one at a time, and see which test says so.
 
     python -m tests.support.mutants          # every mutant, about 30 s each
@@ -56,7 +57,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 torch.set_num_threads(1); transformers.logging.set_verbosity_error()
 from tests.models.program.play import play
 from tests.models.program.programs import programs
-from tests.models.program.subjects import EXACT
+from tests.models.program.subjects import EXACT, subject
 count = [0]
 def find(seed, name):
     @hypothesis.seed(seed)
@@ -73,6 +74,7 @@ def find(seed, name):
             import os; os._exit(1)
     run()
 for seed, name in enumerate(EXACT, 1):
+    subject(name)
     find(seed, name)
 """
 

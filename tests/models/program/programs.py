@@ -95,7 +95,7 @@ def programs(draw: Any, name: str) -> Program:
     exact = name not in ROUNDED or draw(st.integers(0, 9)) < 8
     dtype = "float64" if exact else draw(st.sampled_from(["float32", "bfloat16"]))
     copied = draw(st.sampled_from(["", "", "", "", "deepcopy", "to"])) if exact else ""
-    model = subject(name, dtype, copied)
+    model = subject(name)  # sizes and names are those of every copy
     writes = exact and model.generates and draw(st.integers(0, 2)) == 0
     text, form, side = draw(_texts(model, exact))
     maker = _Maker(draw, model, text, exact, writes)
