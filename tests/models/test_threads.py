@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from interp.models.small import SmallTransformer
 from interp.models.small_config import SmallConfig
 from tests.conftest import FULL
 from tests.models import zoo
-from tests.models.program.play import state
+from tests.models.program.state import state
 
 IDS = torch.tensor([[11, 7, 23, 5, 42], [9, 31, 6, 77, 50]])
 FORWARDS = 10_000 if FULL else 400
@@ -39,7 +40,13 @@ def _impatient() -> Iterator[None]:
 def _model(name: str) -> nn.Module:
     if name != "small":
         return zoo.make(name)
-    sizes = {"n_layers": 2, "d_model": 12, "n_ctx": 31, "d_head": 4, "d_vocab": zoo.V}
+    sizes: dict[str, Any] = {
+        "n_layers": 2,
+        "d_model": 12,
+        "n_ctx": 31,
+        "d_head": 4,
+        "d_vocab": zoo.V,
+    }
     return SmallTransformer(SmallConfig(**sizes, n_heads=3, d_mlp=11), seed=1).eval()
 
 

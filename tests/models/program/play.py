@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import interp
 from interp.models import passes
@@ -17,7 +15,9 @@ from tests.models.program import naive
 from tests.models.program.edits import TOKEN_AXIS, Edit, dented, ranks
 from tests.models.program.naive import Active, Answer, Text, exactly
 from tests.models.program.programs import Close, Open, Program, Run, Write
+from tests.models.program.state import state
 from tests.models.program.subjects import pixels
+from tests.models.program.words import intervention
 
 MODES = {"no_grad": torch.no_grad, "grad": torch.enable_grad, "inference": torch.inference_mode}
 
@@ -353,63 +353,10 @@ class Player:
         return edit.site, fn
 
 
-def intervention(edit: Edit) -> interp.Intervention:
-    """An edit in the package's own words."""
-    at = {"positions": edit.positions}
-    if edit.verb == "zero":
-        return interp.zero(edit.site, head=edit.head, index=edit.index, **at)
-    if edit.verb == "clamp":
-        return interp.clamp(edit.site, edit.index, 0.3, **at)
-    if edit.verb == "bounds":
-        return interp.clamp(edit.site, edit.index, low=-0.2, high=0.4, **at)
-    assert edit.vector is not None
-    if edit.verb == "add":
-        return interp.add(edit.site, edit.vector, 0.7, head=edit.head, **at)
-    if edit.verb == "project_out":
-        return interp.project_out(edit.site, edit.vector, head=edit.head, **at)
-    make = interp.mean if edit.verb == "mean" else interp.patch
-    return make(edit.site, edit.vector, head=edit.head, index=edit.index, **at)
-
-
-def state(module: nn.Module) -> dict[str, Any]:
-    """Everything about a module that a run could leave changed."""
-    found: dict[str, Any] = {"its own mode": [m.training for m in module.modules()]}
-    found["requires_grad"] = [p.requires_grad for p in module.parameters()]
-    found["gradients"] = [p.grad is None for p in module.parameters()]
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found["hooks"] = [
-        [key for key, fn in getattr(m, k).items() if not _recorder(fn)]
-        for m in module.modules()
-        for k in kinds
-    ]
-    found["buffers"] = [float(b.double().sum()) for b in module.buffers() if b.numel()]
-    configs = list(_configs(module))
-    found["the config's class"] = [type(c) for c in configs]
-    found["attention"] = [getattr(c, "_attn_implementation", None) for c in configs]
-    own = getattr(module, "generation_config", None)
-    found["generation_config"] = None if own is None else own.to_dict()
-    found["use_cache"] = [getattr(c, "use_cache", None) for c in configs]
-    return found
-
-
-def _recorder(fn: Any) -> bool:
-    """transformers keeps the hooks with which it once recorded hidden states."""
-    return getattr(fn, "__module__", "").startswith("transformers.")
-
-
-def _configs(module: nn.Module) -> Iterator[Any]:
-    for part in module.modules():
-        config = getattr(part, "config", None)
-        if config is not None:
-            yield config
-
-
 def play(program: Program) -> None:
     """Run one program.
 
     Raises:
         Difference: The package and the hands disagree.
     """
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: None)
-        Player(program).play()
+    Player(program).play()

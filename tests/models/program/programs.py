@@ -238,8 +238,8 @@ class _Maker:
     def own(self, view: View) -> list[str]:
         assert view is not None
         coder, error_term = self.model.view(view)[1], view[1]
-        into = getattr(coder, "sites_in", None) or (coder.site_in,)  # type: ignore[union-attr]
-        out = getattr(coder, "sites_out", None) or (coder.site_out,)  # type: ignore[union-attr]
+        into = getattr(coder, "sites_in", None) or (coder.site_in,)
+        out = getattr(coder, "sites_out", None) or (coder.site_out,)
         latents = into if view[0] == "staged" else into[-1:]
         errors = out if error_term else ()
         return [f"{s}.{LATENTS}" for s in latents] + [f"{s}.{ERROR}" for s in errors]

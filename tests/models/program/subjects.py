@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from tests.models import zoo
 from tests.models.program.coders import Coder, Plain, Several, Skipping, Staged
 from tests.models.program.hand import Forward, use_attention_by_hand
 from tests.models.program.nets import NETS, make_net
-from tests.models.program.places import ROWS, Place, places_of, t5_places
+from tests.models.program.places import ROWS, Place, places_of
+from tests.models.program.places_t5 import t5_places
 
 SMALL: dict[str, dict[str, Any]] = {
     "small": {},
@@ -90,7 +91,7 @@ class Subject:
         if key not in self.views:
             with torch.inference_mode(False):
                 coder = self.coder(key[0])
-                self.views[key] = self.hooked.with_coder(coder, error_term=key[1]), coder
+                self.views[key] = self.hooked.with_coder(cast(Any, coder), error_term=key[1]), coder
         return self.views[key]
 
     def coder(self, shape: str) -> Coder:
