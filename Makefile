@@ -8,7 +8,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.interp-stamp
 
-.PHONY: demo test test-all bench lint environment
+.PHONY: demo test test-all test-processors bench lint environment
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -16,6 +16,8 @@ help:
 	@echo 'make demo      from nothing to interp-demo/report.html: no network after the install'
 	@echo 'make test      lint, types and the push suite'
 	@echo 'make test-all  the same at full size'
+	@echo 'make test-processors  the push suite as other processors compute it: three instruction sets,'
+	@echo '               one and two threads; ARGS="--only avx2-2 --busy 2" for less, or under load'
 	@echo 'make bench     us and the peers in one run'
 	@echo 'make lint      ruff and pyright only'
 
@@ -49,6 +51,9 @@ test: lint
 
 test-all: lint
 	INTERP_FULL=1 $(RUN) -m pytest -n auto
+
+test-processors: environment
+	$(RUN) scripts/test_processors.py $(ARGS)
 
 bench: environment
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script"; done

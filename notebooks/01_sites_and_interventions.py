@@ -97,8 +97,8 @@ print("and afterwards the model is itself:", torch.equal(model(ids), plain))
 # nothing to look back at: a head whose only key is its own position still writes.
 #
 # Your own function works as well. It gets the activation and a `hook` that knows its name, layer
-# and step; it returns the new value, or None to leave it alone. `hooks` keeps several in place for
-# a block of code:
+# and step; it returns the new value, writes into the one it got, or leaves it alone. `hooks` keeps
+# several in place for a block of code:
 
 # %%
 norms = {}
@@ -141,8 +141,8 @@ print("same as the short text alone:", torch.allclose(last[1, 0], alone[0, -1], 
 # %% [markdown]
 # ## Generation
 #
-# Interventions hold at every step of `generate`. One with `positions=` acts on the prompt only,
-# because later steps see a single new token.
+# `generate` gives what the plain loop would: run, take a token, append it, run again with the same
+# interventions. One with `positions=` acts on those tokens of the prompt, others on every token.
 
 # %%
 print("plain   ", model.generate(ids, 8)[0].tolist())
@@ -169,8 +169,8 @@ channel_off = vision.run_with_hooks(image, [("1.hook_out", lambda value, hook: v
 print("without channel 2 the output moves by", round(float((channel_off - output).abs().max()), 3))
 
 # %% [markdown]
-# A recurrent network runs the same cell once per step. `#` names one of the calls; without it an
-# edit applies to every step.
+# A recurrent network runs the same cell once per step. `#3` names one of the calls, `#*` is an edit
+# of all of them.
 
 
 # %%

@@ -1,4 +1,5 @@
-"""What every test stands on: no network, fixed seeds, one thread, and two sizes (push and full)."""
+"""What every test stands on: no network, fixed seeds, one thread unless OMP_NUM_THREADS says more
+(`make test-processors`), and two sizes (push and full)."""
 
 from __future__ import annotations
 
@@ -72,6 +73,16 @@ def _seeded() -> None:
 
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay() -> Iterator[None]:
+    """A test that leaves another thread count behind changes the sums of all that follow it."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before, "the test leaves another thread count behind"
 
 
 @pytest.fixture(scope="session")

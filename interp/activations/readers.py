@@ -38,7 +38,8 @@ def _documents(source: Any, config: TextConfig) -> Iterable[str]:
         return _from_path(Path(source), config)
     if hasattr(source, "column_names"):
         return _from_dataset(source, "the dataset", config)
-    if not isinstance(source, Iterable):
+    if isinstance(source, Mapping | set | frozenset) or not isinstance(source, Iterable):
+        # A dict's keys are no documents, and the rows of a set have no order to come back to.
         raise ConfigError(
             "cannot read text from this", got=type(source).__name__, expected="a path or documents"
         )

@@ -8,7 +8,7 @@ tokens.batch([0, 17])      # TokenBatch of sequences 0 and 17
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from interp.activations.readers import read_texts
 from interp.core import store
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.core.provenance import fingerprint_state
+from interp.models.forms import holds_ids
 from interp.models.tokens import TokenBatch, Tokenization
 
 SCHEMA = "token-sequences/1"
@@ -69,15 +70,12 @@ class TokenSequences:
 
     @classmethod
     def of(cls, source: Any) -> TokenSequences:
-        """From itself, a `TokenBatch` padded on the right, ids `[sequence pos]`, or rows of ids."""
+        """From itself, a `TokenBatch` padded anywhere, ids `[sequence pos]`, or rows of ids."""
         if isinstance(source, cls):
             return source
         if isinstance(source, TokenBatch):
-            lengths = source.lengths
-            expected = torch.arange(source.ids.shape[1]) < lengths[:, None].cpu()
-            if not torch.equal(expected, source.mask.cpu()):
-                raise TokenError("padding must be on the right", fix="padding_side='right'")
-            return cls(source.ids.cpu(), lengths.cpu())
+            ids = torch.nn.utils.rnn.pad_sequence(list(source), batch_first=True)
+            return cls(ids.cpu(), source.lengths.cpu())
         if isinstance(source, Tensor):
             return cls(source.cpu())
         rows = [torch.as_tensor(row, dtype=torch.int64) for row in source]
@@ -140,6 +138,33 @@ class TokenSequences:
         """
         tensors = store.open_artefact(directory, schema=SCHEMA).tensors("tokens.safetensors")
         return cls(tensors["ids"], tensors["lengths"])
+
+
+def token_sequences(model: Any, source: Any, config: TextConfig | None = None) -> TokenSequences:
+    """Anything that holds text or token ids as sequences, read as everywhere in the package.
+
+    Args:
+        model: A `HookedModel`.
+        source: `TokenSequences`; ids in any form that the model itself reads (tensors, arrays,
+            lists, a `TokenBatch`, a tokenizer's encoding); else text as `tokenize_texts` reads it.
+        config: For text.
+
+    Raises:
+        ConfigError, StorageError, TokenError: As for `tokenize_texts`.
+    """
+    if isinstance(source, TokenSequences | TokenBatch | Tensor):
+        return TokenSequences.of(source)
+    if isinstance(source, Mapping) and not hasattr(source, "column_names"):
+        return TokenSequences.of(model.read(source))
+    if holds_ids(source):
+        return TokenSequences.of(model.read(source))
+    if model.tokenizer is None:
+        raise ConfigError(
+            "this model has no tokenizer to read text with",
+            got=type(source).__name__,
+            expected="TokenSequences, or ids [sequence pos]",
+        )
+    return tokenize_texts(model, source, config)
 
 
 def tokenize_texts(model: Any, source: Any, config: TextConfig | None = None) -> TokenSequences:
@@ -209,7 +234,9 @@ def _rows(
     """Ids of each document, without padding."""
     for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
         some = list(texts[start : start + _DOCUMENTS_AT_ONCE])
-        for row in tokenization.tokenize(some, prepend_bos, truncate=True):
+        # A corpus is no one's typing: its unknown words are said for the first documents only.
+        quiet = start > 0
+        for row in tokenization.tokenize(some, prepend_bos, truncate=True, quiet=quiet):
             yield row.tolist()
 
 

@@ -104,7 +104,7 @@ def _of_input(game: SiteGame, other: str | Tensor) -> tuple[Tensor, str]:
     ids = game.rows.ids
     if ids is None:
         raise ShapeError("this model does not read tokens", fix="give the baseline as a tensor")
-    found = game.model.to_tokens(other)[0] if isinstance(other, str) else other.reshape(-1)
+    found = next(iter(game.model.read(other)))
     if len(found) != len(ids):
         raise ShapeError(
             "a baseline text needs as many tokens as the input",

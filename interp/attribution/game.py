@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ModelError, ShapeError
+from interp.models.forms import is_text, numbers, read_value, unpack
 from interp.models.hooked import HookedModel
 from interp.models.token_batch import TokenBatch
 
@@ -31,14 +32,7 @@ class Rows:
     """
 
     def __init__(self, model: HookedModel, inputs: Any, prepend_bos: bool | None = None) -> None:
-        if isinstance(inputs, str) or (
-            isinstance(inputs, list) and inputs and isinstance(inputs[0], str)
-        ):
-            inputs = model.tokenize(inputs, prepend_bos)
-        if isinstance(inputs, TokenBatch):
-            inputs = inputs.ids if len(inputs) != 1 else inputs.ids[inputs.mask][None]
-        if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.dim() == 1:
-            inputs = inputs[None]
+        inputs = _one_form(model, inputs, prepend_bos)
         self.one = inputs
         sizes = {len(t) for t in _tensors(inputs)}
         if sizes != {1}:
@@ -239,6 +233,36 @@ def frozen(model: HookedModel) -> Iterator[None]:
     finally:
         for parameter in moving:
             parameter.requires_grad_(True)
+
+
+def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
+    """Token ids [row, pos] without padding where the input is tokens; otherwise tensors.
+
+    Padding is cut away rather than masked: a target at -1 is the last real token's.
+    """
+    if isinstance(inputs, Mapping):
+        rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+        if "input_ids" not in inputs:
+            return {k: read_value(v, None, model.device) for k, v in inputs.items()}
+        batch = model.read({k: v for k, v in inputs.items() if k not in rest})
+        if not rest or len(batch) != 1:
+            return batch.ids[batch.mask][None] if len(batch) == 1 else batch.ids
+        columns, length = batch.mask[0], batch.ids.shape[1]
+        given = {k: read_value(v, None, batch.ids.device) for k, v in rest.items()}
+        for k, v in given.items():
+            if not k.startswith("decoder_") and isinstance(v, Tensor) and v.shape == (1, length):
+                given[k] = v[:, columns]
+        return {**given, "input_ids": batch.ids[:, columns]}
+    reads_ids = model.adapter.inputs in ("tokens", "encoder_decoder")
+    numeric = isinstance(inputs, tuple) or (
+        isinstance(inputs, Tensor) and inputs.is_floating_point()
+    )
+    if isinstance(inputs, TokenBatch) or is_text(inputs) or (reads_ids and not numeric):
+        batch = model.read(inputs, prepend_bos=prepend_bos)
+        return batch.ids if len(batch) != 1 else batch.ids[batch.mask][None]
+    if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.dim() == 1:
+        return inputs[None]
+    return numbers(unpack(inputs), getattr(torch, model.cfg.dtype or "float32"), model.device)
 
 
 def _tensors(inputs: Any) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,11 +11,12 @@ from torch import Tensor
 from interp.attribution.targets import Target
 from interp.attribution.towers import pooled
 from interp.core.errors import ConfigError
+from interp.models.forms import unpack
 from interp.models.hooked import HookedModel
 
 
 def linear_head(
-    model: HookedModel, texts: Sequence[str], labels: Sequence[int], *, pooling: str = "mean"
+    model: HookedModel, texts: Any, labels: Sequence[int], *, pooling: str = "mean"
 ) -> tuple[Target, float]:
     """Logistic regression on pooled embeddings, two classes; the target is its logit.
 
@@ -26,6 +28,7 @@ def linear_head(
     """
     from sklearn.linear_model import LogisticRegression
 
+    texts = list(unpack(texts))
     if len(set(labels)) != 2 or len(labels) != len(texts):
         raise ConfigError("a linear head needs texts of two classes",
                           got=f"{len(texts)} texts, labels {sorted(set(labels))[:5]}")  # fmt: skip

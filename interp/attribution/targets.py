@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.models.hooked import HookedModel
+from interp.models.outputs import candidates
 
 Read = Callable[[Any], Tensor]
 
@@ -157,7 +158,7 @@ def as_target(model: HookedModel, target: Any, output: Callable[[], Any]) -> Tar
     if not isinstance(out, Tensor) or out.dim() not in (2, 3):
         raise ConfigError(
             "this model's output needs a target of its own",
-            got=f"output of type {type(out).__name__}",
+            got=f"output of type {type(out).__name__}" + _fields(out),
             fix="target=lambda output: ... giving one number per row",
         )
     if target is None:
@@ -196,3 +197,9 @@ def _token(model: HookedModel, token: str | int) -> tuple[int, str]:
     if model.tokenizer is None:
         return token, str(token)
     return token, repr(model.to_str_tokens(torch.tensor([token]))[0])
+
+
+def _fields(output: Any) -> str:
+    """The parts of an output that may be meant, for the error."""
+    names = [] if isinstance(output, Tensor) else candidates(output)
+    return f" with {', '.join(names)}" if names else ""

@@ -38,6 +38,8 @@ class Attribute(Written):
     """Texts to read; two with --pairs."""
     file: Path | None = None
     """One text per line (.txt), or the first columns of a .tsv or .csv."""
+    truncate: bool = False
+    """Cut texts that are longer than the model's context."""
     methods: tuple[Method, ...] = (
         "integrated_gradients",
         "deeplift",
@@ -87,14 +89,18 @@ class Attribute(Written):
         baseline = self.baseline if self.baseline != "auto" else _baseline(model, self.pairs)
         aim = None if self.pairs else self._aim(model)
         for index in Bar(range(done, len(rows)), initial=done, total=len(rows), unit="text"):
+            row = rows[index][: 2 if self.pairs else 1]
+            # What is read: the text, or as many of its tokens as fit.
+            read = [model.read(text, truncate=True) if self.truncate else text for text in row]
             if self.pairs:
-                record = pair_record(model, rows[index][:2], baseline, self.at)
+                record = pair_record(model, read[:2], baseline, self.at)
             else:
-                record = text_record(model, rows[index][0], aim, self.methods, baseline, self.at)
+                record = text_record(model, read[0], aim, self.methods, baseline, self.at)
                 if self.generate:
                     record["generated"] = generated_record(
-                        model, rows[index][0], self.generate, self.methods[0], baseline
+                        model, read[0], self.generate, self.methods[0], baseline
                     )
+            record["text"] = " | ".join(row)
             append(place / RECORDS, record)
         write_page(place, f"{name} · {len(rows)} {'pairs' if self.pairs else 'texts'}", self.pairs)
         announce(place / PAGE)
@@ -134,8 +140,8 @@ class Attribute(Written):
             write_text(place / RECORDS, "", overwrite=True)
         return 0
 
-    def _aim(self, model: HookedModel) -> Callable[[str], Any]:
-        """Text -> target."""
+    def _aim(self, model: HookedModel) -> Callable[[Any], Any]:
+        """What is read -> target."""
         if self.head is not None:
             from interp.attribution.heads import linear_head
 
@@ -147,7 +153,7 @@ class Attribute(Written):
         if self.target == "loss":
             from interp.attribution.targets import text_loss
 
-            return lambda text: text_loss(model.to_tokens(text)[0])
+            return lambda text: text_loss(model.read(text).ids[0].to(model.device))
         return lambda text: self.target
 
 

@@ -34,8 +34,8 @@ PAIR_PROSE = (
 
 def text_record(
     model: HookedModel,
-    text: str,
-    aim: Callable[[str], Any] | None,
+    text: Any,
+    aim: Callable[[Any], Any] | None,
     methods: Sequence[str],
     baseline: str,
     at: str | None,
@@ -52,7 +52,6 @@ def text_record(
         judged = {n: [float(getattr(trust, key)[i]) for key in JUDGED] for i, n in enumerate(names)}
     first = next(iter(found.values()))
     return {
-        "text": text,
         "tokens": list(first.tokens),
         "target": first.target,
         "baseline": first.baseline,
@@ -65,7 +64,7 @@ def text_record(
 
 
 def generated_record(
-    model: HookedModel, text: str, n: int, method: str, baseline: str
+    model: HookedModel, text: Any, n: int, method: str, baseline: str
 ) -> dict[str, Any]:
     """Which tokens each of `n` tokens that the model writes rests on; plain JSON values."""
     one = attribute_generated(model, text, n, method=method, baseline=baseline)
@@ -78,12 +77,11 @@ def generated_record(
 
 
 def pair_record(
-    model: HookedModel, texts: Sequence[str], reference: str, at: str | None
+    model: HookedModel, texts: Sequence[Any], reference: str, at: str | None
 ) -> dict[str, Any]:
     """One pair of texts; plain JSON values."""
     one = attribute_pair(model, texts[0], texts[1], reference=reference, at=at)
     return {
-        "text": f"{texts[0]} | {texts[1]}",
         "tokens_a": list(one.tokens_a),
         "tokens_b": list(one.tokens_b),
         "scores": [[round(v, 6) for v in row] for row in one.scores.tolist()],

@@ -34,6 +34,8 @@ class Lens(Written):
     """A bundled model's name, or a folder with a model."""
     text: Annotated[Positional[str], arg(metavar="TEXT")]
     """The text to read."""
+    truncate: bool = False
+    """Cut a text that is longer than the model's context."""
     kind: Literal["logit", "tuned", "decoder"] = "logit"
     """logit: as it is; tuned: through an affine map per layer, given or trained here; decoder:
     an encoder-decoder whose decoder is given each encoder layer in turn."""
@@ -98,15 +100,16 @@ class Lens(Written):
         """The lens asked for; one that was trained here is saved beside it."""
         from interp.lenses import decoder_lens, logit_lens, train_tuned_lens, tuned_lens
 
+        text = model.read(self.text, truncate=True) if self.truncate else self.text
         if self.kind == "logit":
-            return logit_lens(model, self.text, **asdict(self.reading))
+            return logit_lens(model, text, **asdict(self.reading))
         told = {"top_k": self.reading.top_k, "target": self.reading.target}
         if self.kind == "decoder":
-            return decoder_lens(model, self.text, **told)
+            return decoder_lens(model, text, **told)
         if self.tuned is not None:
-            return tuned_lens(model, self.text, self.tuned, **told)
+            return tuned_lens(model, text, self.tuned, **told)
         lens, history = train_tuned_lens(model, self.train_on, self.training)
-        result = tuned_lens(model, self.text, lens, **told)
+        result = tuned_lens(model, text, lens, **told)
         lens.save(place / "tuned_lens", overwrite=self.overwrite)
         print(f"trained in {history.seconds:.0f} s: {place / 'tuned_lens'}")
         return result

@@ -71,6 +71,10 @@ class TokenError(InterpError, ValueError):
     """Text or token ids that the model cannot read."""
 
 
+class TokenWarning(UserWarning):
+    """Text that the model reads otherwise than it was written: unknown words, nothing at all."""
+
+
 class ConfigError(InterpError, ValueError):
     """A configuration with an unknown key, a wrong type or an impossible value."""
 
@@ -99,6 +103,13 @@ class BadName(StorageError):
 
 class ModelError(InterpError):
     """A model that cannot be loaded or asked for what it does not have."""
+
+
+class WeightError(ModelError, AttributeError):
+    """A weight that the model does not have, or holds in a form that cannot be read.
+
+    An AttributeError as well, so that `hasattr(model, "W_pos")` tells whether there is one.
+    """
 
 
 class AdapterError(ModelError):

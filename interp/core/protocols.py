@@ -48,6 +48,27 @@ class Coder(Protocol):
 
 
 @runtime_checkable
+class CoderOfSites(Protocol):
+    """A dictionary that reads or writes several sites: a crosscoder, a cross-layer transcoder.
+
+    One that writes a site before it has read all of its own also has `encode_at(site, x)` and
+    `decode_at(site, {site read: latents})`, and `n_latents` for each site that it reads. One whose
+    latents depend on other positions sets `reads_sequence`; `encode` may take the `mask` of real
+    tokens [batch pos].
+    """
+
+    @property
+    def sites_in(self) -> Sequence[str]:
+        """Sites read."""
+        ...
+
+    @property
+    def sites_out(self) -> Sequence[str]:
+        """Sites written."""
+        ...
+
+
+@runtime_checkable
 class TokenizerLike(Protocol):
     """The part of a Hugging Face tokenizer that is used."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -169,6 +170,47 @@ def fingerprint_state(state_dict: Mapping[str, Tensor], config: Mapping[str, Any
         for piece in _pieces(t):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def checksum_state(state_dict: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], ...]:
+    """A cheap value that changes with any tensor's name, dtype, shape or contents, place included.
+
+    It decides whether a remembered `fingerprint_state` still holds, whatever way a weight was
+    changed; it is never stored. One reading of the weights, no copy of them.
+    """
+    return tuple(
+        (name, str(t.dtype), tuple(t.shape), _checksum(t.detach()))
+        for name, t in sorted(state_dict.items())
+    )
+
+
+_LANES = 1 << 22  # int64s per step on a device: large enough to keep one busy
+_STEP, _MASK = 6364136223846793005, (1 << 64) - 1
+
+
+def _checksum(t: Tensor) -> int:
+    if t.is_meta or not t.numel():
+        return 0
+    bits = _bit_patterns(t)
+    if bits.device.type == "cpu":
+        return zlib.crc32(bits.numpy().data.cast("B"))
+    return _mixed_sum(bits)
+
+
+def _mixed_sum(bits: Tensor, lanes: int = _LANES) -> int:
+    """Each 64-bit word, mixed and times an odd number of its place, summed modulo 2^64."""
+    if bits.storage_offset() * bits.element_size() % 8:
+        bits = bits.clone()  # views must start where an int64 may
+    whole = bits.numel() - bits.numel() % (8 // bits.element_size())
+    total = 0
+    # The last words, short of eight bytes, are widened to eight.
+    for words in (bits[:whole].view(torch.int64), bits[whole:].to(torch.int64)):
+        for part in words.split(lanes) if len(words) else ():
+            place = torch.arange(1, 2 * len(part), 2, device=part.device) * 0x5851F42D4C957F2D
+            # The shift brings the sign bit down: alone it would be lost in products modulo 2^64.
+            mixed = (part >> 32).bitwise_xor_(part).mul_(place)
+            total = (total * _STEP + int(mixed.sum().item())) & _MASK
+    return total
 
 
 def _pieces(t: Tensor) -> list[bytes]:

@@ -19,13 +19,12 @@ from torch import Tensor
 from interp.activations.config import StreamConfig, TextConfig
 from interp.activations.shards import ShardReader
 from interp.activations.stream import ActivationStream
-from interp.activations.text import TokenSequences, tokenize_texts
+from interp.activations.text import TokenSequences, token_sequences
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.finite import check_finite
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
-from interp.models.token_batch import TokenBatch
 
 INPUT, OUTPUT = "input", "output"
 """Names of the two sides of tensors that come from no model."""
@@ -163,12 +162,8 @@ def sequences(
     """
     if isinstance(data, Tensor) and data.is_floating_point():
         raise ConfigError("with a model, data are text or token ids", got=f"rows of {data.dtype}")
-    if isinstance(data, TokenSequences | TokenBatch | Tensor):
-        tokens = TokenSequences.of(data)
-    else:
-        tokens = tokenize_texts(
-            model, data, TextConfig(n_ctx=n_ctx, pack=False, max_sequences=max_sequences)
-        )
+    text = TextConfig(n_ctx=n_ctx, pack=False, max_sequences=max_sequences)
+    tokens = token_sequences(model, data, text)
     n, width = max_sequences or len(tokens), n_ctx or tokens.n_ctx
     return TokenSequences(tokens.ids[:n, :width], tokens.lengths[:n].clamp(max=width))
 
@@ -226,8 +221,4 @@ def _from_model(
             got="no data" if data is None else f"{type(data).__name__} without a model",
             expected="train(config, text, model=model), rows [n, d], or a folder of write_shards",
         )
-    if isinstance(data, TokenSequences | Tensor):
-        tokens = TokenSequences.of(data)
-    else:
-        tokens = tokenize_texts(model, data, text)
-    return ActivationStream(model, sites, tokens, stream)
+    return ActivationStream(model, sites, token_sequences(model, data, text), stream)

@@ -20,8 +20,9 @@ from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
 from interp.core.settings import check_choice
 from interp.lenses.config import Components
-from interp.lenses.reading import log_probs
+from interp.lenses.reading import log_probs, passed_on
 from interp.models.hooked import HookedModel
+from interp.models.outputs import single_output
 
 LOGIT_TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 0.1}
 
@@ -118,9 +119,10 @@ def class_lens(
         raise ConfigError("rows and decode belong together", got="one of them")
     if rows is None or decode is None:
         rows, decode = _own_rows(model, components), lambda x: model.unembed(model.ln_final(x))
+    passed_on(model, kwargs, class_lens)
     with torch.no_grad():
         output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
-        own = getattr(output, "logits", output)
+        own = single_output(output, "a class lens")
         answer = torch.as_tensor(answers, device=own.device).long()
         _check_answers(answer, own, classes)
         columns: dict[str, list[Tensor]] = {n: [] for n in ("identifiability", "prob", "predicted")}

@@ -259,11 +259,15 @@ def _started(parts: EncoderDecoder, inputs: Any) -> dict[str, Any]:
     if isinstance(inputs, Mapping):
         if "decoder_input_ids" in inputs:
             return {}
-        n = len(next(v for v in inputs.values() if isinstance(v, Tensor)))
-    elif isinstance(inputs, Tensor):
-        n = len(inputs) if inputs.dim() > 1 else 1
+        if "input_ids" not in inputs:
+            n = len(next(v for v in inputs.values() if isinstance(v, Tensor)))
+        else:
+            kept = ("input_ids", "attention_mask")
+            n = len(parts.model.read({k: v for k, v in inputs.items() if k in kept}))
+    elif isinstance(inputs, Tensor) and inputs.is_floating_point():
+        n = len(inputs)
     else:
-        n = 1 if isinstance(inputs, str) else len(inputs)
+        n = len(parts.model.read(inputs))
     return {"decoder_input_ids": torch.full((n, 1), parts.start, device=parts.model.device)}
 
 

@@ -20,7 +20,7 @@ from interp.core.finite import check_finite
 from interp.core.protocols import Coder
 from interp.lenses.decomposition import Decomposition
 from interp.lenses.frozen import wide
-from interp.lenses.reading import one_row, pieces_of
+from interp.lenses.reading import one_row, passed_on, pieces_of
 from interp.lenses.readout import Reading, read_head
 from interp.lenses.writers import Stream, Writer, residual_stream
 from interp.models.hooked import HookedModel
@@ -77,6 +77,7 @@ def direct_logit_attribution(
         TokenError: More than one text, or a target that is not one token.
         SiteError: A part at a site that does not write to the stream.
     """
+    passed_on(model, kwargs, direct_logit_attribution)
     stream = residual_stream(model)
     if model.adapter.pools_first:
         raise ModelError(

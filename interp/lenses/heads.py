@@ -19,7 +19,7 @@ from interp.lenses.config import HeadAtlasConfig
 from interp.lenses.heads_result import HeadAtlas
 from interp.lenses.heads_weights import heads_from_weights
 from interp.models.hooked import HookedModel
-from interp.models.token_batch import TokenBatch
+from interp.models.token_reading import probe_texts
 
 ON_REPEATS = ("duplicate", "induction")
 
@@ -102,9 +102,7 @@ def token_rows(model: HookedModel, texts: Any, config: HeadAtlasConfig) -> Itera
     Raises:
         TokenError: No text has two tokens.
     """
-    if isinstance(texts, Tensor):
-        texts = TokenBatch.of(texts if texts.dim() == 2 else texts[None])
-    batch = texts if isinstance(texts, TokenBatch) else model.tokenize(texts)
+    batch = model.read(texts, truncate=True)
     most = min(config.max_tokens, model.cfg.n_ctx or config.max_tokens)
     rows = [row for row in batch if len(row) > 1]
     if not rows:
@@ -209,10 +207,13 @@ def _frame(model: HookedModel) -> tuple[Tensor, Tensor]:
     empty = torch.zeros(0, dtype=torch.long, device=model.device)
     if model.tokenizer is None:
         return empty, empty
-    row = next(iter(model.tokenize(["a"]))).to(model.device)
-    special = torch.tensor([i in set(model.tokenizer.all_special_ids) for i in row.tolist()])
-    inner = (~special).nonzero().flatten()
-    return row[: int(inner[0])], row[int(inner[-1]) + 1 :]
+    for text in probe_texts(model.tokenizer):
+        row = next(iter(model.tokenization.tokenize([text], quiet=True))).to(model.device)
+        special = torch.tensor([i in set(model.tokenizer.all_special_ids) for i in row.tolist()])
+        inner = (~special).nonzero().flatten()
+        if len(inner):  # a word that a closed vocabulary knows
+            return row[: int(inner[0])], row[int(inner[-1]) + 1 :]
+    return empty, empty
 
 
 def _block(model: HookedModel, config: HeadAtlasConfig, specials: int) -> int:

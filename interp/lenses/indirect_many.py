@@ -298,8 +298,8 @@ def _effects(
 
 def _batches(model: HookedModel, inputs: Any, size: int) -> Iterator[Any]:
     """Texts, ids, or images in pieces."""
-    if not isinstance(inputs, Tensor | TokenBatch):
-        inputs = model.tokenize([inputs] if isinstance(inputs, str) else list(inputs))
+    if not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
+        inputs = model.read(inputs)
     for start in range(0, len(inputs), size):
         rows = slice(start, start + size)
         if isinstance(inputs, TokenBatch):

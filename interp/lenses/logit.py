@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.core.settings import check_choice
 from interp.lenses.config import Components
-from interp.lenses.reading import read_rows, stream_rows
+from interp.lenses.reading import passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
 
@@ -48,6 +48,7 @@ def logit_lens(
         NonFiniteError: The model gives NaN.
     """
     check_choice("components", components, Components)
+    passed_on(model, kwargs, logit_lens)
     return read_rows(
         model,
         inputs,

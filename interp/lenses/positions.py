@@ -20,6 +20,7 @@ from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.result import Result
 from interp.lenses.frozen import wide
+from interp.lenses.reading import whole_rows
 from interp.models.hooked import HookedModel
 
 
@@ -116,12 +117,12 @@ def decompose_positions(
 
 
 def position_context(
-    model: HookedModel, tokens: Tensor, sites: Any = None, *, first: int = 1, batch_size: int = 32
+    model: HookedModel, tokens: Any, sites: Any = None, *, first: int = 1, batch_size: int = 32
 ) -> PositionContext:
     """Split a model's stream over texts of one length.
 
     Args:
-        tokens: Ids [context pos], without padding.
+        tokens: Texts or ids [context pos] of one length.
         sites: Residual sites; every layer's by default.
         first: First position that counts; 1 leaves the attention sink at 0 out, as the paper does.
         batch_size: Texts per forward pass.
@@ -130,6 +131,7 @@ def position_context(
         ConfigError: Nothing is left after `first`.
         ShapeError: Fewer than two texts.
     """
+    tokens = whole_rows(model, tokens)
     if tokens.ndim != 2 or tokens.shape[1] - first < 2:
         raise ConfigError(
             "too few positions", got=list(tokens.shape), expected=f"[context, {first + 2} or more]"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ModelError
 from interp.core.result import Result
 from interp.lenses.frozen import wide
+from interp.lenses.reading import whole_rows
 from interp.models.hooked import HookedModel
 
 QUERY = ("mean", "position", "context", "rest")
@@ -50,7 +52,7 @@ class AttentionParts(Result):
 
 @torch.no_grad()
 def attention_parts(
-    model: HookedModel, tokens: Tensor, layer: int, *, first: int = 1, batch_size: int = 32
+    model: HookedModel, tokens: Any, layer: int, *, first: int = 1, batch_size: int = 32
 ) -> AttentionParts:
     """Split one layer's attention scores over texts of one length.
 
@@ -58,7 +60,7 @@ def attention_parts(
     see; the mean state and the bias of the keys are such constants.
 
     Args:
-        tokens: Ids [context pos], without padding.
+        tokens: Texts or ids [context pos] of one length.
         layer: Block.
         first: First position that counts, as query and as key; 1 leaves a sink at 0 out.
 
@@ -66,6 +68,7 @@ def attention_parts(
         ConfigError: No such layer, fewer than two texts, or too few positions.
         ModelError: Scores are more than products of queries and keys (rotary, relative, ALiBi).
     """
+    tokens = whole_rows(model, tokens)
     cfg = model.cfg
     n_pos = tokens.shape[-1] - first
     if not 0 <= layer < cfg.n_layers or tokens.ndim != 2 or len(tokens) < 2 or n_pos < 3:

@@ -18,7 +18,7 @@ from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.lenses.features import FeatureVectors, TokenScores
 from interp.lenses.frozen import wide
-from interp.lenses.reading import one_row
+from interp.lenses.reading import one_row, passed_on
 from interp.lenses.readout import linear_reading
 from interp.lenses.writers import Writer, norm_before, residual_stream
 from interp.models.hooked import HookedModel
@@ -63,6 +63,7 @@ def propagate(
         ShapeError: An observable of another vocabulary.
     """
     check_choice("norms", norms, Norms)
+    passed_on(model, kwargs, propagate, run=False)
     _check(model, observable)
     frozen = _frozen_sites(model, scales=norms == "frozen")
     names = model.sites.resolve(site)
@@ -181,6 +182,7 @@ def score_tokens(
     model: HookedModel, inputs: Any, features: FeatureVectors, **kwargs: Any
 ) -> TokenScores:
     """Every feature's score at every position of one text: vector · activation at its site."""
+    passed_on(model, kwargs, score_tokens)
     sites = list(dict.fromkeys(features.sites))
     acts = model.capture(inputs, sites, **kwargs)
     tokens, real = one_row(model, acts, inputs, kwargs)

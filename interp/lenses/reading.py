@@ -14,6 +14,8 @@ from interp.core.finite import check_finite
 from interp.lenses.config import Components
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
+from interp.models.keywords import check_keywords, named_parameters_of
+from interp.models.outputs import single_output
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
 """Bound on KL(model || last row), nats."""
@@ -51,6 +53,7 @@ def read_rows(
         )
     with torch.no_grad():
         output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
+        output = single_output(output, "a lens")
         check_finite(output, "the model's logits")
         tokens, real = one_row(model, acts, inputs, kwargs)
         final = log_probs(output[0, real])
@@ -78,6 +81,28 @@ def read_rows(
         tolerance=TOLERANCE.get(model.cfg.dtype, 1e-2),
         provenance=model.provenance(rows.values()),
     )
+
+
+_RUN = ("fwd_hooks", "prepend_bos", "clone", "max_bytes", "truncate")
+"""Options of a run that leave what a lens reads whole: no positions, types or gradients."""
+
+
+def passed_on(
+    model: HookedModel, kwargs: Mapping[str, Any], caller: Callable[..., Any], run: bool = True
+) -> None:
+    """Refuse what neither the run nor the raw module reads, before anything runs.
+
+    Args:
+        caller: The public function that took `kwargs`; its own options are suggested.
+        run: Whether options of the run go through (`fwd_hooks`, ...).
+
+    Raises:
+        ConfigError: Naming the option and the nearest ones.
+    """
+    through = _RUN if run else tuple(name for name in _RUN if name != "fwd_hooks")
+    own = named_parameters_of(caller)
+    known = (*own, *through)
+    check_keywords(kwargs, {*model.keywords, *through}, known, type(model.module).__name__)
 
 
 def stream_rows(model: HookedModel, components: Components) -> dict[str, str]:
@@ -125,7 +150,10 @@ def one_row(
     if model.cfg.n_decoder_layers:
         given = {**inputs, **kwargs} if isinstance(inputs, Mapping) else kwargs
         start = getattr(model.module.config, "decoder_start_token_id", None) or 0
-        tokens, mask = given.get("decoder_input_ids", torch.tensor([[start]])), None
+        tokens = torch.as_tensor(given.get("decoder_input_ids", [[start]]))
+        tokens = tokens[None] if tokens.dim() == 1 else tokens
+        mask = given.get("decoder_attention_mask")
+        mask = None if mask is None else torch.as_tensor(mask).bool().reshape(tokens.shape)
     if tokens is None or tokens.shape[0] != 1:
         raise TokenError(
             "a lens reads one text at a time",
@@ -134,6 +162,22 @@ def one_row(
         )
     real = torch.ones_like(tokens[0], dtype=torch.bool) if mask is None else mask[0]
     return tokens[0][real], real
+
+
+def whole_rows(model: HookedModel, inputs: Any) -> Tensor:
+    """Ids [context pos] of texts of one length.
+
+    Raises:
+        TokenError: Rows of different length.
+    """
+    batch = model.read(inputs)
+    if len(set(batch.lengths.tolist())) > 1:
+        raise TokenError(
+            "positions are compared over texts of one length",
+            got=f"lengths {sorted(set(batch.lengths.tolist()))[:8]}",
+            fix="cut them to the shortest",
+        )
+    return torch.stack(list(batch)).to(model.device)
 
 
 def log_probs(logits: Tensor) -> Tensor:

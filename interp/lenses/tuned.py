@@ -9,7 +9,7 @@ Lens" (arXiv 2303.08112), equations 5 to 7.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,15 +20,16 @@ from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
 from interp.activations.stream import ActivationStream
-from interp.activations.text import TokenSequences, tokenize_texts
+from interp.activations.text import TokenSequences, token_sequences
 from interp.core.artefact import Trained, fill
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ModelError
 from interp.core.provenance import Provenance
 from interp.core.store import Artefact
 from interp.lenses.config import TunedLensConfig
-from interp.lenses.reading import log_probs, read_rows, stream_rows
+from interp.lenses.reading import log_probs, passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
+from interp.models.keywords import check_options
 
 WEIGHTS, CONFIG = "tuned_lens.safetensors", "tuned_lens.json"
 
@@ -124,6 +125,7 @@ def tuned_lens(
         ProvenanceError: The lens was made for another model.
         TokenError: More than one text, or a target that is not one token.
     """
+    passed_on(model, kwargs, tuned_lens)
     if not isinstance(lens, TunedLens):
         lens = TunedLens.load(lens)
     known = lens.check_model(model, strict=strict)
@@ -169,6 +171,7 @@ def train_tuned_lens(
         ConfigError: Less text than one batch, or settings that cannot be.
         ModelError: The model has no residual stream and head over tokens.
     """
+    check_options(settings, [f.name for f in fields(FitConfig)], "train_tuned_lens")
     config = config or TunedLensConfig()
     lens = TunedLens.identity(model)
     tokens = sequences_of(model, source, config.n_ctx)
@@ -234,12 +237,4 @@ class _Step:
 
 def sequences_of(model: HookedModel, source: Any, n_ctx: int | None) -> TokenSequences:
     """Token sequences as they are, or text cut into windows of `n_ctx` tokens."""
-    if isinstance(source, TokenSequences | Tensor):
-        return TokenSequences.of(source)
-    if model.tokenizer is None:
-        raise ConfigError(
-            "this model has no tokenizer to read text with",
-            got=type(source).__name__,
-            expected="TokenSequences, or ids [sequence pos]",
-        )
-    return tokenize_texts(model, source, TextConfig(n_ctx=n_ctx))
+    return token_sequences(model, source, TextConfig(n_ctx=n_ctx))

@@ -23,7 +23,6 @@ from interp.lenses.config import TokenTableConfig
 from interp.lenses.reading import stream_rows
 from interp.lenses.weights import read_weights
 from interp.models.hooked import HookedModel
-from interp.models.token_batch import TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,8 +79,7 @@ def active_overlap(
     sites = list(stream_rows(model, "resid").values())[1:]
     table = read_weights(model, "out", TokenTableConfig(k=k))
     said = table.ids.unflatten(0, (cfg.n_layers, -1))  # [layer neuron sign k]
-    if not isinstance(inputs, Tensor | TokenBatch):
-        inputs = model.tokenize([inputs] if isinstance(inputs, str) else list(inputs))
+    inputs = model.read(inputs)
     posts = [f"blocks.{layer}.mlp.hook_post" for layer in chosen]
     acts = model.capture(inputs, [*posts, *(sites[layer] for layer in chosen)])
     found, control = [], []

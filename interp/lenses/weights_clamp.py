@@ -99,9 +99,7 @@ def clamp_neuron(
             got=f"layer {layer}, neuron {index}, at {at!r}",
             expected=f"layers below {cfg.n_layers}, neurons below {cfg.d_mlp}, at {PLACES}",
         )
-    if isinstance(inputs, Tensor):
-        inputs = TokenBatch.of(inputs if inputs.dim() == 2 else inputs[None])
-    batch = inputs if isinstance(inputs, TokenBatch) else model.tokenize(inputs)
+    batch = model.read(inputs)
     before, after, natural = [], [], []
     for start in range(0, len(batch), BATCH):
         part = TokenBatch(batch.ids[start : start + BATCH], batch.mask[start : start + BATCH])

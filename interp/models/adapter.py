@@ -50,6 +50,8 @@ class Adapter:
         unlisted: Sites that cost much or change how the model computes: by name or glob only.
         pools_first: The head reads position 0 only (ViT's class token).
         notes: Sentences for `print(model)`.
+        born: dtype and device of the first parameter when `cfg` was made.
+        links: Where every module stood then, see `effective.refuse_replaced`.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Adapter:
     refused: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    born: tuple[str, str] | None = None
+    links: list[tuple[dict[str, Any], str, nn.Module | None]] = field(default_factory=list)
 
 
 def find(root: nn.Module, path: str) -> nn.Module | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import FoldError
+from interp.models.effective import adapted_parts
 from interp.models.fold_families import huggingface_parts, small_parts
 from interp.models.fold_parts import FoldNorm, FoldParts, ValuePath
 from interp.models.hooked import HookedModel
@@ -93,6 +94,14 @@ def fold(
 
 
 def _refuse_unknown(model: HookedModel) -> None:
+    adapted = adapted_parts(model.module)
+    if adapted:
+        raise FoldError(
+            f"cannot fold {model.cfg.model_name}: it carries adapters",
+            got=", ".join(adapted[:3]),
+            expected="plain weights",
+            fix="merge them first: wrap(peft_model.merge_and_unload(), tokenizer)",
+        )
     if model.splices:
         raise FoldError(
             "cannot fold a model with coders spliced in",

@@ -89,6 +89,8 @@ def generate(
     own = model._intake.huggingface and hasattr(model.module, "generate")
     settings = _Settings(model, temperature, options, own)
     batch, order = _left_padded(ready)
+    # The door refuses padding on the left where it would change what the model computes.
+    model._intake.prepare(batch, {}, False)
     run.given, run.order = len(batch), order
     _refuse_long(model, batch, n)
     draw = None if temperature == 0 else _Draw(temperature, seed, settings.sampling)
@@ -310,11 +312,13 @@ def _huggingface(
         bos_token_id=own.bos_token_id,
         decoder_start_token_id=model._intake.start or own.decoder_start_token_id,
         use_cache=settings.cache,
-        num_return_sequences=1 if draw else settings.returned,
     )
     # Attributes, not arguments: the constructor would complain of what belongs together.
-    more = dict(settings.more)
-    processors = LogitsProcessorList(more.pop("logits_processor", None) or [])
+    more: dict[str, Any] = dict(settings.more) | {
+        "num_return_sequences": 1 if draw else settings.returned
+    }
+    given: Any = more.pop("logits_processor", None)
+    processors = LogitsProcessorList(given or [])
     if draw is not None:
         processors.append(draw)
     extra = {k: more.pop(k) for k in ("stopping_criteria", "prefix_allowed_tokens_fn") if k in more}

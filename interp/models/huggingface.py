@@ -319,7 +319,8 @@ def _t5_adapter(module: Any, name: str) -> Adapter:
         unlisted=to.unlisted,
         inputs="encoder_decoder" if "decoder" in coders else "tokens",
         configs=_attention_configs(module),
-        embed=find(module, "shared"),
+        # `shared` only holds the table: an adapter sits on the modules that look tokens up.
+        embed=find(module, "encoder.embed_tokens") or find(module, "shared"),
         unembed=unembed if head is not None else None,
         unembed_module=head,
         ln_final=find(

@@ -15,6 +15,7 @@ from interp.core.errors import CorruptArtefact, ModelError
 from interp.core.names import did_you_mean
 from interp.core.store import load_tensors
 from interp.models.hooked import HookedModel
+from interp.models.peft_models import ADAPTER_FILE, base_of, with_adapter
 from interp.models.small import CONFIG_FILE, load_small
 from interp.models.tokens import load_tokenizer
 from interp.models.wrapping import wrap
@@ -43,7 +44,8 @@ def load_model(
 
     Args:
         name: A bundled model, a Hugging Face folder, a folder with hooked_transformer.json and
-            model.safetensors, or a hub id (with `allow_download=True`).
+            model.safetensors, an adapter folder of PEFT (adapter_config.json) whose base model is
+            found, or a hub id (with `allow_download=True`).
         dtype: Of the weights, e.g. "bfloat16"; as stored when absent.
         device, device_map: Where to put it; `device_map` goes to transformers/accelerate.
         backend: "transformer_lens" boots a TransformerBridge, for its weight processing.
@@ -71,6 +73,9 @@ def load_model(
         module = load_small(folder)
         module.to(device=device, dtype=_dtype(dtype))
         return _finish(module, _tokenizer(folder), text)
+    if local and backend == "interp" and (folder / ADAPTER_FILE).is_file():
+        opened = {"dtype": _dtype(dtype), "device_map": device_map, "device": device}
+        return _adapted(folder, text, allow_download, opened, options)
     if local and not (folder / "config.json").is_file():
         found = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
         raise ModelError(
@@ -89,6 +94,33 @@ def load_model(
     if device is not None:
         module = module.to(device)
     return _finish(module, tokenizer, text)
+
+
+def _adapted(
+    folder: Path, name: str, download: bool, opened: dict[str, Any], options: dict[str, Any]
+) -> HookedModel:
+    """An adapter folder: its base model, then the adapter on top of it."""
+    source = base_of(folder)
+    local = Path(source).is_dir()
+    if not local and not download:
+        raise ModelError(
+            f"the base model of the adapter in {name} is not on this machine",
+            got=f"base_model_name_or_path = {source!r}",
+            expected=f"a folder, as it is or seen from {folder}",
+            fix=f"write the base model's folder into {ADAPTER_FILE}, or "
+            f"load_model({name!r}, allow_download=True)",
+        )
+    with _network(download and not local):
+        module = _pretrained(source, opened["dtype"], opened["device_map"], local, options)
+        module = with_adapter(module, folder)
+        own = any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json"))
+        if own or local:
+            tokenizer = load_tokenizer(str(folder) if own else source)
+        else:
+            tokenizer = _hub_tokenizer(source)
+    if opened["device"] is not None:
+        module = module.to(opened["device"])
+    return _finish(module, tokenizer, name)
 
 
 def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:

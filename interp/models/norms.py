@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from interp.core.errors import WeightError
+from interp.models.effective import plain
+
 
 @dataclass(frozen=True)
 class NormParts:
@@ -37,7 +40,7 @@ class NormParts:
 
     def gain(self, module: nn.Module) -> Tensor | None:
         """The factor per dimension [d_model], or None."""
-        weight = getattr(module, "weight", None)
+        weight = getattr(plain(module), "weight", None)
         if weight is None:
             return None
         return 1.0 + weight.float() if self.plus_one else weight
@@ -46,7 +49,7 @@ class NormParts:
         """normalized * gain + bias, in the shape and dtype of the module's output `like`."""
         gain = self.gain(module)
         out = normalized if gain is None else normalized * gain
-        bias = getattr(module, "bias", None)
+        bias = getattr(plain(module), "bias", None)
         return (out if bias is None else out + bias).to(like.dtype).reshape(like.shape)
 
 
@@ -55,6 +58,10 @@ def norm_parts(module: nn.Module) -> NormParts | None:
 
     The adapter proof recomputes every norm from these parts and refuses a formula that is wrong.
     """
+    try:
+        module = plain(module)
+    except WeightError:
+        return None
     if isinstance(module, nn.LayerNorm):
         return NormParts(True, module.eps, False)
     kind = type(module).__name__

@@ -1,149 +1,70 @@
-"""What a run gives back: TransformerLens's `return_type` and `stop_at_layer`."""
+"""What a forward pass returns, reduced to what its reader means."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError, ShapeError
-from interp.core.names import did_you_mean
-from interp.models.inputs import Prepared, main_output
-from interp.models.taps import Request
+from interp.core.errors import ModelError
 
-if TYPE_CHECKING:
-    from interp.models.hooked import HookedModel
-
-RETURN_TYPES = ("logits", "loss", "both", None)
+_ASIDE = ("loss", "past_key_values", "hidden_states", "attentions", "encoder_last_hidden_state")
 
 
-class Output(NamedTuple):
-    """What `return_type="both"` gives, as in TransformerLens."""
+def main_output(raw: Any) -> Any:
+    """The one tensor that a model is asked for, or all of what it returned if there is none.
 
-    logits: Tensor
-    """[batch pos d_vocab]."""
-    loss: Tensor
-    """Mean cross-entropy of the next token over real tokens, nats."""
+    The rule, first match wins: `logits`; else the tensors that are called logits (`start_logits`,
+    `logits_per_image`); else those called embeddings (`text_embeds`); else `last_hidden_state`;
+    else every other tensor that is no loss. Where the match names several (a span's start and end,
+    CLIP's two sides), nobody can know which is meant: the whole output comes back, by name.
+    """
+    if isinstance(raw, Tensor | tuple | list):
+        return raw
+    names = candidates(raw)
+    return _get(raw, names[0]) if len(names) == 1 else raw
 
 
-class Ending:
-    """Where one run ends and what it returns; refused before anything runs.
+def candidates(raw: Any) -> list[str]:
+    """The fields of an output that may be meant, by the rule of `main_output`."""
+    names = [n for n in _names(raw) if isinstance(_get(raw, n), Tensor)]
+    for group in (
+        [n for n in names if n == "logits"],
+        [n for n in names if n.endswith("_logits") or n.startswith("logits_")],
+        [n for n in names if n.endswith("_embeds")],
+        [n for n in names if n == "last_hidden_state"],
+    ):
+        if group:
+            return group
+    return [n for n in names if "loss" not in n and n not in _ASIDE]
 
-    Args:
-        return_type: "logits" (the model's main output, whatever it is), "loss", "both" or None.
-        stop_at_layer: Return the residual stream before this block instead (negative: from the
-            end; `n_layers`: after the last), and compute nothing behind it.
+
+def single_output(output: Any, what: str) -> Tensor:
+    """The output as a tensor, for who needs exactly one.
 
     Raises:
-        ConfigError: No such return type or layer.
-        ModelError: A loss or a layer that this kind of model does not have.
+        ModelError: There are several, or none; their names are listed.
     """
-
-    def __init__(self, model: HookedModel, return_type: Any, stop_at_layer: Any) -> None:
-        if return_type not in RETURN_TYPES:
-            raise ConfigError(
-                "unknown return_type",
-                got=repr(return_type),
-                expected=", ".join(map(repr, RETURN_TYPES)),
-                fix=did_you_mean(str(return_type), [str(t) for t in RETURN_TYPES]),
-            )
-        self.return_type = return_type
-        self.site = None if stop_at_layer is None else _site_before(model, stop_at_layer)
-        if self.site is not None and return_type in ("loss", "both"):
-            raise ConfigError(
-                f"return_type={return_type!r} needs the whole model",
-                got=f"stop_at_layer={stop_at_layer}",
-                fix="leave one of the two out",
-            )
-        if return_type in ("loss", "both") and not model.is_language_model:
-            raise ModelError(
-                f"{model.cfg.model_name} has no next-token loss",
-                got=f"return_type={return_type!r}",
-                expected="a causal language model",
-                fix='return_type="logits", and a loss of your own',
-            )
-
-    def names(self, model: HookedModel, names_filter: Any) -> list[str]:
-        """The sites to keep; those behind the layer at which the run stops are refused.
-
-        Raises:
-            SiteError: Nothing matches.
-            ConfigError: A site that the run does not reach.
-        """
-        if self.site is None:
-            return model.sites.resolve(names_filter)
-        order = list(model.sites)
-        reached = order[: order.index(self.site) + 1]
-        if names_filter is None:
-            return reached
-        names = model.sites.resolve(names_filter)
-        behind = [n for n in names if n in order and n not in set(reached)]
-        if behind:
-            raise ConfigError(
-                f"{behind[0]!r} lies behind the layer at which the run stops",
-                got=f"the run stops at {self.site!r}",
-                fix="a later stop_at_layer, or none",
-            )
-        return names
-
-    def join(self, model: HookedModel, wanted: dict[str, Request]) -> dict[str, Request]:
-        """The requests, with the one that the run stops at."""
-        if self.site is None:
-            return wanted
-        more = dict(wanted)
-        if self.site in more and more[self.site].keep:
-            return more
-        request = more.setdefault(self.site, Request(model.sites[self.site], self.site))
-        request.keep, request.on_path = True, torch.is_grad_enabled()
-        return more
-
-    def result(self, raw: Any, wanted: dict[str, Request], ready: Prepared) -> Any:
-        """What the caller gets."""
-        if self.return_type is None:
-            return None
-        if self.site is not None:
-            return wanted[self.site].value
-        output = main_output(raw)
-        if self.return_type == "logits":
-            return output
-        loss = next_token_loss(output, ready.tokens, ready.mask)
-        return loss if self.return_type == "loss" else Output(output, loss)
-
-
-def next_token_loss(logits: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Mean cross-entropy of each next real token, nats, [].
-
-    Raises:
-        ShapeError: Nothing is predicted: one token per row, or no tokens.
-    """
-    if tokens is None or tokens.shape[1] < 2:
-        raise ShapeError(
-            "a next-token loss needs at least two tokens per row",
-            got=None if tokens is None else tuple(tokens.shape),
-        )
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
+    if isinstance(output, Tensor):
+        return output
+    names = candidates(output)
+    listed = f": {', '.join(names)}" if names else ""
+    pick = names[0] if names else "name"
+    raise ModelError(
+        f"{what} needs one output tensor",
+        got=f"{type(output).__name__}{listed}",
+        expected="a model whose forward pass returns one tensor, or names one as its logits",
+        fix=f"wrap a module whose forward returns that one (output[{pick!r}])",
     )
-    if mask is None:
-        return losses.mean()
-    real = (mask[:, 1:] & mask[:, :-1]).flatten()
-    return losses[real].mean()
 
 
-def _site_before(model: HookedModel, layer: Any) -> str:
-    n = model.cfg.n_layers
-    if f"blocks.{n - 1}.hook_resid_post" not in model.sites or not model.adapter.exact_once:
-        raise ModelError(
-            f"{model.cfg.model_name} has no single stack of blocks to stop in",
-            got=f"stop_at_layer={layer!r}",
-            fix="model.capture(inputs, site) stops after the last site it keeps",
-        )
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer <= n:
-        raise ConfigError(
-            "stop_at_layer is no layer of this model", got=repr(layer), expected=f"{-n} to {n}"
-        )
-    layer = layer + n if layer < 0 else layer
-    if layer == n:
-        return f"blocks.{n - 1}.hook_resid_post"
-    return f"blocks.{layer}.hook_resid_pre"
+def _names(raw: Any) -> list[str]:
+    if isinstance(raw, Mapping):
+        return [str(name) for name in raw]
+    # A plain object of the module's own: only the two names that mean the same everywhere.
+    return [n for n in ("logits", "last_hidden_state") if hasattr(raw, n)]
+
+
+def _get(raw: Any, name: str) -> Any:
+    return raw[name] if isinstance(raw, Mapping) else getattr(raw, name)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import EditError, HookNotFired, ModelError
 from interp.models import attention
-from interp.models.gate import Frame
+from interp.models.frame import Frame
 from interp.models.installers import install
 from interp.models.sides import Seen, Side
 from interp.models.sites import Site
@@ -57,7 +57,7 @@ class Run:
         requests: What is wanted, by site name.
         splices: Coders in place, each once per pass however many runs bring it.
         stop: End the forward once every request has been answered.
-        many: Several passes may follow, and a site may be reached by some of them only.
+        many: Several passes may follow, which may begin at any entry.
         passes, completed: Forwards of the root that began; that came to their end.
         generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
             prompt's.
@@ -119,12 +119,13 @@ class Run:
                 expected="the module to run in this forward pass",
                 fix="ask for a site that this input reaches",
             )
-        if request.call is None and not self.many:
+        if request.call is None and not request.every:
             raise HookNotFired(
                 f"the hook at {request.name!r} fired {fired} times in one forward pass",
                 got=f"{fired} calls",
                 expected="one",
-                fix=f"name the call: '{request.name}#0' to '{request.name}#{fired - 1}'",
+                fix=f"name the call: '{request.name}#0' to '{request.name}#{fired - 1}', or edit "
+                f"every one: '{request.name}#*'",
             )
 
 
@@ -254,7 +255,7 @@ class Pass:
             fired = tap.fired
             hit = fired > (tap.call or 0)
             for request in tap.requests:
-                request.fired = fired
+                request.fired = max(request.fired, fired)
                 if hit:
                     request.reached = True
         # No cycle may keep activations alive until the collector happens to come by.

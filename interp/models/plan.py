@@ -8,12 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import ConfigError, EditError, ModelError, SiteError, TokenError
-from interp.models.gate import Frame
+from interp.core.errors import (
+    ConfigError,
+    EditError,
+    ModelError,
+    NonFiniteError,
+    SiteError,
+    TokenError,
+)
+from interp.models.frame import Frame
 from interp.models.inputs import Prepared
 from interp.models.interventions import Intervention
 from interp.models.sides import Seen, take
-from interp.models.sites import SiteMap
+from interp.models.sites import Site, SiteMap
 from interp.models.taps import Edit, Request, Tap, check_activation
 
 Hook = Intervention | tuple[Any, Edit]
@@ -79,6 +86,12 @@ def requests(
             request.edits.append(edit)
     for name in names:
         request = _request(wanted, sites, name)
+        if request.every:
+            raise SiteError(
+                "one call is kept at a time",
+                got=name,
+                fix=f"name the call: {name.replace('#*', '#0')!r}; an edit may have every call",
+            )
         request.keep, request.on_path = True, grad
         request.transform, request.copy = keep, clone
     return wanted
@@ -140,8 +153,10 @@ def start_request(sites: SiteMap, name: str, values: Tensor) -> dict[str, Reques
 def _request(wanted: dict[str, Request], sites: SiteMap, name: str) -> Request:
     request = wanted.get(name)
     if request is None:
-        call = int(name.rpartition("#")[2]) if "#" in name else None
-        request = wanted[name] = Request(sites[name], name, call=call)
+        call = name.partition("#")[2]
+        request = wanted[name] = Request(
+            sites[name], name, call=int(call) if call.isdigit() else None, every=call == "*"
+        )
     return request
 
 
@@ -157,7 +172,7 @@ def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -
         value = request.value
         if value is None:
             raise ModelError(f"nothing was kept at {name!r}")
-        check_activation(value, request.site, f"the activation at {name!r}")
+        _check_kept(value, request.site, ready)
         shared = value.dim() == 3 and value.shape[0] == 1 and bool(request.site.sizes)
         if shared and ready.tokens is not None and len(ready.tokens) > 1:
             value = value.expand(ready.tokens.shape[0], -1, -1)
@@ -165,8 +180,23 @@ def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -
     return tensors
 
 
+def _check_kept(value: Tensor, site: Site, ready: Prepared) -> None:
+    """Finite, or not finite at padding only, where nobody looks."""
+    what = f"the activation at {site.name!r}"
+    try:
+        check_activation(value, site, what)
+    except NonFiniteError:
+        decoder = site.name.startswith("decoder") and ready.decoder_tokens is not None
+        mask = ready.decoder_mask if decoder else ready.mask
+        if mask is None or "pos" not in site.axes.split() or mask.shape != value.shape[:2]:
+            raise
+        check_activation(value[mask.to(value.device)], site, what)
+
+
 def kept_positions(positions: Any, ready: Prepared, frame: Frame) -> dict[str, Tensor]:
     """Where captured tensors run along the tokens, by side; empty for inputs without tokens."""
+    if positions is None:
+        return {}
     seen = Seen(frame.root, ready.args, ready.kwargs)
     found: dict[str, Tensor] = {}
     for label, side in (("positions", seen.encoder), ("decoder_positions", seen.decoder)):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.core.errors import AdapterError, ModelError
 from interp.models.attention import probing, switched
+from interp.models.effective import plain
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import UNREACHED
 from interp.models.inputs import Prepared, main_output
@@ -207,7 +208,7 @@ def _attention_promises(
     if result is None or model.sites[f"{p}{attn}.hook_result"].kind != "result":
         return
     if out in v and f"{p}ln1_post.hook_scale" not in model.sites:
-        bias = getattr(model.sites[f"{p}{attn}.hook_z"].module, "bias", None)
+        bias = getattr(plain(model.sites[f"{p}{attn}.hook_z"].module), "bias", None)
         total = result.sum(2) if bias is None or callable(bias) else result.sum(2) + bias
         if fails(p + out, lambda: total):
             yield f"{p}{attn}.hook_result", "per-head results do not sum to attn_out here"

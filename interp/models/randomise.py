@@ -7,7 +7,9 @@ import copy
 import torch
 from torch import nn
 
+from interp.core.errors import ModelError
 from interp.core.randomness import generator
+from interp.models.effective import packed_parts
 from interp.models.huggingface import is_huggingface
 from interp.models.small import SmallTransformer
 
@@ -17,8 +19,19 @@ def randomised_module(module: nn.Module, seed: int) -> nn.Module:
 
     Hugging Face models initialise from their config, the small transformer by its own rule, other
     modules through `reset_parameters`; parameters that nothing resets are redrawn with the mean and
-    deviation they had.
+    deviation they had. A Hugging Face model comes without adapters: they are no part of its config.
+
+    Raises:
+        ModelError: Quantised weights, which nothing can redraw.
     """
+    packed = packed_parts(module)
+    if packed:
+        raise ModelError(
+            f"cannot draw fresh weights for {type(module).__name__}: its weights are quantised",
+            got=", ".join(packed[:3]),
+            expected="floating-point weights",
+            fix="randomise the unquantised model; quantise its module afterwards",
+        )
     first = next(module.parameters(), torch.zeros(()))
     # Never the weights that the same seed gave the model itself before training.
     draw = int(torch.randint(2**31, (1,), generator=generator(seed, "randomised model")))

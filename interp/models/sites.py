@@ -189,7 +189,8 @@ class SiteMap(Mapping[str, Site]):
     """The sites of one model, in the order in which they fire.
 
     Iterating gives the listed names. Looking up also resolves any `<module path>.hook_in/.hook_out`
-    of the raw module and a call index (`cell.hook_out#3` is the fourth time that module runs).
+    of the raw module and a call index (`cell.hook_out#3` is the fourth time that module runs, `#*`
+    every time).
     """
 
     listed: dict[str, Site]
@@ -286,7 +287,7 @@ class SiteMap(Mapping[str, Site]):
         if site is not None:
             return site
         bare, hash_, call = name.partition("#")
-        if hash_ and not call.isdigit():
+        if hash_ and not (call.isdigit() or call == "*"):
             return None
         if hash_ and bare in self.listed:
             return self.listed[bare]

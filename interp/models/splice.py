@@ -277,6 +277,6 @@ def _dtype(coder: Any) -> torch.dtype | None:
     weight = getattr(coder, "W_enc", None)
     if isinstance(weight, Tensor):
         return weight.dtype
-    parameters: Any = getattr(coder, "parameters", list)
+    parameters: Any = getattr(coder, "parameters", None) or list
     first: Any = next(iter(parameters()), None)
     return None if first is None else first.dtype

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import EditError
+from interp.core.errors import EditError, NonFiniteError
 from interp.core.finite import check_finite
 from interp.models.sides import Side
 from interp.models.sites import Site
@@ -29,19 +29,21 @@ class Request:
         site: Where.
         name: The name as asked for (with its call index, if any).
         call: Which time the module runs in a pass; None when it runs once.
+        every: Whether the request is for every time the module runs (edits only).
         edits: Functions applied in order.
         keep: Whether the value is stored in `value`.
         on_path: Whether the stored value must lie on the graph of the output.
         transform: (value, tap) -> what is stored; None for the tensor itself.
         copy: Store a copy, for modules that overwrite their input in place.
         more_rows: Whether an edit may hand on more rows than it got.
-        fired: How often the site was reached in the last pass.
+        fired: How often the site was reached in one pass, at most.
         reached: Whether any pass answered the request.
     """
 
     site: Site
     name: str
     call: int | None = None
+    every: bool = False
     edits: list[Edit] = field(default_factory=list)
     keep: bool = False
     on_path: bool = False
@@ -243,7 +245,13 @@ def check_edit(tap: Tap, old: Tensor, new: object, more_rows: bool = False) -> N
                 fix=f"return a tensor with the activation's own {what}"
                 + ("" if what == "shape" else f" (value.to(old.{what}))"),
             )
-    check_activation(new, tap.site, f"the value that the hook at {tap.name!r} returned")
+    try:
+        check_activation(new, tap.site, f"the value that the hook at {tap.name!r} returned")
+    except NonFiniteError:
+        # What the model computed at padding may be no number; an edit answers for its own.
+        if bool((new.isfinite() | ~old.isfinite()).all()):
+            return
+        raise
 
 
 def check_activation(value: Tensor, site: Site, what: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from interp.core.errors import TokenError
+from interp.core.errors import TokenError, TokenWarning
 from interp.core.provenance import fingerprint_text
 from interp.models.token_batch import short
 
@@ -137,6 +137,47 @@ def _settings_kept(tokenizer: Any) -> Iterator[None]:
 def _backend(tokenizer: Any) -> Any | None:
     """The Rust tokenizer inside a fast one."""
     return getattr(tokenizer, "backend_tokenizer", None)
+
+
+def unknown_words(tokenizer: Any, text: str, row: list[int]) -> tuple[list[str], bool]:
+    """The words of a text that became the unknown token, and whether nothing else is left of it.
+
+    Args:
+        row: The text's ids, special tokens included.
+    """
+    unk, name = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
+    if unk is None or row.count(unk) <= text.count(str(name)):
+        return [], False
+    (bare,) = call(tokenizer, [text], special=False)
+    if bare.count(unk) <= text.count(str(name)):
+        return [], False  # it was a BOS that doubles as the unknown token
+    words = dict.fromkeys(text.split())
+    lost = [w for w in words if unk in call(tokenizer, [w], special=False)[0] and w != name]
+    return lost or [text], set(bare) == {unk}
+
+
+def say_what_is_lost(tokenizer: Any, texts: Sequence[str], rows: Sequence[list[int]]) -> None:
+    """Warn of words that became the unknown token, and of texts without any word.
+
+    Raises:
+        TokenError: Nothing else is left: the model would read no word of what was written.
+    """
+    found = [unknown_words(tokenizer, text, row) for text, row in zip(texts, rows, strict=True)]
+    lost = list(dict.fromkeys(word for words, _ in found for word in words))
+    if lost and all(nothing for _, nothing in found):
+        raise TokenError(
+            "the tokenizer knows no word of this text",
+            got=short(lost),
+            expected=f"words of its vocabulary; it reads these as {tokenizer.unk_token}",
+            fix="model.tokenizer.get_vocab() lists them; a word's case often decides",
+        )
+    if lost:
+        told = f"the tokenizer does not know {short(lost)}: read as {tokenizer.unk_token}"
+        warnings.warn(told, TokenWarning, stacklevel=4)
+    if "" in texts and rows[list(texts).index("")]:
+        row = rows[list(texts).index("")]
+        told = f"a text is empty: the model reads {tokenizer.convert_ids_to_tokens(row)}"
+        warnings.warn(told, TokenWarning, stacklevel=4)
 
 
 def probe_texts(tokenizer: Any) -> Iterator[str]:

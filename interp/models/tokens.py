@@ -24,7 +24,14 @@ from interp.models.token_batch import (
     too_long,
 )
 from interp.models.token_pieces import Pieces
-from interp.models.token_reading import call, fingerprint, load_tokenizer, probe, render_chat
+from interp.models.token_reading import (
+    call,
+    fingerprint,
+    load_tokenizer,
+    probe,
+    render_chat,
+    say_what_is_lost,
+)
 
 __all__ = ["TokenBatch", "Tokenization", "load_tokenizer", "position_ids_from_mask"]
 
@@ -110,8 +117,12 @@ class Tokenization:
         prepend_bos: bool | None = None,
         padding_side: str = "right",
         truncate: bool = False,
+        quiet: bool = False,
     ) -> TokenBatch:
         """Turn text into ids and a mask; ragged batches are padded.
+
+        Words that the tokenizer does not know and texts without a word are said in a
+        `TokenWarning`.
 
         Args:
             texts: A string, a list of strings, a conversation (list of `{"role", "content"}`,
@@ -123,17 +134,22 @@ class Tokenization:
             padding_side: "right" or "left".
             truncate: Cut rows to `n_ctx` from the right (an appended EOS or SEP stays) instead of
                 raising.
+            quiet: Say nothing of unknown words and empty texts (whole corpora).
 
         Returns:
             `TokenBatch` of `[batch, longest row]`.
 
         Raises:
             TokenError: no tokenizer, no BOS to prepend, no chat template, text that gives no token,
-                ids outside the vocabulary, or a row longer than `n_ctx`.
+                ids outside the vocabulary, a row longer than `n_ctx`, or no word that it knows.
         """
         if padding_side not in ("right", "left"):
             raise TokenError("unknown padding side", got=padding_side, expected="right or left")
         rows = self._rows(texts, prepend_bos)
+        if not quiet:
+            strings, is_chat = self._strings(texts)
+            if not is_chat:
+                say_what_is_lost(self.tokenizer, strings, rows)
         rows = [self._fit(row, index, truncate) for index, row in enumerate(rows)]
         longest = max(map(len, rows))
         ids = torch.full((len(rows), longest), self._pad_id(), dtype=torch.long)
@@ -255,7 +271,10 @@ class Tokenization:
             )
         if self.n_ctx is not None and len(row) > self.n_ctx:
             if not truncate:
-                fix = "truncate=True, or shorter text"
+                fix = (
+                    "model.tokenize(texts, truncate=True) gives inputs that fit; --truncate on "
+                    "the command line"
+                )
                 raise too_long(len(row), self.n_ctx, f"text {index}", fix)
             end = self._suffix if row[len(row) - len(self._suffix) :] == self._suffix else []
             row = (row[: max(self.n_ctx - len(end), 0)] + end)[: self.n_ctx]

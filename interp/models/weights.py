@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ModelError
+from interp.core.errors import WeightError
 from interp.models.adapter import Adapter, Stack, find
+from interp.models.effective import is_adapted, plain, refuse_replaced
 from interp.models.families import Block
 from interp.models.linear import linear_bias, linear_weight
 from interp.models.sites import Heads, Interleaved, Slice
@@ -25,10 +26,11 @@ class Weights:
     model has none. They are what the model multiplies with, norms not folded in.
 
     Raises:
-        ModelError: The model has no such weight, or holds it quantised or offloaded.
+        WeightError: The model has no such weight, or holds it quantised or offloaded.
     """
 
     def __init__(self, adapter: Adapter, module: nn.Module) -> None:
+        refuse_replaced(adapter.links, adapter.cfg.model_name)
         self._adapter, self._module, self._cfg = adapter, module, adapter.cfg
 
     @property
@@ -38,10 +40,10 @@ class Weights:
         own = getattr(embed, "W_E", None)
         if own is not None:
             return own
-        if embed is None or not isinstance(getattr(embed, "weight", None), Tensor):
-            raise self._missing("W_E")
-        scale = getattr(embed, "embed_scale", None)
-        table = embed.weight if scale is None else embed.weight * scale.to(embed.weight.dtype)
+        weight = self._table(embed, "W_E")
+        self._refuse_two_tables(embed, weight)
+        scale = getattr(plain(embed), "embed_scale", None)
+        table = weight if scale is None else weight * scale.to(weight.dtype)
         project = self._adapter.embed_project
         return table if project is None else table @ linear_weight(project)
 
@@ -49,10 +51,10 @@ class Weights:
     def W_pos(self) -> Tensor:
         """Position table [n_ctx, d_model] where positions are learned."""
         table: Any = self._adapter.pos_embed
-        own = getattr(table, "W_pos", getattr(table, "weight", None))
+        own = getattr(table, "W_pos", None)
         if own is None:
-            raise self._missing("W_pos")
-        return own[getattr(table, "offset", 0) :]
+            own = self._table(table, "W_pos")
+        return own[getattr(plain(table), "offset", 0) :]
 
     @property
     def W_U(self) -> Tensor:
@@ -75,7 +77,39 @@ class Weights:
             raise self._missing("b_U")
         return head.b_U if hasattr(head, "b_U") else linear_bias(head, self.W_U.shape[1])
 
+    def _table(self, module: nn.Module | None, name: str) -> Tensor:
+        """The rows of an embedding as they are in use."""
+        weight = getattr(plain(module), "weight", None)
+        if not isinstance(weight, Tensor):
+            raise self._missing(name)
+        if not weight.is_floating_point() or weight.element_size() < 2 or weight.is_meta:
+            raise WeightError(
+                f"{name} of {self._cfg.model_name} cannot be read",
+                got="an offloaded table" if weight.is_meta else f"a table of {weight.dtype}",
+                expected="floating-point rows in memory",
+                fix="load the model unquantised, without offloading",
+            )
+        return weight
+
+    def _refuse_two_tables(self, embed: nn.Module, weight: Tensor) -> None:
+        """T5's two halves share one table, unless each carries an adapter of its own."""
+        other = (
+            find(self._module, "decoder.embed_tokens") if len(self._adapter.stacks) > 1 else None
+        )
+        if other is None or not (is_adapted(embed) or is_adapted(other)):
+            return
+        if not torch.equal(weight, self._table(other, "W_E")):
+            raise WeightError(
+                f"{self._cfg.model_name} has no one W_E: its encoder and decoder embed differently",
+                got="adapters on the token embedding of either half",
+                expected="one table for both",
+                fix="read embeddings at hook_embed and decoder_hook_embed",
+            )
+
     def __getattr__(self, name: str) -> Tensor:
+        named = vars(type(self)).get(name)
+        if isinstance(named, property) and named.fget is not None:
+            return named.fget(self)  # python asks here when a property raised: say its error again
         makers: dict[str, Callable[[Any], Tensor]] = {
             **{f"W_{x}": self._reader(x, False) for x in "QKV"},
             **{f"b_{x}": self._reader(x, True) for x in "QKV"},
@@ -166,8 +200,8 @@ class Weights:
             return linear_bias(find(block, at.mlp_gate_up), 2 * self._cfg.d_mlp)[self._cfg.d_mlp :]
         return linear_bias(find(block, at.mlp_up or at.mlp_pre), self._cfg.d_mlp)
 
-    def _missing(self, name: str) -> ModelError:
-        return ModelError(
+    def _missing(self, name: str) -> WeightError:
+        return WeightError(
             f"{self._cfg.model_name} has no {name}",
             got=f"family {self._adapter.name}",
             expected="a model whose architecture table row names this weight",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from interp.core.errors import ModelError
 from interp.models.adapter import Adapter
+from interp.models.effective import links_of
 from interp.models.generic import (
     hooked_root_adapter,
     is_hooked_root,
@@ -19,7 +20,10 @@ from interp.models.generic import (
 )
 from interp.models.hooked import HookedModel
 from interp.models.huggingface import huggingface_adapter, is_huggingface
-from interp.models.inputs import Intake
+from interp.models.identity import placement
+from interp.models.intake import intake_of
+from interp.models.padding import prove_padding
+from interp.models.peft_models import injected
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
 from interp.models.tokens import Tokenization, load_tokenizer
@@ -33,6 +37,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     Args:
         module: A Hugging Face model, our small transformer, a TransformerLens HookedTransformer,
             TransformerBridge or HookedRootModule, or any nn.Module. A HookedModel comes back as is.
+            Of a PeftModel the base model that carries the adapters is wrapped: what it computes
+            with is read and run, and follows `set_adapter`, `disable_adapter` and merging.
         tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
         name: What to call it in errors, pictures and provenance.
         check: Run the adapter's proof (three tiny forward passes): output unchanged under hooks,
@@ -40,7 +46,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
 
     Raises:
         AdapterError: The hooked model's output differs from the raw one's.
-        ModelError: `module` is not a torch module.
+        ModelError: `module` is not a torch module, or carries adapters that are no part of it
+            (prompt and prefix tuning).
     """
     if isinstance(module, HookedModel):
         return module
@@ -51,13 +58,17 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             expected="nn.Module",
             fix="interp.load_model(path) opens a folder",
         )
+    module = injected(module)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
     adapter = _adapter(module, name or _name_of(module))
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
-    model = _assemble(module, adapter, tokenizer)
-    return prove(model) if check and adapter.inputs != "any" and adapter.exact_once else model
+    model = _assemble(module, adapter, tokenizer, check)
+    if not check or adapter.inputs == "any":
+        return model
+    prove_padding(model)
+    return prove(model) if adapter.exact_once else model
 
 
 def _name_of(module: nn.Module) -> str:
@@ -85,7 +96,7 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
     return module_adapter(module, name)
 
 
-def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedModel:
+def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) -> HookedModel:
     cfg = adapter.cfg
     text = _TEXT_KIND.get(adapter.inputs, "other")
     if text == "decoder" and not cfg.causal and cfg.style:
@@ -102,20 +113,13 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any) -> HookedMode
     mapped = getattr(module, "hf_device_map", None)
     if mapped:
         device = _first_device(mapped, device)
-    config: Any = getattr(module, "config", None)
-    roberta = getattr(config, "model_type", "") == "roberta"
-    intake = Intake(
-        kind=adapter.inputs,
-        tokenization=tokenization,
-        accepted=frozenset(inspect.signature(module.forward).parameters),
-        device=device,
-        huggingface=is_huggingface(module),
-        position_offset=config.pad_token_id + 1 if roberta else 0,
-        absolute=cfg.positional == "standard",
-        start=getattr(config, "decoder_start_token_id", None),
+    intake = intake_of(
+        module, adapter, tokenization, device=device, huggingface=is_huggingface(module)
     )
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
-    return HookedModel(module, adapter, tokenization, intake, rewrap=wrap)
+    adapter.born, adapter.links = placement(module), links_of(module)
+    # Copies are proved exactly if the model was.
+    return HookedModel(module, adapter, tokenization, intake, rewrap=partial(wrap, check=check))
 
 
 def _first_device(mapped: dict[str, Any], fallback: torch.device) -> torch.device:

@@ -8,7 +8,7 @@ with as many random ones of the same site.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ Replacement = Literal["zero", "mean"]
 
 def ablate_neurons(
     model: HookedModel,
-    texts: Mapping[str, TokenBatch | Sequence[str]],
+    texts: Mapping[str, Any],
     site: str,
     neurons: Sequence[int],
     *,
@@ -39,7 +39,7 @@ def ablate_neurons(
 
     Args:
         model: A causal language model.
-        texts: Groups of texts by name, e.g. with the feature and without.
+        texts: Groups by name, e.g. with the feature and without: texts, ids, a `TokenBatch`, ...
         site: Where the neurons are, e.g. `blocks.2.mlp.hook_post`.
         neurons: Which, e.g. of `SparseSweep.best(k)`.
         replacement: What stands in for them: "zero", or the "mean" of each over all real tokens.
@@ -55,10 +55,7 @@ def ablate_neurons(
         raise ConfigError(
             "an ablation needs texts and one site", got=f"{len(texts)} groups, sites {names}"
         )
-    batches = {
-        name: group if isinstance(group, TokenBatch) else model.tokenize(list(group))
-        for name, group in texts.items()
-    }
+    batches = {name: model.read(group) for name, group in texts.items()}
     averages = _averages(model, list(batches.values()), names[0])
     chosen, d = list(dict.fromkeys(neurons)), len(averages)
     rest = sorted(set(range(d)) - set(chosen))

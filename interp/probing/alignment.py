@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
+from interp.models.forms import unpack
 from interp.models.hooked import HookedModel
 from interp.models.token_batch import TokenBatch
 from interp.probing.rows import Labels
@@ -117,7 +118,7 @@ def align_words(
 
 def align_texts(
     model: HookedModel,
-    texts: LabelledTexts | Sequence[str],
+    texts: LabelledTexts | Any,
     labels: Mapping[str, Labels] | Labels = None,
     *,
     pool: Pool = "last",
@@ -127,7 +128,7 @@ def align_texts(
     """Lay labels of whole texts onto tokens.
 
     Args:
-        texts: Labelled texts, or plain ones with `labels`.
+        texts: Labelled texts, or plain ones (a list, a column) with `labels`.
         labels: One label per text (a sequence, an array or a tensor), or several layers by name.
         pool: The last real token of each text, the first, or the mean over all (special tokens
             included, as sentence encoders pool).
@@ -143,7 +144,8 @@ def align_texts(
         groups = texts.groups or None if groups is None else groups
         plain: Sequence[str] = texts.texts
     else:
-        plain = list(texts)
+        given_texts = unpack(texts)
+        plain = [given_texts] if isinstance(given_texts, str) else list(given_texts)
         given = labels if isinstance(labels, Mapping) else {"label": labels}
     named = {name: _column(layer) for name, layer in given.items()}
     together = _column(plain if groups is None else groups)

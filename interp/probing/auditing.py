@@ -93,7 +93,7 @@ def audit_erasure(
 
 def amnesic(
     model: HookedModel,
-    inputs: TokenBatch | Sequence[str],
+    inputs: Any,
     site: str,
     eraser: Eraser,
     *,
@@ -107,7 +107,7 @@ def amnesic(
 
     Args:
         model: A causal language model.
-        inputs: Texts.
+        inputs: Texts, or ids in any form that the model reads.
         site: Where to erase, at all positions.
         eraser: Fitted to rows of this site.
         n_random: Random projections of the same rank to compare with.
@@ -118,7 +118,7 @@ def amnesic(
         ProvenanceError: The eraser was made for another model or site.
     """
     eraser.for_model(model.provenance([site]), strict)
-    batch = inputs if isinstance(inputs, TokenBatch) else model.tokenize(list(inputs))
+    batch = model.read(inputs)
     randoms = [
         random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)
     ]

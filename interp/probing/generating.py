@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
 from interp.core.randomness import permutation
+from interp.models.forms import unpack
 from interp.models.hooked import HookedModel
 from interp.models.interventions import clamp
 from interp.probing.findings import ClampedWriting
@@ -142,7 +143,7 @@ def model_writer(
         SiteError: No such site.
     """
     names = model.sites.resolve(site)
-    inputs = prompts if isinstance(prompts, Tensor) else list(prompts)
+    inputs = unpack(prompts)
 
     def write(held: Held) -> Any:
         hooks = [clamp(name, unit, value) for name in names for unit, value in held.items()]

@@ -31,6 +31,16 @@ def no_power_cuts() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What a forked child computes is promised to be equal bit for bit with one thread count only;
+    and the threads of the parent do not live on in a fork, so that count is one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Translators(nn.Module):
     """One affine map per layer, as in a tuned lens; dropout and a counter make resuming harder."""
 

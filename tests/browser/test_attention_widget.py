@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 
 import pytest
@@ -53,28 +52,40 @@ def test_twelve_by_twelve_heads_on_64_tokens_take_three_megabytes_at_most() -> N
     assert len(attention_page(no_vectors).html()) < 500_000
 
 
-FRAMES = """async () => {
-  const items = [...document.querySelectorAll("#from li")], times = [], draws = [];
+MOVES = """async () => {
+  const items = [...document.querySelectorAll("#from li")], calls = [], draws = [];
   const frame = () => new Promise(requestAnimationFrame);
+  let called = 0, drawn = 0;
+  const all = Object.getOwnPropertyDescriptors(CanvasRenderingContext2D.prototype);
+  for (const [name, { value }] of Object.entries(all)) {
+    if (typeof value != "function") continue;
+    CanvasRenderingContext2D.prototype[name] = function (...args) {
+      called += 1;
+      return value.apply(this, args);
+    };
+  }
+  const seen = new MutationObserver((records) => { drawn += records.length; });
+  seen.observe(document.getElementById("view"), { attributeFilter: ["data-draw"] });
   await frame(); await frame();
   for (let turn = 0; turn < 60; turn++) {
-    const start = performance.now();
+    called = drawn = 0;
     items[turn % items.length].dispatchEvent(new PointerEvent("pointerenter"));
     await frame(); await frame();
-    times.push((performance.now() - start) / 2);
-    draws.push(Number(document.getElementById("view").dataset.draw));
+    calls.push(called);
+    draws.push(drawn);
   }
-  return [times, draws];
+  return [calls, draws];
 }"""
 
 
-def test_moving_over_the_tokens_stays_smooth_with_every_head_drawn(large: Visit) -> None:
+def test_a_move_over_the_tokens_is_one_small_drawing_with_every_head_drawn(large: Visit) -> None:
+    """What a smooth page needs of itself; how long a frame takes is the machine's business."""
     drawn(large, "heads")
     large.page.locator("#chips button").last.click()
-    frames, draws = large.page.evaluate(FRAMES)
-    # Drawing is a small part of a 60 Hz frame; frames are the browser's, on a shared machine.
-    assert statistics.median(draws) < 8, statistics.median(draws)
-    assert statistics.median(frames) < 34, statistics.median(frames)
+    calls, draws = large.page.evaluate(MOVES)
+    assert set(draws) == {1}, "one drawing a move"
+    # Measured: 49 to 1,493, as many as the token has keys to draw.
+    assert 0 < max(calls) < 3_000, "calls of the canvas in one drawing"
     assert large.complaints == []
 
 

@@ -18,6 +18,7 @@ from interp.core import _store_disk as _disk
 from interp.core import store
 from interp.core._tensorfile import DTYPES, encode_tensors
 from interp.core.errors import BadName, CorruptArtefact, StorageError
+from tests.support.children import HANG
 
 SMALL = {"x.json": {"a": 1}, "w.safetensors": {"w": torch.arange(7.0)}}
 
@@ -449,9 +450,9 @@ def test_twenty_processes_one_winner(tmp_path: Path, stale: bool, full_count: bo
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join(60)
+            worker.join(HANG)
         assert [worker.exitcode for worker in workers] == [0] * 20
-        wins.get(timeout=5)
+        wins.get(timeout=HANG)
         assert wins.empty()
         assert list(folder.iterdir()) == []
 

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,14 @@ from interp.core import store
 from interp.core.errors import NonFiniteError, StorageError
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.training import run_training
-from tests.activations.toys import forked, metrics, no_power_cuts, tensors_on_disk
+from tests.activations.toys import (
+    checkpoints,
+    forked,
+    metrics,
+    no_power_cuts,
+    one_thread,
+    tensors_on_disk,
+)
 from tests.dictionaries.small import (
     every_step,
     everything,
@@ -29,8 +35,11 @@ from tests.dictionaries.small import (
     same_module,
     small,
 )
+from tests.support.children import Instants, exit_code, hold, wait_for
 
-pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__, every_step.__name__)
+pytestmark = pytest.mark.usefixtures(
+    no_power_cuts.__name__, every_step.__name__, one_thread.__name__
+)
 
 ROWS = planted(700)
 
@@ -57,18 +66,17 @@ def finished(pid: int) -> bool:
 def test_killed_at_random_instants_weights_and_moments_end_equal(
     tmp_path: Path, full_count: bool
 ) -> None:
-    torch.set_num_threads(1)
     whole = train(tmp_path / "whole")
     reference = last_state(tmp_path / "whole")
     said = {key for line in metrics(tmp_path / "whole") for key in line}
     assert {"batch/resampled", "topk/auxk", "jump/sparsity"} <= said, "all mechanisms are at work"
-    chance, kills, runs = random.Random(4), 0, 0
+    instants, kills, runs = Instants(random.Random(4), most=12), 0, 0
     while kills < (200 if full_count else 20):
         run = tmp_path / f"run{runs}"
         runs += 1
         for _ in range(500):
             pid = forked(lambda run=run: train(run) and None)
-            time.sleep(chance.uniform(0.02, 0.6))
+            instants.wait(pid, lambda run=run: max(checkpoints(run), default=0))
             os.kill(pid, signal.SIGKILL)
             if finished(pid):
                 break
@@ -188,6 +196,17 @@ def test_rows_that_are_not_finite_are_refused_before_any_step(tmp_path: Path) ->
 # --- F7: signals -------------------------------------------------------------------------------
 
 
+class HeldAt(Callback):
+    """A run that is not over, however fast the machine: it waits at a step for a file."""
+
+    def __init__(self, at: int, until: Path) -> None:
+        self.at, self.until = at, until
+
+    def after_step(self, module: Any, t: int) -> None:
+        if t == self.at:
+            hold(self.until)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_the_run_goes_on_later(
     tmp_path: Path, number: int, code: int
@@ -198,16 +217,15 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_later(
         from interp.core.errors import Interrupted
 
         try:
-            train(run, 400)
+            train(run, callbacks=[HeldAt(30, tmp_path / "sent")])
         except Interrupted as stop:
             raise SystemExit(stop.code) from None
 
     pid = forked(work)
-    while not (run / "metrics.jsonl").exists():
-        time.sleep(0.01)
+    assert wait_for((run / "metrics.jsonl").exists, pid)
     os.kill(pid, number)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == code
+    (tmp_path / "sent").touch()
+    assert exit_code(pid) == code
     assert list((run / "checkpoints").glob("step_*"))
 
 
@@ -216,12 +234,12 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_later(
 
 def test_a_live_run_is_named_and_its_folder_left_alone(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pid = forked(lambda: train(run, 4000) and None)
+    held = HeldAt(30, tmp_path / "never")
+    pid = forked(lambda: train(run, callbacks=[held]) and None)
     try:
-        while not (run / "metrics.jsonl").exists():
-            time.sleep(0.01)
+        assert wait_for((run / "metrics.jsonl").exists, pid)
         with pytest.raises(StorageError) as caught:
-            train(run, 4000)
+            train(run)
         assert re.search(rf"process {pid}\b", str(caught.value))
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -229,7 +247,6 @@ def test_a_live_run_is_named_and_its_folder_left_alone(tmp_path: Path) -> None:
 
 
 def test_of_many_processes_one_wins_and_nothing_is_mixed(tmp_path: Path, full_count: bool) -> None:
-    torch.set_num_threads(1)
     train(tmp_path / "whole", 9)
     for number in range(100 if full_count else 2):
         run = tmp_path / str(number)
@@ -251,7 +268,6 @@ def test_of_many_processes_one_wins_and_nothing_is_mixed(tmp_path: Path, full_co
 
 
 def test_same_seed_same_bytes_and_threads_differ_by_rounding_only(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     one, two = train(tmp_path / "a"), train(tmp_path / "b")
     assert identical(last_state(tmp_path / "a"), last_state(tmp_path / "b"))
     assert all(same_module(one[name], two[name]) for name in one)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import os
 import random
 import resource
 import shutil
-import time
 import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -38,7 +36,9 @@ from interp.dictionaries.formats import saelens_layout
 from interp.dictionaries.formats.building import config_from_json, config_to_json
 from tests.dictionaries.test_formats_golden import GOLDEN, gemma
 from tests.dictionaries.zoo import MAKES, OURS, make
-from tests.faults.test_f11_malicious import SAFETENSORS, TORCH, evil_code, torch_zip
+from tests.faults.test_f11_malicious import CALLS, SAFETENSORS, TORCH, evil_code, torch_zip
+from tests.support.closeness import assert_close_across
+from tests.support.work import counted_calls
 
 NATIVE = GOLDEN / "native-1"
 
@@ -124,17 +124,12 @@ def test_f10_every_flip_is_refused(tmp_path: Path, full_count: bool) -> None:
 
 
 def refused(folder: Path, where: Path, transcoders: bool = False) -> None:
-    """Refused within a second and 100 MB, and the file is named."""
-    gc.freeze()  # the collector's walks over the whole suite's objects are not the reader's time
-    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        with pytest.raises(InterpError) as caught:
-            load_transcoders(folder) if transcoders else load(folder)
-        seconds = time.process_time() - start
-    finally:
-        gc.unfreeze()
+    """Refused with little work and 100 MB, and the file is named."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InterpError) as caught, counted_calls() as calls:
+        load_transcoders(folder) if transcoders else load(folder)
     assert str(where) in str(caught.value)
-    assert seconds < 1.0
+    assert calls.n < CALLS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
@@ -229,10 +224,10 @@ def test_f11_a_yaml_bomb_stays_small(tmp_path: Path) -> None:
     lines = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9) if i else '1'}]" for i in range(12)]
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text("\n".join([*lines, text]))
-    start = time.process_time()
-    one = load_transcoders(folder)[0]
-    save(one, tmp_path / "native")
-    assert time.process_time() - start < 2
+    with counted_calls() as calls:
+        one = load_transcoders(folder)[0]
+        save(one, tmp_path / "native")
+    assert calls.n < CALLS
     assert sum(path.stat().st_size for path in (tmp_path / "native").iterdir()) < 20_000
 
 
@@ -389,8 +384,9 @@ def test_f17_settings_survive_json(name: str) -> None:
 def test_f30_every_schema_released_loads(name: str) -> None:
     told = load_file(NATIVE / f"{name}.safetensors")
     dictionary = load(NATIVE / name)
-    assert torch.allclose(dictionary.encode(told["x"]), told["latents"], rtol=0, atol=1e-6)
-    assert torch.allclose(dictionary(told["x"]), told["out"], rtol=0, atol=1e-6)
+    wide, high = dictionary.config.d_in, dictionary.config.d_sae
+    assert_close_across(dictionary.encode(told["x"]), told["latents"], terms=wide + 2)
+    assert_close_across(dictionary(told["x"]), told["out"], terms=wide + high + 4)
     assert dictionary.config == make(name.replace("-", " ")).config
     assert dictionary.provenance == make("gated").provenance or "transcoder" in name
 

@@ -19,6 +19,7 @@ from interp.core.provenance import UNKNOWN
 from interp.dictionaries import Dictionary
 from interp.dictionaries.formats import load, load_transcoders, recognise, save, save_transcoders
 from tests.dictionaries.zoo import make
+from tests.support.closeness import assert_close_across
 
 GOLDEN = Path(__file__).parent / "golden"
 LIBRARY = [
@@ -30,9 +31,9 @@ LIBRARY = [
 ]  # fmt: skip
 
 
-def same(a: Tensor, b: Tensor) -> None:
-    assert a.shape == b.shape
-    assert float((a - b).detach().abs().max()) <= 1e-6 * max(1.0, float(b.abs().max()))
+def same(found: Tensor, told: Tensor, *widths: int) -> None:
+    """Another machine's file, to the last digits: products over `widths`, a bias and mean each."""
+    assert_close_across(found.detach(), told, terms=sum(widths) + 2 * len(widths))
 
 
 def copied(name: str, tmp_path: Path) -> Path:
@@ -44,8 +45,8 @@ def copied(name: str, tmp_path: Path) -> Path:
 def test_the_library_and_we_compute_the_same(name: str, tmp_path: Path) -> None:
     dictionary = load(GOLDEN / name)
     told = safetensors.torch.load_file(GOLDEN / name / "expected.safetensors")
-    same(dictionary.encode(told["x"]), told["latents"])
-    same(dictionary(told["x"]), told["out"])
+    same(dictionary.encode(told["x"]), told["latents"], dictionary.config.d_in)
+    same(dictionary(told["x"]), told["out"], dictionary.config.d_in, dictionary.config.d_sae)
     save(dictionary, tmp_path / "native")
     again = load(tmp_path / "native")
     assert again.config == dictionary.config and torch.equal(
@@ -170,8 +171,9 @@ def test_circuit_tracer_sets_both_ways(name: str, tmp_path: Path) -> None:
     layers = load_transcoders(folder)
     told = safetensors.torch.load_file(folder / "expected.safetensors")
     for i, transcoder in enumerate(layers):
-        same(transcoder.encode(told["x"]), told["latents"][i])
-        same(transcoder(told["x"]), told["out"][i])
+        config = transcoder.config
+        same(transcoder.encode(told["x"]), told["latents"][i], config.d_in)
+        same(transcoder(told["x"]), told["out"][i], config.d_in, config.d_sae)
         assert transcoder.site_in == f"blocks.{i}.ln2.hook_normalized"
         assert transcoder.site_out == f"blocks.{i}.hook_mlp_out"
         save(transcoder, tmp_path / f"native_{i}")
@@ -293,8 +295,9 @@ def test_gemma_scope_against_the_formula(
     factor = 13**0.5 if "embedding" in path else 1.0
     pre = x / factor @ params["W_enc"] + params["b_enc"]
     latents = torch.where(pre > params["threshold"], pre, torch.zeros(())).relu()
-    same(dictionary.encode(x), latents)
-    same(dictionary(x), latents @ params["W_dec"] * factor + params["b_dec"])
+    width, high = params["W_enc"].shape
+    same(dictionary.encode(x), latents, width)
+    same(dictionary(x), latents @ params["W_dec"] * factor + params["b_dec"], width, high)
     assert dictionary.metadata == ({} if path == "mine" else {"l0": int(path.split("_")[-1])})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from interp.core import _store_disk as _disk
 from interp.core import store
 from interp.core.errors import StorageError
+from tests.support.children import Instants, wait_for
 
 N = 1013
 
@@ -176,7 +176,7 @@ def test_sigkill_at_random_instants(
 ) -> None:
     if not exchange:
         monkeypatch.setattr(_disk, "_renameat2", lambda staged, target: False)
-    folder, latest, rng = tmp_path / "run", 0, random.Random(5)
+    folder, latest, instants = tmp_path / "run", 0, Instants(random.Random(5), most=5)
     commit(folder, latest, overwrite=False)
     for _ in range(200 if full_count else 20):
         pid = os.fork()
@@ -185,7 +185,7 @@ def test_sigkill_at_random_instants(
                 write_for_ever(folder, latest + 1)
             finally:
                 os._exit(1)
-        time.sleep(rng.uniform(0.0, 0.15))
+        instants.wait(pid, lambda: version_of(folder) or 0)
         os.kill(pid, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         found = version_of(folder)
@@ -211,12 +211,14 @@ def test_readers_beside_a_writer_never_meet_a_mixture(
         finally:
             os._exit(1)
     try:
-        seen = []
-        end = time.monotonic() + (20 if full_count else 1.5)
-        while time.monotonic() < end:
+        seen: list[int | None] = []
+
+        def read() -> bool:
             seen.append(version_of(folder))
+            return len(set(seen)) > (1000 if full_count else 50)
+
+        assert wait_for(read, pid), "the writer ended by itself"
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert None not in seen and seen == sorted(seen)
-    assert len(set(seen)) > 5

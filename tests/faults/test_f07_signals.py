@@ -20,50 +20,47 @@ from tests.activations.toys import (
     checkpoints,
     config,
     forked,
+    metrics,
     no_power_cuts,
+    one_thread,
     same,
     step,
 )
+from tests.support.children import Instants, alive, exit_code, hold, wait_for
 
-pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__)
+pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__, one_thread.__name__)
 
 SETTINGS = config(steps=150, log_every=10)  # no checkpoint is due by time in such a short run
 
 
-def train(run: Path | None, pause: float = 0.0) -> Translators:
-    def slow(module: Translators, batch: torch.Tensor, t: int) -> object:
-        time.sleep(pause)
+def train(run: Path | None, sent: Path | None = None) -> Translators:
+    """The run; where `sent` is given, it is not over before that file is there."""
+
+    def held(module: Translators, batch: torch.Tensor, t: int) -> object:
+        if sent is not None and t == 140:
+            hold(sent)
         return step(module, batch, t)
 
     module = Translators(dropout=0.2)
-    fit(module, slow, batches, SETTINGS, out=run)
+    fit(module, held, batches, SETTINGS, out=run)
     return module
 
 
-def as_process(run: Path, pause: float) -> None:
+def as_process(run: Path, sent: Path) -> None:
     """What a command-line program does: the error's code is the exit status."""
     try:
-        train(run, pause)
+        train(run, sent)
     except Interrupted as error:
         raise SystemExit(error.code) from error
 
 
-def wait_for_config(run: Path) -> None:
-    """The loop has its handlers soon after; before, Python's default would end the child."""
-    deadline = time.monotonic() + 60
-    while not (run / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def exit_code(pid: int) -> int:
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+def lines(run: Path) -> int:
+    """How many lines the run has logged, one in ten steps."""
+    return len(metrics(run)) if (run / "metrics.jsonl").exists() else 0
 
 
 @pytest.fixture(scope="module")
-def whole() -> Translators:
-    torch.set_num_threads(1)
+def whole(one_thread: None) -> Translators:
     return train(None)
 
 
@@ -71,14 +68,17 @@ def test_signals_commit_and_resume_exactly(
     tmp_path: Path, full_count: bool, whole: Translators
 ) -> None:
     chance = random.Random(7)
+    instants = Instants(chance, most=13)
     for number in range(50 if full_count else 5):
-        run = tmp_path / str(number)
+        run, sent = tmp_path / str(number), tmp_path / f"sent{number}"
         signum, code = chance.choice([(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-        pid = forked(lambda run=run: as_process(run, 0.003))
-        wait_for_config(run)
-        time.sleep(chance.uniform(0.0, 0.15))
+        pid = forked(lambda run=run, sent=sent: as_process(run, sent))
+        # The loop has its handlers by its first line; before, Python's default ends the child.
+        assert wait_for(lambda run=run: lines(run) > 0, pid)
+        instants.wait(pid, lambda run=run: lines(run))
         assert checkpoints(run) == [], "only the signal makes a checkpoint"
         os.kill(pid, signum)
+        sent.touch()
         assert exit_code(pid) == code
         (reached,) = checkpoints(run)
         assert 10 <= reached < 150
@@ -91,25 +91,25 @@ def test_two_signals_end_it_at_once_and_consistently(
     tmp_path: Path, full_count: bool, whole: Translators
 ) -> None:
     for number in range(10 if full_count else 1):
-        run = tmp_path / str(number)
-        pid = forked(lambda run=run: as_process(run, 0.01 if not checkpoints(run) else 0.0))
-        wait_for_config(run)
+        run, sent = tmp_path / str(number), tmp_path / f"sent{number}"
+        pid = forked(lambda run=run, sent=sent: as_process(run, sent))
+        assert wait_for(lambda run=run: lines(run) > 0, pid)
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGINT)
-        began = time.monotonic()
+        sent.touch()
         assert exit_code(pid) == 130
-        assert time.monotonic() - began < 20
         assert same(train(run), whole)
 
 
 def test_the_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
-    run = tmp_path / "run"
+    run, beats = tmp_path / "run", tmp_path / "beats"
 
     def stuck() -> None:
         def endless(module: Translators, batch: torch.Tensor, t: int) -> object:
-            if t == 20:
-                (tmp_path / "stuck").touch()
-                time.sleep(600)
+            while t == 20:
+                with beats.open("a") as file:
+                    file.write(".")
+                time.sleep(0.01)
             return step(module, batch, t)
 
         try:
@@ -118,12 +118,11 @@ def test_the_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
             raise SystemExit(error.code) from error
 
     pid = forked(stuck)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "stuck").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert wait_for(beats.exists, pid)
     os.kill(pid, signal.SIGTERM)
-    time.sleep(0.3)
-    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the first signal waits for the step"
+    # The signal is met between two beats: after some more, the step was not cut short by it.
+    heard = beats.stat().st_size
+    assert wait_for(lambda: beats.stat().st_size > heard + 10, pid)
+    assert alive(pid), "the first signal waits for the step"
     os.kill(pid, signal.SIGTERM)
     assert exit_code(pid) == 143

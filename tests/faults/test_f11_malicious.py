@@ -121,11 +121,14 @@ TORCH: dict[str, Callable[[Path, Path], object]] = {
     "deeply nested": lambda path, canary: path.write_bytes(b"\x80\x02" + b"(" * 100_000 + b"."),
 }
 
+CALLS = 1_000_000  # of functions, in Python and C: less than a second's worth on a slow machine
+
 READ = """
-import json, os, resource, sys, time
+import json, os, resource, sys
 import torch, safetensors.torch
 from interp.core import store
 from interp.core.errors import StorageError
+from tests.support.work import counted_calls
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -136,15 +139,16 @@ for line in sys.stdin:
     kind, path = line.rstrip("\\n").split("\\t")
     child = os.fork()
     if child == 0:
-        before, start, outcome = peak(), time.process_time(), "accepted"
+        before, outcome = peak(), "accepted"
         try:
-            (store.load_tensors if kind == "st" else store.load_torch)(path)
+            with counted_calls() as calls:
+                (store.load_tensors if kind == "st" else store.load_torch)(path)
         except StorageError as error:
             outcome = "refused" if path in str(error) else f"unnamed: {error}"
         except BaseException as error:
             outcome = f"raw {type(error).__name__}: {error}"
         report = {"path": path, "outcome": outcome, "mb": peak() - before,
-                  "seconds": time.process_time() - start}
+                  "calls": calls.n}
         print(json.dumps(report), flush=True)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -179,7 +183,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
     command = [sys.executable, "-c", READ, *good]
     run = subprocess.run(
         command, input="\n".join(lines) + "\n", cwd=ROOT, capture_output=True, text=True,
-        check=False, timeout=300,
+        check=False, timeout=900,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     found = [json.loads(line) for line in run.stdout.splitlines()]
@@ -187,10 +191,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
 
 
 @pytest.mark.parametrize("name", [*SAFETENSORS, *(f"torch: {name}" for name in TORCH)])
-def test_refused_quickly_in_little_memory(reports: dict[str, dict[str, object]], name: str) -> None:
+def test_refused_with_little_work_and_memory(
+    reports: dict[str, dict[str, object]], name: str
+) -> None:
     report = reports[name]
     assert report["outcome"] == "refused", report
-    assert report["seconds"] < 1.0 and report["mb"] < 100, report
+    print(name, report)
+    assert report["calls"] < CALLS and report["mb"] < 100, report
 
 
 def test_no_code_ran(reports: dict[str, dict[str, object]]) -> None:

@@ -25,19 +25,25 @@ from tests.activations.toys import (
     forked,
     metrics,
     no_power_cuts,
+    one_thread,
     same,
     step,
 )
+from tests.support.children import hold, wait_for
 
-pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__)
+pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__, one_thread.__name__)
 
 SETTINGS = config(steps=12, **EVERY_STEP)
 REFUSED = 5
 
 
-def train(run: Path | None, pause: float = 0.0) -> Translators:
+def train(run: Path | None, pause: float = 0.0, until: Path | None = None) -> Translators:
+    """The run; its steps give way to other processes, and the ninth waits for a file."""
+
     def slow(module: Translators, batch: torch.Tensor, t: int) -> object:
         time.sleep(pause)
+        if until is not None and t == 8:
+            hold(until)
         return step(module, batch, t)
 
     module = Translators()
@@ -46,8 +52,7 @@ def train(run: Path | None, pause: float = 0.0) -> Translators:
 
 
 def compete(run: Path, start: Path, pause: float = 0.005) -> None:
-    while not start.exists():
-        time.sleep(0.0005)
+    hold(start)
     try:
         train(run, pause)
     except StorageError:
@@ -63,10 +68,9 @@ def race(run: Path, start: Path, n: int) -> list[int]:
 
 def test_a_live_run_is_named_with_its_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pid = forked(lambda: train(run, 0.05) and None)
+    pid = forked(lambda: train(run, until=tmp_path / "never") and None)
     try:
-        while not (run / "metrics.jsonl").exists():
-            time.sleep(0.005)
+        assert wait_for((run / "metrics.jsonl").exists, pid)
         with pytest.raises(StorageError) as caught:
             train(run)
         assert re.search(rf"process {pid}\b", str(caught.value)), str(caught.value)
@@ -77,7 +81,6 @@ def test_a_live_run_is_named_with_its_process(tmp_path: Path) -> None:
 
 
 def test_of_many_processes_one_wins_and_nothing_is_mixed(tmp_path: Path, full_count: bool) -> None:
-    torch.set_num_threads(1)
     whole = train(tmp_path / "whole")
     for number in range(100 if full_count else 5):
         run = tmp_path / str(number)
@@ -99,7 +102,6 @@ def test_what_is_saved_does_not_depend_on_the_lock(
         yield directory
 
     monkeypatch.setattr(store, "lock", no_lock)
-    torch.set_num_threads(1)
     whole = train(None)
     for number in range(20 if full_count else 2):
         run = tmp_path / str(number)

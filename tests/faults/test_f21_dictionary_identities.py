@@ -137,9 +137,8 @@ def test_a_row_is_encoded_alike_alone_and_in_a_batch(dictionary: Dictionary, n: 
         alone = torch.cat([dictionary.encode(row[None]) for row in x])
         shaped = dictionary.encode(x[None, :, None])[0, :, 0]
     bound = 1e-6 if dictionary.config.dtype == "float64" else 1e-4
-    close = (whole - alone).abs() <= bound * whole.abs().max().clamp_min(1)
-    assert close.all()
-    assert torch.equal(shaped != 0, whole != 0)
+    for other in (alone, shaped):  # products of other shapes: the last digits are their own
+        assert ((whole - other).abs() <= bound * whole.abs().max().clamp_min(1)).all()
 
 
 @given(dictionary=dictionaries(activation="topk"), k=st.integers(1, 5))

@@ -22,7 +22,7 @@ OPTIONAL = ("captum", "plotly", "sae_lens", "transformer_lens", "pandas", "kalei
 
 
 def child(
-    code: str, absent: tuple[str, ...], *args: str, timeout: int = 120
+    code: str, absent: tuple[str, ...], *args: str, timeout: int = 900
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in a process where these packages are not installed."""
     environment = os.environ | {"INTERP_TEST_ABSENT": ",".join(absent)}

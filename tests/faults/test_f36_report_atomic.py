@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from interp.reports import PageConfig, Table, report
+from tests.support.children import Instants
 
 OVER = PageConfig(overwrite=True)
 
@@ -34,7 +34,7 @@ def test_killed_while_writing_the_page_is_one_of_the_two(tmp_path: Path, full_co
         report(content(version), path, version, OVER)
         whole[version] = (path.read_bytes(), path.with_suffix(".json").read_bytes())
     pages, numbers = map(set, zip(*whole.values(), strict=True))
-    rng = random.Random(0)
+    instants = Instants(random.Random(0), most=3)
     seen = set()
     for _ in range(100 if full_count else 10):
         child = os.fork()
@@ -43,7 +43,7 @@ def test_killed_while_writing_the_page_is_one_of_the_two(tmp_path: Path, full_co
                 write_forever(path)
             finally:
                 os._exit(1)
-        time.sleep(rng.uniform(0.01, 0.25))
+        instants.wait(child, lambda: path.stat().st_mtime_ns)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "the child ended by itself: it failed to write"

@@ -610,8 +610,13 @@ def test_missing_weights_say_so(llama: interp.HookedModel) -> None:
     quantised = torch.ao.quantization.quantize_dynamic(zoo.make("llama"), {nn.Linear}, torch.qint8)
     model = interp.wrap(quantised)
     assert model.capture(IDS, "blocks.1.mlp.hook_post")["post", 1].shape == (2, 7, zoo.M)
+    # torch's own quantised layers can be dequantised; what is packed otherwise is refused.
+    assert 0 < float((model.W_Q - llama.W_Q).abs().max()) < 0.01 * float(llama.W_Q.abs().max())
+    packed = zoo.make("llama")
+    layer = packed.get_submodule("model.layers.0.self_attn.q_proj")
+    layer.weight = nn.Parameter(torch.zeros(zoo.D, zoo.D, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InterpError, match="plain weight"):
-        _ = model.W_Q
+        _ = interp.wrap(packed, check=False).W_Q
 
 
 def test_the_map_is_readable(llama: interp.HookedModel) -> None:

@@ -215,8 +215,9 @@ def test_a_quantised_model_in_memory_keeps_its_sites() -> None:
     torch.testing.assert_close(model.unembed(model.ln_final(acts["resid_post", -1])), raw)
     edited = model.run_with_hooks(IDS, [interp.zero("blocks.1.attn.hook_z", head=2)])
     assert not torch.equal(edited, raw)
-    with pytest.raises(ModelError):
-        _ = model.W_Q  # no float weight stands for it
+    # What the packed integers stand for: a byte per weight beside the float's, and not equal to it.
+    gap = (model.W_Q - exact.W_Q).abs().max()
+    assert 0 < gap <= exact.W_Q.abs().max() / 64
 
 
 def test_a_tokenizer_in_memory_and_its_chat_template() -> None:

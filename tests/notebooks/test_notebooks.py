@@ -13,8 +13,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from tests.notebooks.pages import SOURCES, cells, read
+from tests.support.children import HANG
 
-SECONDS = 60  # on two cores; F31
 CDN = ("notebook_connected", "cdn.plot.ly", "https://unpkg", "https://cdn")
 
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -59,7 +59,7 @@ def test_notebook_runs_offline_from_nothing(source: Path, tmp_path: Path) -> Non
     environment = os.environ | {"INTERP_TEST_LOOPBACK": "1"}  # a kernel speaks to its client only
     client = NotebookClient(
         notebook,
-        timeout=4 * SECONDS,
+        timeout=HANG,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )

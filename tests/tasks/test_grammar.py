@@ -172,7 +172,7 @@ def test_batches_are_the_same_in_any_process_and_order() -> None:
         subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    printed = [child.communicate(timeout=120)[0] for child in children]
+    printed = [child.communicate(timeout=900)[0] for child in children]
     assert printed[0] == printed[1]
     there = dict(line.split() for line in printed[0].splitlines())
     here = {}

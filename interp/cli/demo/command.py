@@ -31,6 +31,8 @@ class Demo(Common):
     """A folder with a model; nothing takes the bundled one."""
     text: str | None = None
     """What the model reads."""
+    truncate: bool = False
+    """Cut a text that is longer than the model's context."""
     out: Path = DEFAULT_OUT
     """Folder to write. The default is replaced by the next demo; any other must be new or empty."""
     overwrite: bool = False
@@ -47,7 +49,7 @@ class Demo(Common):
         from interp.cli.demo.scene import set_scene
         from interp.reports import PageConfig, report
 
-        scene = set_scene(self.model, self.text, self.seed, self.placement)
+        scene = set_scene(self.model, self.text, self.seed, self.placement, truncate=self.truncate)
         parts = []
         for make in sections():
             start = time.perf_counter()

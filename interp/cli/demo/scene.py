@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +109,14 @@ def repeated_block(d_vocab: int, seed: int, length: int = BLOCK) -> Tensor:
     return torch.cat([block, block])[None]
 
 
-def set_scene(model: str | None, text: str | None, seed: int, placement: Placement) -> Scene:
+def set_scene(
+    model: str | None,
+    text: str | None,
+    seed: int,
+    placement: Placement,
+    *,
+    truncate: bool = False,
+) -> Scene:
     """Open the named model, or the bundled one, to read the text."""
     name = model or BUNDLED
     opened = open_model(name, placement)
@@ -118,7 +125,11 @@ def set_scene(model: str | None, text: str | None, seed: int, placement: Placeme
     own = name in bundled_models() and name == BUNDLED
     if text is None:
         text = TEXT if own else STORY
-    return _scene_of(opened, Path(name).resolve().name, text, seed, own)
+    scene = _scene_of(opened, Path(name).resolve().name, text, seed, own)
+    if truncate and isinstance(scene.inputs, str):
+        cut = opened.read(scene.inputs, truncate=True).ids.to(opened.device)
+        scene = replace(scene, inputs=cut)
+    return scene
 
 
 def _scene_of(model: HookedModel, name: str, text: str, seed: int, own: bool) -> Scene:

@@ -1,0 +1,163 @@
+"""What a wrapped model is, before it runs: its text, its weights, its head, its name for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.core.errors import ModelError
+from interp.core.provenance import Provenance, versions
+from interp.models import identity
+from interp.models.adapter import Adapter
+from interp.models.budget import estimate_bytes
+from interp.models.cfg import ModelConfig
+from interp.models.describe import model_map
+from interp.models.inputs import Intake
+from interp.models.sites import SiteMap
+from interp.models.token_batch import TokenBatch
+from interp.models.tokens import Tokenization
+from interp.models.weights import Weights
+
+
+class Parts:
+    """The standing parts of a wrapped model; `HookedModel` adds the running.
+
+    Attributes:
+        module: The raw model; its state dict, forward and save_pretrained stay as they were.
+        sites: Names -> `Site`, in firing order; `model.sites.shape(name)` tells the axes.
+        tokenization: Text <-> ids, with the BOS policy.
+    """
+
+    sites: SiteMap
+
+    def __init__(
+        self, module: nn.Module, adapter: Adapter, tokenization: Tokenization, intake: Intake
+    ) -> None:
+        self.module = module
+        self.adapter = adapter
+        self.tokenization = tokenization
+        self._intake = intake
+
+    # --- text -------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer, or None."""
+        return self.tokenization.tokenizer
+
+    def tokenize(
+        self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right"
+    ) -> TokenBatch:
+        """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
+        return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
+
+    def read(self, inputs: Any, **options: Any) -> TokenBatch:
+        """Inputs in any form as a `TokenBatch`; options as for `Intake.read`."""
+        return self._intake.read(inputs, **options)
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """Keywords of the raw module that any call with inputs may carry."""
+        return self._intake.accepted
+
+    def to_tokens(self, texts: Any, prepend_bos: bool | None = None) -> Tensor:
+        """Texts of one length -> ids [batch, pos] on the model's device."""
+        return self.tokenization.to_tokens(texts, prepend_bos).to(self.device)
+
+    def to_str_tokens(self, text: Any, prepend_bos: bool | None = None) -> list[str]:
+        """One text or row of ids -> its pieces."""
+        return self.tokenization.to_str_tokens(text, prepend_bos)
+
+    def to_string(self, ids: Any) -> Any:
+        """Ids -> text."""
+        return self.tokenization.to_string(ids)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token."""
+        return self.tokenization.to_single_token(text)
+
+    # --- parts of the model -----------------------------------------------------------------
+
+    @property
+    def cfg(self) -> ModelConfig:
+        """Sizes under TransformerLens's names; dtype and device are those of the weights now."""
+        return identity.current_cfg(self.adapter.cfg, self.adapter.born, self.module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._intake.device
+
+    @property
+    def W(self) -> Weights:
+        """Weights by TransformerLens's names; `model.W_Q` etc. are short for `model.W.W_Q`."""
+        return Weights(self.adapter, self.module)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("W_", "b_")):
+            return getattr(self.W, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether an encoder and a decoder read texts of their own."""
+        return self.adapter.inputs == "encoder_decoder"
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the output at each position is about the next token."""
+        causal = self.cfg.causal or self.adapter.inputs != "tokens"
+        return causal and self.adapter.inputs == "tokens" and self.adapter.unembed is not None
+
+    def ln_final(self, resid: Tensor) -> Tensor:
+        """The final norm, [..., d_model] -> [..., d_model]; the identity where there is none."""
+        return resid if self.adapter.ln_final is None else self.adapter.ln_final(resid)
+
+    def unembed(self, normalized: Tensor) -> Tensor:
+        """Normalised residual stream -> logits, by the model's own head (soft cap included).
+
+        Raises:
+            ModelError: The model has no head that reads the residual stream.
+        """
+        if self.adapter.unembed is None:
+            raise ModelError(
+                f"{self.cfg.model_name} has no unembedding",
+                got=type(self.module).__name__,
+                expected="a language-model or classifier head",
+                fix="load the architecture with its head (…ForCausalLM, …ForMaskedLM)",
+            )
+        return self.adapter.unembed(normalized)
+
+    # --- identity ---------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """sha256 of configuration and of the weights in use, however they were changed."""
+        return identity.fingerprint(self.module, self.cfg)
+
+    def provenance(self, sites: Iterable[str] = (), **more: Any) -> Provenance:
+        """Where a number came from: this model, these sites, this tokenizer, these versions."""
+        return Provenance(
+            model=self.cfg.model_name,
+            model_fingerprint=self.fingerprint(),
+            sites=tuple(sites),
+            **{
+                "dtype": self.cfg.dtype,
+                "prepend_bos": self.tokenization.bos_policy != "none",
+                "tokenizer_hash": self.tokenization.hash,
+                "versions": versions(),
+                **more,
+            },
+        )
+
+    def estimate(self, inputs: Any, sites: Any = None, **kwargs: Any) -> int:
+        """Bytes that `capture(inputs, sites)` would keep."""
+        ready = self._intake.prepare(inputs, kwargs, None)
+        return sum(
+            estimate_bytes(self.sites, self.sites.resolve(sites), ready, self.cfg.dtype).values()
+        )
+
+    def __repr__(self) -> str:
+        return model_map(self.adapter, self.sites, self.tokenization)

@@ -1,0 +1,142 @@
+"""PEFT's models and adapter folders at the door: which can be run and read, and how they open."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from interp.core.errors import MissingDependency, ModelError
+
+ADAPTER_FILE = "adapter_config.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def injected(module: nn.Module) -> nn.Module:
+    """The model that really runs: a PeftModel's base model with its adapters in place.
+
+    Raises:
+        ModelError: Adapters that live outside the base model's modules, or that route by input.
+    """
+    if "peft" not in sys.modules:
+        return module
+    from peft import PeftMixedModel, PeftModel
+    from peft.tuners.tuners_utils import BaseTuner
+
+    while isinstance(module, (PeftModel, PeftMixedModel, BaseTuner)):
+        held: Any = module
+        if isinstance(module, BaseTuner):
+            _refuse_routing(held, BaseTuner)
+            module = held.model
+        else:
+            for config in held.peft_config.values():
+                _refuse_outside(config)
+            module = held.base_model
+    known: Any = getattr(module, "peft_config", None)
+    for config in known.values() if isinstance(known, dict) else ():
+        _refuse_outside(config)
+    return module
+
+
+def _refuse_outside(config: Any) -> None:
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    why = ""
+    if getattr(config, "is_prompt_learning", False) or getattr(config, "is_adaption_prompt", False):
+        why = "it adds tokens or keys of its own to every input"
+    elif getattr(config, "alora_invocation_tokens", None):
+        why = "it switches on where the input holds its invocation tokens"
+    if why:
+        raise ModelError(
+            f"cannot wrap a model adapted by {kind}: {why}",
+            got=type(config).__name__,
+            expected="adapters inside the model's own modules (LoRA, IA3 and kin)",
+            fix="wrap the base model, or one adapted by LoRA",
+        )
+
+
+def _refuse_routing(tuner: Any, plain: type) -> None:
+    """Tuners with a forward pass of their own do more than the adapted modules they hold."""
+    kind = type(tuner).__name__
+    # AdaLoRA's only adds a loss when labels are given.
+    if type(tuner).forward is not plain.forward and kind != "AdaLoraModel":
+        raise ModelError(
+            f"cannot wrap a model adapted by {kind}: it runs the base model in its own way",
+            got=f"{kind}.forward",
+            expected="adapters inside the model's own modules (LoRA, IA3 and kin)",
+            fix="wrap the base model, or one adapted by LoRA",
+        )
+
+
+def base_of(folder: Path) -> str:
+    """The base model that an adapter folder names: as a path where it is on this machine.
+
+    Raises:
+        ModelError: The file is broken, names none, or names a kind that cannot be wrapped.
+    """
+    try:
+        config = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        base = config["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(
+            f"cannot read {folder / ADAPTER_FILE}",
+            got=f"{type(error).__name__}: {error}"[:200],
+            expected="JSON with base_model_name_or_path, as save_pretrained writes it",
+        ) from error
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            f"the adapter in {folder} does not say which model it belongs to",
+            got=f"base_model_name_or_path = {base!r}",
+            expected="a model folder or a hub id",
+            fix=f"PeftModel.from_pretrained(model, {str(folder)!r}), then wrap(...)",
+        )
+    for place in (Path(base).expanduser(), folder / base):
+        if place.is_dir():
+            return str(place)
+    return base
+
+
+def with_adapter(module: nn.Module, folder: Path) -> nn.Module:
+    """`module` with the adapter of `folder` in place and active; `module` itself is changed.
+
+    Raises:
+        MissingDependency: PEFT is not installed.
+        ModelError: The adapter does not fit the model.
+    """
+    try:
+        from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
+    except ImportError as error:
+        raise MissingDependency(
+            "opening an adapter folder needs peft", fix="pip install peft"
+        ) from error
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise ModelError(
+            f"no adapter weights in {folder}",
+            got=f"{ADAPTER_FILE} alone",
+            expected=" or ".join(_WEIGHTS),
+        )
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        _refuse_outside(config)
+        config.inference_mode = True
+        kind = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(str(config.task_type), PeftModel)
+        adapted: Any = kind(module, config)
+        report = adapted.load_adapter(str(folder), "default", torch_device="cpu")
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError, AttributeError) as error:
+        raise ModelError(
+            f"the adapter in {folder} does not fit {type(module).__name__}",
+            got=(str(error) or type(error).__name__).splitlines()[0][:300],
+            expected="an adapter made for this base model",
+            fix=f"compare base_model_name_or_path in {ADAPTER_FILE}",
+        ) from error
+    lost = [*report.unexpected_keys, *report.missing_keys]  # PEFT leaves the base model's out
+    if lost:
+        raise ModelError(
+            f"the adapter in {folder} does not fit {type(module).__name__}",
+            got=f"{len(lost)} parameters without a partner: {', '.join(sorted(lost)[:4])}",
+            expected="every adapter weight in the file, and no others",
+            fix=f"compare base_model_name_or_path in {ADAPTER_FILE}",
+        )
+    return injected(adapted)

@@ -1,0 +1,362 @@
+"""One door: every form of input means the same, masks and positions hold in every family."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from interp import load_model, wrap
+from interp.core.errors import ConfigError, InterpError, TokenError, TokenWarning
+from interp.models.hooked import HookedModel
+from interp.models.intake import seen
+from interp.models.padding import prove_padding
+from interp.models.tokens import TokenBatch
+from tests.models import zoo
+from tests.models.tokenizers import word_level
+
+T: Any = transformers
+BERT = zoo._BERT
+MORE: dict[str, Callable[[], Any]] = {
+    "xlm-roberta": lambda: T.XLMRobertaForMaskedLM(T.XLMRobertaConfig(**BERT, pad_token_id=1)),
+    "camembert": lambda: T.CamembertForMaskedLM(T.CamembertConfig(**BERT, pad_token_id=1)),
+    "electra": lambda: T.ElectraForMaskedLM(T.ElectraConfig(**BERT)),
+    "bert-classifier": lambda: T.BertForSequenceClassification(T.BertConfig(**BERT)),
+    "bert-decoder": lambda: T.BertLMHeadModel(T.BertConfig(**BERT, is_decoder=True)),
+    "bert-span": lambda: T.BertForQuestionAnswering(T.BertConfig(**BERT)),
+    "gpt2-classifier": lambda: T.GPT2ForSequenceClassification(
+        T.GPT2Config(vocab_size=101, n_embd=24, n_layer=2, n_head=6, n_positions=31, pad_token_id=0)
+    ),
+    "bart": lambda: T.BartForConditionalGeneration(
+        T.BartConfig(
+            vocab_size=101,
+            d_model=24,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=6,
+            decoder_attention_heads=6,
+            encoder_ffn_dim=37,
+            decoder_ffn_dim=37,
+            max_position_embeddings=31,
+        )
+    ),
+    "mamba": lambda: T.MambaForCausalLM(
+        T.MambaConfig(vocab_size=101, hidden_size=24, num_hidden_layers=2, state_size=4)
+    ),
+}
+FAMILIES = [*(n for n in (zoo.MAKERS | zoo.UNREACHED) if n != "vit"), *MORE]
+REFUSED_LEFT = {"bart", "bert-classifier"}
+"""Absolute positions that nobody can move; a head that reads column 0."""
+IDS = [50, 57, 64, 71, 78]
+
+
+@cache
+def model_of(name: str) -> HookedModel:
+    if name == "small":
+        return load_model("tiny-grammar")
+    if name not in MORE:
+        return wrap(zoo.make(name))
+    torch.manual_seed(0)
+    module = MORE[name]()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return wrap(module.eval())
+
+
+@cache
+def words() -> HookedModel:
+    """A word-level tokenizer with <unk> on a tiny Llama."""
+    return wrap(zoo.make("llama"), word_level(0))
+
+
+def extra(model: HookedModel, n: int) -> dict[str, Any]:
+    """Decoder ids, so that encoder-decoders answer about the same tokens."""
+    two_sided = "decoder_input_ids" in model.keywords
+    return {"decoder_input_ids": torch.tensor([[50, 57]]).expand(n, -1)} if two_sided else {}
+
+
+def outputs(model: HookedModel, inputs: Any, n: int) -> list[Tensor]:
+    with torch.no_grad():
+        out = model(inputs, **extra(model, n))
+    return [out] if isinstance(out, Tensor) else [out["start_logits"], out["end_logits"]]
+
+
+def padded(side: str, fill: int) -> tuple[Tensor, Tensor]:
+    """Two rows: five tokens alone, and the first three of them padded."""
+    short = IDS[:3]
+    row = [fill] * 2 + short if side == "left" else short + [fill] * 2
+    real = [0, 0, 1, 1, 1] if side == "left" else [1, 1, 1, 0, 0]
+    return torch.tensor([IDS, row]), torch.tensor([[1] * 5, real])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_dict_equals_its_rows_alone_or_is_refused(name: str, side: str) -> None:
+    model = model_of(name)
+    ids, mask = padded(side, fill=33)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if side == "left" and name in REFUSED_LEFT:
+        with pytest.raises(TokenError, match="padding") as caught:
+            model(inputs, **extra(model, 2))
+        assert caught.value.fix and "right" in caught.value.fix
+        return
+    together = outputs(model, inputs, 2)
+    same = outputs(model, TokenBatch(ids, mask.bool()), 2)
+    whole, short = outputs(model, IDS, 1), outputs(model, IDS[:3], 1)
+    for i in range(len(together)):
+        assert torch.equal(together[i], same[i])
+        row = together[i][1]
+        per_token = row.shape[:1] == (5,) and "decoder_input_ids" not in model.keywords
+        row = row[mask[1].bool()] if per_token else row
+        torch.testing.assert_close(together[i][0], whole[i][0], atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(row, short[i][0], atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "roberta", "opt", "bloom", "xlm-roberta"])
+def test_holes_in_a_mask_leave_the_rest_as_if_alone(name: str) -> None:
+    model = model_of(name)
+    ids, mask = torch.tensor([[*IDS[:2], 33, 40, *IDS[2:]]]), torch.tensor([[1, 1, 0, 0, 1, 1, 1]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(ids, attention_mask=mask)[:, mask[0].bool()], model(IDS), atol=2e-4, rtol=2e-4
+        )
+
+
+@pytest.mark.parametrize("name", ["mistral", "t5", "mpt"])
+def test_holes_are_refused_where_the_model_counts_columns(name: str) -> None:
+    with pytest.raises(TokenError, match="holes"):
+        model_of(name)(IDS, attention_mask=[[1, 0, 0, 1, 1]])
+
+
+def test_the_proof_finds_another_source_where_one_does_not_hold() -> None:
+    model = wrap(zoo.make("roberta"))
+    assert model._intake.padding.placed and not model._intake.padding.refused
+    object.__setattr__(model._intake, "position_offset", 0)
+    prove_padding(model)
+    assert not model._intake.padding.placed and model._intake.padding.fill == 1
+    ids, mask = padded("left", 33)
+    with torch.no_grad():
+        together = model(ids, attention_mask=mask)[1, mask[1].bool()]
+        torch.testing.assert_close(together, model(IDS[:3])[0], atol=2e-4, rtol=2e-4)
+
+
+def test_the_proof_refuses_a_model_that_cannot_count() -> None:
+    module: Any = zoo.make("bert")
+    encoder = module.bert.encoder.forward
+    module.bert.encoder.forward = lambda x, attention_mask=None, **rest: encoder(x, **rest)
+    refused = wrap(module, check=False)
+    prove_padding(refused)
+    assert {"left", "right"} <= set(refused._intake.padding.refused)
+    with pytest.raises(TokenError, match="real tokens"):
+        refused(padded("right", 33)[0], attention_mask=padded("right", 33)[1])
+
+
+@pytest.mark.parametrize("form", ["2-D", "4-D", "4-D additive"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_a_cache_step_with_left_padding_goes_on_where_the_text_ended(name: str, form: str) -> None:
+    model = model_of(name)
+    ids = torch.tensor([[33, 33, *IDS[:3]], [*IDS]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+    cache = T.DynamicCache(config=model.module.config)
+    with torch.no_grad():
+        model(ids, attention_mask=mask[:, :5], past_key_values=cache, use_cache=True)
+        given: Tensor = mask
+        if form != "2-D":
+            given = mask[:, None, None, :].bool()
+        if form == "4-D additive":
+            given = torch.zeros(given.shape).masked_fill(~given, torch.finfo(torch.float32).min)
+        step = model(torch.tensor([[90], [91]]), attention_mask=given, past_key_values=cache)
+        torch.testing.assert_close(step[0, 0], model([*IDS[:3], 90])[0, -1], atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(step[1, 0], model([*IDS, 91])[0, -1], atol=2e-4, rtol=2e-4)
+    with pytest.raises(TokenError, match="shape") as caught:
+        model(torch.tensor([[90], [91]]), attention_mask=mask[:, :3], past_key_values=cache)
+    assert "(2, 3)" in str(caught.value) and "cached" in str(caught.value)
+
+
+def forms(ids: list[list[int]]) -> dict[str, Any]:
+    tensor = torch.tensor(ids)
+    encoding = T.BatchEncoding({"input_ids": ids, "attention_mask": [[1] * len(r) for r in ids]})
+    return {
+        "lists": ids,
+        "tuple": tuple(map(tuple, ids)),
+        "list of tensors": list(tensor),
+        "int32": tensor.int(),
+        "numpy": np.array(ids),
+        "uint16": np.array(ids, dtype=np.uint16),
+        "series": pd.Series(ids),
+        "batch": TokenBatch.of(tensor),
+        "dict": {"input_ids": ids},
+        "numpy dict": {"input_ids": np.array(ids), "attention_mask": np.ones_like(ids)},
+        "encoding": encoding,
+        "no token types": {"input_ids": tensor, "token_type_ids": torch.zeros_like(tensor)},
+    }
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "mamba", "t5", "small"])
+def test_every_form_of_ids_means_the_same(name: str) -> None:
+    model = model_of(name)
+    rows = [IDS, [90, 91, 92, 93, 94]]
+    with torch.no_grad():
+        expected = model(torch.tensor(rows))
+        for form, given in forms(rows).items():
+            assert torch.equal(model(given), expected), form
+            assert model.read(given).ids.tolist() == rows, form
+        for given in (IDS, np.array(IDS), torch.tensor(IDS), {"input_ids": torch.tensor(IDS)}):
+            torch.testing.assert_close(model(given)[0], expected[0], atol=1e-5, rtol=1e-5)
+
+
+def test_ragged_lists_are_a_padded_batch() -> None:
+    model = model_of("llama")
+    with torch.no_grad():
+        out = model([IDS, IDS[:2]])
+        torch.testing.assert_close(out[1, :2], model(IDS[:2])[0], atol=1e-5, rtol=1e-5)
+    ragged = {"input_ids": [IDS, IDS[:2]], "attention_mask": [[1] * 5, [1, 1]]}
+    assert model.read(ragged).lengths.tolist() == [5, 2]
+
+
+BAD: dict[str, Any] = {
+    "set": {"a", "b"},
+    "generator": (text for text in "ab"),
+    "bytes": b"ab",
+    "floats": [1.0, 2.0],
+    "float array": np.array([1.5]),
+    "float tensor": torch.rand(1, 3),
+    "booleans": [True, False],
+    "boolean tensor": torch.ones(1, 3, dtype=torch.bool),
+    "nothing": None,
+    "no rows": [],
+    "a number": 5,
+    "an empty row": [[1], []],
+    "three axes": torch.ones(1, 2, 3, dtype=torch.long),
+    "text in lists": [["a"]],
+    "beyond the vocabulary": [5000],
+    "beyond 64 bits": [2**70],
+    "a misspelt key": {"input_ids": IDS, "attn_mask": [1] * 5},
+    "a mask of another shape": {"input_ids": IDS, "attention_mask": [[1, 1]]},
+    "no ids": {"attention_mask": [[1, 1]]},
+    "a mask of other numbers": {"input_ids": [IDS], "attention_mask": [[0, 2, 1, 1, 1]]},
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_what_is_no_input_is_refused_before_the_run(name: str, kind: str) -> None:
+    model = model_of(name)
+    ran: list[int] = []
+    handle = model.module.register_forward_pre_hook(lambda *_: ran.append(1))
+    try:
+        with pytest.raises(InterpError):
+            model(BAD[kind])
+        with pytest.raises(InterpError):
+            model.read(BAD[kind])
+    finally:
+        handle.remove()
+    assert not ran
+
+
+@pytest.mark.parametrize("name", ["llama", "gptj", "t5", "mamba", "small"])
+def test_keywords_that_nobody_reads_are_refused(name: str) -> None:
+    model = model_of(name)
+    swallowed = ("positon", "cu_seq_lens_q", "atention_mask", "output_hidden_states")
+    for word in swallowed:
+        option: dict[str, Any] = {word: 1}
+        with pytest.raises(ConfigError) as caught:
+            model(IDS, **option)
+        assert word in str(caught.value)
+    with pytest.raises(ConfigError, match="atention_mask") as caught:
+        model(IDS, atention_mask=[[1] * 5])
+    assert "attention_mask" in str(caught.value.fix)
+
+
+def test_keywords_are_read_through_wrappers_and_looked_up_ones_count() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Bilinear(3, 3, 2)
+
+        def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+            scale = kwargs.pop("scale", 1.0)
+            return self.inner(x, **kwargs) * scale
+
+    model = wrap(Outer())
+    x = torch.rand(2, 3)
+    torch.testing.assert_close(model(x, input2=x, scale=2.0), 2 * model(x, input2=x))
+    with pytest.raises(ConfigError, match="scael") as caught:
+        model(x, input2=x, scael=2.0)
+    assert "scale" in str(caught.value.fix)
+
+
+def test_numbers_in_any_form_for_models_of_numbers() -> None:
+    model = wrap(nn.Linear(3, 2))
+    rows = [[0.1, 0.2, 0.3]]
+    expected = model(torch.tensor(rows))
+    for given in (rows, np.array(rows), pd.DataFrame(rows), {"input": rows}):
+        assert torch.equal(model(given), expected)
+    with pytest.raises(TokenError, match="numbers"):
+        model(pd.DataFrame([["a", "b"]]))
+    with pytest.raises(InterpError, match="tokenizer"):
+        model("text")
+    vit = model_of("vit")
+    image = torch.rand(1, 3, 12, 12)
+    torch.testing.assert_close(vit(image.numpy()), vit({"pixel_values": image}))
+
+
+def test_unknown_words_and_empty_texts_are_said() -> None:
+    model = words()
+    with pytest.warns(TokenWarning, match="zebra"):
+        model("red zebra")
+    with pytest.raises(TokenError, match="knows no word") as caught:
+        model("zebra quagga")
+    assert "zebra" in str(caught.value)
+    with pytest.warns(TokenWarning, match="empty"):
+        model("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model("red <unk>")  # spelled by hand: nothing is lost
+
+
+def test_a_text_beyond_the_context_has_a_way_out_that_works() -> None:
+    model = words()
+    text = "red " * 40
+    with pytest.raises(TokenError, match="context") as caught:
+        model(text)
+    assert "truncate=True" in str(caught.value.fix)
+    cut = model.read(text, truncate=True)
+    assert model(cut).shape[1] == model.cfg.n_ctx == cut.ids.shape[1]
+    ready = model._intake.prepare([list(range(5, 45))], {}, None, truncate=True)
+    assert ready.tokens is not None and ready.tokens.shape[1] == model.cfg.n_ctx
+    left = TokenBatch(torch.arange(40)[None], torch.arange(40)[None] >= 3)
+    ready = model._intake.prepare(left, {}, None, truncate=True)
+    assert ready.tokens is not None and ready.tokens[0].tolist() == list(range(3, 34))
+
+
+def test_what_a_raw_call_says_is_seen() -> None:
+    model = model_of("llama")
+    ids, mask = padded("left", 33)
+    ready = seen(model._intake, (ids, mask), {})
+    assert torch.equal(ready.tokens, ids) and torch.equal(ready.mask, mask.bool())  # type: ignore[arg-type]
+    cache = T.DynamicCache(config=model.module.config)
+    with torch.no_grad():
+        model.module(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+    longer = torch.cat([mask, torch.tensor([[1], [0]])], 1)
+    step = seen(model._intake, (ids[:, :1],), {"attention_mask": longer, "past_key_values": cache})
+    assert step.cached == 5 and step.mask is not None and step.mask.tolist() == [[True], [False]]
+    two = model_of("t5")
+    given = {"input_ids": ids, "decoder_input_ids": ids[:, :2], "attention_mask": mask}
+    given["decoder_attention_mask"] = torch.tensor([[1, 1], [1, 0]])
+    ready = seen(two._intake, (), given)
+    assert ready.decoder_tokens is not None and ready.decoder_mask is not None
+    assert ready.mask is not None and ready.mask.shape == (2, 5)
+    through = two._intake.prepare(given, {}, None)
+    assert torch.equal(through.decoder_mask, ready.decoder_mask)  # type: ignore[arg-type]
+    strange = seen(model._intake, ("text",), {"attention_mask": torch.ones(3, 3)})
+    assert strange.tokens is None and strange.mask is None
