@@ -137,7 +137,11 @@ class _Settings:
     def __init__(
         self, model: HookedModel, temperature: float, options: dict[str, Any], own: bool
     ) -> None:
-        known = _known_options() if own else ["eos_token_id", "use_cache", *SAMPLING]
+        known = (
+            _known_options()
+            if own
+            else ["eos_token_id", "use_cache", "num_return_sequences", *SAMPLING]
+        )
         given = dict(options)
         for name in given:
             if name in REFUSED:

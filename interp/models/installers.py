@@ -111,7 +111,7 @@ def _put_out(module: nn.Module, hook: Any) -> Undo:
     handle = module.register_forward_hook(hook)
     recorders = [
         key
-        for key, known in module._forward_hooks.items()
+        for key, known in tuple(module._forward_hooks.items())  # other threads put theirs on
         if getattr(known, "__module__", "").startswith("transformers.")
     ]
     for key in recorders:
@@ -180,6 +180,7 @@ def _install_out(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Un
                 output = changed = replaced(output, path, new)
         return changed
 
+    hook.owner = owner  # type: ignore[attr-defined]  # HookPoint.hooked asks whose it is
     return [_put_out(module, hook)]
 
 

@@ -16,13 +16,14 @@ class HookPoint(nn.Module):
 
     @property
     def hooked(self) -> bool:
-        """Whether anybody listens, so that costly activations are made only on request."""
-        return bool(
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or self._backward_hooks
-            or self._backward_pre_hooks
-        )
+        """Whether anybody listens, so that costly activations are made only on request.
+
+        A hook of a pass listens in its own thread only: elsewhere the model computes as ever.
+        """
+        if self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
+            return True
+        passes = (getattr(hook, "owner", None) for hook in tuple(self._forward_hooks.values()))
+        return any(owner is None or owner.here for owner in passes)
 
     def forward(self, x: Tensor) -> Tensor:
         return x

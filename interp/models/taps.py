@@ -158,7 +158,9 @@ class Tap:
 
     def chosen(self, positions: Any, value: Tensor, axis: int) -> Tensor:
         """Boolean [batch or 1, pos]: where `positions` lie along the token axis of `value`."""
-        return self.side(value, axis).chosen(positions, value.device)
+        grid = self.side(value, axis).chosen(positions, value.device)
+        # A sliding window keeps the last keys only.
+        return grid[:, -value.shape[axis] :] if self.site.slot == "rot_k" else grid
 
     def index(self, positions: Any, value: Tensor, axis: int) -> Tensor:
         """`positions` as an index along `axis`, [kept] or [batch, kept]."""
@@ -167,6 +169,9 @@ class Tap:
     def side(self, value: Tensor, axis: int) -> Side:
         """The tokens that `value` runs along."""
         side = self.owner.side(self.site)
+        if side is not None and side.cached and self.site.slot == "rot_k":
+            # Rotated keys come with the cached ones in front.
+            return replace(side, length=side.cached + side.length, cached=0)
         if side is None or side.length != value.shape[axis]:
             # Patches, or a module that shortens its text: nothing is known to be padding.
             return Side(value.shape[0], value.shape[axis])

@@ -72,7 +72,7 @@ class _Unseen(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, written: Tensor) -> Tensor:
-        return written
+        return written.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -89,7 +89,7 @@ def use_attention_by_hand(module: nn.Module) -> None:
     AttentionInterface.register(NAME, attention_by_hand)
     AttentionMaskInterface.register(NAME, eager_mask)
     for part in module.modules():
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         if hasattr(config, "_attn_implementation"):
             config._attn_implementation = NAME
 

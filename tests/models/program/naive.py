@@ -278,8 +278,21 @@ class Writing:
     top_k: int = 0
 
 
-def written(model: Subject, text: Text, active: Sequence[Active], how: Writing) -> list[list[int]]:
-    """The new tokens of every row: run, take one, append, run again."""
+@dataclass
+class Continued:
+    """The new tokens of one row, and what `last_site` held of each step's last token."""
+
+    tokens: list[int]
+    held: list[Tensor] = field(default_factory=list)
+
+
+def last_site(model: Subject) -> str:
+    """The residual stream behind the last block."""
+    return [n for n in model.places if n.endswith("hook_resid_post")][-1]
+
+
+def written(model: Subject, text: Text, active: Sequence[Active], how: Writing) -> list[Continued]:
+    """Every row: run, take a token, append it, run again."""
     with torch.no_grad(), exactly(model):
         if how.beams > 1:
             return [_beams(model, text, row, active, how) for row in range(len(text.rows))]
@@ -302,19 +315,23 @@ def _layouts(model: Subject, text: Text, row: int, copies: int) -> dict[str, Lay
 
 def _row(
     model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing, which: int
-) -> list[int]:
+) -> Continued:
     sides = model.kind == "sides"
     layouts = _layouts(model, text, row, 1)
     prompt = [0] if sides else list(text.rows[row])
     new: list[int] = []
+    held: list[Tensor] = []
+    site = last_site(model)
     for step in range(how.n):
         given = (
             raw_inputs(model, [text.rows[row]], [prompt + new])
             if sides
             else raw_inputs(model, [prompt + new])
         )
-        todo = jobs(model, active, layouts, (), {})
+        kept: dict[str, Tensor] = {}
+        todo = jobs(model, active, layouts, [site], kept)
         scores = main(Forward(model.hand, model.places, todo)(**given))[0, -1]
+        held.append(kept[site][0, -1])
         if how.temperature > 0:
             source = generator(how.seed, "generate", step)
             size = (len(text.rows) * how.samples, scores.shape[-1])
@@ -326,12 +343,12 @@ def _row(
         new.append(int(scores.argmax()))
         if new[-1] in how.stop:
             break
-    return new
+    return Continued(new, held)
 
 
 def _beams(
     model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing
-) -> list[int]:
+) -> Continued:
     """Beam search is transformers' own; the hooks are made by hand, there is no cache."""
     from transformers import GenerationConfig
 
@@ -354,4 +371,4 @@ def _beams(
     found = Forward(model.hand, model.places, todo, run)(
         input_ids=ids, attention_mask=torch.ones_like(ids)
     )
-    return found[0, 1 if model.kind == "sides" else ids.shape[1] :].tolist()
+    return Continued(found[0, 1 if model.kind == "sides" else ids.shape[1] :].tolist())

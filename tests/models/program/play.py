@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import interp
 from interp.models import passes
@@ -17,7 +15,9 @@ from tests.models.program import naive
 from tests.models.program.edits import TOKEN_AXIS, Edit, dented, ranks
 from tests.models.program.naive import Active, Answer, Text, exactly
 from tests.models.program.programs import Close, Open, Program, Run, Write
+from tests.models.program.state import state
 from tests.models.program.subjects import pixels
+from tests.models.program.words import intervention
 
 MODES = {"no_grad": torch.no_grad, "grad": torch.enable_grad, "inference": torch.inference_mode}
 
@@ -152,14 +152,20 @@ class Player:
         return any(e.positions is not None or e.column is not None for e in edits)
 
     def _begun(self, step: Run, hooks: list[Any]) -> Tensor:
-        """All tokens but the last, then the last with their keys."""
-        ids = self.program.text.ids(3)
+        """The first tokens with a cache, perhaps a capture that goes on with it, the last token."""
+        ids, site = self.program.text.ids(3), "blocks.0.hook_resid_post"
         with self._of(step.view).hooks(hooks) as model:
-            first = self.module(ids[:, :-1], use_cache=True)
-            last = model(ids[:, -1:], past_key_values=first.past_key_values)
-        return torch.cat([first.logits, last], 1)
+            first = self.module(ids[:, : max(ids.shape[1] - 2, 1)], use_cache=True)
+            cache = first.past_key_values
+            if ids.shape[1] > 2:
+                model.capture(ids[:, -2:-1], site, past_key_values=cache)
+            return model(ids[:, -1:], past_key_values=cache)
 
     def _same_output(self, step: Run, output: Tensor, right: Answer) -> None:
+        if step.how == "begun":
+            for row, theirs in enumerate(right.output):
+                close(output[row].detach(), theirs[-1:], f"with a cache, row {row}")
+            return
         self._rows(output.detach(), right.output, f"{step.how}: the output")
         if right.gradient is None or self.model.dtype is not torch.float64:
             return
@@ -235,25 +241,32 @@ class Player:
         more: dict[str, Any] = {"num_beams": how.beams} if how.beams > 1 else {}
         more |= {"num_return_sequences": how.samples} if how.samples > 1 else {}
         more |= {"top_k": how.top_k} if how.top_k else {}
-        if step.stop_at is not None and step.stop_at < len(right[0]):
-            more["eos_token_id"] = right[0][step.stop_at]
+        if step.stop_at is not None and step.stop_at < len(right[0].tokens):
+            more["eos_token_id"] = right[0].tokens[step.stop_at]
             how = replace(how, stop=(more["eos_token_id"],))
             right = naive.written(model, text, active, how)
         given = self._inputs()
         if self.program.form == "keyword":
             given = TokenBatch(given, text.mask)
+        held: list[Tensor] = []
         with exactly(model):
             ids = self._of(step.view).generate(
                 given,
                 how.n,
-                fwd_hooks=[self._hook(e, None) for e in step.edits],
+                fwd_hooks=[
+                    *(self._hook(e, None) for e in step.edits),
+                    (naive.last_site(model), lambda value, hook: held.append(value[:, -1].clone())),
+                ],
                 temperature=how.temperature,
                 seed=how.seed,
                 use_cache=step.cache,
                 return_ids=True,
                 **more,
             )
-        for which, theirs in enumerate(right):
+        for which, answer in enumerate(right):
+            theirs = answer.tokens
+            for number, value in enumerate(answer.held):
+                close(held[number][which], value, f"generate, row {which}, step {number}")
             row = which // how.samples
             mine, prompt = ids[which].tolist(), [0] if model.kind == "sides" else text.rows[row]
             start = 1 if model.kind == "sides" else text.length
@@ -340,63 +353,10 @@ class Player:
         return edit.site, fn
 
 
-def intervention(edit: Edit) -> interp.Intervention:
-    """An edit in the package's own words."""
-    at = {"positions": edit.positions}
-    if edit.verb == "zero":
-        return interp.zero(edit.site, head=edit.head, index=edit.index, **at)
-    if edit.verb == "clamp":
-        return interp.clamp(edit.site, edit.index, 0.3, **at)
-    if edit.verb == "bounds":
-        return interp.clamp(edit.site, edit.index, low=-0.2, high=0.4, **at)
-    assert edit.vector is not None
-    if edit.verb == "add":
-        return interp.add(edit.site, edit.vector, 0.7, head=edit.head, **at)
-    if edit.verb == "project_out":
-        return interp.project_out(edit.site, edit.vector, head=edit.head, **at)
-    make = interp.mean if edit.verb == "mean" else interp.patch
-    return make(edit.site, edit.vector, head=edit.head, index=edit.index, **at)
-
-
-def state(module: nn.Module) -> dict[str, Any]:
-    """Everything about a module that a run could leave changed."""
-    found: dict[str, Any] = {"its own mode": [m.training for m in module.modules()]}
-    found["requires_grad"] = [p.requires_grad for p in module.parameters()]
-    found["gradients"] = [p.grad is None for p in module.parameters()]
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found["hooks"] = [
-        [key for key, fn in getattr(m, k).items() if not _recorder(fn)]
-        for m in module.modules()
-        for k in kinds
-    ]
-    found["buffers"] = [float(b.double().sum()) for b in module.buffers() if b.numel()]
-    configs = list(_configs(module))
-    found["the config's class"] = [type(c) for c in configs]
-    found["attention"] = [getattr(c, "_attn_implementation", None) for c in configs]
-    own = getattr(module, "generation_config", None)
-    found["generation_config"] = None if own is None else own.to_dict()
-    found["use_cache"] = [getattr(c, "use_cache", None) for c in configs]
-    return found
-
-
-def _recorder(fn: Any) -> bool:
-    """transformers keeps the hooks with which it once recorded hidden states."""
-    return getattr(fn, "__module__", "").startswith("transformers.")
-
-
-def _configs(module: nn.Module) -> Iterator[Any]:
-    for part in module.modules():
-        config = getattr(part, "config", None)
-        if config is not None:
-            yield config
-
-
 def play(program: Program) -> None:
     """Run one program.
 
     Raises:
         Difference: The package and the hands disagree.
     """
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: None)
-        Player(program).play()
+    Player(program).play()

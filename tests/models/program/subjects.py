@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from interp.models.small import SmallTransformer
 from interp.models.small_config import SmallConfig
 from tests.models import zoo
 from tests.models.program.coders import Coder, Plain, Several, Skipping, Staged
-from tests.models.program.hand import Forward, use_attention_by_hand
+from tests.models.program.hand import Float64, Forward, use_attention_by_hand
 from tests.models.program.nets import NETS, make_net
-from tests.models.program.places import ROWS, Place, places_of, t5_places
+from tests.models.program.places import ROWS, Place, places_of
+from tests.models.program.places_t5 import t5_places
 
 SMALL: dict[str, dict[str, Any]] = {
     "small": {},
@@ -90,7 +92,7 @@ class Subject:
         if key not in self.views:
             with torch.inference_mode(False):
                 coder = self.coder(key[0])
-                self.views[key] = self.hooked.with_coder(coder, error_term=key[1]), coder
+                self.views[key] = self.hooked.with_coder(cast(Any, coder), error_term=key[1]), coder
         return self.views[key]
 
     def coder(self, shape: str) -> Coder:
@@ -132,11 +134,15 @@ def subject(name: str, dtype: str = "float64", copied: str = "") -> Subject:
     hand = copy.deepcopy(raw).eval()
     if (kind is torch.float64 and name in ROWS and ROWS[name].inside) or name.startswith("t5"):
         use_attention_by_hand(hand)
-    hooked = interp.wrap(raw)
-    if copied == "deepcopy":
-        hooked = copy.deepcopy(hooked)
-    elif copied:
-        hooked = hooked.to(kind)
+    wide = kind is torch.float64 and name.startswith(IN_FLOAT32)
+    # Under `Float64` from the start: the proof of padding runs the model, and transformers' own
+    # masks of float64 overflow in the float32 softmax of Bloom, MPT and Gemma-2.
+    with Float64() if wide else contextlib.nullcontext():
+        hooked = interp.wrap(raw)
+        if copied == "deepcopy":
+            hooked = copy.deepcopy(hooked)
+        elif copied:
+            hooked = hooked.to(kind)
     if copied:
         # Whatever still reads the original's weights reads zeros.
         with torch.no_grad():
@@ -150,7 +156,6 @@ def subject(name: str, dtype: str = "float64", copied: str = "") -> Subject:
     elif name in NETS:
         what = "rows"
     row = (3, 12, 12) if name == "vit" else NETS[name][0] if name in NETS else ()
-    wide = kind is torch.float64 and name.startswith(IN_FLOAT32)
     made = Subject(name, hooked, hand, places, what, kind, row, wide)
     made.places = {n: p for n, p in places.items() if n.partition("#")[0] in hooked.sites}
     missing = set(places) - set(made.places)

@@ -1,0 +1,117 @@
+# ruff: noqa: E501 - a mutant is one line
+"""Take the mending lines of a fault out, one at a time, and see which test says so.
+
+    python -m tests.support.mutants          # every mutant, about 30 s each
+    python -m tests.support.mutants 7 18     # those of two rows of the fault book
+
+Each file is put back whatever happens. The table of tests/models/FAULTS.md was made with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MODELS = "interp/models/"
+PROGRAMS = "tests/models/test_programs.py"
+THREADS = "tests/models/test_threads.py"
+
+MUTANTS: list[tuple[str, str, str, str, str]] = [
+    ("1 in place", "taps.py", "if version >= 0 and copy._version != version:\n            return copy", "if version >= 0:\n            return None", "p"),
+    ("1 .data", "taps.py", "return None if _same(copy, value) else copy", "return None", "p"),
+    ("2", "passes.py", "    if not runs:\n        return\n    frame", "    runs = [r for r in runs if not r.passes]\n    if not runs:\n        return\n    frame", "p"),
+    ("3", "sides.py", "return Side(batch, length, cached, mask)", "return Side(batch, length, cached)", "p"),
+    ("5", "sides.py", "        return found\n    if found.dtype == torch.bool or", "        return found.long()\n    if found.dtype == torch.bool or", "p"),
+    ("7", "passes.py", "splices.update((id(s), s) for s in run.splices)", "splices.update((len(splices), s) for s in run.splices)", "p"),
+    ("11", "generation.py", "return TokenBatch(ids.gather(1, order), ready.mask.gather(1, order)), order", "return TokenBatch(ids, ready.mask), None", "p"),
+    ("12 beams", "sides.py", "if self.given and len(choice) == self.given", "if False and len(choice) == self.given", "p"),
+    ("12 masks", "generation.py", "run.given, run.order = len(batch), order", "run.given, run.order = len(batch), None", "p"),
+    ("13", "passes.py", "return replace(found, prompt=prompt, later=self.step > 0, given=run.given, order=order)", "return found if self.step else replace(found, prompt=prompt, given=run.given, order=order)", "p"),
+    ("14", "passes.py", "seen.uses_cache", "False", "p"),
+    ("15", "passes.py", "found = self.seen.decoder if decoder else self.seen.encoder", "found = self.seen.encoder", "p"),
+    ("17", "taps.py", "        self.owner.refuse_recomputed(self)\n", "", "x"),
+    ("18 hooks", "passes.py", "return self.live and self.thread == threading.get_ident()", "return self.live", "t"),
+    ("18 attention", "attention.py", "return NAME if id(self) in _here.switched else own", "return NAME", "t"),
+    ("18 small", "small_layers.py", "owner is None or owner.here for owner", "True for owner", "t"),
+    ("19", "installers.py", "module._forward_hooks.move_to_end(key)", "pass", "p"),
+    ("20", "taps.py", "        copy = value.clone()\n        version", "        copy = value\n        version", "p"),
+    ("22", "gate.py", "if module.training:", "if False:", "p"),
+    ("24 second of a pair", "installers.py", "return output[index] if index < len(output) else None", "return output[0]", "p"),
+    ("26 a hook that runs the model", "passes.py", "start = inner.depth", "start = 0", "p"),
+    ("order", "passes.py", "for run in self.runs:\n            for request", "for run in reversed(self.runs):\n            for request", "p"),
+    ("error term", "splice.py", ").detach()", ")", "p"),
+    ("latents of two views", "passes.py", "asked = run.requests.get(tap.name) in tap.requests", "asked = tap.name in run.requests", "p"),
+    ("rotated keys", "taps.py", 'self.site.slot == "rot_k":', "False:", "p"),
+    ("config restored", "attention.py", "config.__class__ = type(config).__mro__[1]", "pass", "p"),
+]  # fmt: skip
+"""Row of the fault book, file, mending line, what stands there instead, and who should see it:
+p = programs, t = threads, x = another test."""
+
+FIND = """
+import sys, warnings; warnings.filterwarnings("ignore")
+import torch, transformers, hypothesis
+from hypothesis import HealthCheck, Phase, given, settings
+torch.set_num_threads(1); transformers.logging.set_verbosity_error()
+from tests.models.program.play import play
+from tests.models.program.programs import programs
+from tests.models.program.subjects import EXACT, subject
+count = [0]
+def find(seed, name):
+    @hypothesis.seed(seed)
+    @settings(max_examples=9, database=None, deadline=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck), report_multiple_bugs=False)
+    @given(programs(name))
+    def run(program):
+        count[0] += 1
+        try:
+            play(program)
+        except BaseException as error:
+            sys.stdout.write(f"program {count[0]} ({program.name}): {error}"[:200].split("\\n")[0])
+            sys.stdout.flush()
+            import os; os._exit(1)
+    run()
+for seed, name in enumerate(EXACT, 1):
+    subject(name)
+    find(seed, name)
+"""
+
+
+def tried(file: str, old: str, new: str, who: str) -> str:
+    """What the test says of one mutant; empty when it notices nothing."""
+    path = ROOT / MODELS / file
+    text = path.read_text()
+    if text.count(old) < 1:
+        return "the line is gone: this table is out of date"
+    path.write_text(text.replace(old, new, 1))
+    command = ["-c", FIND] if who == "p" else ["-m", "pytest", "-qx", "-n0", THREADS, "--tb=no"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment
+        )
+    finally:
+        path.write_text(text)
+    if not done.returncode:
+        return ""
+    said = done.stdout.strip() or done.stderr.strip()
+    return said.splitlines()[-1][:200]
+
+
+def main(rows: list[str]) -> int:
+    """Print one line per mutant; 1 if any went unnoticed."""
+    unnoticed = 0
+    for row, file, old, new, who in MUTANTS:
+        if who == "x" or (rows and row.split()[0] not in rows):
+            continue
+        said = tried(file, old, new, who)
+        unnoticed += not said
+        sys.stdout.write(f"{row:32} {'found: ' + said if said else 'NOT FOUND'}\n")
+        sys.stdout.flush()
+    return int(bool(unnoticed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
