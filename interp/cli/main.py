@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import ConfigError, InterpError, Interrupted
+from interp.core.foreign import reason
 from interp.core.names import did_you_mean
 from interp.core.version import VERSION
 
@@ -178,7 +179,6 @@ def _explain(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, InterpError):
         print(f"interp: {error}", file=sys.stderr)
         return error.code if isinstance(error, Interrupted) else 2
-    summary = " ".join(str(error).split())[:300]
     hint = "" if debug else " (the whole story: add --debug)"
-    print(f"interp: {type(error).__name__}: {summary}{hint}", file=sys.stderr)
+    print(f"interp: {reason(error)}{hint}", file=sys.stderr)
     return 1
