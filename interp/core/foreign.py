@@ -66,11 +66,16 @@ def show(value: object, limit: int = LINE) -> str:
     if len(text) > limit:
         head, tail = limit * 2 // 3, limit // 4
         text = f"{text[:head]} … ({len(text):,} characters) … {text[-tail:]}"
-    text = _HIDDEN.sub(lambda found: stand_in(found[0]), text)
+    text = revealed(text)
     if "\n" not in text:
         return text
     first, *rest = text.split("\n")
     return "\n".join([first, *(line if line[:4] == "    " else f"    {line}" for line in rest)])
+
+
+def revealed(text: str) -> str:
+    """Text with a visible picture for every character that acts or hides."""
+    return _HIDDEN.sub(lambda found: stand_in(found[0]), text)
 
 
 def stand_in(letter: str) -> str:

@@ -7,7 +7,6 @@ parameter names and its hook points, and reads the same two files: `hooked_trans
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ConfigError, ModelError, TokenError
+from interp.core.errors import ConfigError, InterpError, ModelError, TokenError
+from interp.core.foreign import JSON_BYTES, one_line, parse_json, read_bytes, reason
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
-from interp.core.store import load_tensors
+from interp.core.store import load_tensors, tensor_shapes
+from interp.models.gate import bounded_building
 from interp.models.small_config import SmallConfig
 from interp.models.small_layers import (
     Block,
@@ -175,10 +176,22 @@ def load_small(folder: str | Path) -> SmallTransformer:
                 expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}",
             )
     try:
-        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        raw = parse_json(read_bytes(folder / CONFIG_FILE, JSON_BYTES))
     except ValueError as error:
-        raise ConfigError(f"{folder / CONFIG_FILE} is not valid JSON", got=error) from error
-    model = SmallTransformer(SmallConfig.from_dict(raw))
+        raise ConfigError(
+            f"{folder / CONFIG_FILE} is not valid JSON", got=one_line(error)
+        ) from error
+    shapes = tensor_shapes(folder / WEIGHTS_FILE)
+    numbers = sum(math.prod(shape) for _, shape in shapes.values())
+    try:
+        with bounded_building(len(shapes), numbers, folder / CONFIG_FILE):
+            model = SmallTransformer(SmallConfig.from_dict(raw))
+    except InterpError:
+        raise
+    except Exception as error:  # a value of another type than its name says
+        raise ConfigError(
+            f"{folder / CONFIG_FILE} describes no model that can be built", got=reason(error)
+        ) from error
     load_parameters(model, load_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
     return model.eval()
 
