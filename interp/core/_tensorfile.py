@@ -190,7 +190,9 @@ def _require_distinct(header: bytes, where: Path) -> Any:
         return parse_json(header, limit=MAX_HEADER, nodes=MAX_NODES, distinct=True)
     except ValueError as error:
         raise CorruptArtefact(
-            f"{where}: its header is refused ({one_line(error)})", fix=REFETCH
+            f"{where}: its header is refused",
+            got=f"{one_line(error)} in a header of {len(header):,} bytes",
+            fix=REFETCH,
         ) from error
 
 
@@ -247,7 +249,9 @@ def _checked_entry(entry: Any, name: str, where: Path) -> tuple[str, tuple[int, 
 
 def wrong_size(path: Path, actual: int, expected: int) -> CorruptArtefact:
     """The error for a file that was cut short or grew."""
-    return CorruptArtefact(f"{path}: {actual:,} of {expected:,} bytes", fix=REFETCH)
+    return CorruptArtefact(
+        f"{path}: {actual:,} of {expected:,} bytes", expected=f"{expected:,} bytes", fix=REFETCH
+    )
 
 
 def unreadable(path: Path, error: OSError) -> StorageError:

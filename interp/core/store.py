@@ -255,7 +255,7 @@ def write_texts(files: Mapping[str | Path, str | bytes], overwrite: bool = False
                     _disk.rename_new(place, target)
                 done.append(target)
                 _disk.sync(target.parent)
-        except BaseException:
+        except (Exception, KeyboardInterrupt):
             for target in reversed(done):
                 _disk.put_back(target, kept.get(target))
             raise

@@ -283,7 +283,7 @@ def _check_sizes(config: Mapping[str, Any], tensors: int, where: Path) -> None:
             continue
         bound = None
         if _LAYERS.search(key) and not _POSITIONS.search(key):
-            bound = max(tensors, LAYERS if tensors == 0 else 16 * tensors, 1_000)
+            bound = max(16 * tensors, LAYERS)
         elif key == "num_labels":
             bound = LABELS
         elif _COUNT.search(key) and not _POSITIONS.search(key):
@@ -291,8 +291,9 @@ def _check_sizes(config: Mapping[str, Any], tensors: int, where: Path) -> None:
         if bound is not None and value > min(bound, COUNT):
             raise ModelError(
                 f"{where}: {path} asks for more than the weights hold",
-                got=show(value, 80), expected=f"at most {min(bound, COUNT):,} with {tensors} tensors",
-            )  # fmt: skip
+                got=show(value, 80),
+                expected=f"at most {min(bound, COUNT):,} with {tensors} tensors",
+            )
 
 
 @contextmanager

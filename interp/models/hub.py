@@ -1,4 +1,4 @@
-"""The hub's door: a repository is fetched as files first, so that it passes the gate of any folder."""
+"""The hub's door: a repository is fetched as files, and then passes the gate of any folder."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ parameter names and its hook points, and reads the same two files: `hooked_trans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
