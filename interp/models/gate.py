@@ -152,6 +152,8 @@ def _check_code(config: Mapping[str, Any], folder: Path) -> None:
             f"{folder / CONFIG} asks to run its own code (auto_map), which is never done",
             fix="convert it with its author's code to a model that transformers has",
         )
+    if config.get("quantization_config") is not None:
+        _check_quantised(config["quantization_config"], folder)
     for where, key, value in _entries(config):
         if key.endswith("attn_implementation"):
             chosen = [*value.values()] if isinstance(value, dict) else [value]
@@ -162,6 +164,22 @@ def _check_code(config: Mapping[str, Any], folder: Path) -> None:
                         got=show(repr(one), 120),
                         expected=", ".join(sorted(filter(None, _ATTENTION))),
                     )
+
+
+def _check_quantised(value: Any, folder: Path) -> None:
+    """Refuse a way of packing that transformers does not know: it would be read as unpacked."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    method = value.get("quant_method") if isinstance(value, dict) else value
+    packs = isinstance(value, dict) and ("load_in_4bit" in value or "load_in_8bit" in value)
+    if not packs and (
+        not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING
+    ):
+        raise ModelError(
+            f"{folder / CONFIG}: quantised in a way that transformers does not know",
+            got=show(repr(method), 120),
+            expected=", ".join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING)),
+        )
 
 
 def _entries(value: Any, where: str = "") -> Iterator[tuple[str, str, Any]]:

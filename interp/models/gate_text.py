@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +196,14 @@ WIDE = ("center", "format", "indent", "wordwrap")
 def needs_guard(template: str) -> bool:
     """Whether reading a template leaves open how long it runs or how much it writes.
 
-    Loops over the conversation end with it. Loops inside loops over `range`, macros that call
-    macros, texts that are multiplied or appended to themselves may not.
+    Loops over the conversation end with it. Loops over `range`, macros, texts that are multiplied,
+    padded or put together and kept may not. It is parsed only: compiling would already compute
+    what is constant in it, such as a text times a billion.
 
     Raises:
         TokenError: It is no template.
     """
     from jinja2 import TemplateError, nodes
-    from transformers.utils.chat_template_utils import _compile_jinja_template
 
     if len(template) > TEMPLATE:
         raise TokenError(
@@ -210,38 +211,59 @@ def needs_guard(template: str) -> bool:
             expected=f"at most {TEMPLATE:,}",
         )  # fmt: skip
     try:
-        tree = _compile_jinja_template(template).environment.parse(template)
+        tree = _reader().parse(template)
     except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
         raise TokenError("the chat template cannot be read", got=one_line(error)) from error
-    risky = (nodes.Mul, nodes.Pow, nodes.Mod, nodes.Macro, nodes.CallBlock)
-    if any(True for _ in tree.find_all(risky)):
+    risky = (
+        nodes.Mul, nodes.Pow, nodes.Mod, nodes.Macro, nodes.CallBlock, nodes.AssignBlock,
+        nodes.FilterBlock,
+    )  # fmt: skip
+    if next(tree.find_all(risky), None) is not None:
         return True
-    if any(n.name in WIDE for n in tree.find_all(nodes.Filter)):
+    if any(filtered.name in WIDE for filtered in tree.find_all(nodes.Filter)):
+        return True
+    if any(_calls_long(call) for call in tree.find_all(nodes.Call)):
         return True
     loops = list(tree.find_all(nodes.For))
-    if any(loop.recursive for loop in loops):
+    if any(loop.recursive or sum(1 for _ in loop.find_all(nodes.For)) > 3 for loop in loops):
         return True
-    for loop in loops:
-        inner = [n for n in loop.find_all(nodes.For) if n is not loop]
-        calls = any(
-            isinstance(c.node, nodes.Name) and c.node.name == "range"
-            for n in (loop, *inner) for c in n.find_all(nodes.Call)
-        )  # fmt: skip
-        if calls or len(inner) > 3:
-            return True
     for made in tree.find_all(nodes.Assign):
-        names = [n.name for n in made.node.find_all(nodes.Name)] if loops else []
-        names += [made.target.name] if isinstance(made.target, nodes.Name) else []
-        names += [made.target.attr] if isinstance(made.target, nodes.NSRef) else []
-        if any(names.count(name) > 2 for name in names):
+        for part in made.node.find_all((nodes.Concat, nodes.Add, nodes.Call, nodes.Filter)):
+            if not isinstance(part, nodes.Filter) or part.name not in SHORT:
+                return True
+        if isinstance(made.node, nodes.Concat | nodes.Add):
             return True
-    return any(True for _ in tree.find_all(nodes.Call) if _calls_long(_))
+    return False
+
+
+@lru_cache(maxsize=1)
+def _reader() -> Any:
+    """An environment that parses what transformers' own does."""
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks the assistant's words."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            """Its body, as if it stood there without the mark."""
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"])
+
+
+SHORT = ("trim", "length", "first", "last", "lower", "upper", "selectattr", "list", "default")
+"""Filters whose result is not longer than what they are given."""
 
 
 def _calls_long(call: Any) -> bool:
     """Whether a call makes text of a given length: `'x'.ljust(10**9)`."""
     name = getattr(call.node, "attr", "")
-    return name in ("ljust", "rjust", "center", "zfill", "expandtabs", "join", "format", "replace")
+    long = ("ljust", "rjust", "center", "zfill", "expandtabs", "join", "format", "replace")
+    return name in long or getattr(call.node, "name", "") == "range"
 
 
 def guarded(render: Callable[[], str]) -> str:

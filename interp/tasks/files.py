@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from interp.core.errors import ConfigError
 from interp.core.foreign import TEXT_BYTES
@@ -77,7 +77,7 @@ def load_labels(
     member: str | None = None,
     encoding: str = "utf-8",
     max_bytes: int = TEXT_BYTES,
-    missing: Literal["refuse", "drop"] = "refuse",
+    missing: str = "refuse",
 ) -> Labels:
     """The labelled text that a file holds: `LabelledCorpus` (per word) or `LabelledTexts`.
 

@@ -132,7 +132,7 @@ PLAIN: dict[str, Callable[[Path], object]] = {
     "config a list": write("config.json", "[]"),
     "config nested": write("config.json", '{"model_type": "gpt2", "a": ' + "[" * 50_000),
     "config nested, whole": write("config.json", '{"a": ' + "[" * 500 + "]" * 500 + "}"),
-    "config of digits": write("config.json", '{"model_type": "gpt2", "n_embd": ' + "9" * 9_999 + "}"),
+    "config of digits": write("config.json", '{"n_embd": ' + "9" * 9_999 + "}"),
     "config of values": write("config.json", '{"a": [' + "[]," * 5_000_000 + "[]]}"),
     "config not UTF-8": write("config.json", b'{"model_type": "\xff\xfe"}'),
     "config empty": write("config.json", b""),
@@ -141,7 +141,8 @@ PLAIN: dict[str, Callable[[Path], object]] = {
         (f / "model.safetensors").read_bytes()[:-9]
     ),
     "weights of another model": write(
-        "model.safetensors", header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}) + b"\0" * 4
+        "model.safetensors",
+        header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}) + b"\0" * 4,
     ),
     "a shape that lies": write(
         "model.safetensors",
@@ -155,7 +156,9 @@ PLAIN: dict[str, Callable[[Path], object]] = {
     ),
     "weights of another shape": reshaped,
     "no weights": lambda f: (f / "model.safetensors").unlink(),
-    "weights a folder": lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
+    "weights a folder": lambda f: (
+        (f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()
+    ),
 }  # fmt: skip
 SHARDS: dict[str, Callable[[Path], object]] = {
     "index leaves the folder": index(first="../plain/model.safetensors"),
@@ -193,7 +196,6 @@ CASES = [
     *(("shards", name, make) for name, make in SHARDS.items()),
     *(("pickled", name, make) for name, make in PICKLED.items()),
 ]
-worst = {"mb": 0.0, "seconds": 0.0}
 
 
 @pytest.mark.parametrize(("kind", "name", "make"), CASES, ids=[f"{k}: {n}" for k, n, _ in CASES])

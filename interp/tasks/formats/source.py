@@ -11,13 +11,15 @@ from functools import cached_property
 from typing import Any
 
 from interp.core.errors import ConfigError
-from interp.core.foreign import TEXT_BYTES, Unparsable, parse_json
+from interp.core.foreign import JSON_NODES, TEXT_BYTES, Unparsable, parse_json
 from interp.core.names import did_you_mean
 
 ENDINGS = (
     ".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg",
 )  # fmt: skip
 _NO_NUMBER = re.compile(r"(?<![\w\"])-?(?:NaN|Infinity|\d+(?:\.\d*)?[eE]\+?\d{3,}|\d{65,})")
+HEADER = 1 << 20
+"""Longest line that may be a header, in characters."""
 _HEADS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"PK\x03\x04": "a zip archive"}
 
 
@@ -140,6 +142,8 @@ class File:
 
     def header(self, delimiter: str = ",") -> list[str]:
         """The fields of the first line; [] if it cannot be read as a table."""
+        if len(self.lines[0]) > HEADER:
+            return []
         try:
             return next(csv.reader(io.StringIO(self.text, newline=""), delimiter=delimiter), [])
         except csv.Error:
@@ -153,6 +157,8 @@ class File:
         Raises:
             ConfigError: A ragged row, a repeated column name, or quotes that do not close.
         """
+        if self.text.count(delimiter) > JSON_NODES:
+            raise self.fault(f"more than {JSON_NODES:,} fields")
         style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
         # QUOTE_NONE keeps newlines as they are: give it lines
         text = self.text if quoting else "\n".join(self.lines) + "\n"
