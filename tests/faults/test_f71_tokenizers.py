@@ -141,7 +141,7 @@ TEMPLATES = {
     "format": "{{ '%9999999999d' % 1 }}",
     "centre": "{{ 'a' | center(9999999999) }}",
     "just": "{{ 'a'.ljust(9999999999) }}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** (9 ** (9 ** 9)) }}",
     "recursion": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
     "two macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}"
     "{{ f(60) }}",

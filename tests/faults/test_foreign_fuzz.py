@@ -29,6 +29,7 @@ from interp.core.result import Result
 from interp.dictionaries import Dictionary, DictionaryConfig, load
 from interp.lenses.benchmark import load_lens_prompts
 from interp.lenses.result import LensResult
+from interp.models import load_model
 from interp.models.gate import inspect_folder
 from interp.models.small import SmallTransformer, load_small, small_files
 from interp.models.small_config import SmallConfig
@@ -112,6 +113,10 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
     """Every reader of foreign files."""
     model = model_folder(root / "model")
     yield "model folder", Target(model, ["config.json", "model.safetensors"], inspect_folder)
+    yield "loaded model", Target(
+        model_folder(root / "loaded"), ["config.json", "model.safetensors", "tokenizer.json"],
+        load_model,
+    )  # fmt: skip
     shards = model_folder(root / "shards", shards=True)
     yield "index", Target(shards, ["model.safetensors.index.json"], inspect_folder)
     pickled = model_folder(root / "pickled", pickled=True)
@@ -141,7 +146,7 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
     LensResult(
         probs_top=torch.ones(2, 3, 1), ids_top=ids, entropy=zero, kl=zero, target_prob=None,
         target_rank=None, tokens=("a", "b", "c"), top_tokens=((("x",),) * 3,) * 2, targets=None,
-        components=("0", "1"),
+        components=("0", "1"), kind="logit", tolerance=1e-6,
     ).save(result)  # fmt: skip
     yield (
         "result",
@@ -159,7 +164,7 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
 
     text = root / "text"
     text.mkdir()
-    (text / "run.yaml").write_text("d_sae: 64\nlr: 1e-3\nbase: &b {k: 4}\ndictionaries: [*b]\n")
+    (text / "run.yaml").write_text("d_sae: 64\nlr: 1e-3\ndictionaries: [&a {k: 4}, *a]\n")
     yield "run.yaml", Target(
         text, ["run.yaml"],
         lambda f: (read_file(f / "run.yaml"), Train.preset(["--config", str(f / "run.yaml")])),
@@ -189,7 +194,7 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
 
 
 NAMES = [
-    "model folder", "index", "pickle", "tokenizer", "small model", "dictionary",
+    "model folder", "loaded model", "index", "pickle", "tokenizer", "small model", "dictionary",
     "foreign dictionary", "checkpoint", "result", "forged result", "run.yaml", "task t.json",
     "task t.csv", "labels l.csv", "labels l.jsonl", "labels l.conllu", "labels w.tsv",
     "labels a.zip", "texts", "lens prompts", "plan",
