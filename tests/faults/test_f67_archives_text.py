@@ -143,14 +143,9 @@ def wide(path: Path) -> Path:
     return path
 
 
-def wide(path: Path) -> Path:
-    path = path / "wide.csv"
-    path.write_text("text,label\n" + "," * 60_000_000 + "\n")
-    return path
-
-
 ARCHIVES = [
-    gz, zipped, lying_zip, many_members, tarred, lying_tar, sparse, fifo, deep, digits, values, wide,
+    gz, zipped, lying_zip, many_members, tarred, lying_tar, sparse, fifo, deep, digits, values,
+    wide,
 ]  # fmt: skip
 
 

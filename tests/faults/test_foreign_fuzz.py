@@ -38,8 +38,9 @@ from interp.tasks import load_labels, load_task
 from tests.support.folders import model_folder, tokenizer_files
 
 WRONG: list[Any] = [
-    None, True, 0, -1, 3.5, 1e308, 2**31, 2**63, 10**30, "", "a", "\ud800", "../../x", "\0", [], [[]],
-    {}, {"a": 1}, ["a", 1, None], "\x1b[2J", "9" * 40, {"type": "Sequence"}, "nan", float("nan"),
+    None, True, 0, -1, 3.5, 1e308, 2**31, 2**63, 10**30, "", "a", "\ud800", "../../x", "\0", [],
+    [[]], {}, {"a": 1}, ["a", 1, None], "\x1b[2J", "9" * 40, {"type": "Sequence"}, "nan",
+    float("nan"),
 ]  # fmt: skip
 PIECES = [
     b"[", b"]", b"{", b"}", b'"', b",", b":", b"NaN", b"1e999", b"-", b"\n", b"\0", b"\xff", b"&a ",
