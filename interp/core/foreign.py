@@ -145,6 +145,7 @@ def parse_json(
     nodes: int = JSON_NODES,
     nonfinite: bool = False,
     distinct: bool = False,
+    long_numbers: bool = False,
 ) -> Any:
     """`json.loads` with bounds on bytes, values, depth and digits.
 
@@ -154,6 +155,8 @@ def parse_json(
         nodes: Most values.
         nonfinite: Accept NaN and infinities, which are no JSON, and numbers that overflow.
         distinct: Refuse an object with two entries of one name.
+        long_numbers: Leave digits to Python's own bound of 4,300: for large files whose numbers
+            a library reads again.
 
     Raises:
         ValueError: No JSON (`json.JSONDecodeError`), not UTF-8, or beyond a bound (`Unparsable`).
@@ -163,9 +166,16 @@ def parse_json(
     marks = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
     if sum(text.count(mark) for mark in marks) > nodes:  # type: ignore[arg-type]
         raise Unparsable(f"more than {nodes:,} values")
-    hooks: dict[str, Any] = {"parse_int": _whole}
+    # Hooks cost a call for each number, so they are there only where a number may need them.
+    hooks: dict[str, Any] = {}
+    long, large = _NUMBERS[type(text)]
+    has_long = not long_numbers and long.search(text) is not None
+    if has_long:
+        hooks["parse_int"] = _whole
     if not nonfinite:
-        hooks |= {"parse_constant": _no_constant, "parse_float": _finite}
+        hooks["parse_constant"] = _no_constant
+        if has_long or large.search(text) is not None:
+            hooks["parse_float"] = _finite
     if distinct:
         hooks["object_pairs_hook"] = _distinct
     try:
@@ -175,6 +185,13 @@ def parse_json(
     if deeper_than(value, JSON_DEPTH):
         raise Unparsable(f"nested more than {JSON_DEPTH} deep")
     return value
+
+
+_NUMBERS: dict[type, Any] = {
+    str: (re.compile(rf"\d{{{DIGITS + 1}}}"), re.compile(r"\d[eE]\+?\d{2}")),
+    bytes: (re.compile(rf"\d{{{DIGITS + 1}}}".encode()), re.compile(rb"\d[eE]\+?\d{2}")),
+}
+"""What a number that is too long, or too large, has in it."""
 
 
 def _whole(digits: str) -> int:
@@ -203,16 +220,20 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_NESTING = frozenset({dict, list})
+
+
 def deeper_than(value: Any, depth: int) -> bool:
     """Whether lists and dicts nest deeper than this, found without recursion."""
     level: list[Any] = [value]
     for _ in range(depth + 1):
         inner: list[Any] = []
         for item in level:
-            children = item.values() if isinstance(item, dict) else item
-            if isinstance(children, str) or not isinstance(item, dict | list):
+            if not isinstance(item, dict | list):
                 continue
-            inner += [child for child in children if isinstance(child, dict | list)]
+            children = item.values() if isinstance(item, dict) else item
+            if not _NESTING.isdisjoint(map(type, children)):
+                inner += [child for child in children if isinstance(child, dict | list)]
         if not inner:
             return False
         level = inner

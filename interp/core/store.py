@@ -31,6 +31,7 @@ from interp.core._store_lock import lock
 from interp.core._tensorfile import (
     CHUNK,
     Chunks,
+    check_torch,
     encode_tensors,
     load_tensors,
     load_torch,
@@ -44,7 +45,7 @@ from interp.core.names import slug
 from interp.core.provenance import versions
 
 __all__ = [
-    "Artefact", "append", "child", "commit", "load_tensors", "load_torch", "lock",
+    "Artefact", "append", "check_torch", "child", "commit", "load_tensors", "load_torch", "lock",
     "is_ours", "open_artefact", "read_jsonl", "remove", "tensor_shapes", "torch_shapes",
     "write_text", "write_texts",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ are read by name only, a manifest that is there is verified.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -81,17 +82,9 @@ def inspect_folder(folder: Path) -> Inspected:
     config = settings(folder / CONFIG)
     _check_code(config, folder)
     architecture = _architecture(config, folder)
-    shapes = _weights(folder)
-    numbers = sum(_count(shape) for _, shape in shapes.values())
-    _check_sizes(config, len(shapes), folder / CONFIG)
-    return Inspected(config, architecture, len(shapes), numbers)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+    tensors, numbers = _weights(folder)
+    _check_sizes(config, tensors, folder / CONFIG)
+    return Inspected(config, architecture, tensors, numbers)
 
 
 def verify_manifest(folder: Path) -> None:
@@ -238,8 +231,8 @@ def model_class(architecture: str | None) -> Any:
 # ------------------------------------------------------------------ weights
 
 
-def _weights(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of every tensor in the files that transformers would take, by name.
+def _weights(folder: Path) -> tuple[int, int]:
+    """How many tensors, and numbers in them, the files hold that transformers would take.
 
     Raises:
         ModelError: There are none.
@@ -247,13 +240,16 @@ def _weights(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """
     for name, shapes in ((SAFE, tensor_shapes), (PICKLED, torch_shapes)):
         single, index = folder / name, folder / f"{name}.index.json"
-        if single.is_file():
-            return shapes(single)
-        if index.is_file():
-            return _indexed(folder, index, shapes)
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
+        if single.is_file() and name == PICKLED:  # a number has a byte or more
+            return store.check_torch(single), single.stat().st_size
+        found = shapes(single) if single.is_file() else None
+        if index.is_file() and found is None:
+            found = _indexed(folder, index, shapes)
+        if found is not None:
+            return len(found), sum(math.prod(shape) for _, shape in found.values())
+    listed = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
     raise ModelError(
-        f"{folder} holds no weights", got=show(found, 300), expected=f"{SAFE} or {PICKLED}"
+        f"{folder} holds no weights", got=show(listed, 300), expected=f"{SAFE} or {PICKLED}"
     )
 
 
@@ -364,12 +360,15 @@ def refused(source: object, error: BaseException) -> ModelError:
     """Whatever a library raised about a folder, as one error that names it and its cause."""
     if isinstance(error, InterpError):
         return ModelError(error.what, got=error.got, expected=error.expected, fix=error.fix)
-    fix = "check config.json and the weight files"
+    fix, why = "check config.json and the weight files", reason(error)
+    if "weights_only" in why or "weights only" in why.lower():  # its advice is to run the code
+        why = f"{type(error).__name__}: a pickle that holds more than tensors"
+        fix = "ask its author for safetensors; never load it in full"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         fix = "it does not fit into memory: dtype='bfloat16', or a smaller model"
     return ModelError(
         f"cannot open the model in {source}",
-        got=reason(error),
+        got=why,
         expected="a folder that transformers can load",
         fix=fix,
     )

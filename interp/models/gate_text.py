@@ -179,7 +179,7 @@ def read_settings(path: Path) -> Any:
         TokenError: Damaged, or beyond a bound; names the file.
     """
     try:
-        return parse_json(read_bytes(path, JSON_BYTES), nonfinite=True)
+        return parse_json(read_bytes(path, JSON_BYTES), nonfinite=True, long_numbers=True)
     except (OSError, ValueError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise TokenError(

@@ -101,7 +101,7 @@ def load_model(
         return boot_bridge(source, device=device, dtype=_dtype(dtype), name=text)
     with _network(False):
         module = _pretrained(found, source, _dtype(dtype), device_map, options)
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, verified=True)
     if device is not None:
         module = module.to(device)
     return _finish(module, tokenizer, text)
@@ -114,7 +114,7 @@ def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
 
 
 def _tokenizer(folder: Path) -> Any:
-    return load_tokenizer(str(folder))
+    return load_tokenizer(folder, verified=True)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -40,7 +40,13 @@ def lens(out: Path) -> list[str]:
 def ran(words: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     options = {"env": environment(), **options}
     return subprocess.run(
-        words, cwd=cwd, capture_output=True, text=True, errors="replace", check=False, timeout=300,
+        words,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=300,
         **options,
     )  # type: ignore[call-overload]
 
@@ -97,7 +103,10 @@ def test_one_error_in_every_weather(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--version"], *(pytest.param([w], marks=pytest.mark.full) for w in ("models", "--help", "tasks"))],
+    [
+        ["--version"],
+        *(pytest.param([w], marks=pytest.mark.full) for w in ("models", "--help", "tasks")),
+    ],
 )
 def test_a_full_standard_output(words: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
@@ -181,9 +190,7 @@ def begun(process: subprocess.Popen[str], run: Path) -> None:
     ("signals", "codes"),
     [
         ([signal.SIGHUP], {129}),
-        pytest.param(
-            [signal.SIGINT, signal.SIGINT], {130, -signal.SIGINT}, marks=pytest.mark.full
-        ),
+        pytest.param([signal.SIGINT, signal.SIGINT], {130, -signal.SIGINT}, marks=pytest.mark.full),
         pytest.param(
             [signal.SIGTERM, signal.SIGHUP], {129, 143, -signal.SIGHUP}, marks=pytest.mark.full
         ),
