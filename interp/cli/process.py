@@ -75,7 +75,7 @@ def revealing() -> Iterator[None]:
     if sys.stdout is None:
         yield
         return
-    with contextlib.redirect_stdout(Revealing(sys.stdout)):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(Revealing(sys.stdout)):
         yield
 
 
@@ -90,7 +90,7 @@ def hold_descriptors() -> None:
             os.fstat(number)
         except OSError:
             with contextlib.suppress(OSError):
-                os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+                os.open(path=os.devnull, flags=os.O_RDWR)  # the lowest free number: this one
 
 
 @contextlib.contextmanager

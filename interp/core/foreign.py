@@ -116,9 +116,8 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         OSError: The system will not read it, or it is no regular file.
         Unparsable: It is larger than `limit`.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
+    with open(path, "rb", opener=_unblocked) as file:
+        found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             kind = IsADirectoryError if stat.S_ISDIR(found.st_mode) else OSError
             raise kind(22, "not a regular file", str(path))
@@ -128,6 +127,11 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     if len(data) > limit:  # it grew, or lied about its size as files of /proc do
         raise Unparsable(too_large(len(data), limit))
     return data
+
+
+def _unblocked(path: str, flags: int) -> int:
+    """Open without waiting: a pipe would block until somebody writes."""
+    return os.open(path=path, flags=flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def too_large(size: int, limit: int) -> str:
@@ -243,24 +247,21 @@ def deeper_than(value: Any, depth: int) -> bool:
 # ------------------------------------------------------------------ YAML
 
 
-def parse_yaml(text: str | bytes, loader: Any = None, *, limit: int = YAML_BYTES) -> Any:
+def parse_yaml(text: str | bytes, loader: Any, *, limit: int = YAML_BYTES) -> Any:
     """Plain values of a YAML text: no tags that make objects, no aliases that multiply.
 
     Args:
         text: The YAML text.
-        loader: A subclass of `yaml.SafeLoader`; by default that.
+        loader: `yaml.SafeLoader`, or a subclass.
         limit: Longest text, in bytes.
 
     Raises:
         ValueError: No YAML of plain values, or beyond a bound (`Unparsable`).
     """
-    import yaml
-
     if len(text) > limit:
         raise Unparsable(too_large(len(text), limit))
-    kind = loader or yaml.SafeLoader
     try:
-        made = kind(text)
+        made = loader(text)
         try:
             node = made.get_single_node()
             if node is None:
@@ -269,13 +270,11 @@ def parse_yaml(text: str | bytes, loader: Any = None, *, limit: int = YAML_BYTES
             return made.construct_document(node)
         finally:
             made.dispose()
-    except yaml.YAMLError as error:
-        raise Unparsable(one_line(error, 200)) from error
     except RecursionError:
         raise Unparsable("nested too deeply") from None
     except Unparsable:
         raise
-    except Exception as error:  # constructors of dates and numbers raise what they like
+    except Exception as error:  # YAML's own, and what constructors of dates and numbers raise
         raise Unparsable(reason(error, 200)) from error
 
 

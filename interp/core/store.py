@@ -217,11 +217,17 @@ def write_text(path: str | Path, text: str | bytes, overwrite: bool = False) -> 
     return target
 
 
-def write_texts(files: Mapping[str | Path, str | bytes], overwrite: bool = False) -> list[Path]:
+def write_texts(
+    files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool = False
+) -> list[Path]:
     """Write several files, all or none: a page and its numbers.
 
     All are staged and flushed before the first is renamed; if a rename fails, those before it are
     put back. A kill between two renames can leave them of two versions, each whole.
+
+    Args:
+        files: Path -> content.
+        overwrite: Replace files that are there.
 
     Returns:
         Their resolved paths, in order.

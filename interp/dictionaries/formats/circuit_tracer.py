@@ -196,7 +196,7 @@ def _config(folder: Path) -> dict[str, Any]:
             expected="feature_input_hook and feature_output_hook",
         )
     try:
-        config = parse_yaml(read_bytes(where, YAML_BYTES))
+        config = parse_yaml(read_bytes(where, YAML_BYTES), yaml.SafeLoader)
     except (OSError, ValueError) as error:
         raise CorruptArtefact(
             f"{where}: no YAML of plain values", got=one_line(error, 200)

@@ -59,7 +59,7 @@ def open_files(
         if path.name.endswith(ARCHIVES):
             return _members(path, member, encoding, max_bytes)
         if path.suffix == ".gz":
-            with gzip.open(path) as stream:
+            with gzip.open(filename=path) as stream:
                 data = _bounded(stream, max_bytes, path.name)
         else:
             data = read_bytes(path, max_bytes)
@@ -111,7 +111,7 @@ def _tar(path: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
         with tarfile.open(name=path, mode="r:") as archive:
             yield archive
         return
-    with gzip.open(path) as stream:
+    with gzip.open(filename=path) as stream:
         # headers and padding come on top of the members
         data = _bounded(stream, max_bytes + max_bytes // 4 + MIB, path.name)
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
@@ -130,6 +130,8 @@ def _chosen(path: Path, sizes: Mapping[str, int], member: str | None, max_bytes:
             f"{path.name} holds too many files", got=f"{len(sizes):,}",
             expected=f"at most {MAX_MEMBERS:,}",
         )  # fmt: skip
+    if not sizes:
+        raise StorageError(f"{path.name} holds no files")
     chosen = sorted(sizes)
     if member is not None:
         chosen = [
