@@ -23,6 +23,10 @@ STOPS = {"SIGTERM": 143, "SIGHUP": 129}
 """Signals that ask the whole command to stop -> exit code, 128 + the signal's number."""
 
 
+_HELD: list[Any] = []
+"""Files that stand where the parent closed a stream, kept open."""
+
+
 class Revealing(io.TextIOBase):
     """A stream on which foreign text cannot act: escapes and hidden characters become visible.
 
@@ -90,7 +94,7 @@ def hold_descriptors() -> None:
             os.fstat(number)
         except OSError:
             with contextlib.suppress(OSError):
-                os.open(path=os.devnull, flags=os.O_RDWR)  # the lowest free number: this one
+                _HELD.append(open(os.devnull, "rb"))  # takes the lowest free number: this one
 
 
 @contextlib.contextmanager

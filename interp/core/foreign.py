@@ -116,22 +116,17 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         OSError: The system will not read it, or it is no regular file.
         Unparsable: It is larger than `limit`.
     """
-    with open(path, "rb", opener=_unblocked) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            kind = IsADirectoryError if stat.S_ISDIR(found.st_mode) else OSError
-            raise kind(22, "not a regular file", str(path))
-        if found.st_size > limit:
-            raise Unparsable(too_large(found.st_size, limit))
+    found = os.stat(path)  # before it is opened: opening a pipe waits until somebody writes
+    if not stat.S_ISREG(found.st_mode):
+        kind = IsADirectoryError if stat.S_ISDIR(found.st_mode) else OSError
+        raise kind(22, "not a regular file", str(path))
+    if found.st_size > limit:
+        raise Unparsable(too_large(found.st_size, limit))
+    with open(path, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:  # it grew, or lied about its size as files of /proc do
         raise Unparsable(too_large(len(data), limit))
     return data
-
-
-def _unblocked(path: str, flags: int) -> int:
-    """Open without waiting: a pipe would block until somebody writes."""
-    return os.open(path=path, flags=flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def too_large(size: int, limit: int) -> str:
