@@ -100,6 +100,8 @@ class TextConfig(Settings):
     """What separates documents in a .txt file; "" makes a file one document."""
     max_sequences: Count | None = None
     """Stop after this many sequences; None reads everything."""
+    max_bytes: Count = 2 * 2**30
+    """Largest file of text; what is packed may also not unpack to more than 20 times its size."""
 
 
 @dataclass(frozen=True, kw_only=True)

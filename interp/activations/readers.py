@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from interp.activations.config import TextConfig
-from interp.core.errors import ConfigError, MissingDependency, StorageError
-from interp.core.names import did_you_mean
+from interp.core.errors import BadName, ConfigError, MissingDependency, StorageError
+from interp.core.foreign import (
+    JSON_BYTES,
+    MIB,
+    Unparsable,
+    one_line,
+    parse_json,
+    read_bytes,
+    reason,
+    too_large,
+)
+from interp.core.names import did_you_mean, slug
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+_PACKED = 20  # text packs to a fifth; what unpacks to more than this times its size is a bomb
 
 
 def read_texts(source: Any, config: TextConfig | None = None) -> list[str]:
@@ -57,7 +67,7 @@ def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
     if path.is_dir():
         return _from_folder(path, config)
     if path.suffix == ".txt":
-        text = _read(path)
+        text = _read(path, config)
         return text.split(config.separator) if config.separator else [text]
     if path.suffix == ".jsonl":
         return _from_lines(path, config)
@@ -70,9 +80,11 @@ def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
     )
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, config: TextConfig) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_bytes(path, config.max_bytes).decode().replace("\r\n", "\n").replace("\r", "\n")
+    except Unparsable as error:
+        raise StorageError(f"{path} is too large", got=error, fix="raise max_bytes") from error
     except UnicodeDecodeError as error:
         raise StorageError(
             f"{path} is not UTF-8", got=f"byte {error.start}", fix="convert it to UTF-8"
@@ -82,14 +94,14 @@ def _read(path: Path) -> str:
 
 
 def _from_lines(path: Path, config: TextConfig) -> Iterator[str]:
-    for number, line in enumerate(_read(path).split("\n"), 1):
+    for number, line in enumerate(_read(path, config).split("\n"), 1):
         if line.strip():
             value = _parse(line, path, f"line {number}")
             yield _text_of(value, f"{path}, line {number}", config)
 
 
 def _from_json(path: Path, config: TextConfig) -> Iterator[str]:
-    value = _parse(_read(path), path, "the file")
+    value = _parse(_read(path, config), path, "the file")
     if not isinstance(value, list):
         raise ConfigError(
             f"{path} holds no list", got=type(value).__name__, expected="a list of texts or objects"
@@ -100,9 +112,9 @@ def _from_json(path: Path, config: TextConfig) -> Iterator[str]:
 
 def _parse(text: str, path: Path, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path}: {where} is no JSON", got=error) from error
+        return parse_json(text, nonfinite=True)  # what is not the text is not ours to judge
+    except ValueError as error:
+        raise StorageError(f"{path}: {where} is no JSON", got=one_line(error)) from error
 
 
 def _text_of(value: Any, where: str, config: TextConfig) -> str:
@@ -131,11 +143,83 @@ def _from_parquet(path: Path, config: TextConfig) -> Iterable[str]:
     except ImportError as error:
         raise MissingDependency("parquet needs pyarrow", fix="pip install pyarrow") from error
     try:
-        _require_field(config.field, parquet.read_schema(path).names, str(path))
-        column = parquet.read_table(path, columns=[config.field])[config.field]
-    except (ArrowException, OSError) as error:
-        raise StorageError(f"cannot read {path} as parquet", got=error) from error
-    return _strings(enumerate(column.to_pylist()), f"{path}, row")
+        with parquet.ParquetFile(path, read_dictionary=[config.field]) as file:
+            _require_field(config.field, file.schema_arrow.names, str(path))
+            column = list(_values(file, path, config))
+    except (ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, ConfigError | StorageError):
+            raise
+        raise StorageError(f"cannot read {path} as parquet", got=reason(error)) from error
+    return _strings(enumerate(column), f"{path}, row")
+
+
+def _values(file: Any, path: Path, config: TextConfig) -> Iterator[Any]:
+    """The field's values. Repeated ones stay packed until what they unpack to has been counted."""
+    from pyarrow import compute as arrow_compute
+
+    compute: Any = arrow_compute  # its functions are made at import
+
+    budget = _budget(path.stat().st_size, config)
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    mine = [c for c in columns if c.path_in_schema.partition(".")[0] == config.field]
+    _spend(sum(c.total_uncompressed_size for c in mine), budget, path)
+    spent = 0
+    for batch in file.iter_batches(batch_size=4096, columns=[config.field]):
+        values = batch.column(0)
+        if hasattr(values, "dictionary"):
+            lengths = compute.binary_length(values.dictionary).take(values.indices)
+            spent += 8 * len(values) + (compute.sum(lengths).as_py() or 0)
+            _spend(spent, budget, path)
+        yield from values.to_pylist()
+
+
+def _budget(size: int, config: TextConfig) -> int:
+    return min(config.max_bytes, _PACKED * size + 64 * MIB)
+
+
+def _spend(size: int, budget: int, path: Path) -> None:
+    """Say what a packed file would unpack to before it does.
+
+    Raises:
+        StorageError: More than the budget.
+    """
+    if size > budget:
+        raise StorageError(
+            f"{path} unpacks to too much", got=too_large(size, budget),
+            fix="save it unpacked, as .jsonl" if size < 2 * 2**30 else "split it, or max_bytes",
+        )  # fmt: skip
+
+
+def _check_folder(path: Path, config: TextConfig) -> None:
+    """The names in a saved dataset's own files lead to files inside it.
+
+    Raises:
+        StorageError: A name that is no plain file name, settings that are no JSON, too large.
+    """
+    inner = [path]
+    if (path / "dataset_dict.json").exists():
+        splits = _settings(path / "dataset_dict.json").get("splits")
+        inner = [path / _plain(name, path) for name in splits or []]
+    for folder in inner:
+        files = _settings(folder / "state.json").get("_data_files") or []
+        names = [each.get("filename") if isinstance(each, dict) else each for each in files]
+        size = sum((folder / _plain(name, folder)).stat().st_size for name in names)
+        _spend(size, config.max_bytes, folder)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    found = parse_json(read_bytes(path, JSON_BYTES))
+    if not isinstance(found, dict):
+        raise StorageError(f"{path} holds no settings", got=type(found).__name__)
+    return found
+
+
+def _plain(name: object, folder: Path) -> str:
+    try:
+        return slug(name if isinstance(name, str) else "")
+    except BadName as error:
+        raise StorageError(f"{folder} names a file {name!r}", got=error.what) from error
 
 
 def _from_folder(path: Path, config: TextConfig) -> Iterable[str]:
@@ -149,13 +233,18 @@ def _from_folder(path: Path, config: TextConfig) -> Iterable[str]:
     except ImportError as error:
         raise MissingDependency("this folder needs datasets", fix="pip install datasets") from error
     try:
+        _check_folder(path, config)
         found = datasets.load_from_disk(str(path))
+        return list(_from_dataset(found, str(path), config, path))
+    except (ConfigError, StorageError):
+        raise
     except Exception as error:  # datasets lets every layer below it raise
-        raise StorageError(f"cannot read the dataset {path}", got=error) from error
-    return _from_dataset(found, str(path), config)
+        raise StorageError(f"cannot read the dataset {path}", got=reason(error)) from error
 
 
-def _from_dataset(table: Any, where: str, config: TextConfig) -> Iterable[str]:
+def _from_dataset(
+    table: Any, where: str, config: TextConfig, path: Path | None = None
+) -> Iterable[str]:
     if isinstance(table, Mapping):
         splits = list(table)
         if config.split is None and len(splits) == 1:
@@ -170,6 +259,8 @@ def _from_dataset(table: Any, where: str, config: TextConfig) -> Iterable[str]:
                 fix="name one with split=",
             )
     _require_field(config.field, table.column_names, where)
+    if path is not None:
+        _spend(table.data.nbytes, config.max_bytes, path)
     return _strings(enumerate(table[config.field]), f"{where}, row")
 
 

@@ -30,6 +30,7 @@ from interp.activations.state import (
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.finite import check_finite
+from interp.core.foreign import JSON_BYTES, parse_json, read_bytes
 from interp.core.provenance import versions
 from interp.core.settings import check_choice
 
@@ -142,7 +143,7 @@ class RunFolder:
         """The run got through: what an earlier attempt left in crash.json is settled."""
         path = self.path / "crash.json"
         if path.exists():
-            self._write("crash.json", json.loads(path.read_text("utf-8")) | {"resolved": True})
+            self._write("crash.json", parse_json(path.read_bytes()) | {"resolved": True})
 
     def steps(self) -> list[Path]:
         """This run's checkpoint folders, oldest first."""
@@ -161,7 +162,8 @@ class RunFolder:
             manifest = folder / "manifest.json"
             if re.fullmatch(r"step_\d+", folder.name) and manifest.is_file():
                 try:
-                    owners[folder] = json.loads(manifest.read_bytes())["metadata"]["run"]
+                    raw = read_bytes(manifest, JSON_BYTES)
+                    owners[folder] = parse_json(raw)["metadata"]["run"]
                 except (ValueError, KeyError, TypeError):
                     owners[folder] = None
         return owners
@@ -253,7 +255,7 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        stored = json.loads(file.read_bytes())
+        stored = parse_json(read_bytes(file, JSON_BYTES))
         if isinstance(stored["run"], str):
             return stored
     except (ValueError, KeyError, TypeError) as error:

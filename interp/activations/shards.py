@@ -23,6 +23,7 @@ from interp.activations.config import ShardConfig
 from interp.activations.dtypes import dtype_of
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
+from interp.core.foreign import JSON_BYTES, parse_json, read_bytes
 from interp.core.names import match
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
@@ -248,7 +249,7 @@ def _settle(root: Path, plan: dict[str, Any]) -> None:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        plan = json.loads(path.read_bytes())
+        plan = parse_json(read_bytes(path, JSON_BYTES))
         return plan | {"provenance": dict(plan["provenance"])}
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtefact(

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT during a training: the first asks to stop, the second stops."""
+"""SIGTERM, SIGHUP and SIGINT during a training: the first asks to stop, the second stops."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from interp.core.errors import Interrupted
 
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+if hasattr(signal, "SIGHUP"):  # a closed terminal, a dropped connection
+    _EXIT_CODES[signal.SIGHUP] = 129
 
 
 def interrupted(signum: int, what: str, fix: str) -> Interrupted:
@@ -20,10 +22,10 @@ def interrupted(signum: int, what: str, fix: str) -> Interrupted:
 
 
 class GracefulStop:
-    """While entered, the first SIGTERM/SIGINT is only noted and the second raises at once.
+    """While entered, the first SIGTERM/SIGHUP/SIGINT is only noted and the second raises at once.
 
-    Handlers are installed in the main thread alone (Python allows no other) and the previous
-    ones come back on exit, whatever happened.
+    A signal that the parent had ignored (nohup) stays ignored. Handlers are installed in the main
+    thread alone (Python allows no other); the previous ones come back on exit, whatever happened.
 
     Attributes:
         received: The noted signal number, or None.
@@ -36,6 +38,8 @@ class GracefulStop:
     def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
             for signum in _EXIT_CODES:
+                if signal.getsignal(signum) is signal.SIG_IGN:
+                    continue
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from interp.cli.opening import open_model
 from interp.cli.places import announce, claim, default_place, plain
 from interp.core.config import Placement
 from interp.core.errors import ConfigError
+from interp.core.foreign import TEXT_BYTES, one_line, read_bytes
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -164,14 +166,15 @@ def read_rows(path: Path) -> list[Texts]:
         ConfigError: The file cannot be read as text.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        data = read_bytes(path, TEXT_BYTES).decode("utf-8")
+        with io.StringIO(data, newline="") as file:
             if path.suffix == ".txt":
                 return [(line.strip(),) for line in file if line.strip()]
             quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
             mark = "\t" if path.suffix == ".tsv" else ","
             return [tuple(row) for row in csv.reader(file, delimiter=mark, quoting=quoting) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError("cannot read the texts", got=path, fix=error) from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError("cannot read the texts", got=path, fix=one_line(error)) from error
 
 
 def _baseline(model: HookedModel, pairs: bool) -> str:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from interp.cli.process import finished, hold_descriptors, leave, revealing, say, signals
 from interp.core.errors import ConfigError, InterpError, Interrupted
+from interp.core.foreign import reason
 from interp.core.names import did_you_mean
 from interp.core.version import VERSION
 
@@ -148,21 +150,37 @@ def _cause(stop: BaseException) -> InterpError | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the arguments of this process by default. Returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    own_process = argv is None
+    if own_process:
+        hold_descriptors()
+        argv = sys.argv[1:]
+    try:
+        with signals():
+            return finished(_run(argv))
+    except KeyboardInterrupt:  # in the last line
+        return 130
+    except Interrupted as stop:
+        return stop.code
+    finally:
+        if own_process:
+            leave()
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Run one command line, whatever it raises; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
-    if list(argv) == ["--version"]:
-        print(f"interp {VERSION}")
-        return 0
     debug = False
     try:
+        if list(argv) == ["--version"]:
+            print(f"interp {VERSION}")
+            return 0
         command = parse(argv)
         debug = command.debug
-        return command.run()
-    except BrokenPipeError:  # `interp models | head`: nobody reads on
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.close()
+        with revealing():
+            return command.run()
+    except BrokenPipeError:  # nobody reads on; `finished` closes the stream
         return 1
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -173,12 +191,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(error: BaseException, *, debug: bool) -> int:
     """Print an error for people; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        print("interp: interrupted", file=sys.stderr)
+        say("interp: interrupted")
         return 130
     if isinstance(error, InterpError):
-        print(f"interp: {error}", file=sys.stderr)
+        say(f"interp: {error}")
         return error.code if isinstance(error, Interrupted) else 2
-    summary = " ".join(str(error).split())[:300]
     hint = "" if debug else " (the whole story: add --debug)"
-    print(f"interp: {type(error).__name__}: {summary}{hint}", file=sys.stderr)
+    say(f"interp: {reason(error)}{hint}")
     return 1

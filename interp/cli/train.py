@@ -15,6 +15,7 @@ from interp.cli.opening import open_model
 from interp.cli.places import announce, default_place, plain
 from interp.core.config import Placement
 from interp.core.errors import ConfigError
+from interp.core.foreign import YAML_BYTES, one_line, parse_yaml, read_bytes
 from interp.core.names import did_you_mean
 from interp.dictionaries.evaluation_config import FinetuneConfig
 from interp.dictionaries.train_config import TrainConfig
@@ -221,10 +222,10 @@ def read_file(path: Path) -> dict[str, Any]:
     number = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     try:
-        found = Loader(path.read_text("utf-8")).get_single_data()
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        found = parse_yaml(read_bytes(path, YAML_BYTES), Loader)
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{str(path)[:100]} cannot be read as YAML", got=" ".join(str(error).split())[:200]
+            f"{str(path)[:100]} cannot be read as YAML", got=one_line(error, 200)
         ) from error
     if not isinstance(found, dict):
         raise ConfigError(

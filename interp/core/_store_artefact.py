@@ -23,6 +23,7 @@ from interp.core._tensorfile import (
     wrong_size,
 )
 from interp.core.errors import BadName, CorruptArtefact, StorageError
+from interp.core.foreign import JSON_BYTES, Unparsable, one_line, parse_json, read_bytes
 from interp.core.names import did_you_mean, slug
 
 MANIFEST = "manifest.json"
@@ -53,7 +54,7 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
     if raw[-tail:] != _digest_line(head):
         raise CorruptArtefact(f"{path}: the manifest does not match its own sha256", fix=REFETCH)
     try:
-        manifest = json.loads(raw)
+        manifest = parse_json(raw)
         written = int(manifest["interp_format"])
         sizes = [int(e["size"]) for e in manifest["files"].values() if str(e["sha256"])]
         whole = isinstance(manifest["schema"], str) and len(sizes) == len(manifest["files"])
@@ -72,9 +73,24 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
 def looks_like_ours(directory: Path) -> bool:
     """Whether `commit` wrote this folder, be it damaged: only such folders are ever replaced."""
     try:
-        return b'"interp_format"' in (directory / MANIFEST).read_bytes()
-    except OSError:
+        raw = read_bytes(directory / MANIFEST, JSON_BYTES)
+    except (OSError, Unparsable):
         return False
+    return b'"interp_format"' in raw or b'"sha256_of_lines_above"' in raw
+
+
+def read_foreign(path: Path) -> bytes:
+    """The bytes of a small file that no manifest vouches for.
+
+    Raises:
+        StorageError: It cannot be read, is no regular file, or is too large for settings.
+    """
+    try:
+        return read_bytes(path, JSON_BYTES)
+    except Unparsable as error:
+        raise CorruptArtefact(f"{path} is too large", got=error) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 class Artefact:
@@ -130,18 +146,17 @@ class Artefact:
         """The content of a file."""
         path = self.path(name)
         if self.foreign:
-            try:
-                return path.read_bytes()
-            except OSError as error:
-                raise unreadable(path, error) from error
+            return read_foreign(path)
         return _read(self._handles[name], self.manifest["files"][name]["size"], path)
 
     def json(self, name: str) -> Any:
         """A file's JSON value."""
         try:
-            return json.loads(self.bytes(name))
-        except (ValueError, RecursionError) as error:
-            raise CorruptArtefact(f"{self.path(name)}: no JSON ({error})", fix=REFETCH) from error
+            return parse_json(self.bytes(name))
+        except ValueError as error:
+            raise CorruptArtefact(
+                f"{self.path(name)}: no JSON ({one_line(error)})", fix=REFETCH
+            ) from error
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a safetensors file, on the CPU."""
@@ -220,9 +235,11 @@ def _open_all(directory: Path, handles: dict[str, int]) -> dict[str, Any] | None
     """The manifest of a folder, every file of it opened into `handles`."""
     path = directory / MANIFEST
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, JSON_BYTES)
     except FileNotFoundError:
         return None
+    except Unparsable as error:
+        raise CorruptArtefact(f"{path}: no manifest of interp", got=error) from error
     except OSError as error:
         raise unreadable(path, error) from error
     manifest = parse_manifest(raw, path)

@@ -152,6 +152,30 @@ def rename_new(staged: Path, target: Path) -> None:
         os.rename(staged, target)
 
 
+def keep(target: Path, kept: dict[Path, Path]) -> None:
+    """A second name for the file that is about to be replaced, so that it can come back."""
+    if not target.exists():
+        return
+    place = target.parent / private(".tmp-")
+    step("link", place)
+    try:
+        os.link(target, place)
+    except OSError as error:  # no hard links here (FAT, some network mounts)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        shutil.copy2(target, place)
+    kept[target] = place
+
+
+def put_back(target: Path, kept: Path | None) -> None:
+    """Undo one rename of several: the old file again, or none where there was none."""
+    with suppress(OSError):  # the disk is failing: what could be done is done
+        if kept is None:
+            os.unlink(target)
+        else:
+            os.replace(kept, target)
+
+
 def require_free(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return

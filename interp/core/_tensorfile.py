@@ -8,7 +8,11 @@ file's name, the sizes, and refusal of what it lets through (a name that occurs 
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.core.errors import CorruptArtefact, StorageError
+from interp.core.foreign import one_line, parse_json, show
 
 # In the order in which the library lays tensors out: widest first, so that each stays aligned.
 DTYPES: dict[torch.dtype, str] = {
@@ -42,6 +47,12 @@ DTYPES: dict[torch.dtype, str] = {
 }
 CHUNK = 8 << 20  # bytes handed to one write
 MAX_HEADER = 25_000_000  # bytes, some 200,000 tensors; the library would read 100 MB
+MAX_NODES = 2_000_000  # values in a header, ten for a tensor
+WIDTHS = {
+    **{name: dtype.itemsize * 8 for dtype, name in DTYPES.items()},
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+"""Bits of one number of each dtype of the format, those that torch lacks included."""
 _RANK = {dtype: i for i, dtype in enumerate(DTYPES)}
 
 Chunks = Iterator[bytes | memoryview]
@@ -112,7 +123,7 @@ def decode_tensors(data: bytes, where: Path) -> dict[str, Tensor]:
         _require_distinct(data[8 : 8 + int.from_bytes(data[:8], "little")], where)
         return safetensors.torch.load(data)
     except SafetensorError as error:
-        raise CorruptArtefact(f"{where}: {error}", fix=REFETCH) from error
+        raise CorruptArtefact(f"{where}: {one_line(error)}", fix=REFETCH) from error
 
 
 REFETCH = "re-download it, or pick an older one"
@@ -137,7 +148,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         if expected is not None and expected != size:
             raise wrong_size(path, size, expected) from error
         raise CorruptArtefact(
-            f"{path}: {error}", got=f"a file of {size:,} bytes", fix=REFETCH
+            f"{path}: {one_line(error)}", got=f"a file of {size:,} bytes", fix=REFETCH
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
@@ -165,31 +176,82 @@ def _header(path: Path) -> tuple[bytes, int]:
 def _expected_size(header: bytes) -> int | None:
     """Bytes in a file with this header; None if it cannot be told."""
     try:
-        entries = json.loads(header)
+        entries = parse_json(header)
         ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
         return 8 + len(header) + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None
 
 
-def _require_distinct(header: bytes, where: Path) -> None:
+def _require_distinct(header: bytes, where: Path) -> Any:
     """The library keeps the last of two entries with one name; which one was reviewed?"""
 
-    def entries(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise CorruptArtefact(f"{where}: the entry {twice!r} occurs twice in the header")
-
     try:
-        json.loads(header, object_pairs_hook=entries)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtefact(f"{where}: its header is no JSON ({error})", fix=REFETCH) from error
+        return parse_json(header, limit=MAX_HEADER, nodes=MAX_NODES, distinct=True)
+    except ValueError as error:
+        raise CorruptArtefact(
+            f"{where}: its header is refused",
+            got=f"{one_line(error)} in a header of {len(header):,} bytes",
+            fix=REFETCH,
+        ) from error
+
+
+def tensor_shapes(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What the header of a safetensors file says it holds: name -> dtype, shape. Reads no tensor.
+
+    Raises:
+        CorruptArtefact: Truncated or malformed, a name that occurs twice, entries that overlap,
+            leave holes or contradict their shapes.
+        StorageError: The file cannot be read.
+    """
+    path = Path(path)
+    header, size = _header(path)
+    expected = _expected_size(header)
+    if expected is not None and expected != size:
+        raise wrong_size(path, size, expected)
+    entries = _require_distinct(header, path)
+    if not isinstance(entries, dict):
+        raise CorruptArtefact(f"{path}: its header is no object", fix=REFETCH)
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    places: list[tuple[int, int, str]] = []
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, start, end = _checked_entry(entry, name, path)
+        found[name] = dtype, shape
+        places.append((start, end, name))
+    at = 0
+    for start, end, name in sorted(places):
+        if start != at:
+            raise CorruptArtefact(f"{path}: the bytes of {name!r} overlap others or leave a hole")
+        at = end
+    if 8 + len(header) + at != size:
+        raise wrong_size(path, size, 8 + len(header) + at)
+    return found
+
+
+def _checked_entry(entry: Any, name: str, where: Path) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape and place of one entry; its bytes are as many as its shape asks for."""
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        bits = WIDTHS.get(dtype) if isinstance(dtype, str) else None
+        if whole and bits is not None and (end - start) * 8 == math.prod(shape) * bits:
+            return dtype, shape, start, end
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise CorruptArtefact(
+        f"{where}: the entry {name!r} of its header contradicts itself",
+        got=show(repr(entry), 200), expected="dtype, shape and as many bytes as they need",
+        fix=REFETCH,
+    )  # fmt: skip
 
 
 def wrong_size(path: Path, actual: int, expected: int) -> CorruptArtefact:
     """The error for a file that was cut short or grew."""
-    return CorruptArtefact(f"{path}: {actual:,} of {expected:,} bytes", fix=REFETCH)
+    return CorruptArtefact(
+        f"{path}: {actual:,} of {expected:,} bytes", expected=f"{expected:,} bytes", fix=REFETCH
+    )
 
 
 def unreadable(path: Path, error: OSError) -> StorageError:
@@ -199,8 +261,12 @@ def unreadable(path: Path, error: OSError) -> StorageError:
     return wrapped
 
 
-def load_torch(path: str | Path) -> Any:
-    """The content of a foreign `.pt`/`.pth`/`.bin` file, tensors on the CPU; no code in it runs.
+def load_torch(path: str | Path, device: str = "cpu") -> Any:
+    """The content of a foreign `.pt`/`.pth`/`.bin` file; no code in it runs.
+
+    Args:
+        path: The file.
+        device: Where its tensors go; "meta" reads names and shapes alone.
 
     Only tensors and plain containers are read (`torch.load(weights_only=True)`). torch stores zip
     members uncompressed, so members that sum to much more than the file are a bomb.
@@ -212,7 +278,7 @@ def load_torch(path: str | Path) -> Any:
     path = Path(path)
     try:
         _refuse_bomb(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except StorageError:
         raise
     except OSError as error:
@@ -220,16 +286,39 @@ def load_torch(path: str | Path) -> Any:
     except Exception as error:  # torch raises a dozen kinds on malformed files; none may pass bare
         raise CorruptArtefact(
             f"{path}: refused, or damaged: torch reads tensors and plain containers only",
-            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            got=f"{type(error).__name__}: {one_line(str(error).partition(chr(10))[0])}",
             fix=f"{REFETCH}; ask its author for safetensors, never load it in full",
         ) from error
 
 
-def _refuse_bomb(path: Path) -> None:
+def check_torch(path: str | Path) -> int:
+    """Refuse a `.bin` or `.pt` file that would fill memory or name code; reads no tensor.
+
+    Returns:
+        At most how many tensors it holds.
+
+    Raises:
+        CorruptArtefact: A bomb, or a pickle that names more than tensors and plain containers.
+        StorageError: The file cannot be read.
+    """
+    path = Path(path)
+    try:
+        return _refuse_bomb(path)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # zipfile raises half a dozen kinds
+        raise CorruptArtefact(f"{path}: damaged", got=one_line(error), fix=REFETCH) from error
+
+
+def _refuse_bomb(path: Path) -> int:
     """Refuse what would fill memory: packed members, and `bytearray(n)`, which torch permits."""
-    if zipfile.is_zipfile(path):
+    is_zip, members = zipfile.is_zipfile(path), 100_000
+    if is_zip:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
+            members = len(archive.infolist())
             total = sum(member.file_size for member in archive.infolist())
             if total > 2 * size + (1 << 20):
                 raise CorruptArtefact(
@@ -237,10 +326,82 @@ def _refuse_bomb(path: Path) -> None:
                     got=f"{total:,} bytes packed into {size:,}",
                     expected="members stored uncompressed, as torch writes them",
                 )
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+            named = [m for m in archive.infolist() if m.filename.endswith(".pkl")]
+            if sum(member.file_size for member in named) > MAX_PICKLE:
+                raise CorruptArtefact(f"{path}: refused, a pickle of that size holds no tensors")
+            pickles = [archive.read(member) for member in named]
     else:
-        pickles = [path.read_bytes()]
-    if any(b"bytearray" in data for data in pickles):
-        raise CorruptArtefact(
-            f"{path}: refused, it builds a bytearray", expected="tensors and plain containers"
-        )
+        with path.open("rb") as file:  # five pickles, then the numbers as they are
+            pickles = [file.read(MAX_PICKLE)]
+    for data in pickles:
+        _check_pickle(data, path, is_zip)
+    return members
+
+
+def _check_pickle(data: bytes, path: Path, alone: bool) -> None:
+    """Refuse a pickle that names anything but tensors and plain containers, before torch reads it.
+
+    torch's own list lets through what makes objects of any size out of a number
+    (`bytearray(1 << 31)`, `FloatTensor(1 << 40)`).
+
+    Raises:
+        CorruptArtefact: Such a name, or more steps than a checkpoint has.
+    """
+    stream, steps = io.BytesIO(data), 0
+    if not alone or len(data) > SHORT_PICKLE:
+        try:
+            for _ in range(1 if alone else 5):
+                for _step in pickletools.genops(stream):
+                    steps += 1
+                    if steps > MAX_STEPS:
+                        raise CorruptArtefact(f"{path}: refused, its pickle goes on and on")
+        except (ValueError, IndexError, OverflowError, UnicodeError) as error:
+            raise CorruptArtefact(f"{path}: no pickle ({one_line(error)})", fix=REFETCH) from error
+        data = data[: stream.tell()]
+    for module, name in _NAMED.findall(data):
+        named = f"{module.decode()} {name.decode()}"
+        if not _BENIGN.fullmatch(named):
+            raise CorruptArtefact(
+                f"{path}: refused, it names {named}",
+                expected="tensors and plain containers",
+                fix=f"{REFETCH}; ask its author for safetensors",
+            )
+
+
+MAX_PICKLE = 32 << 20  # bytes of a checkpoint's pickles: names and shapes, no numbers
+SHORT_PICKLE = 1 << 18  # bytes whose steps need no counting
+MAX_STEPS = 1_000_000
+_NAMED = re.compile(rb"c([A-Za-z_][\w.]*)\n([A-Za-z_]\w*)\n")  # how protocol 2 names a thing
+_BENIGN = re.compile(
+    r"collections OrderedDict|(__builtin__|builtins) set|_codecs encode|torch Size|torch device"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
+    r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch Tensor"
+    r"|torch(\.storage)? \w+Storage|torch (b?float|u?int|complex|bool|qu?int)\w*"
+    r"|torch\.serialization _get_layout"
+)
+
+
+def torch_shapes(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What a `.bin` or `.pt` file of named tensors holds: name -> dtype, shape. Reads no number.
+
+    Raises:
+        CorruptArtefact: As for `load_torch`; no tensors by name; a tensor larger than what is
+            stored for it.
+        StorageError: The file cannot be read.
+    """
+    path = Path(path)
+    content = load_torch(path, "meta")
+    if not isinstance(content, Mapping):
+        raise CorruptArtefact(f"{path}: no tensors by name", got=type(content).__name__)
+    found = {}
+    for name, tensor in content.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        stored = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else 0
+        if tensor.numel() * tensor.element_size() > stored:
+            raise CorruptArtefact(
+                f"{path}: {show(repr(name), 80)} claims more numbers than are stored",
+                got=f"shape {list(tensor.shape)}, {stored:,} bytes",
+            )
+        found[str(name)] = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    return found

@@ -5,9 +5,17 @@ The command line prints these four lines and exits 2; nothing else in `interp` f
 
 from __future__ import annotations
 
+from interp.core.foreign import show
+
+WHAT, PART = 1_000, 4_000
+"""Longest first sentence, and longest other part, in characters."""
+
 
 class InterpError(Exception):
     """An error that explains itself.
+
+    Values come from files and requests of anybody, so each part is bounded and what would act on a
+    terminal or hide in it is made visible (`core.foreign.show`).
 
     Args:
         what: One sentence naming the thing that is wrong.
@@ -24,11 +32,11 @@ class InterpError(Exception):
         expected: object = None,
         fix: object = None,
     ) -> None:
-        super().__init__(what)
-        self.what = what
-        self.got = None if got is None else str(got)
-        self.expected = None if expected is None else str(expected)
-        self.fix = None if fix is None else str(fix)
+        self.what = show(what, WHAT)
+        super().__init__(self.what)
+        self.got = None if got is None else show(got, PART)
+        self.expected = None if expected is None else show(expected, PART)
+        self.fix = None if fix is None else show(fix, PART)
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from interp.core import _fields, _table, store
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError, MissingDependency, ShapeError, StorageError
+from interp.core.errors import ConfigError, InterpError, MissingDependency, ShapeError, StorageError
 from interp.core.finite import check_finite
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
@@ -241,7 +241,9 @@ class Result:
         try:
             content |= {k: _fields.from_json(v) for k, v in values["fields"].items()}
             return kind(**content)
-        except (TypeError, KeyError, AttributeError) as error:
+        except InterpError:
+            raise
+        except Exception as error:  # values of other types, of another version or forged
             raise StorageError(
                 f"{artefact.directory} does not fit this interp's {name}",
                 got=f"fields {', '.join(content)}, of versions {artefact.manifest['versions']}",

@@ -31,18 +31,23 @@ from interp.core._store_lock import lock
 from interp.core._tensorfile import (
     CHUNK,
     Chunks,
+    check_torch,
     encode_tensors,
     load_tensors,
     load_torch,
+    tensor_shapes,
+    torch_shapes,
     unreadable,
 )
 from interp.core.errors import BadName, CorruptArtefact, StorageError
+from interp.core.foreign import parse_json
 from interp.core.names import slug
 from interp.core.provenance import versions
 
 __all__ = [
-    "Artefact", "append", "child", "commit", "load_tensors", "load_torch", "lock",
-    "open_artefact", "read_jsonl", "remove", "write_text",
+    "Artefact", "append", "check_torch", "child", "commit", "load_tensors", "load_torch", "lock",
+    "is_ours", "open_artefact", "read_jsonl", "remove", "tensor_shapes", "torch_shapes",
+    "write_text", "write_texts",
 ]  # fmt: skip
 
 Payload = bytes | str | Mapping[str, Any] | list[Any] | Mapping[str, Tensor]
@@ -145,6 +150,11 @@ def open_artefact(
     return artefact
 
 
+def is_ours(directory: str | Path) -> bool:
+    """Whether `commit` wrote this folder, be it damaged since: it has a manifest of ours."""
+    return looks_like_ours(Path(directory))
+
+
 def remove(directory: str | Path) -> None:
     """Delete a folder that `commit` wrote; no reader sees it half gone.
 
@@ -207,6 +217,61 @@ def write_text(path: str | Path, text: str | bytes, overwrite: bool = False) -> 
     return target
 
 
+def write_texts(
+    files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool = False
+) -> list[Path]:
+    """Write several files, all or none: a page and its numbers.
+
+    All are staged and flushed before the first is renamed; if a rename fails, those before it are
+    put back. A kill between two renames can leave them of two versions, each whole.
+
+    Args:
+        files: Path -> content.
+        overwrite: Replace files that are there.
+
+    Returns:
+        Their resolved paths, in order.
+
+    Raises:
+        StorageError: One exists and `overwrite` is False, is a folder, or cannot be written; then
+            nothing has changed.
+    """
+    contents = {_resolved(path): text for path, text in files.items()}
+    staged: dict[Path, Path] = {}
+    kept: dict[Path, Path] = {}
+    done: list[Path] = []
+    encoded = {target: _encode(target.name, text, False) for target, text in contents.items()}
+    with _disk.explained(next(iter(encoded)), sum(size for size, _ in encoded.values())):
+        try:
+            for target, (_, chunks) in encoded.items():
+                _disk.step("mkdir", target.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_dir():
+                    raise StorageError(f"{target} is a folder", expected="the name of a file")
+                if target.exists() and not overwrite:
+                    raise _disk.exists_already(target)
+                _disk.sweep(target.parent)
+                staged[target] = target.parent / _disk.private(".tmp-")
+                _disk.write(staged[target], chunks)
+            for target, place in staged.items():
+                _disk.keep(target, kept)
+                _disk.step("rename", target)
+                if overwrite:
+                    os.replace(place, target)
+                else:
+                    _disk.rename_new(place, target)
+                done.append(target)
+                _disk.sync(target.parent)
+        except (Exception, KeyboardInterrupt):
+            for target in reversed(done):
+                _disk.put_back(target, kept.get(target))
+            raise
+        finally:
+            for place in (*staged.values(), *kept.values()):
+                _disk.discard(place)
+    return list(contents)
+
+
 def append(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append one line to a JSONL file and flush it to the system.
 
@@ -247,8 +312,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = parse_json(line)
+        except ValueError:
             record = None
         if not isinstance(record, dict):
             raise CorruptArtefact(f"{path}, line {number}: no JSON object", got=line[:80])

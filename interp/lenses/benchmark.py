@@ -8,7 +8,6 @@ multilingual, order of operations, poetry, typos.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, StorageError, TokenError
+from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, reason
 from interp.core.result import Result
 from interp.lenses.reading import log_probs, stream_rows
 from interp.lenses.tuned import TunedLens
@@ -97,7 +97,7 @@ def load_lens_prompts(folder: str | Path) -> list[LensPrompt]:
     for file in files:
         task = file.stem.removeprefix("lens-eval-")
         try:
-            items = json.loads(file.read_text(encoding="utf-8"))["items"]
+            items = parse_json(read_bytes(file, JSON_BYTES))["items"]
             found += [
                 LensPrompt(
                     item["name"], task, item["prompt"], tuple(item["intermediates"]),
@@ -105,10 +105,10 @@ def load_lens_prompts(folder: str | Path) -> list[LensPrompt]:
                 )
                 for item in items
             ]  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
                 f"{file} is not of this form",
-                got=f"{type(error).__name__}: {error}",
+                got=reason(error),
                 expected='{"items": [{"name", "prompt", "intermediates"}, ...]}',
             ) from error
     return found

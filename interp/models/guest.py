@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from interp.core.errors import MissingDependency
+from interp.models.gate import refused
 from interp.models.hooked import HookedModel
 
 
@@ -28,5 +29,10 @@ def boot_bridge(
             fix="pip install 'transformer-lens>=3.9,<4'",
         ) from error
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    bridge = TransformerBridge.boot_transformers(source, device=str(device or "cpu"), **options)
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            source, device=str(device or "cpu"), trust_remote_code=False, **options
+        )
+    except Exception as error:  # the bridge lets every layer below it raise
+        raise refused(source, error) from error
     return wrap(bridge, name=name or source)

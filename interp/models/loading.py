@@ -11,10 +11,20 @@ from typing import Any
 
 import torch
 
-from interp.core.errors import CorruptArtefact, ModelError
+from interp.core.errors import CorruptArtefact, InterpError, ModelError
+from interp.core.foreign import one_line
 from interp.core.names import did_you_mean
 from interp.core.store import load_tensors
+from interp.models.gate import (
+    Inspected,
+    bounded_building,
+    inspect_folder,
+    model_class,
+    refused,
+    verify_manifest,
+)
 from interp.models.hooked import HookedModel
+from interp.models.hub import fetched, options_checked
 from interp.models.peft_models import ADAPTER_FILE, base_of, with_adapter
 from interp.models.small import CONFIG_FILE, load_small
 from interp.models.tokens import load_tokenizer
@@ -70,6 +80,7 @@ def load_model(
     if not local and not allow_download:
         raise _not_here(text)
     if local and backend == "interp" and (folder / CONFIG_FILE).is_file():
+        verify_manifest(folder)
         module = load_small(folder)
         module.to(device=device, dtype=_dtype(dtype))
         return _finish(module, _tokenizer(folder), text)
@@ -83,14 +94,19 @@ def load_model(
             got=f"a folder with {found}",
             expected=f"config.json + weights (Hugging Face), or {CONFIG_FILE} + model.safetensors",
         )
-    source = str(folder) if local else text
+    options_checked(options)
+    if not local:
+        with _network(allow_download):
+            folder = fetched(text)
+    found = inspect_folder(folder)
+    source = str(folder)
     if backend == "transformer_lens":
         from interp.models.guest import boot_bridge
 
         return boot_bridge(source, device=device, dtype=_dtype(dtype), name=text)
-    with _network(allow_download and not local):
-        module = _pretrained(source, _dtype(dtype), device_map, local, options)
-        tokenizer = load_tokenizer(source) if local else _hub_tokenizer(source)
+    with _network(False):
+        module = _pretrained(found, source, _dtype(dtype), device_map, options)
+        tokenizer = load_tokenizer(source, verified=True)
     if device is not None:
         module = module.to(device)
     return _finish(module, tokenizer, text)
@@ -130,7 +146,7 @@ def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
 
 
 def _tokenizer(folder: Path) -> Any:
-    return load_tokenizer(str(folder))
+    return load_tokenizer(folder, verified=True)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -161,31 +177,34 @@ def _not_here(text: str) -> ModelError:
 
 
 def _pretrained(
-    source: str, dtype: torch.dtype | None, device_map: Any, local: bool, options: dict[str, Any]
+    found: Inspected,
+    source: str,
+    dtype: torch.dtype | None,
+    device_map: Any,
+    options: dict[str, Any],
 ) -> torch.nn.Module:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
-    more = {**options, "local_files_only": local}
+    more = {**options, "local_files_only": True, "trust_remote_code": False}
     if device_map is not None:
         more["device_map"] = device_map
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
-        named = (config.architectures or [None])[0]
-        cls = _class_of(named) or AutoModel
-        with _silent_bars():
+        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        named = found.architecture
+        cls = model_class(named) or AutoModel
+        packed = "quantization_config" in found.config or "quantization_config" in options
+        where = Path(source) / "config.json"
+        with _silent_bars(), bounded_building(found.tensors, found.numbers, where, packed):
             module, report = cls.from_pretrained(
                 source, config=config, dtype=dtype or "auto", output_loading_info=True, **more
             )
     except SafetensorError as error:
         raise _unreadable(source, error) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"cannot open the model in {source}",
-            got=str(error).splitlines()[0][:300],
-            expected="a folder that transformers can load",
-            fix="check config.json and the weight files",
-        ) from error
+    except InterpError:
+        raise
+    except Exception as error:  # every layer of transformers, torch and safetensors raises its own
+        raise refused(source, error) from error
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ModelError(
@@ -205,23 +224,11 @@ def _unreadable(source: str, error: Exception) -> ModelError:
         except CorruptArtefact as broken:
             return ModelError(
                 broken.what,
-                got=broken.got or str(error)[:200],
+                got=broken.got or one_line(error),
                 expected=broken.expected,
                 fix=broken.fix,
             )
-    return ModelError(f"cannot read the weights in {source}", got=str(error)[:300])
-
-
-def _class_of(architecture: str | None) -> Any:
-    import transformers
-
-    return getattr(transformers, architecture, None) if architecture else None
-
-
-def _hub_tokenizer(source: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(source)
+    return ModelError(f"cannot read the weights in {source}", got=one_line(error))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ parameter names and its hook points, and reads the same two files: `hooked_trans
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ConfigError, ModelError, TokenError
+from interp.core.errors import ConfigError, InterpError, ModelError, TokenError
+from interp.core.foreign import JSON_BYTES, one_line, parse_json, read_bytes, reason
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
 from interp.core.store import load_tensors
+from interp.models.gate import bounded_building
 from interp.models.small_config import SmallConfig
 from interp.models.small_layers import (
     Block,
@@ -37,12 +38,14 @@ DERIVED_BUFFERS = ("attn.mask", "attn.IGNORE", "attn.rotary_sin", "attn.rotary_c
 
 
 class SmallTransformer(nn.Module):
-    """The transformer a `SmallConfig` describes, weights drawn from `seed` until loaded.
+    """The transformer a `SmallConfig` describes, its weights drawn from `seed`.
+
+    With `seed=None` they hold anything: for weights that are loaded next.
 
     `model(ids)` with ids [batch pos] gives logits [batch pos d_vocab_out].
     """
 
-    def __init__(self, cfg: SmallConfig, seed: int = 0) -> None:
+    def __init__(self, cfg: SmallConfig, seed: int | None = 0) -> None:
         super().__init__()
         self.cfg = cfg
         self.embed, self.hook_embed = Embed(cfg), HookPoint()
@@ -51,7 +54,8 @@ class SmallTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.ln_final = norm(cfg, cfg.d_model, final=True)
         self.unembed = Unembed(cfg)
-        self.init_weights(seed)
+        if seed is not None:
+            self.init_weights(seed)
         self.to(getattr(torch, cfg.dtype))
 
     @torch.no_grad()
@@ -175,11 +179,23 @@ def load_small(folder: str | Path) -> SmallTransformer:
                 expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}",
             )
     try:
-        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        raw = parse_json(read_bytes(folder / CONFIG_FILE, JSON_BYTES))
     except ValueError as error:
-        raise ConfigError(f"{folder / CONFIG_FILE} is not valid JSON", got=error) from error
-    model = SmallTransformer(SmallConfig.from_dict(raw))
-    load_parameters(model, load_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+        raise ConfigError(
+            f"{folder / CONFIG_FILE} is not valid JSON", got=one_line(error)
+        ) from error
+    tensors = load_tensors(folder / WEIGHTS_FILE)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    try:
+        with bounded_building(len(tensors), numbers, folder / CONFIG_FILE):
+            model = SmallTransformer(SmallConfig.from_dict(raw), seed=None)
+    except InterpError:
+        raise
+    except Exception as error:  # a value of another type than its name says
+        raise ConfigError(
+            f"{folder / CONFIG_FILE} describes no model that can be built", got=reason(error)
+        ) from error
+    load_parameters(model, tensors, source=str(folder / WEIGHTS_FILE))
     return model.eval()
 
 

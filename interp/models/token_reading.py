@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.errors import TokenError, TokenWarning
+from interp.core.foreign import JSON_BYTES, one_line, read_bytes
 from interp.core.provenance import fingerprint_text
+from interp.models.gate import verify_manifest
+from interp.models.gate_text import check_rules, guarded, needs_guard, read_settings
 from interp.models.token_batch import short
 
 FILES = (
@@ -24,19 +27,29 @@ FILES = (
 )
 """A folder that holds one of these has a tokenizer."""
 
+BESIDE = ("vocab.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+"""Files that are read with them."""
+
 PROBES = ("a", "the", "0", "A", "x")
 
 
-def load_tokenizer(folder: str | Path) -> Any | None:
+def load_tokenizer(folder: str | Path, *, verified: bool = False) -> Any | None:
     """The tokenizer that lies in a folder; None if there is none. Never the network, never code.
 
     Folders without any config are read by their files: `vocab.json` + `merges.txt` is GPT-2's
     byte-level BPE, `vocab.txt` is BERT's WordPiece.
 
+    Args:
+        folder: Where its files lie.
+        verified: The caller has verified the folder's manifest, if there is one.
+
     Raises:
+        CorruptArtefact: the folder has a manifest of ours that its files contradict.
         TokenError: the tokenizer's files are there but cannot be read; names the file.
     """
     folder = Path(folder)
+    if not verified:
+        verify_manifest(folder)
     files = [folder / name for name in FILES if (folder / name).is_file()]
     if not files:
         return None
@@ -46,7 +59,7 @@ def load_tokenizer(folder: str | Path) -> Any | None:
     by_file = plain.get(files[0].name)
     described = by_file is None or (folder / "config.json").is_file()
     loader = transformers.AutoTokenizer if described else getattr(transformers, str(by_file))
-    for source in [*files, folder / "vocab.json"]:
+    for source in [*files, *(folder / name for name in BESIDE)]:
         _check_readable(source)
     with _silence():
         try:
@@ -56,7 +69,7 @@ def load_tokenizer(folder: str | Path) -> Any | None:
         except Exception as error:  # Rust, JSON, key, value and OS errors alike
             raise TokenError(
                 f"the tokenizer in {folder} cannot be loaded",
-                got=f"{files[0].name}: {short(str(error))}",
+                got=f"{files[0].name}: {one_line(error)}",
                 fix="save it again with tokenizer.save_pretrained(folder)",
             ) from error
 
@@ -65,14 +78,17 @@ def _check_readable(path: Path) -> None:
     """transformers' errors do not say which file is damaged; ours do."""
     if not path.is_file() or path.suffix == ".model":
         return
+    if path.suffix == ".json":
+        found = read_settings(path)
+        if path.name == "tokenizer.json":
+            check_rules(found, path)
+        return
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            json.loads(text)
+        read_bytes(path, JSON_BYTES).decode("utf-8")
     except (ValueError, OSError) as error:
         raise TokenError(
             f"the tokenizer file {path} is damaged",
-            got=f"{short(str(error))} ({path.stat().st_size:,} bytes)",
+            got=f"{one_line(error)} ({path.stat().st_size:,} bytes)",
             fix="copy or download it again",
         ) from error
 
@@ -115,7 +131,7 @@ def call(tokenizer: Any, strings: list[str], *, special: bool) -> list[list[int]
             )
         except Exception as error:  # tokenizers (Rust) raises bare Exception
             raise TokenError(
-                "the tokenizer cannot read this text", got=f"{short(strings)}: {error}"
+                "the tokenizer cannot read this text", got=f"{short(strings)}: {one_line(error)}"
             ) from error
     return [list(ids) for ids in encoded["input_ids"]]
 
@@ -222,14 +238,21 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
             got=short(messages),
             fix="set tokenizer.chat_template, or pass the conversation as one string",
         )
-    from jinja2 import TemplateError
 
-    try:
+    def render() -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, TypeError, ValueError) as error:
+
+    template = tokenizer.chat_template
+    try:
+        if isinstance(template, str) and needs_guard(template):
+            return guarded(render)
+        return render()
+    except TokenError:
+        raise
+    except Exception as error:  # a template raises what its author likes
         raise TokenError(
             "the chat template refuses this conversation",
-            got=f"{short(messages)}: {error}",
+            got=f"{short(messages)}: {one_line(error)}",
             fix="use the roles and the order that the model was trained with",
         ) from error
 

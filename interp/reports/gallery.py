@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from interp.core.errors import ConfigError
 from interp.core.escape import json_island
-from interp.core.store import write_text
+from interp.core.store import write_texts
 from interp.plotting import labels
 from interp.plotting.html import render
 from interp.reports.plotlyjs import csp_hash
@@ -126,8 +126,7 @@ def gallery(page: Gallery, path: str | Path, *, overwrite: bool = False) -> Path
         style=Markup((HERE / "assets" / "report.css").read_text(encoding="utf-8")),
         more=Markup((HERE / "assets" / "gallery.css").read_text(encoding="utf-8")),
     )
-    write_text(path.with_suffix(".json"), island + "\n", overwrite=overwrite)
-    write_text(path, html, overwrite=overwrite)
+    write_texts({path.with_suffix(".json"): island + "\n", path: html}, overwrite=overwrite)
     return path
 
 

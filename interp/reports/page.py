@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from interp.core.errors import ConfigError, StorageError
 from interp.core.escape import json_island
-from interp.core.store import write_text
+from interp.core.store import write_texts
 from interp.plotting import labels
 from interp.plotting.html import render
 from interp.reports.blocks import Block, block_of, paragraphs
@@ -80,8 +80,8 @@ def report(
     parts = _parts(sections, max(config.table_rows, config.json_rows))
     html = render_page(parts, title, config)
     digest = hashlib.sha256(html.encode()).hexdigest()
-    write_text(numbers, numbers_json(parts, title, config, digest), overwrite=config.overwrite)
-    write_text(page, html, overwrite=config.overwrite)
+    both = {numbers: numbers_json(parts, title, config, digest), page: html}
+    write_texts(both, overwrite=config.overwrite)
     return page
 
 

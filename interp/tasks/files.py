@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.core.errors import ConfigError
+from interp.core.foreign import TEXT_BYTES
 from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.tasks.catalogue import TASKS, bundled
+from interp.tasks.formats.archives import open_files
 from interp.tasks.formats.registry import (
     LABEL_ARCHIVES,
     LABEL_FORMATS,
     TASK_FORMATS,
     Labels,
 )
-from interp.tasks.formats.source import File, open_files
+from interp.tasks.formats.source import File
 from interp.tasks.formats.table import ArchiveFormat, Format, Options
 from interp.tasks.prompts import Prompt, Prompts
 from interp.tasks.task import Task
@@ -35,6 +38,7 @@ def load_task(
     tokenizer: Any = None,
     shots: int = 5,
     encoding: str = "utf-8",
+    max_bytes: int = TEXT_BYTES,
 ) -> Task:
     """A bundled task by its name, or the task that a file holds.
 
@@ -46,6 +50,7 @@ def load_task(
         tokenizer: For answer columns that hold token ids: a tokenizer, or the folder of one.
         shots: Solved examples before each question, for files of input-output pairs.
         encoding: Of the text; a byte order mark is dropped.
+        max_bytes: Most bytes to read, unpacked: a larger file or archive is refused unread.
 
     Raises:
         ConfigError: Nothing that is known, or something wrong in it: names file, line, column,
@@ -54,7 +59,7 @@ def load_task(
     """
     if _means_name(str(path)):
         return bundled(str(path))
-    files = open_files(path, member, encoding)
+    files = open_files(path, member, encoding, max_bytes)
     folder = Path(path).parent
     options = Options(tokenizer=_tokenizer(tokenizer), folder=folder, shots=shots)
     known: Sequence[Format[Task]] = TASK_FORMATS
@@ -66,7 +71,14 @@ def load_task(
     return _together(Path(path), tasks)
 
 
-def load_labels(path: str | Path, *, member: str | None = None, encoding: str = "utf-8") -> Labels:
+def load_labels(
+    path: str | Path,
+    *,
+    member: str | None = None,
+    encoding: str = "utf-8",
+    max_bytes: int = TEXT_BYTES,
+    missing: str = "refuse",
+) -> Labels:
     """The labelled text that a file holds: `LabelledCorpus` (per word) or `LabelledTexts`.
 
     Args:
@@ -75,25 +87,31 @@ def load_labels(path: str | Path, *, member: str | None = None, encoding: str = 
             by content; `.gz`, zip and tar are opened.
         member: One file of an archive.
         encoding: Of the text; a byte order mark is dropped.
+        max_bytes: Most bytes to read, unpacked: a larger file or archive is refused unread.
+        missing: What a text labelled NaN, infinite or not at all is: "refuse", by file and line,
+            or "drop", which leaves it out; the corpus's `name` says how many.
 
     Raises:
         ConfigError: Nothing that is known, or something wrong in it: names file, line, column,
             value and fix. A file of prompts is sent to `load_task`.
         StorageError: No such file, or one that cannot be read.
     """
-    files = open_files(path, member, encoding)
+    check_choice("missing", missing, ("refuse", "drop"))
+    files = open_files(path, member, encoding, max_bytes)
     if len(files) > 1:
         rest = _content(files)
         archive = _archive(files)
         if archive is not None:
-            return archive.read(files, Options())
+            return archive.read(files, Options(missing=missing))
         raise ConfigError(
             f"{Path(path).name} holds {len(rest)} files",
             got=", ".join(file.stem for file in rest[:30]),
             expected="one of them",
             fix=f"member={rest[0].stem!r}" if rest else None,
         )
-    return _chosen(files[0], LABEL_FORMATS, TASK_FORMATS, "load_task").read(files[0], Options())
+    return _chosen(files[0], LABEL_FORMATS, TASK_FORMATS, "load_task").read(
+        files[0], Options(missing=missing)
+    )
 
 
 def _means_name(path: str) -> bool:

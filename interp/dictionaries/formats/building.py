@@ -99,7 +99,7 @@ def build(
             check_finite(tensor, name)
         made = Dictionary.from_state(config, tensors)
     made.provenance = provenance
-    made.metadata = dict(metadata or {})
+    made.metadata = dict(metadata) if isinstance(metadata, Mapping) else {}
     return made
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
+from interp.core.foreign import YAML_BYTES, one_line, parse_yaml, read_bytes
 from interp.core.provenance import UNKNOWN
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.formats.building import build, origin, take
@@ -195,20 +196,20 @@ def _config(folder: Path) -> dict[str, Any]:
             expected="feature_input_hook and feature_output_hook",
         )
     try:
-        config = yaml.safe_load(where.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        config = parse_yaml(read_bytes(where, YAML_BYTES), yaml.SafeLoader)
+    except (OSError, ValueError) as error:
         raise CorruptArtefact(
-            f"{where}: no YAML of plain values", got=" ".join(str(error).split())[:200]
+            f"{where}: no YAML of plain values", got=one_line(error, 200)
         ) from error
     kind = config.get("model_kind") if isinstance(config, dict) else None
     if kind != "transcoder_set":
         raise ConfigError(
-            f"{where}: not a set of per-layer transcoders", got=f"model_kind {kind!r}",
+            f"{where}: not a set of per-layer transcoders", got=f"model_kind {repr(kind)[:80]}",
             expected="transcoder_set",
         )  # fmt: skip
     for key in ("feature_input_hook", "feature_output_hook"):
         if not isinstance(config.get(key), str):
             raise ConfigError(
-                f"{where}: {key!r} is missing", got=config.get(key), expected="a hook"
+                f"{where}: {key!r} is missing", got=repr(config.get(key))[:80], expected="a hook"
             )
     return config

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from interp.core import store
-from interp.core.errors import StorageError
+from interp.core.errors import CorruptArtefact, InterpError, StorageError
+from interp.core.foreign import DIGITS, reason
 from interp.core.names import did_you_mean
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.formats import (
@@ -89,7 +91,8 @@ def load(
     """
     path = _existing(source)
     if path is not None:
-        made = _read(path, strict)
+        with refusing(path):
+            made = _read(path, strict)
     elif registry.is_registered(str(source)):
         made = registry.load_registered(
             str(source), _read, allow_download=allow_download, cache_dir=cache_dir, strict=strict
@@ -123,8 +126,22 @@ def load_all(source: str | Path, *, strict: bool = True) -> list[Dictionary] | N
     if layout is not None:
         return None
     below = [item for item in path.iterdir() if item.is_dir() and recognise(item)]
-    below.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item.name)])
-    return [_read(item, strict) for item in below] or None
+    below.sort(key=lambda item: [int(n[:DIGITS]) for n in re.findall(r"\d+", item.name)])
+    with refusing(path):
+        return [_read(item, strict) for item in below] or None
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Whatever a layout's reader meets in a stranger's folder, as one error of ours."""
+    try:
+        yield
+    except InterpError:
+        raise
+    except Exception as error:  # a value of another type than its name says, somewhere in the file
+        raise CorruptArtefact(
+            f"{path} cannot be read as a dictionary", got=reason(error), fix="download it again"
+        ) from error
 
 
 def _existing(source: str | Path) -> Path | None:

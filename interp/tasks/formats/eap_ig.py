@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from interp.tasks.formats.archives import open_files
 from interp.tasks.formats.names import subject_and_object
-from interp.tasks.formats.source import File, Record, open_files
+from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
 from interp.tasks.prompts import Prompt, Prompts
 from interp.tasks.task import Criterion, Task

@@ -31,7 +31,7 @@ def read(file: File, options: Options | None = None) -> LabelledTexts:
     records = file.records()
     group = next((name for name in GROUPS if name in records[0].values), None)
     if records[0].values.keys() >= PLACES:
-        places = from_records(records, "name", "latitude", group)
+        places = from_records(records, "name", "latitude", group, options)
         _check_coordinates(records, "latitude", places.labels, 90)
         _check_coordinates(records, "longitude", places.columns["longitude"], 180)
         return places
@@ -43,7 +43,7 @@ def read(file: File, options: Options | None = None) -> LabelledTexts:
                 "release_date", "not a date", got=record.get("release_date"), expected="YYYY-MM-DD"
             )
         years.append(int(year))
-    works = from_records(records, "title", "release_date", group)
+    works = from_records(records, "title", "release_date", group, options)
     columns = {"release_date": works.labels, **works.columns}
     return replace(works, labels=tuple(years), target="year", columns=columns)
 

@@ -1,30 +1,25 @@
-"""A file on disk, or one inside an archive: decoded, cut into records, with errors that point."""
+"""A text file: decoded, cut into records, with errors that point (`archives` opens it)."""
 
 from __future__ import annotations
 
 import csv
-import difflib
-import gzip
 import io
 import json
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from interp.core.errors import ConfigError, StorageError
+from interp.core.errors import ConfigError
+from interp.core.foreign import JSON_NODES, TEXT_BYTES, Unparsable, parse_json
 from interp.core.names import did_you_mean
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
-_UNREADABLE = (
-    OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError,
-)  # fmt: skip
 ENDINGS = (
     ".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg",
 )  # fmt: skip
+_NO_NUMBER = re.compile(r"(?<![\w\"])-?(?:NaN|Infinity|\d+(?:\.\d*)?[eE]\+?\d{3,}|\d{65,})")
+HEADER = 1 << 20
+"""Longest line that may be a header, in characters."""
 _HEADS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"PK\x03\x04": "a zip archive"}
 
 
@@ -45,7 +40,7 @@ class File:
     @property
     def stem(self) -> str:
         """The file's own name without folders, archive and endings."""
-        return _stem(self.name.rpartition(": ")[2])
+        return stem_of(self.name.rpartition(": ")[2])
 
     def fault(
         self,
@@ -105,8 +100,8 @@ class File:
         if self.text.lstrip()[:1] not in ("{", "["):
             return None
         try:
-            return json.loads(self.text)
-        except (json.JSONDecodeError, RecursionError):
+            return parse_json(self.text, limit=TEXT_BYTES)
+        except ValueError:
             return None
 
     def bad_json(self) -> ConfigError | None:
@@ -114,24 +109,31 @@ class File:
         if self.text.lstrip()[:1] not in ("{", "["):
             return None
         try:
-            json.loads(self.text)
+            parse_json(self.text, limit=TEXT_BYTES)
         except json.JSONDecodeError as error:
             where = {"line": error.lineno, "column": error.colno}
             return self.fault(f"not JSON: {error.msg}", **where)
-        except RecursionError:
-            return self.fault("JSON nested too deeply")
+        except ValueError as error:
+            return self.fault(f"not JSON: {error}", line=self._line_of(error))
         return None
+
+    def _line_of(self, error: ValueError) -> int | None:
+        """Where the number stands that is refused: the parser knows what it met, not where."""
+        found = _NO_NUMBER.search(self.text) if "number" in str(error) else None
+        return None if found is None else self.text[: found.start()].count("\n") + 1
 
     @cached_property
     def jsonl(self) -> list[tuple[int, dict[str, Any]]] | None:
         """(line number, object) of JSON lines; None if the first line is no JSON object."""
         first = next((line for line in self.lines if line.strip()), "")
-        if not first.startswith("{") or not isinstance(_parsed(first), dict):
+        if not first.startswith("{") or not isinstance(_parsed(first), dict | Unparsable):
             return None
         found = []
         for number, line in enumerate(self.lines, 1):
             if line.strip():
                 value = _parsed(line)
+                if isinstance(value, Unparsable):
+                    raise self.fault(f"not JSON: {value}", line=number, got=line[:80])
                 if not isinstance(value, dict):
                     got = line[:80] + ("..." if len(line) > 80 else "")
                     raise self.fault("not a JSON object", line=number, got=got)
@@ -140,6 +142,8 @@ class File:
 
     def header(self, delimiter: str = ",") -> list[str]:
         """The fields of the first line; [] if it cannot be read as a table."""
+        if len(self.lines[0]) > HEADER:
+            return []
         try:
             return next(csv.reader(io.StringIO(self.text, newline=""), delimiter=delimiter), [])
         except csv.Error:
@@ -153,6 +157,8 @@ class File:
         Raises:
             ConfigError: A ragged row, a repeated column name, or quotes that do not close.
         """
+        if self.text.count(delimiter) > JSON_NODES:
+            raise self.fault(f"more than {JSON_NODES:,} fields")
         style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
         # QUOTE_NONE keeps newlines as they are: give it lines
         text = self.text if quoting else "\n".join(self.lines) + "\n"
@@ -253,7 +259,7 @@ class Record:
         value = self._digits(field, "a whole number expected")
         try:
             number = int(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise self.fault(field, "a whole number expected", got=repr(value)) from error
         if isinstance(value, bool) or not low <= number <= high or number != float(value):
             limits = f"{low} to {high}" if high < 2**62 else f"{low} or more"
@@ -265,7 +271,7 @@ class Record:
         value = self._digits(field, "a number expected")
         try:
             number = float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise self.fault(field, "a number expected", got=repr(value)) from error
         if number - number != 0:
             raise self.fault(field, "a finite number expected", got=repr(value))
@@ -278,73 +284,7 @@ class Record:
         return value
 
 
-def open_files(path: str | Path, member: str | None = None, encoding: str = "utf-8") -> list[File]:
-    """The file at `path`, gunzipped; or the files of an archive, or the one of them named.
-
-    Args:
-        path: A file, a `.gz`, or a tar or zip archive.
-        member: A file of the archive: its path, its name, or its name without ending.
-        encoding: Of the text.
-
-    Raises:
-        StorageError: No such file (the nearest names are suggested), a folder, a damaged archive.
-        ConfigError: No such member.
-    """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise _no_file(path)
-        if path.name.endswith(ARCHIVES):
-            return _members(path, member, encoding)
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except _UNREADABLE as error:
-        if isinstance(error, StorageError | ConfigError):
-            raise
-        raise StorageError("this file cannot be read", got=f"{path}: {error}") from error
-    if member is not None:
-        raise ConfigError(f"{path.name} is no archive, so it has no members", got=member)
-    return [File(path.name, data, encoding)]
-
-
-def _no_file(path: Path) -> StorageError:
-    if path.is_dir():
-        return StorageError("this is a folder, not a file", got=path, fix="name a file in it")
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, cutoff=0.7)
-    fix = f"did you mean {' or '.join(map(repr, near))}?" if near else None
-    return StorageError("no such file", got=path, fix=fix)
-
-
-def _members(path: Path, member: str | None, encoding: str) -> list[File]:
-    contents: dict[str, bytes] = {}
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            contents = {i.filename: archive.read(i) for i in archive.infolist() if not i.is_dir()}
-    else:
-        with tarfile.open(name=path) as archive:
-            for info in archive:
-                stream = archive.extractfile(info) if info.isfile() else None
-                if stream is not None:
-                    contents[info.name] = stream.read()
-    chosen = sorted(contents)
-    if member is not None:
-        chosen = [name for name in chosen if member in _names_of(name)]
-        if not chosen:
-            raise ConfigError(
-                f"{path.name} has no such member",
-                got=member,
-                expected=", ".join(_stems(sorted(contents))),
-                fix=did_you_mean(member, _stems(sorted(contents))) or None,
-            )
-    return [File(f"{path.name}: {name}", contents[name], encoding) for name in chosen]
-
-
-def _names_of(name: str) -> tuple[str, str, str]:
-    return name, name.rpartition("/")[2], _stem(name)
-
-
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """`folder/pythia-2.8b.json.gz` -> `pythia-2.8b`."""
     base = name.rpartition("/")[2]
     while base.endswith(ENDINGS) and base.rpartition(".")[0]:
@@ -352,12 +292,11 @@ def _stem(name: str) -> str:
     return base
 
 
-def _stems(names: Sequence[str]) -> list[str]:
-    return [_names_of(name)[2] for name in names]
-
-
 def _parsed(line: str) -> Any:
+    """The value of a line, None if it is no JSON, or the bound it breaks."""
     try:
-        return json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+        return parse_json(line, limit=TEXT_BYTES)
+    except Unparsable as error:
+        return error
+    except ValueError:
         return None

@@ -29,7 +29,7 @@ def read(file: File, options: Options | None = None) -> LabelledTexts:
     records = file.records()
     for record in records:
         record.integer("label", 0, 1)
-    found = from_records(records, "statement", "label", group=None)
+    found = from_records(records, "statement", "label", group=None, options=options)
     groups = tuple(map(_subject, records))
     return replace(found, groups=groups if all(groups) else (), target="truth")
 

@@ -20,6 +20,8 @@ class Options:
     """The tokenizer whose ids an answer column holds; None = answers are found in the text."""
     folder: Path | None = None
     """Where the file lies, for what belongs to it."""
+    missing: str = "refuse"
+    """What a text without a usable label is: "refuse", or "drop" to leave it out."""
     shots: int = 5
     """Solved examples before the question, for files of input-output pairs."""
 

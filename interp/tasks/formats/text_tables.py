@@ -6,14 +6,17 @@ A label or column of whole numbers becomes integers, one of numbers floats.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
+from interp.core.foreign import DIGITS
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
 from interp.tasks.labels import Label, LabelledTexts
 
 NEEDED = {"text", "label"}
+_NO_NUMBER = re.compile(r"[-+]?(?:nan|inf|infinity|n/?a|null|none|[-+\d.]+e\+?\d{3,})", re.I)
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?")
 
@@ -34,19 +37,26 @@ def read(file: File, options: Options | None = None) -> LabelledTexts:
         for record in records:
             for name in record.values.keys() ^ records[0].values.keys():
                 raise record.fault(name, "every line needs the same fields")
-    return from_records(records, "text", "label")
+    return from_records(records, "text", "label", options=options)
 
 
 def from_records(
-    records: Sequence[Record], text: str, label: str, group: str | None = "group"
+    records: Sequence[Record],
+    text: str,
+    label: str,
+    group: str | None = "group",
+    options: Options | None = None,
 ) -> LabelledTexts:
     """Records with a text and a label field -> LabelledTexts; other fields become columns.
 
     All records have the same fields.
+
+    Raises:
+        ConfigError: A text without a label, or with one that is no number among numbers; by line.
     """
-    for record in records:
-        if record.values[label] in ("", None):
-            raise record.fault(label, "a text without a label", got=record.values[text])
+    given = len(records)
+    records = _usable(records, text, label, options or Options())
+    dropped = given - len(records)
     names = [name for name in records[0].values if name not in (text, label, group)]
     groups: tuple[str, ...] = ()
     if group is not None and group in records[0].values:
@@ -55,10 +65,51 @@ def from_records(
         texts=tuple(record.text(text) for record in records),
         labels=typed(records, label),
         groups=groups,
-        name=records[0].file.stem,
+        name=records[0].file.stem + (f" ({dropped:,} without a label)" if dropped else ""),
         target=label,
         columns={name or "index": typed(records, name) for name in names},
     )
+
+
+def _usable(records: Sequence[Record], text: str, label: str, options: Options) -> Sequence[Record]:
+    """The records whose label says something.
+
+    "nan" and "inf" are words in a column of words; in a column of numbers they are numbers that
+    nobody measured, and would become a class of their own.
+    """
+    values = [record.values[label] for record in records]
+    numeric = any(_is_number(value) for value in values)
+    if numeric:
+        rest = [v for v in values if not _is_number(v)]
+        numeric = all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in rest)
+    elif values:
+        numeric = all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in values)
+    kept = []
+    for record, value in zip(records, values, strict=True):
+        if value in ("", None):
+            what = "a text without a label"
+        elif numeric and not _is_number(value):
+            what = "a label that is no number"
+        elif isinstance(value, dict | list):
+            raise record.fault(label, "a label is text or a number", got=repr(value)[:80])
+        else:
+            kept.append(record)
+            continue
+        if options.missing == "refuse":
+            raise record.fault(
+                label, what, got=f"{value!r} of {str(record.values[text])[:60]!r}",
+                fix='leave the row out, or missing="drop"',
+            )  # fmt: skip
+    if not kept:
+        raise records[0].file.fault("no text has a label")
+    return kept
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, or text that spells one."""
+    if isinstance(value, str):
+        return bool(_NUMBER.fullmatch(value)) and math.isfinite(float(value))
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def typed(records: Sequence[Record], field: str) -> tuple[Label, ...]:
@@ -66,9 +117,11 @@ def typed(records: Sequence[Record], field: str) -> tuple[Label, ...]:
     raw = [record.values[field] for record in records]
     for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
         if all(
-            pattern.fullmatch(v) if isinstance(v, str) else isinstance(v, int | convert)
+            pattern.fullmatch(v) and len(v) <= DIGITS
+            if isinstance(v, str)
+            else isinstance(v, int | convert)
             for v in raw
-        ):
+        ) and all(map(_is_number, raw)):
             return tuple(map(convert, raw))
     return tuple("" if value is None else str(value) for value in raw)
 

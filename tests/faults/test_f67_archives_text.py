@@ -1,0 +1,380 @@
+"""Rows 66, 67, 70: labels that are no numbers, archives that lie or swell, YAML that multiplies.
+
+And the one formatter: whatever foreign text an error or a terminal shows is bounded and visible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from interp.activations import TextConfig, read_texts
+from interp.cli.attribute import read_rows
+from interp.cli.main import main
+from interp.cli.train import read_file
+from interp.core.errors import ConfigError, InterpError, StorageError
+from interp.core.escape import esc
+from interp.core.foreign import one_line, parse_json, show, stand_in
+from interp.dictionaries import load
+from interp.tasks import load_labels, load_task
+from tests.support.hostile import judged, require_refused
+
+GIGABYTE = 1 << 30
+
+
+class Zeros(io.RawIOBase):
+    """A gigabyte of one letter, made as it is read."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        count = min(len(buffer), self.left)
+        buffer[:count] = b"a" * count
+        self.left -= count
+        return count
+
+
+def packed(size: int) -> bytes:
+    """Text of that size, gzipped: members of a megabyte, one behind the other."""
+    whole, rest = divmod(size, 1 << 20)
+    return gzip.compress(b"a" * (1 << 20)) * whole + gzip.compress(b"a" * rest)
+
+
+def gz(path: Path) -> Path:
+    path = path / "bomb.csv.gz"
+    path.write_bytes(packed(GIGABYTE))
+    return path
+
+
+def zipped(path: Path) -> Path:
+    path = path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a.csv", "b.csv", "c.csv"):
+            archive.writestr(name, b"a" * (60 << 20))
+    return path
+
+
+def lying_zip(path: Path) -> Path:
+    """The directory says ten bytes; the member holds three hundred megabytes."""
+    path = path / "lie.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.csv", b"a" * (300 << 20))
+    raw = bytearray(path.read_bytes())
+    at = raw.rfind(b"PK\1\2")
+    raw[at + 24 : at + 28] = struct.pack("<I", 10)
+    path.write_bytes(raw)
+    return path
+
+
+def many_members(path: Path) -> Path:
+    path = path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(20_001):
+            archive.writestr(f"{number}.csv", b"")
+    return path
+
+
+def tarred(path: Path) -> Path:
+    path = path / "bomb.tar.gz"
+    info = tarfile.TarInfo("a.csv")
+    info.size = GIGABYTE
+    path.write_bytes(gzip.compress(info.tobuf()) + packed(GIGABYTE))
+    return path
+
+
+def lying_tar(path: Path) -> Path:
+    """A header that claims a terabyte in a file of a kilobyte."""
+    path = path / "lie.tar"
+    info = tarfile.TarInfo("a.csv")
+    info.size = 1 << 40
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"a" * 512)
+    return path
+
+
+def sparse(path: Path) -> Path:
+    """A hundred gigabytes that take no room."""
+    path = path / "sparse.csv"
+    with path.open("wb") as file:
+        file.truncate(100 * GIGABYTE)
+    return path
+
+
+def fifo(path: Path) -> Path:
+    path = path / "pipe.csv"
+    os.mkfifo(path)
+    return path
+
+
+def deep(path: Path) -> Path:
+    path = path / "deep.json"
+    path.write_text("[" * 5_000_000)
+    return path
+
+
+def digits(path: Path) -> Path:
+    path = path / "digits.json"
+    path.write_text('{"prompts": [{"clean": "a", "read_at": ' + "9" * 10_000_000 + "}]}")
+    return path
+
+
+def values(path: Path) -> Path:
+    path = path / "values.json"
+    path.write_text("[" + "[]," * 10_000_000 + "[]]")
+    return path
+
+
+def wide(path: Path) -> Path:
+    path = path / "wide.csv"
+    path.write_text("text,label\n" + "," * 60_000_000 + "\n")
+    return path
+
+
+ARCHIVES = [
+    gz, zipped, lying_zip, many_members, tarred, lying_tar, sparse, fifo, deep, digits, values,
+    wide,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", [load_task, load_labels])
+@pytest.mark.parametrize("make", ARCHIVES)
+def test_hostile_files_of_tasks_and_labels(
+    make: Callable[[Path], Path], door: Callable[..., object], tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    require_refused(judged(lambda: door(path), tmp_path))
+
+
+def test_the_budget_is_said_and_can_be_raised(tmp_path: Path) -> None:
+    path = tmp_path / "few.csv.gz"
+    rows = "text,label\n" + "a text,x\nanother,y\n" * 1000
+    path.write_bytes(gzip.compress(rows.encode()))
+    assert len(load_labels(path)) == 2000
+    with pytest.raises(StorageError, match="1,000 bytes") as caught:
+        load_labels(path, max_bytes=1_000)
+    assert "max_bytes" in str(caught.value)
+
+
+# ------------------------------------------------------------------ texts
+
+
+def parquet(path: Path) -> Path:
+    """Ten megabytes of one letter, a thousand times, in a file of kilobytes."""
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    path = path / "bomb.parquet"
+    text = pyarrow.array(["a" * 10_000_000])
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000), text)
+    pq.write_table(pyarrow.table({"text": column}), path, compression="zstd")
+    return path
+
+
+def saved_outside(path: Path) -> Path:
+    """A saved dataset whose own file names one outside of it."""
+    datasets = pytest.importorskip("datasets")
+    folder = path / "data"
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(folder))
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"] = [{"filename": "../../../etc/passwd"}]
+    (folder / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+def text_fifo(path: Path) -> Path:
+    os.mkfifo(path / "pipe.txt")
+    return path / "pipe.txt"
+
+
+def sparse_text(path: Path) -> Path:
+    with (path / "sparse.jsonl").open("wb") as file:
+        file.truncate(100 * GIGABYTE)
+    return path / "sparse.jsonl"
+
+
+def deep_line(path: Path) -> Path:
+    (path / "deep.jsonl").write_text('{"text": ' + "[" * 1_000_000)
+    return path / "deep.jsonl"
+
+
+@pytest.mark.parametrize("make", [parquet, saved_outside, text_fifo, sparse_text, deep_line])
+def test_hostile_texts(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path)
+    require_refused(judged(lambda: read_texts(path), tmp_path))
+
+
+def test_a_text_beyond_its_budget_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a" * 1000)
+    assert read_texts(tmp_path / "a.txt") == ["a" * 1000]
+    with pytest.raises(StorageError, match="max_bytes"):
+        read_texts(tmp_path / "a.txt", TextConfig(max_bytes=999))
+
+
+# ------------------------------------------------------------------ YAML
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(f'*{old}' for _ in range(9))}]\n"
+    for old, new in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+YAML = {
+    "aliases that multiply": BOMB,
+    "merged aliases": BOMB.replace("x", "{k: 1}", 1) + "z: {<<: [*b, *b]}\n",
+    "an alias of itself": "a: &a [*a]\n",
+    "deep": "a: " + "[" * 60_000,
+    "deep, whole": "a: " + "[" * 500 + "]" * 500,
+    "long": "- a\n" * 400_000,
+    "many": "- a\n" * 30_000,
+    "digits": f"steps: {'9' * 5_000}\n",
+    "sixties": f"steps: 1{':1' * 5_000}\n",
+    "an object": "a: !!python/object/apply:os.system ['true']\n",
+    "a date": "steps: 2024-99-99\n",
+    "a list for a key": "{[a]: b}\n",
+    "controls": "a: \x00\n",
+    "escapes": 'model_kind: "\\e]0;owned\\a"\n',
+    "no keys": "- a\n",
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_hostile_yaml(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(YAML[name])
+    (tmp_path / "layer_0.safetensors").write_bytes(b"")
+    doors: dict[str, Callable[[], object]] = {
+        "train": lambda: main(["train", "--config", str(tmp_path / "config.yaml")]) and _said(),
+        "dictionary": lambda: load(tmp_path / "layer_0.safetensors"),
+    }
+    if name not in ("escapes",):
+        doors["read_file"] = lambda: read_file(tmp_path / "config.yaml")
+    for door, call in doors.items():
+        verdict = judged(call, tmp_path)
+        if door != "train":
+            require_refused(verdict)
+        assert verdict.seconds < 10 and verdict.mb < 512, (door, verdict)
+        assert not verdict.outcome.startswith(("raw", "no answer")), (door, verdict)
+
+
+def _said() -> None:
+    raise ConfigError("the command ended in an error, as it should")
+
+
+def test_honest_yaml_keeps_its_aliases(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("base: &b {lr: 1e-3}\nother: *b\nmerged: {<<: *b, k: 2}\n")
+    found = read_file(tmp_path / "run.yaml")
+    assert found["other"] == {"lr": 1e-3} and found["merged"] == {"lr": 1e-3, "k": 2}
+
+
+# ------------------------------------------------------------------ labels
+
+
+LABELS = {
+    "a NaN in CSV": ("t.csv", "text,label\na,1.5\nb,nan\nc,2.5\n", 3),
+    "an infinity in CSV": ("t.csv", "text,label\na,1.5\nb,-inf\nc,2.5\n", 3),
+    "only NaN": ("t.csv", "text,label\na,nan\nb,nan\n", 2),
+    "an overflow in CSV": ("t.csv", "text,label\na,1.5\nb,1e999\n", 3),
+    "NA among whole numbers": ("t.tsv", "text\tlabel\na\t1\nb\tN/A\n", 3),
+    "no label": ("t.csv", "text,label\na,1\nb,\n", 3),
+    "NaN in JSON lines": ("t.jsonl", '{"text":"a","label":1}\n{"text":"b","label":NaN}\n', 2),
+    "overflow in JSON lines": (
+        "t.jsonl",
+        '{"text":"a","label":1}\n{"text":"b","label":1e999}\n',
+        2,
+    ),
+    "null in JSON lines": ("t.jsonl", '{"text":"a","label":1}\n{"text":"b","label":null}\n', 2),
+    "a list in JSON lines": ("t.jsonl", '{"text":"a","label":[1]}\n', 1),
+    "a NaN statement": ("s.csv", "statement,label\na,1\nb,nan\n", 3),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_that_are_no_numbers(name: str, tmp_path: Path) -> None:
+    file, content, line = LABELS[name]
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_labels(tmp_path / file)
+    assert f"line {line}" in caught.value.what, caught.value
+
+
+def test_missing_labels_are_dropped_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\na,1.5\nb,nan\nc,inf\nd,\ne,2\n")
+    found = load_labels(tmp_path / "t.csv", missing="drop")
+    assert found.texts == ("a", "e") and found.labels == (1.5, 2.0)
+    assert "3 without a label" in found.name
+    with pytest.raises(ConfigError, match="missing"):
+        load_labels(tmp_path / "t.csv", missing="ignore")
+
+
+def test_words_that_look_like_no_numbers_stay_words(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\na,nan\nb,naan\nc,inf\n")
+    assert load_labels(tmp_path / "t.csv").labels == ("nan", "naan", "inf")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 65])
+def test_numbers_in_task_files(number: str, tmp_path: Path) -> None:
+    text = f'{{"prompts": [{{"clean": "a"}}],\n "bar": {number}}}'
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ConfigError, match="line 2"):
+        load_task(tmp_path / "t.json")
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+# ------------------------------------------------------------------ what is shown
+
+ACTS = "\x1b]0;owned\x07 \x1b[2J \x9b2J \u202eevil\u2066 \r over \x00 \x7f \ud800 \u2028next \ufeff"
+
+
+@pytest.mark.parametrize("part", ["what", "got", "expected", "fix"])
+def test_errors_show_what_is_there(part: str) -> None:
+    parts = {"what": "a", part: ACTS + "\n  fix: rm -rf /\n" + "long" * 100_000}
+    error = ConfigError(parts.pop("what"), **parts)
+    text = str(error)
+    assert len(text) < 6_000
+    assert not set(text) & set("\x1b\x07\x9b\u202e\u2066\r\x00\x7f\ud800\u2028\ufeff")
+    assert "␛" in text and "\\u202e" in text
+    text.encode()
+    labels = [line for line in text.split("\n") if line.startswith("  fix: rm")]
+    assert not labels  # a forged line stands further in
+
+
+def test_one_stand_in_for_pages_and_terminals() -> None:
+    for letter in "\x1b\x00\x7f\u202e\ud800":
+        assert esc(letter) == stand_in(letter) == show(letter)
+    assert show(show(ACTS)) == show(ACTS)
+    assert one_line("a\nb\x1b") == "a b␛"
+
+    class Silent:
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert "Silent" in show(Silent()) and "Silent" in one_line(Silent())
+    assert len(show(10**10_000)) < 200
+
+
+def test_commands_print_what_is_there(tmp_path: Path) -> None:
+    rows = {"prompts": [{"clean": f"say {ACTS.replace(chr(0), '').replace(chr(0xD800), '')}"}]}
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for more in ([], ["--json"]):
+            assert main(["tasks", str(tmp_path / "t.json"), *more]) == 0
+    assert "owned" in out.getvalue()
+    assert not set(out.getvalue()) & set("\x1b\x07\x9b\u202e\u2066\r\x7f\u2028")
+
+
+def test_rows_for_attribution_are_bounded(tmp_path: Path) -> None:
+    for path in (sparse(tmp_path), fifo(tmp_path)):
+        with pytest.raises(InterpError):
+            read_rows(path)

@@ -1,0 +1,186 @@
+"""Row 71: tokenizers and chat templates of strangers have a bound in time and in size."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp.core.errors import TokenError
+from interp.models import gate_text
+from interp.models.gate_text import guarded, has_nested_repeat, needs_guard
+from interp.models.token_reading import call, load_tokenizer, render_chat
+from interp.tasks import load_task
+from tests.support.folders import tokenizer_files
+from tests.support.hostile import judged, require_refused
+
+
+def replace(content: str, **pattern: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": list(steps)}
+
+
+DOUBLING = sequence(*[replace("aa", String="a")] * 40)
+TRIE = (4).to_bytes(4, "little") + b"\0\0\0\0" + b"x" * 100_000 + b"\0"
+NESTED: dict[str, Any] = replace("a", String="a")
+for _ in range(60):
+    NESTED = sequence(NESTED, NESTED) if _ < 6 else sequence(NESTED)
+RULES: dict[str, dict[str, Any]] = {
+    "doubling": {"normalizer": DOUBLING},
+    "doubling in a sequence of sequences": {"normalizer": sequence(sequence(DOUBLING))},
+    "a letter of a megabyte": {"normalizer": replace("x" * (1 << 20), String="a")},
+    "an expression that matches nothing": {"normalizer": replace("x" * 99, Regex="q*")},
+    "a character map that swells": {
+        "normalizer": {
+            "type": "Precompiled", "precompiled_charsmap": base64.b64encode(TRIE).decode(),
+        }
+    },
+    "a decoder that doubles": {
+        "decoder": {"type": "Sequence", "decoders": [replace("aa", String="a")] * 40}
+    },
+    "a pattern for hours": {
+        "pre_tokenizer": {
+            "type": "Split", "pattern": {"Regex": r"(a+)+$"}, "behavior": "Isolated",
+            "invert": False,
+        }
+    },
+    "padding of a billion": {
+        "padding": {
+            "strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None,
+            "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>",
+        }
+    },
+    "padding to a multiple": {
+        "padding": {
+            "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": 10**9,
+            "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>",
+        }
+    },
+    "no model": {"model": None},
+    "a model of numbers": {"model": {"type": "WordLevel", "vocab": {"a": "b"}, "unk_token": 3}},
+    "ids that overflow": {"model": {"type": "WordLevel", "vocab": {"a": 2**63}, "unk_token": "a"}},
+}  # fmt: skip
+FILES = {
+    "nested": '{"a": ' + "[" * 100_000,
+    "a list": "[]",
+    "empty": "",
+    "no UTF-8": b"\xff\xfe\xfd",
+    "values": '{"a": [' + "[]," * 5_000_000 + "[]]}",
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("door", ["load", "task"])
+def test_hostile_rules(name: str, door: str, tmp_path: Path) -> None:
+    folder = tokenizer_files(tmp_path / "t", **RULES[name])
+    task = tmp_path / "t.csv"
+    task.write_text("prompt,label_idx\nthe,1\n")
+    doors = {
+        "load": lambda: call(load_tokenizer(folder), ["a" * 40], special=True),
+        "task": lambda: load_task(task, tokenizer=folder),
+    }
+    require_refused(judged(doors[door], tmp_path))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "file", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"]
+)
+def test_hostile_files(name: str, file: str, tmp_path: Path) -> None:
+    folder = tokenizer_files(tmp_path / "t")
+    content = FILES[name]
+    (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+    verdict = judged(lambda: load_tokenizer(folder), tmp_path)
+    if name == "a list" and file in ("special_tokens_map.json", "vocab.json"):
+        assert verdict.outcome in ("accepted", "refused"), verdict
+    else:
+        require_refused(verdict)
+
+
+HONEST = [
+    r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{Lm}]+(?i:'s|'t)?|\p{N}{1,3}|\s+",
+    r" ?[^(\s|[.,!?…。，、।۔،])]+",
+    r"[0-9][0-9][0-9]",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?:[一-龥]|[0-9]){1,3}",
+]
+
+
+def test_patterns_in_use_are_left_alone() -> None:
+    assert not [pattern for pattern in HONEST if has_nested_repeat(pattern)]
+    for hostile in (r"(a+)+", r"(a*)*b", r"((ab)+c)*", r"(?:x{2,}y?)+", r"([(]a+|b)*", r"(\(+)+"):
+        assert has_nested_repeat(hostile), hostile
+
+
+def chatty(folder: Path, template: str) -> Any:
+    tokenizer = load_tokenizer(tokenizer_files(folder))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+CHAT = [{"role": "user", "content": "the cat"}]
+TEMPLATES = {
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}"
+    "{% endfor %}{% endfor %}",
+    "loops that write": "{% for a in range(9999) %}{% for b in range(9999) %}x"
+    "{% endfor %}{% endfor %}",
+    "doubling without a loop": "{% set s = 'aaaa' %}" + "{% set s = s ~ s %}" * 40 + "{{ s }}",
+    "doubling": "{% set ns = namespace(s='a') %}{% for a in 'x' * 60 %}"
+    "{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "doubling without a loop of numbers": "{% set ns = namespace(s='a') %}"
+    "{% for a in 'abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz' %}"
+    "{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "times": "{{ 'a' * 10000000000 }}",
+    "format": "{{ '%9999999999d' % 1 }}",
+    "centre": "{{ 'a' | center(9999999999) }}",
+    "just": "{{ 'a'.ljust(9999999999) }}",
+    "power": "{{ 9 ** (9 ** (9 ** 9)) }}",
+    "recursion": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+    "two macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}"
+    "{{ f(60) }}",
+    "the sandbox": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "no template": "{% for %}",
+    "too long": "x" * (1 << 19),
+    "an undefined call": "{{ nothing() }}",
+    "a division": "{{ 1 / 0 }}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_hostile_templates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_text, "SECONDS", 1.0)
+    tokenizer = chatty(tmp_path / "t", TEMPLATES[name])
+    began = time.monotonic()
+    verdict = judged(lambda: render_chat(tokenizer, CHAT), tmp_path)
+    require_refused(verdict)
+    assert time.monotonic() - began < 30
+
+
+SIMPLE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+RECURSIVE = (
+    "{% macro f(m) %}{{ m.content }}{% endmacro %}{% for m in messages %}{{ f(m) }}{% endfor %}"
+)
+
+
+def test_honest_templates_read_the_same(tmp_path: Path) -> None:
+    plain = chatty(tmp_path / "a", SIMPLE)
+    assert not needs_guard(SIMPLE) and needs_guard(RECURSIVE)
+    assert render_chat(plain, CHAT) == "<|user|>the cat<|assistant|>"
+    assert render_chat(chatty(tmp_path / "b", RECURSIVE), CHAT) == "the cat"
+
+
+def test_the_guard_keeps_the_text_whole() -> None:
+    text = "é🦊\n" * 100_000
+    assert guarded(lambda: text) == text
+    with pytest.raises(TokenError, match="without end"):
+        guarded(lambda: "a" * (gate_text.RENDERED + 1))
