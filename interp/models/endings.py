@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from interp.models.inputs import Prepared
 from interp.models.outputs import main_output
 from interp.models.taps import Request
 
-if TYPE_CHECKING:
-    from interp.models.hooked import HookedModel
+# A HookedModel stands above this file: to it one is any object with these parts.
+HookedModel = Any
 
 RETURN_TYPES = ("logits", "loss", "both", None)
 

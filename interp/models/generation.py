@@ -7,7 +7,7 @@ caches, beams and stopping rules), with every choice that is not ours to leave t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from interp.models.inputs import Prepared, main_output
 from interp.models.passes import Run
 from interp.models.token_batch import TokenBatch
 
-if TYPE_CHECKING:
-    from interp.models.hooked import HookedModel
+# A HookedModel stands above this file: to it one is any object with these parts.
+HookedModel = Any
 
 SAMPLING = ("top_k", "top_p", "min_p")
 """Options that mean something only where tokens are drawn."""

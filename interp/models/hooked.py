@@ -22,6 +22,7 @@ from interp.models.inputs import Intake, Prepared
 from interp.models.parts import Parts
 from interp.models.passes import Run, StopForward, training
 from interp.models.plan import (
+    Keeping,
     backward_hooks,
     collect,
     hook_list,
@@ -141,9 +142,8 @@ class HookedModel(Parts):
         """
         names = self.sites.resolve(sites)
         ready = self._read(inputs, kwargs, prepend_bos, truncate)
-        wanted = self._wanted(
-            names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes, sites is None
-        )
+        keeping = Keeping(positions, to, dtype, grad, clone, max_bytes, sites is None)
+        wanted = self._wanted(names, ready, fwd_hooks, keeping)
         where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else torch.no_grad():
             self._forward(ready, wanted, Ending(self, None, None), stop=self.adapter.exact_once)
@@ -176,10 +176,8 @@ class HookedModel(Parts):
         ending = Ending(self, return_type, stop_at_layer)
         names = ending.names(self, names_filter)
         ready = self._read(inputs, kwargs, prepend_bos, truncate)
-        everything = names_filter is None
-        wanted = self._wanted(
-            names, ready, fwd_hooks, positions, to, dtype, grad, clone, max_bytes, everything
-        )
+        keeping = Keeping(positions, to, dtype, grad, clone, max_bytes, names_filter is None)
+        wanted = self._wanted(names, ready, fwd_hooks, keeping)
         where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else nullcontext():
             output = self._forward(ready, wanted, ending)
@@ -376,27 +374,21 @@ class HookedModel(Parts):
         names: list[str],
         ready: Prepared,
         fwd_hooks: Any,
-        positions: Any,
-        to: Any,
-        dtype: Any,
-        grad: bool,
-        clone: bool,
-        max_bytes: int | None,
-        sweep: bool,
+        how: Keeping,
     ) -> dict[str, Request]:
-        refuse_placeless(self.sites, names, positions)
-        keep = keeper(positions, to, dtype)
-        if keep is None or max_bytes is not None:
+        refuse_placeless(self.sites, names, how.positions)
+        keep = keeper(how.positions, how.to, how.dtype)
+        if keep is None or how.max_bytes is not None:
             sizes = estimate_bytes(self.sites, names, ready, self.adapter.cfg.dtype)
-            refuse_above(sizes, max_bytes, self.device)
+            refuse_above(sizes, how.max_bytes, self.device)
         return requests(
             self.sites,
             names,
             fwd_hooks,
-            grad=grad,
+            grad=how.grad,
             keep=keep,
-            clone=clone,
-            sweep=sweep and not self.adapter.exact_once,
+            clone=how.clone,
+            sweep=how.sweep and not self.adapter.exact_once,
         )
 
     def _forward(

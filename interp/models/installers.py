@@ -7,7 +7,7 @@ another thread, or inside a function that a hook called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,12 @@ from interp.core.errors import HookNotFired
 from interp.models.norms import norm_parts
 from interp.models.places import given, input_at, leaves, replaced, tensor_at, with_input
 from interp.models.sites import Flattened, Heads
-from interp.models.taps import Tap
-
-if TYPE_CHECKING:
-    from interp.models.passes import Pass
+from interp.models.taps import Owner, Tap
 
 Undo = Callable[[], None]
 
 
-def install(owner: Pass, taps: Iterable[Tap]) -> list[Undo]:
+def install(owner: Owner, taps: Iterable[Tap]) -> list[Undo]:
     """Put the hooks of a pass on; returns what takes them off again."""
     groups: dict[tuple[nn.Module, str], list[Tap]] = {}
     for tap in taps:
@@ -66,7 +63,7 @@ def _by_place(taps: Sequence[Tap]) -> dict[str, list[Tap]]:
 
 
 def _and_further(
-    owner: Pass,
+    owner: Owner,
     places: dict[str, list[Tap]],
     there: Iterable[tuple[str, Tensor]],
     known: set[str],
@@ -119,7 +116,7 @@ def _put_out(module: nn.Module, hook: Any) -> Undo:
     return handle.remove
 
 
-def _install_in(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_in(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     places = _by_place(taps)
 
     def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -141,7 +138,7 @@ def _install_in(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Und
     return [_put_in(module, hook)]
 
 
-def _install_in_place(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_in_place(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     """Inputs that a residual branch holds too: write into the tensor, so both see the edit."""
     editing = any(tap.editing for tap in taps)
 
@@ -161,7 +158,7 @@ def _install_in_place(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> li
     return [_put_in(module, hook)]
 
 
-def _install_out(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_out(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     places = _by_place(taps)
 
     def hook(mod: nn.Module, args: Any, output: Any) -> Any:
@@ -184,7 +181,7 @@ def _install_out(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Un
     return [_put_out(module, hook)]
 
 
-def _install_norm(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_norm(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     parts = norm_parts(module)
     if parts is None:
         raise HookNotFired(f"{taps[0].name!r}: {type(module).__name__} is not a known norm")
@@ -212,7 +209,7 @@ def _install_norm(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[U
     return [_put_out(module, hook)]
 
 
-def _install_attention(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_attention(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     slots = owner.slots.setdefault(id(module), {})
     by_slot: dict[str, list[Tap]] = {}
     for tap in taps:
@@ -229,7 +226,7 @@ def _install_attention(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> l
     return []
 
 
-def _install_result(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_result(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     """Per-head outputs z @ W_O; their sum plus the bias is what the projection returns."""
     heads = cast("Heads", taps[0].site.view)
     weight = cast("Callable[[], Tensor]", taps[0].site.partner)
@@ -250,7 +247,7 @@ def _install_result(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list
     return [_put_out(module, hook)]
 
 
-def _install_splice(owner: Pass, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+def _install_splice(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     """A coder's own sites are fired by the edit that splices it in (splice.py)."""
     del owner, module, taps
     return []
@@ -267,7 +264,7 @@ _INSTALL: dict[str, Callable[[Any, nn.Module, Sequence[Tap]], list[Undo]]] = {
 }
 
 
-def _note_shape(owner: Pass, view: Flattened) -> Undo:
+def _note_shape(owner: Owner, view: Flattened) -> Undo:
     def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if owner.here:
             value, _ = input_at(mod, args, kwargs, "")

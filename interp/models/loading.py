@@ -116,6 +116,7 @@ def _adapted(
     folder: Path, name: str, download: bool, opened: dict[str, Any], options: dict[str, Any]
 ) -> HookedModel:
     """An adapter folder: its base model, then the adapter on top of it."""
+    options_checked(options)
     source = base_of(folder)
     local = Path(source).is_dir()
     if not local and not download:
@@ -127,13 +128,13 @@ def _adapted(
             f"load_model({name!r}, allow_download=True)",
         )
     with _network(download and not local):
-        module = _pretrained(source, opened["dtype"], opened["device_map"], local, options)
+        base = Path(source) if local else fetched(source)
+        found = inspect_folder(base)
+    with _network(False):
+        module = _pretrained(found, str(base), opened["dtype"], opened["device_map"], options)
         module = with_adapter(module, folder)
         own = any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json"))
-        if own or local:
-            tokenizer = load_tokenizer(str(folder) if own else source)
-        else:
-            tokenizer = _hub_tokenizer(source)
+        tokenizer = load_tokenizer(str(folder) if own else str(base), verified=not own)
     if opened["device"] is not None:
         module = module.to(opened["device"])
     return _finish(module, tokenizer, name)

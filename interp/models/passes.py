@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -26,10 +26,8 @@ from interp.models.frame import Frame
 from interp.models.installers import install
 from interp.models.sides import Seen, Side
 from interp.models.sites import Site
+from interp.models.splice import Splice
 from interp.models.taps import Request, Tap
-
-if TYPE_CHECKING:
-    from interp.models.splice import Splice
 
 
 class StopForward(BaseException):

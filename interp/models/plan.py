@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,19 @@ from interp.models.taps import Edit, Request, Tap, check_activation
 
 Hook = Intervention | tuple[Any, Edit]
 Keep = Callable[[Tensor, Tap], Tensor]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How captured values are kept, as for `HookedModel.capture`; `sweep`: of every site."""
+
+    positions: Any = None
+    to: Any = None
+    dtype: Any = None
+    grad: bool = False
+    clone: bool = False
+    max_bytes: int | None = None
+    sweep: bool = False
 
 
 def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:

@@ -15,17 +15,14 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.core.errors import EditError, ModelError, ShapeError, SiteError
 from interp.models.sites import Site, SiteMap
-from interp.models.taps import Tap
-
-if TYPE_CHECKING:
-    from interp.models.passes import Pass
+from interp.models.taps import Owner, Tap
 
 LATENTS, ERROR = "hook_sae_acts_post", "hook_sae_error"
 
@@ -99,7 +96,7 @@ class Splice:
         new.update((s.name, s) for rest in after.values() for s in rest)
         return new
 
-    def attach(self, owner: Pass) -> None:
+    def attach(self, owner: Owner) -> None:
         """Add to a pass what this coder needs: nothing while nobody asks for its sites."""
         known = {n: t for n, s in self._own_sites().items() if (t := owner.known(s)) is not None}
         if self.error_term and not known:
@@ -171,7 +168,7 @@ class Splice:
 class _Spliced:
     """One coder in one pass: what it has read, what its latents became."""
 
-    def __init__(self, splice: Splice, owner: Pass, known: Mapping[str, Tap]) -> None:
+    def __init__(self, splice: Splice, owner: Owner, known: Mapping[str, Tap]) -> None:
         self.splice, self.coder, self.owner, self.known = splice, splice.coder, owner, known
         self.x: dict[str, Tensor] = {}
         self.found: dict[str, Tensor] = {}

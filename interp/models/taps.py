@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,9 +14,6 @@ from interp.core.errors import EditError, NonFiniteError
 from interp.core.finite import check_finite
 from interp.models.sides import Side
 from interp.models.sites import Site
-
-if TYPE_CHECKING:
-    from interp.models.passes import Pass
 
 Edit = Callable[..., Tensor | None]
 """`fn(value, hook) -> Tensor | None`; None leaves the value as `fn` left it."""
@@ -101,6 +99,50 @@ class Request:
         return kept is not None and raw is not None and kept.data_ptr() == raw.data_ptr()
 
 
+class Owner(Protocol):
+    """What a tap asks of the pass it belongs to (`passes.Pass`)."""
+
+    step: int
+    """Under `generate`, how many tokens came before; 0 elsewhere."""
+    stopping: Any
+    """The run that ends the forward once it is answered, or None."""
+    slots: dict[int, dict[str, Any]]
+    """What is asked inside attention, see `attention.Slots`."""
+
+    @property
+    def here(self) -> bool:
+        """Whether a torch hook that belongs to this pass may act now."""
+        ...
+
+    def side(self, site: Site) -> Side | None:
+        """The tokens that a site runs along."""
+        ...
+
+    def answered(self, tap: Tap) -> None:
+        """A tap has done its work."""
+        ...
+
+    def resting(self) -> AbstractContextManager[None]:
+        """While a user's function runs: a forward that it starts is none of this pass."""
+        ...
+
+    def refuse_recomputed(self, tap: Tap) -> None:
+        """Refuse an edit in a part that is run again during backward."""
+        ...
+
+    def tap(self, site: Site, name: str, call: int | None = None) -> Tap:
+        """The one tap of this pass for a name."""
+        ...
+
+    def further(self, tap: Tap, path: str) -> Tap:
+        """The tap of a further tensor at a tap's place."""
+        ...
+
+    def known(self, site: Site) -> Tap | None:
+        """The tap of a spliced site, if anybody asked for it."""
+        ...
+
+
 class Tap:
     """All requests of one pass for one site; also the `hook` argument that edits receive.
 
@@ -125,7 +167,7 @@ class Tap:
         "site",
     )
 
-    def __init__(self, site: Site, name: str, call: int | None, owner: Pass) -> None:
+    def __init__(self, site: Site, name: str, call: int | None, owner: Owner) -> None:
         self.site, self.name, self.call = site, name, call
         self.owner = owner
         self.requests: list[Request] = []
