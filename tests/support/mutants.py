@@ -57,11 +57,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 torch.set_num_threads(1); transformers.logging.set_verbosity_error()
 from tests.models.program.play import play
 from tests.models.program.programs import programs
-from tests.models.program.subjects import EXACT, subject
+from tests.models.program.subjects import EXACT, each, subject
 count = [0]
 def find(seed, name):
     @hypothesis.seed(seed)
-    @settings(max_examples=9, database=None, deadline=None, phases=[Phase.generate],
+    @settings(max_examples=each(name), database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck), report_multiple_bugs=False)
     @given(programs(name))
     def run(program):
@@ -96,7 +96,7 @@ def tried(file: str, old: str, new: str, who: str) -> str:
         path.write_text(text)
     if not done.returncode:
         return ""
-    said = done.stdout.strip() or done.stderr.strip()
+    said = done.stdout.strip() or done.stderr.strip() or f"exit status {done.returncode}"
     return said.splitlines()[-1][:200]
 
 
