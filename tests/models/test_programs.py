@@ -1,7 +1,7 @@
 """Programs of hooks, captures, coders and generation against the same edits made by hand.
 
-328 programs here, 8 or 24 for each model; 10,000 with INTERP_FULL=1, from a seed of the run's own that
-is printed (INTERP_SEED=... repeats it). Parts: places (where activations live), hand (a plain
+328 programs here, 8 or 24 for each model; 10,000 with INTERP_FULL=1, from a seed of the run's own
+that is printed (INTERP_SEED=... repeats it). Parts: places (where activations live), hand (a plain
 forward), edits (what an edit means), naive (each row alone), programs (what is drawn), play (the
 package's side and the comparison). FAULTS.md says which fault is found where.
 """

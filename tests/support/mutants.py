@@ -38,7 +38,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ("18 small", "small_layers.py", "owner is None or owner.here for owner", "True for owner", "t"),
     ("19", "installers.py", "module._forward_hooks.move_to_end(key)", "pass", "p"),
     ("20", "taps.py", "        copy = value.clone()\n        version", "        copy = value\n        version", "p"),
-    ("22", "gate.py", "if module.training:", "if False:", "p"),
+    ("22", "frame.py", "if module.training:", "if False:", "p"),
     ("24 second of a pair", "installers.py", "return output[index] if index < len(output) else None", "return output[0]", "p"),
     ("26 a hook that runs the model", "passes.py", "start = inner.depth", "start = 0", "p"),
     ("order", "passes.py", "for run in self.runs:\n            for request", "for run in reversed(self.runs):\n            for request", "p"),
