@@ -1,7 +1,7 @@
 """Programs of hooks, captures, coders and generation against the same edits made by hand.
 
-333 programs here, 9 for each model; 10,000 with INTERP_FULL=1, from a seed of the run's own that
-is printed (INTERP_SEED=... repeats it). Parts: places (where activations live), hand (a plain
+328 programs here, 8 or 24 for each model; 10,000 with INTERP_FULL=1, from a seed of the run's own
+that is printed (INTERP_SEED=... repeats it). Parts: places (where activations live), hand (a plain
 forward), edits (what an edit means), naive (each row alone), programs (what is drawn), play (the
 package's side and the comparison). FAULTS.md says which fault is found where.
 """
@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from tests.conftest import FULL
 from tests.models.program.play import play
 from tests.models.program.programs import Program, programs
-from tests.models.program.subjects import EXACT, subject
+from tests.models.program.subjects import EXACT, each, subject
 
-EACH = 10_000 // len(EXACT) + 1 if FULL else 9
+EACH = 10_000 // len(EXACT) + 1
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -33,7 +33,7 @@ def test_programs_give_what_hands_give(name: str, capsys: pytest.CaptureFixture[
     subject(name)
 
     @settings(
-        max_examples=EACH,
+        max_examples=EACH if FULL else each(name),
         derandomize=False,
         database=None,
         deadline=None,

@@ -38,7 +38,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ("18 small", "small_layers.py", "owner is None or owner.here for owner", "True for owner", "t"),
     ("19", "installers.py", "module._forward_hooks.move_to_end(key)", "pass", "p"),
     ("20", "taps.py", "        copy = value.clone()\n        version", "        copy = value\n        version", "p"),
-    ("22", "gate.py", "if module.training:", "if False:", "p"),
+    ("22", "frame.py", "if module.training:", "if False:", "p"),
     ("24 second of a pair", "installers.py", "return output[index] if index < len(output) else None", "return output[0]", "p"),
     ("26 a hook that runs the model", "passes.py", "start = inner.depth", "start = 0", "p"),
     ("order", "passes.py", "for run in self.runs:\n            for request", "for run in reversed(self.runs):\n            for request", "p"),
@@ -57,11 +57,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 torch.set_num_threads(1); transformers.logging.set_verbosity_error()
 from tests.models.program.play import play
 from tests.models.program.programs import programs
-from tests.models.program.subjects import EXACT, subject
+from tests.models.program.subjects import EXACT, each, subject
 count = [0]
 def find(seed, name):
     @hypothesis.seed(seed)
-    @settings(max_examples=9, database=None, deadline=None, phases=[Phase.generate],
+    @settings(max_examples=each(name), database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck), report_multiple_bugs=False)
     @given(programs(name))
     def run(program):
@@ -96,7 +96,7 @@ def tried(file: str, old: str, new: str, who: str) -> str:
         path.write_text(text)
     if not done.returncode:
         return ""
-    said = done.stdout.strip() or done.stderr.strip()
+    said = done.stdout.strip() or done.stderr.strip() or f"exit status {done.returncode}"
     return said.splitlines()[-1][:200]
 
 

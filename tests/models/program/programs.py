@@ -159,7 +159,7 @@ class _Maker:
         return self.draw(st.sampled_from(self.shapes)), self.draw(st.booleans())
 
     def run(self) -> Run:
-        if self.draw(st.integers(0, 4)) == 0 and (kinds := self.special()):
+        if self.draw(st.integers(0, 2)) == 0 and (kinds := self.special()):
             return self.special_run(self.draw(st.sampled_from(kinds)))
         view = self.view()
         how = self.draw(st.sampled_from(["call", "raw", "hooks", "capture", "cache"]))
@@ -227,6 +227,7 @@ class _Maker:
 
     def names(self, view: View) -> list[str]:
         names = list(self.model.places)
+        names += [n for n in names if n.startswith("decoder")]
         if not self.exact:
             # Elsewhere our arithmetic is another than the raw module's, and rounds differently.
             names = [n for n in names if self.model.places[n].how in ("in", "out", "mid")]
@@ -303,7 +304,7 @@ class _Maker:
         if verb not in ("clamp", "bounds") and axes in HEAD_AXIS and self.draw(st.booleans()):
             heads = self.model.shapes[site][0]
             more["head"] = self.choice(heads)
-        if axes in TOKEN_AXIS and self.draw(st.booleans()):
+        if axes in TOKEN_AXIS and self.draw(st.integers(0, 2)):
             more["positions"] = self.positions(site)
         may_index = verb not in ("add", "project_out") and axes not in "?a"
         if axes == "c" and "channel" not in self.model.hooked.sites[site].axes:

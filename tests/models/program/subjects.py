@@ -46,6 +46,11 @@ IN_FLOAT32 = ("llama", "mistral", "qwen", "phi3", "gemma", "t5", "gptj", "codege
 IN_FLOAT32 += ("bloom", "mpt", "falcon")
 
 
+def each(name: str) -> int:
+    """Programs per model at a push; two sides and two masks need more of them."""
+    return 24 if name.startswith("t5") else 8
+
+
 @dataclass(eq=False)
 class Subject:
     """One model.
