@@ -143,8 +143,8 @@ def _from_parquet(path: Path, config: TextConfig) -> Iterable[str]:
     except ImportError as error:
         raise MissingDependency("parquet needs pyarrow", fix="pip install pyarrow") from error
     try:
+        _require_field(config.field, parquet.read_schema(path).names, str(path))
         with parquet.ParquetFile(path, read_dictionary=[config.field]) as file:
-            _require_field(config.field, file.schema_arrow.names, str(path))
             column = list(_values(file, path, config))
     except (ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if isinstance(error, ConfigError | StorageError):

@@ -24,7 +24,7 @@ def interrupted(signum: int, what: str, fix: str) -> Interrupted:
 class GracefulStop:
     """While entered, the first SIGTERM/SIGHUP/SIGINT is only noted and the second raises at once.
 
-    A signal that the parent had ignored (nohup) stays ignored. Handlers are installed in the main
+    A SIGHUP that the parent had ignored (nohup) stays ignored. Handlers are installed in the main
     thread alone (Python allows no other); the previous ones come back on exit, whatever happened.
 
     Attributes:
@@ -38,7 +38,8 @@ class GracefulStop:
     def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
             for signum in _EXIT_CODES:
-                if signal.getsignal(signum) is signal.SIG_IGN:
+                ignored = signal.getsignal(signum) is signal.SIG_IGN
+                if ignored and signum not in (signal.SIGTERM, signal.SIGINT):
                     continue
                 self._previous[signum] = signal.signal(signum, self._note)
         return self

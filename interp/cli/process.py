@@ -94,7 +94,7 @@ def hold_descriptors() -> None:
             os.fstat(number)
         except OSError:
             with contextlib.suppress(OSError):
-                _HELD.append(open(os.devnull, "rb"))  # noqa: SIM115 - takes this lowest free number
+                _HELD.append(open(os.devnull, "rb"))  # noqa: SIM115 - the lowest free number
 
 
 @contextlib.contextmanager
