@@ -107,8 +107,7 @@ class HookedModel:
         """The model's output: logits [batch, pos, d_vocab] where it has them.
 
         Args:
-            inputs: Text, texts, ids [pos] or [batch, pos], a TokenBatch, a dict of keyword
-                arguments, or whatever the raw module takes.
+            inputs: Text, ids, a TokenBatch, a tokenizer's encoding, or what the module takes.
             kwargs: Passed to the raw module (`attention_mask`, `decoder_input_ids`, ...).
         """
         ready = self._intake.prepare(inputs, kwargs, prepend_bos)

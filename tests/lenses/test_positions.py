@@ -169,7 +169,8 @@ def test_every_family_gives_its_layers(name: str, tmp_path: Path) -> None:
     found = position_context(model, ids, first=2, batch_size=4)
     assert found.pos.shape == (zoo.L + 1, 9, zoo.D) and found.first == 2
     states = model.capture(ids, found.sites[1])[found.sites[1]][:, 2:]
-    assert torch.equal(decompose_positions([states]).pos[0], found.pos[1])
+    # In batches of four and of six, sums round differently in the last digit.
+    torch.testing.assert_close(decompose_positions([states]).pos[0], found.pos[1])
     found.save(tmp_path / "it")
     again = Result.load(tmp_path / "it")
     assert isinstance(again, PositionContext) and torch.equal(again.pos, found.pos)
