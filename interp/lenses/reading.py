@@ -45,12 +45,6 @@ def read_rows(
     """
     if top_k < 1:
         raise ConfigError("a cell shows at least one token", got=top_k, expected="top_k >= 1")
-    if "positions" in kwargs:
-        raise ConfigError(
-            "a lens reads whole texts",
-            got=f"positions={kwargs['positions']!r}",
-            fix="select positions in the result: lens.kl[:, -1]",
-        )
     with torch.no_grad():
         output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
         output = single_output(output, "a lens")
@@ -99,6 +93,12 @@ def passed_on(
     Raises:
         ConfigError: Naming the option and the nearest ones.
     """
+    if "positions" in kwargs and "positions" not in named_parameters_of(caller):
+        raise ConfigError(
+            "a lens reads whole texts",
+            got=f"positions={kwargs['positions']!r}",
+            fix="select positions in the result: lens.kl[:, -1]",
+        )
     through = _RUN if run else tuple(name for name in _RUN if name != "fwd_hooks")
     own = named_parameters_of(caller)
     known = (*own, *through)

@@ -128,7 +128,7 @@ AXES = {
 
 
 _PLACE = re.compile(
-    r"(?P<first>(?P<path>.+)\.(?P<end>hook_in|hook_out))(?:\.(?P<tensor>[^*?\[]+))?", re.DOTALL
+    r"(?P<first>(?:(?P<path>.+)\.)?(?P<end>hook_in|hook_out))(?:\.(?P<tensor>[^*?\[]+))?", re.DOTALL
 )
 """The tensors of a module by its path: the first of its inputs or outputs, or the one named."""
 
@@ -324,7 +324,7 @@ class SiteMap(Mapping[str, Site]):
         if site is None or site.kind not in ("in", "out") or site.slot:
             if self._modules is None:
                 self._modules = dict(self.root.named_modules())
-            module = self._modules.get(path)
+            module = self._modules.get(path or "")  # the root's own input and output, too
             if module is None:
                 return None
             site = Site(first, module, "in" if end == "hook_in" else "out", "...")

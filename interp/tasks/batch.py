@@ -185,7 +185,7 @@ class _Words:
         self._after: dict[tuple[str, int | None], list[int]] = {}
 
     def batch(self, texts: list[str]) -> TokenBatch:
-        batch = self.model.tokenize(texts, self.prepend_bos)
+        batch = self.model.tokenization.tokenize(texts, self.prepend_bos, quiet=True)
         if self.unknown is not None:
             rows = ((batch.ids == self.unknown) & batch.mask).any(-1).nonzero().flatten()
             if len(rows):
@@ -202,7 +202,7 @@ class _Words:
         )
 
     def _is_unknown(self, text: str) -> bool:
-        ids = self.model.tokenize(text, False).ids[0].tolist()
+        ids = self.model.tokenization.tokenize(text, False, quiet=True).ids[0].tolist()
         return self.unknown is not None and self.unknown in ids
 
     def answer(self, text: str, before: str, ids: list[int]) -> list[int]:
@@ -246,13 +246,14 @@ class _Words:
         return ids if len(ids) == 1 else []
 
     def _in_place(self, text: str, before: str, ids: list[int]) -> list[int]:
-        whole = self.model.tokenize(before + text, self.prepend_bos)
+        read = self.model.tokenization.tokenize
+        whole = read(before + text, self.prepend_bos, quiet=True)
         joined = whole.ids[0][whole.mask[0]].tolist()
         stem = ids if joined[: len(ids)] == ids else ids[:-1]  # an appended EOS or SEP
         if joined[: len(stem)] == stem and len(joined) > len(stem):
             ending = 1 if stem is not ids and joined[-1] == ids[-1] else 0
             return joined[len(stem) : len(joined) - ending]
-        alone = self.model.tokenize(text, False)
+        alone = read(text, False, quiet=True)
         return alone.ids[0][alone.mask[0]].tolist()
 
 

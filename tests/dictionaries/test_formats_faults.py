@@ -224,11 +224,9 @@ def test_f11_a_yaml_bomb_stays_small(tmp_path: Path) -> None:
     lines = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9) if i else '1'}]" for i in range(12)]
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text("\n".join([*lines, text]))
-    with counted_calls() as calls:
-        one = load_transcoders(folder)[0]
-        save(one, tmp_path / "native")
+    with counted_calls() as calls, pytest.raises(CorruptArtefact, match="aliases"):
+        load_transcoders(folder)
     assert calls.n < CALLS
-    assert sum(path.stat().st_size for path in (tmp_path / "native").iterdir()) < 20_000
 
 
 def test_f11_links_out_of_a_vouched_folder_are_refused(tmp_path: Path) -> None:

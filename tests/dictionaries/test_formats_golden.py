@@ -33,6 +33,7 @@ LIBRARY = [
 
 def same(found: Tensor, told: Tensor, *widths: int) -> None:
     """Another machine's file, to the last digits: products over `widths`, a bias and mean each."""
+    assert widths, "nothing was summed: no bound follows"
     assert_close_across(found.detach(), told, terms=sum(widths) + 2 * len(widths))
 
 

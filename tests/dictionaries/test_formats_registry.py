@@ -78,8 +78,9 @@ def test_a_release_of_sae_lens(cache: Path) -> None:
     put_folder(cache, repo, name, old_folder("standard"))
     dictionary = load(f"gpt2-small-res-jb/{name}")
     sae = SAE.from_pretrained("gpt2-small-res-jb", name)
-    same(dictionary.encode(rows()), sae.encode(rows()))
-    same(dictionary(rows()), sae(rows()))
+    widths = dictionary.config.d_in, dictionary.config.d_sae
+    same(dictionary.encode(rows()), sae.encode(rows()), widths[0])
+    same(dictionary(rows()), sae(rows()), *widths)
     assert dictionary.site_in == name
     assert dictionary.metadata["release"] == "gpt2-small-res-jb"
     assert torch.equal(dictionary.metadata["sparsity"], torch.linspace(-6, 0, M))
@@ -95,8 +96,9 @@ def test_the_scale_of_normalised_activations_is_folded(cache: Path) -> None:
     put_folder(cache, table.repo_id, table.saes_map[name], files)
     dictionary = load(f"gpt2-small-mlp-tm/{name}")
     sae = SAE.from_pretrained("gpt2-small-mlp-tm", name)
-    same(dictionary.encode(rows()), sae.encode(rows()))
-    same(dictionary(rows()), sae(rows()))
+    widths = dictionary.config.d_in, dictionary.config.d_sae
+    same(dictionary.encode(rows()), sae.encode(rows()), widths[0])
+    same(dictionary(rows()), sae(rows()), *widths)
     assert dictionary.config.normalize_activations == "none"
     assert table.norm_scaling_factor[name] != 1
 
@@ -110,7 +112,7 @@ def test_topk_is_topk(cache: Path) -> None:
     put_folder(cache, table.repo_id, table.saes_map[name], files)
     dictionary = load(f"gpt2-small-resid-post-v5-32k/{name}")
     sae = SAE.from_pretrained("gpt2-small-resid-post-v5-32k", name)
-    same(dictionary(rows()), sae(rows()))
+    same(dictionary(rows()), sae(rows()), dictionary.config.d_in, dictionary.config.d_sae)
     assert dictionary.config.k == 7 and int((dictionary.encode(rows()) > 0).sum(-1).max()) <= 7
 
 
@@ -126,7 +128,8 @@ def test_a_release_of_dictionary_learning(cache: Path, kind: str) -> None:
     files["config.json"] = json.dumps(config).encode()
     put_folder(cache, table.repo_id, table.saes_map[name], files)
     dictionary = load(f"{release}/{name}")
-    same(dictionary(rows()), SAE.from_pretrained(release, name)(rows()))
+    widths = dictionary.config.d_in, dictionary.config.d_sae
+    same(dictionary(rows()), SAE.from_pretrained(release, name)(rows()), *widths)
     assert dictionary.site_in == "blocks.12.hook_resid_post"
 
 
@@ -165,7 +168,8 @@ def test_a_layout_that_only_sae_lens_reads(cache: Path) -> None:
     loaded = load(f"gpt2-small-hook-z-kk/{name}")
     x = rows().reshape(-1, D, 1)
     assert loaded.config.reshape == "hook_z"
-    same(loaded(x), dictionary(rows()).detach().reshape(-1, D, 1))
+    widths = dictionary.config.d_in, dictionary.config.d_sae
+    same(loaded(x), dictionary(rows()).detach().reshape(-1, D, 1), *widths)
 
 
 # --- what is missing ------------------------------------------------------------------------------

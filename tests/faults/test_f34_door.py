@@ -232,7 +232,7 @@ def test_no_public_function_reads_inputs_outside_the_tables() -> None:
                 missing.append(f"{room}.{name}")
     for name, method in vars(HookedModel).items():
         takes = inspect.isfunction(method) and "inputs" in inspect.signature(method).parameters
-        if takes and f"HookedModel.{name}" not in ONE:
+        if takes and name != "_read" and f"HookedModel.{name}" not in ONE:
             missing.append(f"HookedModel.{name}")
     assert not missing
 

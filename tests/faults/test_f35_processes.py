@@ -20,7 +20,7 @@ from interp.core import store
 from tests.activations.toys import checkpoints
 
 ROOT = Path(__file__).parents[2]
-TEXT = "the cat sees the dogs"
+TEXT = "Mary gave a book to John"
 
 
 def command(*words: str, python: Sequence[str] = ()) -> list[str]:
