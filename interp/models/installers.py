@@ -98,7 +98,11 @@ def _absent(taps: Sequence[Tap], there: Iterable[tuple[str, Tensor]]) -> None:
         )
 
 
-def _put_in(module: nn.Module, hook: Any) -> Undo:
+def _put_in(owner: Owner, module: nn.Module, hook: Any) -> Undo:
+    if module is owner.entry:
+        # Its forward has begun already: torch would not look at a hook that comes now.
+        owner.at_entry.append(hook)
+        return owner.at_entry.clear
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
 
@@ -135,7 +139,7 @@ def _install_in(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Un
                 changed = True
         return (args, kwargs) if changed else None
 
-    return [_put_in(module, hook)]
+    return [_put_in(owner, module, hook)]
 
 
 def _install_in_place(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
@@ -155,7 +159,7 @@ def _install_in_place(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> l
         if editing and new is not seen:
             raw.copy_(new)
 
-    return [_put_in(module, hook)]
+    return [_put_in(owner, module, hook)]
 
 
 def _install_out(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
@@ -271,4 +275,4 @@ def _note_shape(owner: Owner, view: Flattened) -> Undo:
             if value is not None:
                 view.leading = tuple(value.shape[:-1])
 
-    return _put_in(view.source, hook)
+    return _put_in(owner, view.source, hook)

@@ -145,6 +145,7 @@ class Pass:
         self.depth = len(_here.runs)
         self.taps: dict[tuple[str, int], Tap] = {}
         self.slots: attention.Slots = {}
+        self.at_entry: list[Any] = []
         self.finished = False
         self._undo: list[Any] = []
         generating = next((r for r in reversed(runs) if r.generating), None)
@@ -230,6 +231,9 @@ class Pass:
                 self._undo.append(self.frame.gate.wake)
             self._gather()
             self._undo += install(self, self.taps.values())
+            # What is asked of the entry's own output comes before the end of the pass.
+            for key in [k for k, hook in self.entry._forward_hooks.items() if hook is _end]:
+                self.entry._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
             if self.slots:
                 switch = attention.switched(self.frame.configs, self.frame.eager_float32)
                 switch.__enter__()
@@ -294,10 +298,10 @@ class Pass:
             splice.attach(self)
 
 
-def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before a forward of an entry: open a pass, if this thread has anything in place."""
     if not _here.runs:
-        return
+        return None
     inner = None
     for found in reversed(_here.passes):
         if entry in found.frame.entries:
@@ -306,16 +310,20 @@ def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     start = 0
     if inner is not None:
         if inner.live and entry is not inner.frame.root:
-            return  # the base model inside a forward of the whole
+            return None  # the base model inside a forward of the whole
         if inner.live:
             inner.close()  # an interrupt left it open
         else:
             start = inner.depth  # called by a hook: only what was put in place since counts
     runs = [r for r in _here.runs[start:] if entry in r.frame.entries]
     if not runs:
-        return
-    frame = runs[-1].frame
-    Pass(frame, entry, runs, Seen(entry, args, kwargs)).open()
+        return None
+    opened = Pass(runs[-1].frame, entry, runs, Seen(entry, args, kwargs)).open()
+    given = (args, kwargs)
+    for hook in opened.at_entry:
+        new = hook(entry, *given)
+        given = given if new is None else new
+    return given if opened.at_entry else None
 
 
 def _end(entry: nn.Module, args: Any, output: Any) -> None:

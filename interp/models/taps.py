@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.core.errors import EditError, NonFiniteError
 from interp.core.finite import check_finite
@@ -106,6 +106,10 @@ class Owner(Protocol):
     """Under `generate`, how many tokens came before; 0 elsewhere."""
     stopping: Any
     """The run that ends the forward once it is answered, or None."""
+    entry: nn.Module
+    """The module whose forward this is."""
+    at_entry: list[Any]
+    """Hooks on the input of that module itself, called by the pass."""
     slots: dict[int, dict[str, Any]]
     """What is asked inside attention, see `attention.Slots`."""
 

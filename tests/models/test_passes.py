@@ -850,3 +850,19 @@ def test_every_call_is_asked_for_as_such() -> None:
         model(x)
     with pytest.raises(SiteError, match="one call"):
         model.capture(x, "shared.hook_out#*")
+
+
+def test_the_roots_own_input_and_output_are_sites() -> None:
+    """Their hooks go on while its forward is under way: torch itself would look too early."""
+    torch.manual_seed(0)
+    model, x = interp.wrap(nn.Linear(3, 2)), torch.randn(5, 3)
+    acts = model.capture(x, ["hook_in", "hook_out"])
+    assert torch.equal(acts["hook_in"], x)
+    assert torch.equal(acts["hook_out"], model.module(x))
+    double = ("hook_in", lambda v, hook: v * 2)
+    right = model.module(x * 2)
+    assert torch.equal(model.run_with_hooks(x, double), right)
+    with model.hooks([double, ("hook_out", lambda v, hook: v.neg_())]):
+        assert torch.equal(model(x), -right)
+        assert torch.equal(model.module(x), -right)
+    assert not model.module._forward_hooks and not model.module._forward_pre_hooks
