@@ -21,6 +21,7 @@ from tests.dictionaries.test_recovery import pursuit
 SMALL = SyntheticConfig(d=23, n_features=47, p_first=0.08, p_last=0.02, seed=3)
 
 
+@pytest.mark.full
 def test_the_student_reaches_the_one_pass_ceiling_at_the_teachers_sparsity() -> None:
     world = SyntheticWorld(SMALL)
     teacher = pursuit(world.features)

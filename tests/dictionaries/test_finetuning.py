@@ -149,6 +149,7 @@ def texts(*batches: int) -> TokenSequences:
     )
 
 
+@pytest.mark.full
 def test_the_model_loses_less_for_a_little_more_error() -> None:
     """A narrow SAE of tiny-grammar, 40 steps: it cost .101 of what the mean costs in KL, then .073
     (FVU .056, then .061). The null, as many steps on squared error: .098."""

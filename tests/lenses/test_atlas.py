@@ -129,6 +129,7 @@ def test_a_planted_parser_scores_one_and_offsets_are_counted() -> None:
     assert offsets[0].tolist() == [(steps == o).sum() for o in range(-8, 9)]
 
 
+@pytest.mark.full
 def test_a_real_encoder_knows_objects_and_its_random_twin_nothing(
     shared_data: Path, full_count: bool
 ) -> None:

@@ -86,11 +86,13 @@ def _copied(value: Tensor, hook: object) -> Tensor:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_edit_in_place_is_an_edit_at_every_site(
-    name: str, models: dict[str, interp.HookedModel]
+    name: str, models: dict[str, interp.HookedModel], full_count: bool
 ) -> None:
     model = models[name]
     inputs = given(model)
     sites = [s for s in [*model.sites, *model.sites.unlisted] if ".1." in s or "blocks" not in s]
+    # Every family has all kinds of sites; pushed, each tries a third of its own.
+    sites = sites if full_count else sites[FAMILIES.index(name) % 3 :: 3]
     with torch.no_grad():
         clean = model(inputs)
         for site in sites:
