@@ -298,7 +298,7 @@ def _huggingface(
     from transformers import GenerationConfig, LogitsProcessorList
 
     module: Any = model.module
-    own = module.generation_config
+    own, start = module.generation_config, model._intake.start
     ids = batch.ids.repeat_interleave(settings.returned if draw else 1, 0)
     mask = batch.mask.repeat_interleave(settings.returned if draw else 1, 0)
     pad = own.pad_token_id
@@ -310,7 +310,7 @@ def _huggingface(
         eos_token_id=settings.stop or None,
         pad_token_id=pad,
         bos_token_id=own.bos_token_id,
-        decoder_start_token_id=model._intake.start or own.decoder_start_token_id,
+        decoder_start_token_id=own.decoder_start_token_id if start is None else start,
         use_cache=settings.cache,
     )
     # Attributes, not arguments: the constructor would complain of what belongs together.
@@ -325,8 +325,8 @@ def _huggingface(
     for name, value in more.items():
         setattr(config, name, value)
     if n == 0:
-        start = torch.full((len(ids), 1), int(config.decoder_start_token_id or 0))
-        return start.to(ids), torch.ones_like(start, dtype=torch.bool)
+        begun = torch.full((len(ids), 1), int(config.decoder_start_token_id or 0))
+        return begun.to(ids), torch.ones_like(begun, dtype=torch.bool)
     with run:
         written = module.generate(
             input_ids=ids,

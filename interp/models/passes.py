@@ -232,7 +232,8 @@ class Pass:
             self._gather()
             self._undo += install(self, self.taps.values())
             # What is asked of the entry's own output comes before the end of the pass.
-            for key in [k for k, hook in self.entry._forward_hooks.items() if hook is _end]:
+            there = tuple(self.entry._forward_hooks.items())  # other threads put theirs on
+            for key in [k for k, hook in there if hook is _end]:
                 self.entry._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
             if self.slots:
                 switch = attention.switched(self.frame.configs, self.frame.eager_float32)
