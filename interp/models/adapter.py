@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from interp.models.cfg import ModelConfig
@@ -75,8 +76,8 @@ class Adapter:
     refused: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    born: tuple[str, str] | None = None
-    links: list[tuple[dict[str, Any], str, nn.Module | None]] = field(default_factory=list)
+    born: tuple[torch.dtype, torch.device] | None = None
+    links: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
 
 
 def find(root: nn.Module, path: str) -> nn.Module | None:

@@ -22,17 +22,12 @@ def estimate_bytes(
         return {}
     batch, pos = ready.tokens.shape
     wide = getattr(torch, dtype or "float32").itemsize
-    found = {"batch": batch, "pos": pos, "key_pos": pos}
     sizes: dict[str, int] = {}
     for name in names:
-        site = sites[name]
-        axes = site.axes.split()
-        if len(axes) != len(site.sizes):
-            continue
-        total = wide
-        for axis, size in zip(axes, site.sizes, strict=True):
-            total *= size if size is not None else found.get(axis, 1)
-        sizes[name] = total
+        volume = sites[name].volume
+        if volume is not None:
+            known, rows, positions = volume
+            sizes[name] = wide * known * batch**rows * pos**positions
     return sizes
 
 

@@ -82,25 +82,29 @@ def packed_parts(module: nn.Module) -> list[str]:
     return [path or "the model" for path, part in module.named_modules() if packed(part)]
 
 
-def links_of(module: nn.Module) -> list[tuple[dict[str, Any], str, nn.Module | None]]:
-    """Every place in a tree of modules and what stands there: (siblings, name, module)."""
-    return [
-        (part._modules, name, child)
-        for part in module.modules()
-        for name, child in part._modules.items()
-    ]
+Links = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Each module's live dict of children, and its copy at some time."""
 
 
-def refuse_replaced(links: list[tuple[dict[str, Any], str, nn.Module | None]], name: str) -> None:
+def links_of(module: nn.Module) -> Links:
+    """What stands where in a tree of modules now."""
+    return [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
+
+
+def refuse_replaced(links: Links, name: str) -> None:
     """Names found at `wrap` point at modules; they must still stand where they stood.
 
     Raises:
         ModelError: A module was replaced since (an adapter added, say): sites and weights would
             silently be those of the part that no longer decides.
     """
-    for siblings, key, child in links:
-        now = siblings.get(key)
-        if now is not child:
+    for siblings, then in links:
+        if siblings == then:
+            continue
+        for key, child in then.items():
+            now = siblings.get(key)
+            if now is child:
+                continue
             raise ModelError(
                 f"modules of {name} were replaced after it was wrapped",
                 got=f"{key!r} is now {type(now).__name__}, was {type(child).__name__}",

@@ -25,8 +25,8 @@ def unpack(inputs: Any) -> Any:
     Raises:
         TokenError: A set, a generator or bytes.
     """
-    if isinstance(inputs, np.str_):
-        return str(inputs)
+    if isinstance(inputs, Tensor | str):  # before the abstract classes, which take longer to ask
+        return str(inputs) if isinstance(inputs, np.str_) else inputs
     if isinstance(inputs, bytes | bytearray):
         raise TokenError("bytes are no text", got=short(inputs), fix="text.decode('utf-8')")
     if isinstance(inputs, set | frozenset):
@@ -35,7 +35,7 @@ def unpack(inputs: Any) -> Any:
             got=short(inputs),
             fix="sorted(texts), or a list",
         )
-    if isinstance(inputs, Mapping | str | Tensor | TokenBatch | Sequence):
+    if isinstance(inputs, Mapping | TokenBatch | Sequence):
         return inputs
     if _is_pandas(inputs):
         inputs = inputs.to_numpy()
@@ -55,7 +55,7 @@ def is_text(inputs: Any) -> bool:
     """Whether `unpack`ed inputs are a text, texts, or a conversation."""
     if isinstance(inputs, str):
         return True
-    if not isinstance(inputs, Sequence) or not inputs:
+    if isinstance(inputs, Tensor) or not isinstance(inputs, Sequence) or not inputs:
         return False
     first = inputs[0]
     if isinstance(first, Sequence) and not isinstance(first, str) and first:

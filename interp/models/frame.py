@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
+
+_training = attrgetter("training")
 
 
 class Gate:
@@ -20,6 +23,8 @@ class Gate:
         self.handles: dict[nn.Module, tuple[Any, Any]] = {}
         self.resting = 0
         self.woken: list[nn.Module] = []
+        self.modules: list[nn.Module] = []
+        self.children: tuple[list[Any], list[Any]] = ([], [])
 
     def enter(self, entries: Sequence[nn.Module], begin: Callable, end: Callable) -> None:
         """Watch these entries: `begin` before each forward, `end` after it, also if it raised."""
@@ -46,15 +51,17 @@ class Gate:
         """Evaluation mode until the last pass of any thread has ended."""
         with self.lock:
             self.resting += 1
-            stack: list[nn.Module | None] = [root]
-            for module in stack:  # grows while it is read
-                if module is None:
-                    continue
-                if module.training:
+            # At every pass, over all modules: the list is kept while each has the same children.
+            now, then = self.children
+            if not self.modules or now != then:
+                self.modules = list(root.modules())
+                now = [m._modules for m in self.modules]
+                self.children = (now, [dict(m) for m in now])
+            if any(map(_training, self.modules)):
+                awake = [m for m in self.modules if m.training]
+                self.woken += awake
+                for module in awake:
                     module.training = False
-                    self.woken.append(module)
-                if module._modules:
-                    stack.extend(module._modules.values())
 
     def wake(self) -> None:
         """Every module's own mode again."""

@@ -145,7 +145,7 @@ class HookedModel(Parts):
         keeping = Keeping(positions, to, dtype, grad, clone, max_bytes, sites is None)
         wanted = self._wanted(names, ready, fwd_hooks, keeping)
         where = kept_positions(positions, ready, self._frame)
-        with torch.enable_grad() if grad else torch.no_grad():
+        with nullcontext() if torch.is_grad_enabled() == grad else torch.set_grad_enabled(grad):
             self._forward(ready, wanted, Ending(self, None, None), stop=self.adapter.exact_once)
         return self._collect(wanted, names, ready, where, remove_batch_dim)
 
@@ -398,8 +398,8 @@ class HookedModel(Parts):
         wanted = ending.join(self, wanted)
         run = Run(self._frame, wanted, self.splices, stop=stop or ending.site is not None)
         raw = None
-        with suppress(StopForward), run:
-            raw = self.module(*ready.args, **ready.kwargs)
+        with suppress(StopForward):
+            raw = run.once(ready.args, ready.kwargs)
         run.verify()
         return ending.result(raw, wanted, ready)
 
@@ -411,11 +411,18 @@ class HookedModel(Parts):
         where: dict[str, Tensor],
         remove_batch_dim: bool,
     ) -> Activations:
-        tensors = collect(wanted, names, ready)
-        self.sites.learn(r.site for r in wanted.values() if r.first and r.reached)
-        index: dict[str, Any] = {"tokens": ready.tokens, "mask": ready.mask}
-        if self.two_sided:
-            index |= {"decoder_tokens": ready.decoder_tokens, "decoder_mask": ready.decoder_mask}
-        index |= {"silent": silent(wanted), "provenance": lambda: self.provenance(names)}
-        acts = Activations(tensors, cfg=self.cfg, **index, **where)  # type: ignore[arg-type]
+        further = [r.site for r in wanted.values() if r.first and r.reached]
+        if further:
+            self.sites.learn(further)
+        acts = Activations(
+            collect(wanted, names, ready),
+            tokens=ready.tokens,
+            mask=ready.mask,
+            provenance=lambda: self.provenance(names),
+            cfg=self.cfg,
+            decoder_tokens=ready.decoder_tokens if self.two_sided else None,
+            decoder_mask=ready.decoder_mask if self.two_sided else None,
+            silent=silent(wanted),
+            **where,  # type: ignore[arg-type]
+        )
         return acts.remove_batch_dim() if remove_batch_dim else acts

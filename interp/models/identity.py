@@ -31,18 +31,33 @@ HookedModel = Any
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
-def placement(module: nn.Module) -> tuple[str, str] | None:
-    """(dtype, device) of the first parameter as text, None for a module without any."""
-    first = next(module.parameters(), None)
-    return None if first is None else (str(first.dtype).removeprefix("torch."), str(first.device))
+Placement = tuple[torch.dtype, torch.device]
 
 
-def current_cfg(cfg: ModelConfig, born: tuple[str, str] | None, module: nn.Module) -> ModelConfig:
+def placement(module: nn.Module) -> Placement | None:
+    """(dtype, device) of the first parameter, None for a module without any."""
+    first = _first_parameter(module)
+    return None if first is None else (first.dtype, first.device)
+
+
+def _first_parameter(module: nn.Module) -> Tensor | None:
+    """`next(module.parameters())`, asked at every run and so without its generators."""
+    for own in module._parameters.values():
+        if own is not None:
+            return own
+    for child in module._modules.values():
+        found = None if child is None else _first_parameter(child)
+        if found is not None:
+            return found
+    return None
+
+
+def current_cfg(cfg: ModelConfig, born: Placement | None, module: nn.Module) -> ModelConfig:
     """`cfg`, its dtype and device those of the weights where they moved since `born`."""
     now = placement(module)
     if now is None or now == born:
         return cfg
-    return replace(cfg, dtype=now[0], device=now[1])
+    return replace(cfg, dtype=str(now[0]).removeprefix("torch."), device=str(now[1]))
 
 
 def fingerprint(module: nn.Module, cfg: ModelConfig) -> str:

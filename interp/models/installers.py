@@ -7,6 +7,7 @@ another thread, or inside a function that a hook called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,18 +25,22 @@ Undo = Callable[[], None]
 def install(owner: Owner, taps: Iterable[Tap]) -> list[Undo]:
     """Put the hooks of a pass on; returns what takes them off again."""
     groups: dict[tuple[nn.Module, str], list[Tap]] = {}
+    flat: dict[int, Flattened] = {}
     for tap in taps:
-        kind = "norm" if tap.site.kind in ("scale", "normalized") else tap.site.kind
-        groups.setdefault((tap.site.module, kind), []).append(tap)
+        site = tap.site
+        kind = "norm" if site.kind in ("scale", "normalized") else site.kind
+        key = (site.module, kind)
+        if key in groups:
+            groups[key].append(tap)
+        else:
+            groups[key] = [tap]
+        if isinstance(site.view, Flattened):
+            flat[id(site.view)] = site.view
     undos: list[Undo] = []
-    noted: set[int] = set()
     try:
+        for view in flat.values():
+            undos.append(_note_shape(owner, view))
         for (module, kind), group in groups.items():
-            for tap in group:
-                view = tap.site.view
-                if isinstance(view, Flattened) and id(view) not in noted:
-                    noted.add(id(view))
-                    undos.append(_note_shape(owner, view))
             undos += _INSTALL[kind](owner, module, group)
     except BaseException:
         for undo in reversed(undos):
@@ -60,6 +65,12 @@ def _by_place(taps: Sequence[Tap]) -> dict[str, list[Tap]]:
     for tap in taps:
         found.setdefault(tap.site.slot, []).append(tap)
     return found
+
+
+def _first_only(places: dict[str, list[Tap]]) -> bool:
+    """Whether a module's first tensor is all that is asked for: the common case, the short way."""
+    first = places.get("")
+    return first is not None and len(places) == 1 and not first[0].sweeping
 
 
 def _and_further(
@@ -99,17 +110,33 @@ def _absent(taps: Sequence[Tap], there: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def _put_in(owner: Owner, module: nn.Module, hook: Any) -> Undo:
-    if module is owner.entry:
+    if module is owner.entry and not owner.announced:
         # Its forward has begun already: torch would not look at a hook that comes now.
         owner.at_entry.append(hook)
         return owner.at_entry.clear
-    return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+    # As register_forward_pre_hook(with_kwargs=True), which also makes a handle, a weak reference to
+    # each dict and a number: at dozens of sites and every run that is most of what a hook costs.
+    hooks: dict[Any, Any] = module._forward_pre_hooks
+    read = module._forward_pre_hooks_with_kwargs
+    key: Any = object()
+    hooks[key], read[key] = hook, True
+
+    def undo() -> None:
+        hooks.pop(key, None)
+        read.pop(key, None)
+
+    return undo
 
 
 def _put_out(module: nn.Module, hook: Any) -> Undo:
     """After the user's own hooks, before those with which transformers records outputs: what a
     model reports of itself is what it went on with, whether or not it was asked before."""
-    handle = module.register_forward_hook(hook)
+    hooks: dict[Any, Any] = module._forward_hooks
+    key = object()
+    hooks[key] = hook
+    undo = partial(hooks.pop, key, None)
+    if len(hooks) == 1:
+        return undo
     recorders = [
         key
         for key, known in tuple(module._forward_hooks.items())  # other threads put theirs on
@@ -117,15 +144,19 @@ def _put_out(module: nn.Module, hook: Any) -> Undo:
     ]
     for key in recorders:
         module._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
-    return handle.remove
+    return undo
 
 
 def _install_in(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     places = _by_place(taps)
+    plain = places[""] if _first_only(places) else None
 
     def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not owner.here:
             return None
+        if plain is not None and args and isinstance(args[0], Tensor):
+            new = _through(plain, args[0])
+            return None if new is args[0] else ((new, *args[1:]), kwargs)
         changed, known = False, set[str]()
         for path, group in _and_further(owner, places, given(args, kwargs), known):
             raw, where = input_at(mod, args, kwargs, path)
@@ -164,10 +195,14 @@ def _install_in_place(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> l
 
 def _install_out(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     places = _by_place(taps)
+    plain = places[""] if _first_only(places) else None
 
     def hook(mod: nn.Module, args: Any, output: Any) -> Any:
         if not owner.here:
             return None
+        if plain is not None and isinstance(output, Tensor):
+            new = _through(plain, output)
+            return None if new is output else new
         changed, known = None, set(places)
         if not isinstance(output, Tensor):
             known.add(next((path for path, _ in leaves(output)), ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -49,7 +49,7 @@ def keywords_read(module: nn.Module) -> frozenset[str]:
 
 
 def check_keywords(
-    given: Iterable[str], accepted: Iterable[str], known: Iterable[str], where: str
+    given: Collection[str], accepted: Iterable[str], known: Iterable[str], where: str
 ) -> None:
     """Refuse keywords that nobody would read.
 
@@ -62,6 +62,8 @@ def check_keywords(
     Raises:
         ConfigError: Naming the first one and the nearest names.
     """
+    if not given:
+        return
     accepted = set(accepted)
     for name in given:
         if name in _ELSEWHERE:

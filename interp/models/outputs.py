@@ -22,6 +22,9 @@ def main_output(raw: Any) -> Any:
     """
     if isinstance(raw, Tensor | tuple | list):
         return raw
+    logits = raw.get("logits") if isinstance(raw, Mapping) else getattr(raw, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     names = candidates(raw)
     return _get(raw, names[0]) if len(names) == 1 else raw
 

@@ -75,6 +75,22 @@ class Run:
     given: int = 0
     order: Tensor | None = None
 
+    def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One forward of the root with this run in place, and the run's end.
+
+        Nothing has to watch for the forward, so its pass is opened here, before torch is called.
+        """
+        known, root = _here.runs, self.frame.root
+        known.append(self)
+        try:
+            opened = _open(root, args, kwargs, announced=True)
+            output = root(*args, **kwargs)
+            if opened is not None:
+                opened.end()
+            return output
+        finally:
+            self._leave(known)
+
     def __enter__(self) -> Run:
         self._list = _here.runs
         self._list.append(self)
@@ -82,10 +98,13 @@ class Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        while stale := next((p for p in _here.passes if self in p.runs), None):
-            stale.close()
-        self._list.remove(self)
+        self._leave(self._list)
         self.frame.gate.leave(self._entries)
+
+    def _leave(self, known: list[Run]) -> None:
+        for stale in [p for p in _here.passes if self in p.runs] if _here.passes else ():
+            stale.close()
+        known.remove(self)
 
     @property
     def _entries(self) -> tuple[nn.Module, ...]:
@@ -102,7 +121,8 @@ class Run:
             swept = request.sweep and not request.edits
             if not swept and (not request.reached or request.fired > 1):
                 self._refuse_unanswered(request)
-            if any(r.overwritten() and r.shares_memory() for r in (*request.earlier, request)):
+            lost = request.overwritten() and request.shares_memory()
+            if lost or any(r.overwritten() and r.shares_memory() for r in request.earlier):
                 raise EditError(
                     f"the activation at {request.name!r} was overwritten in place after capture",
                     expected="the tensor to keep its value until the end of the run",
@@ -135,10 +155,14 @@ class Pass:
         runs: Outer first.
         seen: The tokens, from the module's own arguments.
         step: Under `generate`, how many tokens came before; 0 elsewhere.
+        announced: It was opened before its forward began.
     """
 
-    def __init__(self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen) -> None:
+    def __init__(
+        self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen, announced: bool = False
+    ) -> None:
         self.frame, self.entry, self.runs, self.seen = frame, entry, runs, seen
+        self.announced = announced
         self.thread = threading.get_ident()
         self.live = False
         self.graph = torch.is_grad_enabled()
@@ -148,14 +172,16 @@ class Pass:
         self.at_entry: list[Any] = []
         self.finished = False
         self._undo: list[Any] = []
-        generating = next((r for r in reversed(runs) if r.generating), None)
-        self.generating = generating
-        whole = entry is frame.root
-        self.step = generating.passes if generating is not None else 0
+        self.generating: Run | None = None
+        self.stopping: Run | None = None
+        self.step = 0
         for run in runs:
-            run.passes += whole
+            if run.generating:
+                self.generating, self.step = run, run.passes
+            if run.stop and self.stopping is None:
+                self.stopping = run
+            run.passes += entry is frame.root
             run.waiting = len(run.requests)
-        self.stopping = next((r for r in runs if r.stop), None)
         if self.stopping is not None and seen.uses_cache:
             self.stopping = None  # ended early, the cache would be left half updated
 
@@ -247,6 +273,13 @@ class Pass:
         self.live = True
         return self
 
+    def end(self) -> None:
+        """The forward came to its end."""
+        if self.live:
+            self.close()
+            for run in self.runs:
+                run.completed += 1
+
     def close(self) -> None:
         """Everything as it was before; what the taps saw goes to their requests."""
         self.live = False
@@ -257,13 +290,14 @@ class Pass:
             _here.passes.remove(self)
         for tap in self.taps.values():
             fired = tap.fired
+            if not fired:
+                continue
             hit = fired > (tap.call or 0)
             for request in tap.requests:
                 request.fired = max(request.fired, fired)
-                if hit:
-                    request.reached = True
+                request.reached |= hit
         # No cycle may keep activations alive until the collector happens to come by.
-        self.taps = {}
+        self.taps, self.slots = {}, {}
 
     def tap(self, site: Site, name: str, call: int | None = None) -> Tap:
         """The one tap of this pass for a name; two coders' sites of one name stay apart."""
@@ -289,18 +323,35 @@ class Pass:
         return self.taps.get((site.name, id(site.partner) if site.kind == "splice" else 0))
 
     def _gather(self) -> None:
-        splices: dict[int, Splice] = {}
+        splices: dict[Splice, None] = {}
         for run in self.runs:
             for request in run.requests.values():
-                tap = self.tap(request.site, request.name, request.call)
-                tap.add(request)
-            splices.update((id(s), s) for s in run.splices)
-        for splice in splices.values():
+                self.tap(request.site, request.name, request.call).add(request)
+            splices |= dict.fromkeys(run.splices)
+        for splice in splices:
             splice.attach(self)
 
 
 def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before a forward of an entry: open a pass, if this thread has anything in place."""
+    newest = _here.passes[-1] if _here.passes else None
+    if newest is not None and newest.announced and newest.entry is entry:
+        newest.announced = False
+        return None
+    opened = _open(entry, args, kwargs)
+    if opened is None or not opened.at_entry:
+        return None
+    given = (args, kwargs)
+    for hook in opened.at_entry:
+        new = hook(entry, *given)
+        given = given if new is None else new
+    return given
+
+
+def _open(
+    entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], announced: bool = False
+) -> Pass | None:
+    """The pass of a forward that begins; None where it is none of this thread's runs'."""
     if not _here.runs:
         return None
     inner = None
@@ -319,12 +370,7 @@ def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     runs = [r for r in _here.runs[start:] if entry in r.frame.entries]
     if not runs:
         return None
-    opened = Pass(runs[-1].frame, entry, runs, Seen(entry, args, kwargs)).open()
-    given = (args, kwargs)
-    for hook in opened.at_entry:
-        new = hook(entry, *given)
-        given = given if new is None else new
-    return given if opened.at_entry else None
+    return Pass(runs[-1].frame, entry, runs, Seen(entry, args, kwargs), announced).open()
 
 
 def _end(entry: nn.Module, args: Any, output: Any) -> None:
@@ -332,9 +378,10 @@ def _end(entry: nn.Module, args: Any, output: Any) -> None:
     if _here.passes:
         newest = _here.passes[-1]
         if newest.entry is entry and newest.live:
-            newest.close()
-            for run in newest.runs:
-                run.completed += output is not None
+            if output is None:
+                newest.close()
+            else:
+                newest.end()
 
 
 @contextmanager

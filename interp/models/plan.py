@@ -17,6 +17,7 @@ from interp.core.errors import (
     SiteError,
     TokenError,
 )
+from interp.core.finite import is_finite
 from interp.models.frame import Frame
 from interp.models.inputs import Prepared
 from interp.models.interventions import Intervention
@@ -69,7 +70,9 @@ def refuse_placeless(sites: SiteMap, names: Sequence[str], positions: Any) -> No
     Raises:
         SiteError: Naming the first that has none.
     """
-    for name in names if positions is not None else ():
+    if positions is None:
+        return
+    for name in names:
         if "pos" not in sites[name].axes.split():
             raise SiteError(
                 f"{name!r} has no position axis to select from",
@@ -109,7 +112,7 @@ def requests(
             request = _request(wanted, sites, name)
             if isinstance(edit, Intervention):
                 edit.check(request.site)
-            request.edits.append(edit)
+            request.edits = (*request.edits, edit)
     for name in names:
         request = _request(wanted, sites, name)
         if request.every:
@@ -129,6 +132,8 @@ def hook_list(hooks: Any) -> list[Hook]:
     Raises:
         EditError: Naming what is none of them.
     """
+    if type(hooks) in (list, tuple) and not hooks:
+        return []
     if isinstance(hooks, Intervention):
         return [hooks]
     pair = isinstance(hooks, tuple) and len(hooks) == 2 and callable(hooks[1])
@@ -193,15 +198,15 @@ def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -
         NonFiniteError: Naming the site and the first index.
     """
     tensors: dict[str, Tensor] = {}
+    rows = 1 if ready.tokens is None else ready.tokens.shape[0]
     for name, request in _kept(wanted, names):
         value = request.value
         if value is None:
             raise ModelError(f"nothing was kept at {name!r}")
         _check_kept(value, request.site, ready)
-        named = bool(request.site.sizes) and request.site.axes.startswith("batch")
-        shared = named and value.dim() == 3 and value.shape[0] == 1
-        if shared and ready.tokens is not None and len(ready.tokens) > 1:
-            value = value.expand(ready.tokens.shape[0], -1, -1)
+        named = rows > 1 and bool(request.site.sizes) and request.site.axes.startswith("batch")
+        if named and value.dim() == 3 and value.shape[0] == 1:
+            value = value.expand(rows, -1, -1)
         tensors[name] = value
     return tensors
 
@@ -210,12 +215,14 @@ def _kept(wanted: dict[str, Request], names: Sequence[str]) -> Iterator[tuple[st
     """What was kept under which name: a sweep names calls, and tensors beside a module's first."""
     beside: dict[str, list[Request]] = {}
     for request in wanted.values():
-        beside.setdefault(request.first, []).append(request)
+        if request.first:
+            beside.setdefault(request.first, []).append(request)
     for name in names:
+        if not wanted[name].sweep:
+            yield name, wanted[name]
+            continue
         for request in (wanted[name], *beside.get(name, ())):
-            if not request.sweep:
-                yield name, request
-            elif request.earlier:
+            if request.earlier:
                 calls = enumerate((*request.earlier, request))
                 yield from ((f"{request.name}#{i}", call) for i, call in calls)
             elif request.value is not None:
@@ -233,6 +240,8 @@ def silent(wanted: dict[str, Request]) -> dict[str, str]:
 
 def _check_kept(value: Tensor, site: Site, ready: Prepared) -> None:
     """Finite, or not finite at padding only, where nobody looks."""
+    if is_finite(value):
+        return
     what = f"the activation at {site.name!r}"
     try:
         check_activation(value, site, what)

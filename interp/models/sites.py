@@ -11,6 +11,8 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 from typing import Literal
 
 from torch import Tensor, nn
@@ -177,6 +179,19 @@ class Site:
         """The block number in the name, or None."""
         found = re.search(r"blocks\.(\d+)\.", self.name)
         return int(found.group(1)) if found else None
+
+    @cached_property
+    def volume(self) -> tuple[int, int, int] | None:
+        """Numbers per (row, position), and how often the axes count rows and positions.
+
+        None where the axes' sizes are not known before the input.
+        """
+        axes = self.axes.split()
+        if len(axes) != len(self.sizes):
+            return None
+        open_axes = [a for a, size in zip(axes, self.sizes, strict=True) if size is None]
+        known = prod(size for size in self.sizes if size is not None)
+        return known, open_axes.count("batch"), open_axes.count("pos") + open_axes.count("key_pos")
 
     @property
     def unexplored(self) -> bool:

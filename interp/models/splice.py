@@ -105,9 +105,13 @@ class Splice:
         both = {s.name for s in self.into} & {s.name for s in self.out}
         for site in self.into:
             tap = owner.tap(site, site.name)
-            (tap.before if site.name in both else tap.after).append(spliced.read)
+            if site.name in both:
+                tap.before = (*tap.before, spliced.read)
+            else:
+                tap.after = (*tap.after, spliced.read)
         for site in self.out:
-            owner.tap(site, site.name).before.append(spliced.write)
+            written = owner.tap(site, site.name)
+            written.before = (*written.before, spliced.write)
 
     # --- names and sizes -----------------------------------------------------------------------
 

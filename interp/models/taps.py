@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ Edit = Callable[..., Tensor | None]
 """`fn(value, hook) -> Tensor | None`; None leaves the value as `fn` left it."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class Request:
     """What one run wants at one site, in every pass that it lives through.
 
@@ -46,26 +47,27 @@ class Request:
     name: str
     call: int | None = None
     every: bool = False
-    edits: list[Edit] = field(default_factory=list)
-    keep: bool = False
-    on_path: bool = False
-    transform: Callable[[Tensor, Tap], Tensor] | None = None
-    copy: bool = False
-    more_rows: bool = False
-    sweep: bool = False
-    first: str = ""
-    fired: int = 0
-    reached: bool = False
-    missed: int = 0
-    earlier: list[Request] = field(default_factory=list)
-    value: Tensor | None = None
-    raw: Tensor | None = None
-    version: int = -1
+    # Hundreds are made for one run: what most of them leave alone stays an attribute of the class.
+    edits: tuple[Edit, ...] = field(default=(), init=False)
+    keep: bool = field(default=False, init=False)
+    on_path: bool = field(default=False, init=False)
+    transform: Callable[[Tensor, Tap], Tensor] | None = field(default=None, init=False)
+    copy: bool = field(default=False, init=False)
+    more_rows: bool = field(default=False, init=False)
+    sweep: bool = field(default=False, init=False)
+    first: str = field(default="", init=False)
+    fired: int = field(default=0, init=False)
+    reached: bool = field(default=False, init=False)
+    missed: int = field(default=0, init=False)
+    earlier: tuple[Request, ...] = field(default=(), init=False)
+    value: Tensor | None = field(default=None, init=False)
+    raw: Tensor | None = field(default=None, init=False)
+    version: int = field(default=-1, init=False)
 
     def store(self, value: Tensor, tap: Tap) -> None:
         """Keep a value; shared with the model, its version tells whether somebody overwrites it."""
         if self.sweep and self.value is not None:
-            self.earlier.append(replace(self, earlier=[]))
+            self.earlier = (*self.earlier, self._alone())
         if not self.on_path:
             value = value.detach()
         self.value = value if self.transform is None else self.transform(value, tap)
@@ -76,18 +78,19 @@ class Request:
         if not value.is_inference():
             self.raw, self.version = value, value._version
 
+    def _alone(self) -> Request:
+        """What was kept so far, as a request of its own."""
+        past = copy(self)
+        past.earlier = ()
+        return past
+
     def beside(self, site: Site) -> Request:
         """The same wish for another tensor of the same module."""
-        return Request(
-            site,
-            site.name,
-            keep=True,
-            on_path=self.on_path,
-            transform=self.transform,
-            copy=self.copy,
-            sweep=True,
-            first=self.name,
-        )
+        new = Request(site, site.name)
+        new.keep = new.sweep = True
+        new.on_path, new.transform, new.copy = self.on_path, self.transform, self.copy
+        new.first = self.name
+        return new
 
     def overwritten(self) -> bool:
         """Whether a later module changed, in place, the tensor that was stored."""
@@ -108,8 +111,10 @@ class Owner(Protocol):
     """The run that ends the forward once it is answered, or None."""
     entry: nn.Module
     """The module whose forward this is."""
+    announced: bool
+    """Whether torch has yet to be called."""
     at_entry: list[Any]
-    """Hooks on the input of that module itself, called by the pass."""
+    """Hooks on the input of that module itself, called by the pass where torch is under way."""
     slots: dict[int, dict[str, Any]]
     """What is asked inside attention, see `attention.Slots`."""
 
@@ -155,6 +160,7 @@ class Tap:
         requests: Outer contexts first; their edits apply in this order, then values are kept.
         before, after: Splices: coders that write here, and coders that read what the edits made.
         fired: How often the site has been reached in this pass.
+        sweeping: Somebody wants whatever there is at this place, once or several times.
     """
 
     __slots__ = (
@@ -169,6 +175,7 @@ class Tap:
         "owner",
         "requests",
         "site",
+        "sweeping",
     )
 
     def __init__(self, site: Site, name: str, call: int | None, owner: Owner) -> None:
@@ -177,15 +184,17 @@ class Tap:
         self.requests: list[Request] = []
         self.edits: list[tuple[Edit, bool]] = []
         self.keepers: list[Request] = []
-        self.before: list[Edit] = []
-        self.after: list[Edit] = []
+        self.before: tuple[Edit, ...] = ()
+        self.after: tuple[Edit, ...] = ()
         self.fired = 0
-        self.on_path = False
+        self.on_path = self.sweeping = False
 
     def add(self, request: Request) -> None:
         """One more run's request for this place."""
         self.requests.append(request)
-        self.edits += [(edit, request.more_rows) for edit in request.edits]
+        self.sweeping |= request.sweep
+        for edit in request.edits:
+            self.edits.append((edit, request.more_rows))
         if request.keep:
             self.keepers.append(request)
             self.on_path |= request.on_path
@@ -227,11 +236,6 @@ class Tap:
     def editing(self) -> bool:
         """Whether anything here may change the value."""
         return bool(self.edits or self.on_path or self.before or self.after)
-
-    @property
-    def sweeping(self) -> bool:
-        """Whether somebody wants whatever there is at this place, once or several times."""
-        return any(r.sweep for r in self.requests)
 
     def missed(self) -> None:
         """The module ran and held no tensor here."""
@@ -289,17 +293,17 @@ class Tap:
         wrote is told by the tensor's version, or by comparison where that says nothing
         (`torch.inference_mode`, edits through `.data`).
         """
-        copy = value.clone()
-        version = -1 if copy.is_inference() else copy._version
+        own = value.clone()
+        version = -1 if own.is_inference() else own._version
         with self.owner.resting():
-            new = edit(copy, hook=self)
-        if new is not None and new is not copy:
+            new = edit(own, hook=self)
+        if new is not None and new is not own:
             # Where a later module may write in place, it must not be into the user's own tensor.
             writes = self.site.volatile or self.site.unexplored
             return new.clone() if writes and isinstance(new, Tensor) else new
-        if version >= 0 and copy._version != version:
-            return copy
-        return None if _same(copy, value) else copy
+        if version >= 0 and own._version != version:
+            return own
+        return None if _same(own, value) else own
 
 
 def check_edit(tap: Tap, old: Tensor, new: object, more_rows: bool = False) -> None:

@@ -6,6 +6,7 @@ Faults of the fault book, table 1: rows 1-3, 7, 11-15, 17-20, 22. The stateful t
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -319,6 +320,58 @@ def test_looking_changes_no_statistics_and_gives_modes_back() -> None:
     with model.in_training_mode():
         model(x)
     assert not torch.equal(net.norm.running_mean, state["norm.running_mean"])
+
+
+def test_a_part_added_later_rests_as_well() -> None:
+    net = Noisy()
+    model, x = interp.wrap(net), torch.randn(7, 4)
+    model(x)
+    net.read.register_module("late", nn.Dropout(0.5))
+    seen: list[bool] = []
+    net.norm.register_forward_hook(lambda *_: seen.append(net.read.late.training))
+    model(x)
+    assert seen == [False] and net.read.late.training
+
+
+# --- what a run leaves behind ---
+
+
+@pytest.mark.parametrize("site", ["", "hook_out", "blocks.0.attn.hook_pattern", "a coder"])
+@pytest.mark.parametrize(
+    "way", ["run_with_cache", "capture", "run_with_hooks", "hooks", "generate"]
+)
+def test_a_run_leaves_no_cycle_that_keeps_activations(
+    way: str, site: str, models: dict[str, interp.HookedModel]
+) -> None:
+    """A cycle would keep every tensor of a run until the collector happens to come by."""
+    model, place = models["gpt2"], "blocks.1.hook_resid_post"
+    if site == "a coder":
+        model, site = model.with_coder(Linear(place, place)), f"{place}.hook_sae_acts_post"
+    names = site or None
+    edits = [interp.zero(site or place)]
+
+    def run() -> None:
+        with torch.no_grad():
+            if way == "hooks":
+                with model.hooks(edits):
+                    model(IDS)
+            elif way == "generate":
+                model.generate(IDS[:, :3], 2, fwd_hooks=edits, return_ids=True)
+            elif way == "run_with_hooks":
+                model.run_with_hooks(IDS, edits)
+            else:
+                getattr(model, way)(IDS, names)
+
+    run()
+    gc.collect()
+    before = {id(o) for o in gc.get_objects() if issubclass(type(o), Tensor)}
+    gc.disable()
+    try:
+        run()
+        left = [o for o in gc.get_objects() if issubclass(type(o), Tensor) and id(o) not in before]
+    finally:
+        gc.enable()
+    assert not left
 
 
 def test_gradient_checkpointing_is_right_or_refused() -> None:
