@@ -31,7 +31,7 @@ def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adap
     sites: dict[str, Site] = {}
     seen: set[int] = set()
     for path, part in module.named_modules():
-        if not path or isinstance(part, _CONTAINERS) or id(part) in seen:
+        if not path or isinstance(part, _CONTAINERS) or id(part) in seen or _only_weights(part):
             continue
         seen.add(id(part))
         parent = module.get_submodule(path.rpartition(".")[0])
@@ -54,6 +54,12 @@ def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adap
         device="cpu" if weight is None else str(weight.device),
     )
     return Adapter(name=family, cfg=cfg, sites=sites, inputs="any", notes=[_FURTHER])
+
+
+def _only_weights(part: nn.Module) -> bool:
+    """Whether a part holds a quantised layer's weights and is never run."""
+    kind = type(part)
+    return kind.__module__.startswith("torch.ao.nn.quantized") and "Packed" in kind.__name__
 
 
 def small_adapter(module: SmallTransformer, name: str) -> Adapter:

@@ -97,12 +97,11 @@ def _differences(model: HookedModel, intake: Intake, ids: Tensor, side: str) -> 
     bad = {}
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     for i, name in enumerate(names):
-        per_token = side or not _two_sided(model)
-        if not all(
-            _same(a, t[i], batch.mask[i] if per_token else None, tolerance)
-            for a, t in zip(alone, together, strict=True)
-        ):
-            bad[side + name] = _reason(intake, name)
+        mask = batch.mask[i] if side or not _two_sided(model) else None
+        rows = [_real(t[i], mask) for t in together]
+        if not all(_same(a[0], row, tolerance) for a, row in zip(alone, rows, strict=True)):
+            finite = all(bool(row.isfinite().all()) for row in rows)
+            bad[side + name] = _reason(intake, name, finite)
     return bad
 
 
@@ -129,17 +128,22 @@ def _run(model: HookedModel, ready: Prepared) -> list[Tensor]:
     return [output[name] for name in candidates(output)]
 
 
-def _same(alone: Tensor, row: Tensor, mask: Tensor | None, tolerance: float) -> bool:
-    expected = alone[0]
-    if mask is not None and row.dim() and row.shape[0] == len(mask):
-        row = row[mask]
+def _real(row: Tensor, mask: Tensor | None) -> Tensor:
+    """A row's real tokens, where it runs along them."""
+    return row[mask] if mask is not None and row.dim() and row.shape[0] == len(mask) else row
+
+
+def _same(expected: Tensor, row: Tensor, tolerance: float) -> bool:
     if row.shape != expected.shape:
         return True  # no axis of rows or positions that could be compared
     scale = expected.abs().max().float().clamp(min=1e-6)
     return bool((row - expected).abs().max().float() / scale <= tolerance)
 
 
-def _reason(intake: Intake, side: str) -> str:
+def _reason(intake: Intake, side: str, finite: bool) -> str:
+    if not finite:
+        where = "holes in the mask make" if side == "holes" else f"padding on the {side} makes"
+        return f"{where} this model compute NaN or infinity for the real tokens"
     if side == "left" and "position_ids" not in intake.accepted:
         return "this model takes no position ids, so left padding would shift its positions"
     where = "holes in the mask change" if side == "holes" else f"padding on the {side} changes"

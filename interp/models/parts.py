@@ -49,10 +49,14 @@ class Parts:
         return self.tokenization.tokenizer
 
     def tokenize(
-        self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right"
+        self,
+        texts: Any,
+        prepend_bos: bool | None = None,
+        padding_side: str = "right",
+        truncate: bool = False,
     ) -> TokenBatch:
         """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
-        return self.tokenization.tokenize(texts, prepend_bos, padding_side=padding_side)
+        return self.tokenization.tokenize(texts, prepend_bos, padding_side, truncate)
 
     def read(self, inputs: Any, **options: Any) -> TokenBatch:
         """Inputs in any form as a `TokenBatch`; options as for `Intake.read`."""

@@ -141,3 +141,16 @@ def test_models_lists_what_is_bundled(
     printed = capsys.readouterr().out
     assert all(name in printed for name in bundled_models())
     assert bundled_models() or "interp demo" in printed
+
+
+def test_a_text_beyond_the_context_is_cut_only_when_asked(
+    stories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from interp.core.result import Result
+
+    long = f"{TEXT} " * 30
+    assert main(["lens", stories, long, "--out", str(tmp_path / "refused")]) == 2
+    assert "--truncate" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["lens", stories, long, "--out", str(tmp_path / "cut"), "--truncate"]) == 0
+    assert Result.load(tmp_path / "cut" / "lens").entropy.shape[1] == 512

@@ -360,6 +360,8 @@ def test_a_dynamically_quantised_net_runs_and_is_itself() -> None:
     torch.testing.assert_close(wrapped(x), packed(x))
     acts = wrapped.capture(x, "0.hook_out")
     assert acts["0.hook_out"].shape == (2, 7)
+    assert not [name for name in wrapped.sites if "_packed" in name]  # weights, never run
+    assert list(wrapped.run_with_cache(x)[1]) == list(wrapped.sites)
     step = packed[0].weight().q_scale()
     assert float((linear_weight(packed[0]).T - net[0].weight).abs().max()) <= step
     other = quantised(nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).eval())

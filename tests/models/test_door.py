@@ -332,6 +332,8 @@ def test_a_text_beyond_the_context_has_a_way_out_that_works() -> None:
     assert "truncate=True" in str(caught.value.fix)
     cut = model.read(text, truncate=True)
     assert model(cut).shape[1] == model.cfg.n_ctx == cut.ids.shape[1]
+    assert torch.equal(model.tokenize(text, truncate=True).ids, cut.ids)
+    assert torch.equal(model(text, truncate=True), model(cut))
     ready = model._intake.prepare([list(range(5, 45))], {}, None, truncate=True)
     assert ready.tokens is not None and ready.tokens.shape[1] == model.cfg.n_ctx
     left = TokenBatch(torch.arange(40)[None], torch.arange(40)[None] >= 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
@@ -347,10 +348,16 @@ def test_a_run_leaves_no_cycle_that_keeps_activations(
     model, place = models["gpt2"], "blocks.1.hook_resid_post"
     if site == "a coder":
         model, site = model.with_coder(Linear(place, place)), f"{place}.hook_sae_acts_post"
-    names = site or None
-    edits = [interp.zero(site or place)]
+    seen: list[weakref.ref[Tensor]] = []
 
-    def run() -> None:
+    def note(value: Tensor, hook: object) -> Tensor:
+        seen.append(weakref.ref(value))
+        seen.append(weakref.ref(new := value * 2))
+        return new
+
+    edits = [(site or place, note)]
+    gc.disable()
+    try:
         with torch.no_grad():
             if way == "hooks":
                 with model.hooks(edits):
@@ -360,17 +367,14 @@ def test_a_run_leaves_no_cycle_that_keeps_activations(
             elif way == "run_with_hooks":
                 model.run_with_hooks(IDS, edits)
             else:
-                getattr(model, way)(IDS, names)
-
-    run()
-    gc.collect()
-    before = {id(o) for o in gc.get_objects() if issubclass(type(o), Tensor)}
-    gc.disable()
-    try:
-        run()
-        left = [o for o in gc.get_objects() if issubclass(type(o), Tensor) and id(o) not in before]
+                kept = getattr(model, way)(IDS, site or None, fwd_hooks=edits)
+                acts = kept if way == "capture" else kept[1]
+                seen += [weakref.ref(value) for value in acts.values()]
+                del kept, acts
+        left = [value for value in seen if value() is not None]
     finally:
         gc.enable()
+    assert seen
     assert not left
 
 
