@@ -12,12 +12,13 @@ from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import Rows, SiteGame
 from interp.attribution.gradients import rounding
-from interp.attribution.methods import engine_of, method_row
+from interp.attribution.methods import WITHOUT_GRADIENTS, engine_of, method_row
 from interp.attribution.result import Attribution, GeneratedAttribution
 from interp.attribution.targets import Target, as_target, token_log_prob
 from interp.core.errors import ConfigError, ModelError
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
+from interp.models.plan import refuse_inference
 
 
 def attribute(
@@ -91,6 +92,8 @@ def default_site(model: HookedModel) -> str:
 def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -> Attribution:
     """Run one engine on a game and key what it finds by position."""
     row, start = method_row(method), game.n_forward
+    if method not in WITHOUT_GRADIENTS:
+        refuse_inference("attributions by gradients")
     raw = engine_of(method)(game, config)
     scores, units = game.reduce(raw.entries) if raw.entries is not None else (None, None)
     if raw.players is not None:

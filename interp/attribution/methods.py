@@ -60,6 +60,12 @@ METHODS: dict[str, Row] = {
     "attention_flow": Row(f"{_A}:flow", False, False, "largest flow through attention"),
 }  # fmt: skip
 
+WITHOUT_GRADIENTS = {
+    "occlusion", "feature_ablation", "shapley", "kernel_shap", "lime", "attention",
+    "attention_rollout", "attention_flow",
+}  # fmt: skip
+"""Methods that only look: they run where torch keeps no gradients."""
+
 
 def method_row(name: str) -> Row:
     """The row of a method.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
+from interp.models.forms import ids_of
 from interp.models.hooked import HookedModel
 from interp.models.outputs import candidates
 
@@ -88,7 +89,9 @@ def class_score(index: int, name: str = "") -> Target:
 
 def text_loss(ids: Tensor) -> Target:
     """Mean next-token cross-entropy over the text `ids` [pos], nats per token."""
-    labels = ids.reshape(-1)[1:]
+    labels = _row(ids)[1:]
+    if not len(labels):
+        raise ShapeError("the loss of a text needs two tokens or more", got=f"ids={ids!r}"[:80])
 
     def read(logits: Tensor) -> Tensor:
         log_p = logits[:, :-1].log_softmax(-1)
@@ -118,7 +121,15 @@ def activation(site: str, *, position: int = -1, index: int | Sequence[int] = ()
 def projection(site: str, direction: Tensor, *, position: int = -1) -> Target:
     """The component of a site's activation along a direction [d]."""
 
+    direction = torch.as_tensor(direction)
+
     def read(value: Tensor) -> Tensor:
+        if direction.shape != value.shape[-1:]:
+            raise ShapeError(
+                f"the direction does not fit {site!r}",
+                got=tuple(direction.shape),
+                expected=tuple(value.shape[-1:]),
+            )
         return value[:, position] @ direction.to(value.device, value.dtype)
 
     return Target(f"direction at {site}[{position}]", read, site)
@@ -126,13 +137,21 @@ def projection(site: str, direction: Tensor, *, position: int = -1) -> Target:
 
 def continuation_log_prob(ids: Tensor, n_prompt: int) -> Target:
     """Log-probability of everything after the first `n_prompt` of `ids` [pos], nats."""
-    wanted = ids.reshape(-1)[n_prompt:]
+    wanted = _row(ids)[n_prompt:]
 
     def read(logits: Tensor) -> Tensor:
         log_p = logits[:, n_prompt - 1 : -1].log_softmax(-1)
         return log_p.gather(-1, wanted.expand(len(logits), -1)[..., None])[..., 0].sum(-1)
 
     return Target(f"log-probability of the last {len(wanted)} tokens", read)
+
+
+def _row(ids: Any) -> Tensor:
+    """One text's ids as a tensor [pos]."""
+    found, _ = ids_of(ids)
+    if len(found) != 1:
+        raise ShapeError("a target reads one text", got=tuple(found.shape), expected="[pos]")
+    return found[0]
 
 
 def as_target(model: HookedModel, target: Any, output: Callable[[], Any]) -> Target:

@@ -137,7 +137,15 @@ def _recorded(value: object) -> bool:
 def _agree(name: str, mine: Any, theirs: Any) -> bool:
     if name == "sites" and _recorded(mine) and _recorded(theirs):
         return set(mine) <= set(theirs)
+    if name == "model_fingerprint" and _recorded(mine) and _recorded(theirs):
+        return same_model(mine, theirs)
     return mine == theirs
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two fingerprints are of one model; older ones lack the part behind the dash."""
+    (weights, _, rest), (weights_too, _, rest_too) = one.partition("-"), other.partition("-")
+    return weights == weights_too and (rest == rest_too or not rest or not rest_too)
 
 
 def _say(value: object) -> str:

@@ -32,8 +32,19 @@ def generator(
     process. Streams differ between device types, as torch's do.
     """
     fresh = torch.Generator(device=device)
-    fresh.manual_seed(int.from_bytes(_hash(seed, purpose, step)[:8], "little"))
+    fresh.manual_seed(int.from_bytes(_hash(read_seed(seed), purpose, step)[:8], "little"))
     return fresh
+
+
+def read_seed(seed: object) -> int:
+    """A seed as a whole number.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if hasattr(seed, "__index__") and not isinstance(seed, bool):
+        return int(seed.__index__())  # type: ignore[attr-defined]
+    raise ConfigError("a seed is a whole number", got=repr(seed)[:80], fix="seed=0")
 
 
 def permutation(n: int, seed: int, purpose: str, epoch: int = 0) -> Tensor:

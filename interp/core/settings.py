@@ -121,6 +121,20 @@ def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
             raise ConfigError(f"{field.name} is out of range", got=value, expected=missed.text)
 
 
+def read_count(name: str, value: object, least: int = 1) -> int:
+    """A number of things, from Python or numpy.
+
+    Raises:
+        ConfigError: No whole number, or too small.
+    """
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if whole and (n := int(value.__index__())) >= least:  # type: ignore[attr-defined]
+        return n
+    raise ConfigError(
+        f"{name} is a whole number", got=repr(value)[:80], expected=f"{name} >= {least}"
+    )
+
+
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that is none of the choices.
 

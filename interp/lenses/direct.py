@@ -24,6 +24,7 @@ from interp.lenses.reading import one_row, passed_on, pieces_of
 from interp.lenses.readout import Reading, read_head
 from interp.lenses.writers import Stream, Writer, residual_stream
 from interp.models.hooked import HookedModel
+from interp.models.sides import Side
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-2, "bfloat16": 0.5}
 """Bound on the gaps, by the model's dtype."""
@@ -291,12 +292,4 @@ def _index(positions: int | Sequence[int] | None, real: Tensor) -> Tensor:
     where = real.nonzero().flatten()
     if positions is None:
         return where
-    wanted = [positions] if isinstance(positions, int) else list(positions)
-    bad = [p for p in wanted if not -len(where) <= p < len(where)]
-    if bad or not wanted:
-        raise ConfigError(
-            "the text has no such position",
-            got=bad or wanted,
-            expected=f"{-len(where)} to {len(where) - 1}",
-        )
-    return where[wanted]
+    return where[Side(1, len(where)).ranks(positions, real.device)[0]]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import ModelError
+from interp.models.effective import plain
 from interp.models.norms import norm_parts
 
 
@@ -111,7 +112,8 @@ def frozen_norm(module: Any) -> FrozenNorm:
             got=kind,
             expected="a layer norm or an RMS norm",
         )
-    gain, bias = _held(getattr(module, "weight", None)), _held(getattr(module, "bias", None))
+    used = plain(module)
+    gain, bias = _held(getattr(used, "weight", None)), _held(getattr(used, "bias", None))
     if gain is not None and parts.plus_one:
         gain = 1.0 + gain
     return FrozenNorm(parts.centred, gain, bias, parts.eps)

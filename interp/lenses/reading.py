@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.core.activations import Activations
 from interp.core.errors import ConfigError, ModelError, TokenError
 from interp.core.finite import check_finite
+from interp.core.settings import read_count
 from interp.lenses.config import Components
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
@@ -43,8 +44,7 @@ def read_rows(
         kind: Name of the lens.
         kwargs: For `run_with_cache`.
     """
-    if top_k < 1:
-        raise ConfigError("a cell shows at least one token", got=top_k, expected="top_k >= 1")
+    top_k = read_count("top_k", top_k)
     with torch.no_grad():
         output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
         output = single_output(output, "a lens")

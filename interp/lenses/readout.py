@@ -13,6 +13,7 @@ from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.lenses.frozen import wide
 from interp.lenses.reading import targets_of
 from interp.models.hooked import HookedModel
+from interp.models.plan import refuse_inference
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def linear_reading(
     Taken from the head itself at zero; before its soft cap, whose slope is one only where the bias
     is zero too. `weights` is [n d_vocab] or [d_vocab].
     """
+    refuse_inference("linear readings of the head")
     first = next(model.module.parameters())
     with torch.enable_grad():
         zero = torch.zeros(
@@ -97,7 +99,14 @@ def linear_reading(
         )
         logits = _uncapped(model, zero) if model.cfg.final_softcap else wide(model.unembed(zero))
         read = (logits * weights).sum(-1)
-        (direction,) = torch.autograd.grad(read.sum(), zero)
+        (direction,) = torch.autograd.grad(read.sum(), zero, allow_unused=True)
+        if direction is None:
+            raise ModelError(
+                f"the head of {model.cfg.model_name} cannot be differentiated",
+                got=type(model.adapter.unembed_module or model.adapter.unembed).__name__,
+                expected="an unembedding with floating-point weights",
+                fix="load the model unquantised; the logit lens reads it as it is",
+            )
     return direction.to(dtype), read.detach().to(dtype)
 
 

@@ -77,7 +77,7 @@ class Adapter:
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     born: tuple[torch.dtype, torch.device] | None = None
-    links: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    links: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
 
 
 def find(root: nn.Module, path: str) -> nn.Module | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from interp.core.errors import MemoryBudgetError
+from interp.core.errors import ConfigError, MemoryBudgetError
 from interp.models.inputs import Prepared
 from interp.models.sites import SiteMap
 
@@ -35,9 +35,14 @@ def refuse_above(sizes: dict[str, int], limit: int | None, device: torch.device)
     """Raise when the request is larger than `limit`, or than half of the free memory.
 
     Raises:
+        ConfigError: The limit is no number of bytes.
         MemoryBudgetError: With the estimate, the largest sites and what to do.
     """
     total = sum(sizes.values())
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise ConfigError(
+            "max_bytes is a whole number of bytes", got=repr(limit)[:80], fix="max_bytes=2**30"
+        )
     if limit is None:
         if total < SMALL:
             return

@@ -82,13 +82,13 @@ def packed_parts(module: nn.Module) -> list[str]:
     return [path or "the model" for path, part in module.named_modules() if packed(part)]
 
 
-Links = list[tuple[dict[str, Any], dict[str, Any]]]
+Links = list[tuple[Any, dict[str, Any]]]
 """Each module's live dict of children, and its copy at some time."""
 
 
 def links_of(module: nn.Module) -> Links:
     """What stands where in a tree of modules now."""
-    return [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
+    return [(part._modules, dict(part._modules.items())) for part in module.modules()]
 
 
 def refuse_replaced(links: Links, name: str) -> None:
@@ -101,8 +101,9 @@ def refuse_replaced(links: Links, name: str) -> None:
     for siblings, then in links:
         if siblings == then:
             continue
+        here = dict(siblings.items())
         for key, child in then.items():
-            now = siblings.get(key)
+            now = here.get(key)
             if now is child:
                 continue
             raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.names import did_you_mean
@@ -50,20 +50,35 @@ class Ending:
                 fix=did_you_mean(str(return_type), [str(t) for t in RETURN_TYPES]),
             )
         self.return_type = return_type
+        self.loss = return_type in ("loss", "both")
         self.site = None if stop_at_layer is None else _site_before(model, stop_at_layer)
-        if self.site is not None and return_type in ("loss", "both"):
+        if self.site is not None and self.loss:
             raise ConfigError(
                 f"return_type={return_type!r} needs the whole model",
                 got=f"stop_at_layer={stop_at_layer}",
                 fix="leave one of the two out",
             )
-        if return_type in ("loss", "both") and not model.is_language_model:
+        if self.loss and not model.is_language_model:
             raise ModelError(
                 f"{model.cfg.model_name} has no next-token loss",
                 got=f"return_type={return_type!r}",
                 expected="a causal language model",
                 fix='return_type="logits", and a loss of your own',
             )
+
+    def check(self, ready: Prepared) -> None:
+        """Before the run: nothing among its arguments contradicts what it returns.
+
+        Raises:
+            ConfigError: A loss, where not every token has its logits.
+        """
+        for name in ("logits_to_keep", "num_logits_to_keep") if self.loss else ():
+            if isinstance(ready.kwargs.get(name, 0), Tensor) or ready.kwargs.get(name, 0):
+                raise ConfigError(
+                    f"return_type={self.return_type!r} needs the logits of every token",
+                    got=f"{name}={ready.kwargs[name]!r}"[:80],
+                    fix="leave one of the two out",
+                )
 
     def names(self, model: HookedModel, names_filter: Any) -> list[str]:
         """The sites to keep; those behind the layer at which the run stops are refused.
@@ -123,13 +138,30 @@ def next_token_loss(logits: Tensor, tokens: Tensor | None, mask: Tensor | None) 
             "a next-token loss needs at least two tokens per row",
             got=None if tokens is None else tuple(tokens.shape),
         )
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
-    )
-    if mask is None:
-        return losses.mean()
-    real = (mask[:, 1:] & mask[:, :-1]).flatten()
-    return losses[real].mean()
+    losses, counted = token_losses(logits, tokens, mask)
+    return losses[counted].mean()
+
+
+def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each real token given those before it, nats, [batch, pos - 1].
+
+    Padding counts nowhere, wherever it stands: the token before a real one is the real one before.
+
+    Returns:
+        The losses and, boolean in the same shape, which of them are of a real token. With padding
+        they stand in the order of each row's real tokens.
+    """
+    tokens = tokens.to(logits.device).long()
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(logits.device)
+    if mask is not None:
+        order = torch.argsort((~real).long(), dim=1, stable=True)  # real tokens first, in order
+        real, tokens = real.gather(1, order), tokens.gather(1, order)
+        logits = logits.gather(1, order[:, :, None].expand(-1, -1, logits.shape[-1]))
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    scores = logits[:, :-1].float() if half else logits[:, :-1]
+    after = tokens[:, 1:].masked_fill(~real[:, 1:], 0)
+    flat = nn.functional.cross_entropy(scores.flatten(0, 1), after.flatten(), reduction="none")
+    return flat.view_as(after), real[:, 1:]
 
 
 def _site_before(model: HookedModel, layer: Any) -> str:

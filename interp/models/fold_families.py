@@ -13,6 +13,7 @@ from interp.models.adapter import Adapter, Stack, find
 from interp.models.families import family_of
 from interp.models.family_blocks import Block
 from interp.models.fold_parts import Affine, FoldNorm, FoldParts, ValuePath
+from interp.models.linear import is_transposed
 from interp.models.norms import norm_parts
 from interp.models.sites import Heads, Interleaved, Slice, View
 from interp.models.small import SmallTransformer
@@ -230,7 +231,7 @@ def _at(root: nn.Module, path: str) -> Affine:
 
 
 def _linear(module: nn.Module, name: str) -> Affine:
-    conv = type(module).__name__ == "Conv1D"
+    conv = is_transposed(module)
     if not conv and not isinstance(module, nn.Linear):
         raise FoldError(
             f"cannot fold: {name} is not a plain linear map",

@@ -5,26 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-_training = attrgetter("training")
+from interp.core.errors import ModelError
+from interp.models.modes import Rest
 
 
 class Gate:
-    """The hooks on one module's entries while any thread has a run in place for it."""
+    """The hooks on one module's entries while any thread has a run in place for it; its rest."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.users: dict[nn.Module, int] = {}
         self.handles: dict[nn.Module, tuple[Any, Any]] = {}
-        self.resting = 0
-        self.woken: list[nn.Module] = []
-        self.modules: list[nn.Module] = []
-        self.children: tuple[list[Any], list[Any]] = ([], [])
+        self.rest = Rest()
 
     def enter(self, entries: Sequence[nn.Module], begin: Callable, end: Callable) -> None:
         """Watch these entries: `begin` before each forward, `end` after it, also if it raised."""
@@ -47,31 +44,6 @@ class Gate:
                     for handle in self.handles.pop(entry):
                         handle.remove()
 
-    def rest(self, root: nn.Module) -> None:
-        """Evaluation mode until the last pass of any thread has ended."""
-        with self.lock:
-            self.resting += 1
-            # At every pass, over all modules: the list is kept while each has the same children.
-            now, then = self.children
-            if not self.modules or now != then:
-                self.modules = list(root.modules())
-                now = [m._modules for m in self.modules]
-                self.children = (now, [dict(m) for m in now])
-            if any(map(_training, self.modules)):
-                awake = [m for m in self.modules if m.training]
-                self.woken += awake
-                for module in awake:
-                    module.training = False
-
-    def wake(self) -> None:
-        """Every module's own mode again."""
-        with self.lock:
-            self.resting -= 1
-            if self.resting == 0:
-                for module in self.woken:
-                    module.training = True
-                self.woken = []
-
 
 _gates: WeakKeyDictionary[nn.Module, Gate] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -86,6 +58,36 @@ def gate_of(root: nn.Module) -> Gate:
         return gate
 
 
+class Tree:
+    """The modules under a root, listed again whenever one was added or taken away.
+
+    Both questions are asked at every run, and so answered by comparing lists.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self._modules: list[nn.Module] = []
+        self._children: list[Any] = []
+        self._then: list[Any] = []
+        self._hooks: list[Any] = []
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All of them, the root first."""
+        if not self._modules or self._children != self._then:
+            self._modules = list(self.root.modules())
+            self._children = [m._modules for m in self._modules]
+            self._then = [dict(children.items()) for children in self._children]
+            self._hooks = [m._forward_hooks for m in self._modules]
+            self._hooks += [m._forward_pre_hooks for m in self._modules]
+        return self._modules
+
+    @property
+    def hooked(self) -> bool:
+        """Whether anybody has a torch hook anywhere in it."""
+        return not self.modules or any(self._hooks)
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """What passes need to know about one wrapped module.
@@ -94,6 +96,7 @@ class Frame:
         root: The module.
         entries: Where a forward may begin: the root, its base model, its encoder.
         gate: Shared by every view of the root.
+        tree: The modules under the root.
         configs, eager_float32: For `attention.switched`.
         two_sided: Sites whose names begin with "decoder" see other tokens than the rest.
     """
@@ -101,6 +104,7 @@ class Frame:
     root: nn.Module
     entries: tuple[nn.Module, ...]
     gate: Gate
+    tree: Tree
     configs: Sequence[Any] = ()
     eager_float32: bool = False
     two_sided: bool = False
@@ -118,4 +122,21 @@ class Frame:
         entries = {id(root): root}
         entries |= {id(m): m for m in more if isinstance(m, nn.Module)}
         shared = gate_of(root)
-        return cls(root, tuple(entries.values()), shared, configs, eager_float32, two_sided)
+        entered = tuple(entries.values())
+        return cls(root, entered, shared, Tree(root), configs, eager_float32, two_sided)
+
+    def holds(self, root: nn.Module) -> bool:
+        """Whether a view of `root` looks at a part of what runs here.
+
+        Raises:
+            ModelError: Of two sides, which count tokens of their own.
+        """
+        part = any(root is module for module in self.tree.modules)
+        if part and self.two_sided:
+            raise ModelError(
+                "hooks on a part of a model are in place while the whole of it runs",
+                got=f"a view of {type(root).__name__}, part of {type(self.root).__name__}",
+                expected="one view: an encoder-decoder's sites count two texts",
+                fix="put the hooks on the view of the whole model",
+            )
+        return part

@@ -86,6 +86,7 @@ def generate(
         raise ConfigError("max_new_tokens must be a whole number, 0 or more", got=repr(n))
     if not temperature >= 0 or temperature == float("inf"):
         raise ConfigError("temperature must be 0 (greedy) or more", got=repr(temperature))
+    _refuse_more(ready)
     own = model._intake.huggingface and hasattr(model.module, "generate")
     settings = _Settings(model, temperature, options, own)
     batch, order = _left_padded(ready)
@@ -99,6 +100,32 @@ def generate(
     if own and (n > 0 or model.two_sided):
         return _huggingface(model, batch, run, n, draw, settings)
     return _loop(model, batch, run, n, draw, settings)
+
+
+def _refuse_more(ready: Prepared) -> None:
+    """A prompt is ids and which of them are real; whatever else was said of it would be lost.
+
+    Raises:
+        TokenError: Naming what cannot be carried through the steps.
+    """
+    mask = ready.kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        raise TokenError(
+            "generate needs a mask of tokens, [batch, pos]",
+            got=f"attention_mask of shape {tuple(mask.shape)}",
+            fix="a mask of 1 for real tokens and 0 for padding; or zero hook_pattern by a hook",
+        )
+    said = {"input_ids", "attention_mask", "use_cache"}
+    said |= set() if ready.given_positions else {"position_ids"}
+    said |= set() if ready.given_decoder else {"decoder_input_ids"}
+    more = [name for name in ready.kwargs if name not in said]
+    if more:
+        raise TokenError(
+            f"generate cannot carry {more[0]} through its steps",
+            got=", ".join(more),
+            expected="a prompt of ids, and a mask where there is padding",
+            fix="run the model step by step: model(ids, ...), append, run again",
+        )
 
 
 def _left_padded(ready: Prepared) -> tuple[TokenBatch, Tensor | None]:
@@ -299,6 +326,12 @@ def _huggingface(
 
     module: Any = model.module
     own, start = module.generation_config, model._intake.start
+    if settings.more.get("no_repeat_ngram_size") and not bool(batch.mask.all()):
+        raise ConfigError(
+            "no_repeat_ngram_size would count padding as text",
+            got="rows of different length",
+            fix="rows of one length, or one row at a time",
+        )
     ids = batch.ids.repeat_interleave(settings.returned if draw else 1, 0)
     mask = batch.mask.repeat_interleave(settings.returned if draw else 1, 0)
     pad = own.pad_token_id

@@ -19,6 +19,7 @@ from interp.models.effective import refuse_replaced
 from interp.models.endings import Ending
 from interp.models.frame import Frame
 from interp.models.inputs import Intake, Prepared
+from interp.models.keywords import check_flags
 from interp.models.parts import Parts
 from interp.models.passes import Run, StopForward, training
 from interp.models.plan import (
@@ -28,6 +29,7 @@ from interp.models.plan import (
     hook_list,
     keeper,
     kept_positions,
+    refuse_inference,
     refuse_placeless,
     requests,
     silent,
@@ -234,7 +236,7 @@ class HookedModel(Parts):
         """
         refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
         hooks = [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)]
-        run = Run(self._frame, requests(self.sites, [], hooks), self.splices, many=True)
+        run = Run(self._frame, requests(self.sites, [], hooks), self.splices)
         with run:
             yield self
         if run.completed:
@@ -287,7 +289,7 @@ class HookedModel(Parts):
 
         ready = self._read(inputs, {}, prepend_bos, truncate, left=True)
         wanted = requests(self.sites, [], fwd_hooks)
-        run = Run(self._frame, wanted, self.splices, many=True, generating=True)
+        run = Run(self._frame, wanted, self.splices, generating=True)
         with torch.no_grad():
             ids, mask = generate(self, ready, run, max_new_tokens, temperature, seed, kwargs)
         if run.completed:
@@ -365,6 +367,7 @@ class HookedModel(Parts):
         left: bool = False,
     ) -> Prepared:
         refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
+        check_flags(truncate=truncate)
         return self._intake.prepare(
             inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
         )
@@ -376,6 +379,9 @@ class HookedModel(Parts):
         fwd_hooks: Any,
         how: Keeping,
     ) -> dict[str, Request]:
+        check_flags(grad=how.grad, clone=how.clone)
+        if how.grad:
+            refuse_inference("activations on the graph")
         refuse_placeless(self.sites, names, how.positions)
         keep = keeper(how.positions, how.to, how.dtype)
         if keep is None or how.max_bytes is not None:
@@ -395,6 +401,7 @@ class HookedModel(Parts):
         self, ready: Prepared, wanted: dict[str, Request], ending: Ending, stop: bool = False
     ) -> Any:
         """One forward pass that serves `wanted`, and what it returns."""
+        ending.check(ready)
         wanted = ending.join(self, wanted)
         run = Run(self._frame, wanted, self.splices, stop=stop or ending.site is not None)
         raw = None

@@ -20,7 +20,9 @@ from interp.core.errors import ConfigError, ModelError
 from interp.core.names import did_you_mean
 from interp.core.protocols import Coder
 from interp.core.provenance import checksum_state, fingerprint_state
+from interp.core.randomness import read_seed
 from interp.models.cfg import ModelConfig
+from interp.models.constants import settings_digest
 from interp.models.effective import packed_parts, state_in_use
 
 _NOT_IDENTITY = ("model_name", "device")
@@ -61,28 +63,33 @@ def current_cfg(cfg: ModelConfig, born: Placement | None, module: nn.Module) -> 
 
 
 def fingerprint(module: nn.Module, cfg: ModelConfig) -> str:
-    """sha256 of configuration and weights in use; computed anew only where one of them changed.
+    """sha256 of the weights in use and, behind a dash, 16 digits of what else decides the numbers.
+
+    Computed anew only where one of them changed. Artefacts of the first versions carry the part
+    before the dash alone, which still tells whether they fit.
 
     Raises:
         ProvenanceError: A weight has no values (meta device), or state that is no number.
     """
     identity = {k: v for k, v in vars(cfg).items() if k not in _NOT_IDENTITY}
     raw, settings = state_in_use(module, raw=True)
-    key = (json.dumps([identity, settings], sort_keys=True, default=str), checksum_state(raw))
+    settled = settings_digest(module)
+    said = json.dumps([identity, settings, settled], sort_keys=True, default=str)
+    key = (said, checksum_state(raw))
     held = _REMEMBERED.get(module)
     if held is not None and held[0] == key:
         return held[1]
     state, unread = state_in_use(module)
     # Nothing is added for plain models: artefacts on disk carry the digest of these two alone.
     digest = fingerprint_state(state, {**identity, "in use": unread} if unread else identity)
+    digest = f"{digest}-{settled}"
     _REMEMBERED[module] = (key, digest)
     return digest
 
 
 def deep_copied(model: HookedModel, memo: dict[int, Any]) -> HookedModel:
     """A whole model of its own: module, tokenizer and coders copied, sites found anew."""
-    module = copy.deepcopy(model.module, memo)
-    _strip_our_hooks(module)
+    module = _copied(model.module, memo)
     fresh = model._rewrap(module, copy.deepcopy(model.tokenizer, memo), name=model.cfg.model_name)
     return _spliced(fresh, model, lambda coder: copy.deepcopy(coder, memo))
 
@@ -103,14 +110,18 @@ def moved(model: HookedModel, target: Any) -> HookedModel:
             expected="floating-point weights",
             fix="load the model unquantised; .to(device) works",
         )
-    module = copy.deepcopy(model.module)
-    _strip_our_hooks(module)
+    module = _copied(model.module, {})
     fresh = model._rewrap(module.to(target), model.tokenizer, name=model.cfg.model_name)
     return _spliced(fresh, model, lambda coder: _moved_coder(coder, target))
 
 
 def redrawn(model: HookedModel, seed: int) -> HookedModel:
-    """The same architecture with fresh weights from `seed`, this model's coders spliced in."""
+    """The same architecture with fresh weights from `seed`, this model's coders spliced in.
+
+    Raises:
+        ConfigError: The seed is no whole number.
+    """
+    read_seed(seed)
     from interp.models.randomise import randomised_module
 
     module = randomised_module(model.module, seed)
@@ -133,6 +144,17 @@ def _spliced(fresh: HookedModel, model: HookedModel, make: Any) -> HookedModel:
     for splice in model.splices:
         fresh = fresh.with_coder(make(splice.coder), error_term=splice.error_term)
     return fresh
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy without our hooks; what a module derived from its weights is copied without graph."""
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # pruning, old weight norm
+                memo[id(value)] = value.detach().clone()
+    made = copy.deepcopy(module, memo)
+    _strip_our_hooks(made)
+    return made
 
 
 def _strip_our_hooks(module: nn.Module) -> None:

@@ -45,6 +45,7 @@ class Prepared:
         mask: [batch, pos], True = real; None when nothing is padding.
         decoder_tokens, decoder_mask: The same for an encoder-decoder's second side.
         cached: How many keys a cache holds already; `tokens` and `mask` leave them out.
+        given_positions, given_decoder: Position ids, the decoder's ids came from the user.
     """
 
     args: tuple[Any, ...] = ()
@@ -54,6 +55,8 @@ class Prepared:
     decoder_tokens: Tensor | None = None
     decoder_mask: Tensor | None = None
     cached: int = 0
+    given_positions: bool = False
+    given_decoder: bool = False
 
 
 @dataclass
@@ -194,14 +197,14 @@ class Intake:
             if mask is None:
                 mask = inputs.mask if inputs.padded else None
             elif inputs.padded:
-                mask = both(inputs.mask, mask)
+                mask = both(inputs.mask, mask, self)
             ids = inputs.ids
         elif is_text(inputs):
             side = "left" if left else "right"
             texts = self.tokenization.tokenize(inputs, prepend_bos, side, truncate)
             ids = texts.ids
             if texts.padded:
-                mask = texts.mask if mask is None else both(texts.mask, mask)
+                mask = texts.mask if mask is None else both(texts.mask, mask, self)
         else:
             ids, mask = ids_of(inputs, mask)
         limit = self.tokenization.n_ctx
@@ -250,6 +253,10 @@ class Intake:
         kwargs = {k: read_value(v, self.dtype, self.device) for k, v in given.items()}
         ids = ids.to(self.device)
         ready = Prepared(kwargs=kwargs, tokens=ids, cached=cached_keys(kwargs))
+        ready.given_positions = "position_ids" in kwargs
+        ready.given_decoder = "decoder_input_ids" in kwargs
+        if "inputs_embeds" in kwargs:
+            raise TokenError("a text is given twice", got="token ids and inputs_embeds")
         decoder = self.kind == "encoder_decoder" or "decoder_input_ids" in kwargs
         cached = 0 if decoder else ready.cached  # an encoder's keys are not in the decoder's cache
         self._fits(ids, cached)

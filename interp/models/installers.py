@@ -99,7 +99,7 @@ def _absent(taps: Sequence[Tap], there: Iterable[tuple[str, Tensor]]) -> None:
     if asked:
         tap = asked[0]
         found = ", ".join(repr(path) for path, _ in there)
-        raise HookNotFired(
+        error = HookNotFired(
             f"{tap.name!r} was reached, but the module has no tensor there",
             got=f"tensors at {found}" if found else "no tensor at all",
             expected=f"a tensor at {tap.site.slot!r}" if tap.site.slot else "a tensor",
@@ -107,10 +107,16 @@ def _absent(taps: Sequence[Tap], there: Iterable[tuple[str, Tensor]]) -> None:
             if found
             else "hook a module whose input and output are tensors",
         )
+        tap.owner.failed(error)
+        raise error
+
+
+_GONE: dict[str, Any] = {}
+"""Keywords of a call that came while another thread took this hook, which is its own, off."""
 
 
 def _put_in(owner: Owner, module: nn.Module, hook: Any) -> Undo:
-    if module is owner.entry and not owner.announced:
+    if module is owner.entry and not owner.direct:
         # Its forward has begun already: torch would not look at a hook that comes now.
         owner.at_entry.append(hook)
         return owner.at_entry.clear
@@ -151,7 +157,7 @@ def _install_in(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Un
     places = _by_place(taps)
     plain = places[""] if _first_only(places) else None
 
-    def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] = _GONE) -> Any:
         if not owner.here:
             return None
         if plain is not None and args and isinstance(args[0], Tensor):
@@ -177,7 +183,7 @@ def _install_in_place(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> l
     """Inputs that a residual branch holds too: write into the tensor, so both see the edit."""
     editing = any(tap.editing for tap in taps)
 
-    def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] = _GONE) -> None:
         if not owner.here:
             return
         raw, _ = input_at(mod, args, kwargs, "")
@@ -304,7 +310,7 @@ _INSTALL: dict[str, Callable[[Any, nn.Module, Sequence[Tap]], list[Undo]]] = {
 
 
 def _note_shape(owner: Owner, view: Flattened) -> Undo:
-    def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(mod: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] = _GONE) -> None:
         if owner.here:
             value, _ = input_at(mod, args, kwargs, "")
             if value is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import EditError, ShapeError
+from interp.core.errors import EditError, ShapeError, TokenError
 from interp.core.randomness import generator
 from interp.models.sides import whole_numbers
 from interp.models.sites import Site
@@ -183,7 +183,7 @@ def _along(value: Tensor, axis: int, wanted: Any, what: str) -> Tensor:
 
 
 def _like(source: Tensor, value: Tensor, hook: Tap, what: str) -> Tensor:
-    source = source.to(value.device, value.dtype)
+    source = hook.moved(source.to(value.device, value.dtype), value)
     try:
         return source.expand(value.shape)
     except RuntimeError:
@@ -260,12 +260,40 @@ def resample(
             )
         draw = generator(seed, f"resample {hook.name}")
         if source is None:
-            shift = 1 + int(torch.randint(max(len(pool) - 1, 1), (1,), generator=draw))
-            return pool.roll(shift, 0)
+            rows = hook.prompts(value)
+            shift = 1 + int(torch.randint(max(rows - 1, 1), (1,), generator=draw))
+            return _rolled(value, hook, positions, shift * (len(pool) // rows))
         chosen = torch.randint(len(pool), (len(value),), generator=draw)
         return pool[chosen.to(pool.device)]
 
     return Intervention(site, "resample", transform, head, positions, index, pure=True)
+
+
+def _rolled(value: Tensor, hook: Tap, positions: Any, shift: int) -> Tensor:
+    """Each row's real tokens from another row of the batch, token by token."""
+    axes = hook.site.axes.split()
+    side = hook.side(value, axes.index("pos")) if "pos" in axes else None
+    if side is None or side.mask is None:
+        return value.roll(shift, 0)
+    if positions is None:
+        raise TokenError(
+            "rows of different length cannot be resampled from each other token by token",
+            got="a padded batch",
+            fix="rows of one length, or positions=, which every row counts over its own tokens",
+        )
+    axis = axes.index("pos")
+    index = side.index(positions, value.device)
+    index = index.expand(len(value), -1) if index.dim() > 1 else index[None].expand(len(value), -1)
+    shape = [1] * value.dim()
+    shape[0], shape[axis] = index.shape
+    where = index.reshape(shape).expand(
+        [
+            n if i in (0, axis) else size
+            for i, (n, size) in enumerate(zip(shape, value.shape, strict=True))
+        ]
+    )
+    donors = value.gather(axis, where).roll(shift, 0)
+    return value.scatter(axis, where, donors)
 
 
 def patch(

@@ -97,6 +97,17 @@ def check_options(given: Mapping[str, Any], known: Iterable[str], where: str) ->
             )
 
 
+def check_flags(**given: object) -> None:
+    """Refuse what is no True and no False: any text would count as True.
+
+    Raises:
+        ConfigError: Naming the first one.
+    """
+    for name, value in given.items():
+        if value is not True and value is not False:
+            raise ConfigError(f"{name} is True or False", got=repr(value)[:80])
+
+
 def _takes_any(forward: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(forward).parameters.values()

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from interp.models.linear import is_transposed
+
 End = Literal["in", "out"]
 Axes = tuple[str, tuple[int | None, ...]]
 """Axis names ("..." stands for any number of them) and the known size of each."""
@@ -78,7 +80,7 @@ def _width(part: nn.Module, end: str) -> int | None:
     """The size of the last axis, where a module's type fixes it."""
     if isinstance(part, nn.Linear):
         return getattr(part, f"{end}_features")
-    if type(part).__name__ == "Conv1D" and hasattr(part, "nf"):  # transformers' transposed linear
+    if is_transposed(part) and hasattr(part, "nf"):  # transformers' transposed linear
         return int(part.nx if end == "in" else part.nf)  # type: ignore[arg-type]
     if isinstance(part, nn.Embedding) and end == "out":
         return part.embedding_dim

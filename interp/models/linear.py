@@ -55,10 +55,15 @@ def linear_weight(module: nn.Module | None) -> Tensor:
             f"the weight of {type(module).__name__} is offloaded and not in memory",
             fix="load the model without offloading to read its weights; activations work as it is",
         )
-    transposed = type(held).__name__ == "Conv1D"
+    transposed = is_transposed(held)
     if held is module and not transposed:
         _refuse_more(held, weight)
     return weight if transposed else weight.T
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a weight is [in, out]: transformers' Conv1D, also under a parametrization."""
+    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
 
 
 def linear_bias(module: nn.Module | None, width: int) -> Tensor:

@@ -143,7 +143,17 @@ def _adapted(
 def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
     module.eval().requires_grad_(False)
     short = Path(name).name or name
-    return wrap(module, tokenizer, name=short)
+    try:
+        return wrap(module, tokenizer, name=short)
+    except InterpError:
+        raise
+    except Exception as error:  # the settings of a stranger: its own code says what it likes
+        raise ModelError(
+            f"{short} was opened, but cannot run",
+            got=one_line(error),
+            expected="settings with which its forward pass works",
+            fix="look at config.json for values that no trained model has",
+        ) from error
 
 
 def _tokenizer(folder: Path) -> Any:

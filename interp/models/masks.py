@@ -94,9 +94,11 @@ def cut(ids: Tensor, mask: Any, limit: int) -> tuple[Tensor, Any]:
     return batch.ids, batch.mask if batch.padded else None
 
 
-def both(own: Tensor, given: Any) -> Any:
-    """Padding of a batch stays padding, whatever else a mask hides."""
-    given = torch.as_tensor(given)
-    if given.dim() != 2 or given.shape != own.shape:
-        return given  # refused where it is read, or a 4-D mask that says everything itself
-    return given.bool().to(own.device) & own
+def both(own: Tensor, given: Any, reader: MaskReader) -> Any:
+    """Padding of a batch stays padding, whatever else a mask hides.
+
+    Raises:
+        TokenError: The mask does not fit.
+    """
+    full, read = read_mask(given, own.shape, 0, reader)
+    return read if read.dim() == 4 else full & own.to(full.device)

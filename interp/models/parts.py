@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ModelError
+from interp.core.errors import ModelError, WeightError
 from interp.core.provenance import Provenance, versions
 from interp.models import identity
 from interp.models.adapter import Adapter
@@ -99,6 +99,15 @@ class Parts:
     def W(self) -> Weights:
         """Weights by TransformerLens's names; `model.W_Q` etc. are short for `model.W.W_Q`."""
         return Weights(self.adapter, self.module)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith(("W_", "b_")):
+            raise WeightError(
+                f"model.{name} is read from the model, not kept beside it",
+                got=f"{name} = {type(value).__name__}",
+                fix="write into the module's own parameter (model.module)",
+            )
+        super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("W_", "b_")):

@@ -9,7 +9,6 @@ of the pass it interrupts; a forward in another thread never sees them.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +16,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from interp.core.errors import EditError, HookNotFired, ModelError
-from interp.models import attention
+from interp.models import attention, modes
 from interp.models.frame import Frame
 from interp.models.installers import install
 from interp.models.sides import Seen, Side
 from interp.models.sites import Site
 from interp.models.splice import Splice
+from interp.models.stack import checkpointed, under_way
 from interp.models.taps import Request, Tap
 
 
@@ -55,7 +54,6 @@ class Run:
         requests: What is wanted, by site name.
         splices: Coders in place, each once per pass however many runs bring it.
         stop: End the forward once every request has been answered.
-        many: Several passes may follow, which may begin at any entry.
         passes, completed: Forwards of the root that began; that came to their end.
         generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
             prompt's.
@@ -66,7 +64,6 @@ class Run:
     requests: dict[str, Request] = field(default_factory=dict)
     splices: tuple[Splice, ...] = ()
     stop: bool = False
-    many: bool = False
     generating: bool = False
     passes: int = 0
     completed: int = 0
@@ -78,12 +75,17 @@ class Run:
     def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One forward of the root with this run in place, and the run's end.
 
-        Nothing has to watch for the forward, so its pass is opened here, before torch is called.
+        Where nobody has a hook in the module, nothing but the module itself can begin a forward
+        while this one is under way: the pass is opened here, and nothing has to watch for it.
         """
-        known, root = _here.runs, self.frame.root
+        root = self.frame.root
+        if (_here.passes and _here.passes[-1].live) or self.frame.tree.hooked:
+            with self:
+                return root(*args, **kwargs)
+        known = _here.runs
         known.append(self)
         try:
-            opened = _open(root, args, kwargs, announced=True)
+            opened = _open(root, args, kwargs, direct=True)
             output = root(*args, **kwargs)
             if opened is not None:
                 opened.end()
@@ -94,21 +96,17 @@ class Run:
     def __enter__(self) -> Run:
         self._list = _here.runs
         self._list.append(self)
-        self.frame.gate.enter(self._entries, _begin, _end)
+        self.frame.gate.enter(self.frame.entries, _begin, _end)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._leave(self._list)
-        self.frame.gate.leave(self._entries)
+        self.frame.gate.leave(self.frame.entries)
 
     def _leave(self, known: list[Run]) -> None:
         for stale in [p for p in _here.passes if self in p.runs] if _here.passes else ():
             stale.close()
         known.remove(self)
-
-    @property
-    def _entries(self) -> tuple[nn.Module, ...]:
-        return self.frame.entries if self.many else self.frame.entries[:1]
 
     def verify(self) -> None:
         """After the run: every request was answered, once.
@@ -155,19 +153,25 @@ class Pass:
         runs: Outer first.
         seen: The tokens, from the module's own arguments.
         step: Under `generate`, how many tokens came before; 0 elsewhere.
-        announced: It was opened before its forward began.
+        direct: It was opened before torch was called, by whoever calls.
+        evaluating: Modules are in evaluation mode.
+        again: How many more forwards of the entry it began itself: a module that calls itself.
+        error: What an edit raised; a module may have caught it.
     """
 
     def __init__(
-        self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen, announced: bool = False
+        self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen, direct: bool = False
     ) -> None:
         self.frame, self.entry, self.runs, self.seen = frame, entry, runs, seen
-        self.announced = announced
+        self.direct = direct
+        self.evaluating = not _here.training
+        self.again = 0
+        self.error: Exception | None = None
         self.thread = threading.get_ident()
         self.live = False
         self.graph = torch.is_grad_enabled()
         self.depth = len(_here.runs)
-        self.taps: dict[tuple[str, int], Tap] = {}
+        self.taps: dict[tuple[nn.Module, str, int], Tap] = {}
         self.slots: attention.Slots = {}
         self.at_entry: list[Any] = []
         self.finished = False
@@ -180,7 +184,7 @@ class Pass:
                 self.generating, self.step = run, run.passes
             if run.stop and self.stopping is None:
                 self.stopping = run
-            run.passes += entry is frame.root
+            run.passes += entry is frame.root or entry not in run.frame.entries
             run.waiting = len(run.requests)
         if self.stopping is not None and seen.uses_cache:
             self.stopping = None  # ended early, the cache would be left half updated
@@ -232,13 +236,17 @@ class Pass:
         finally:
             self.live = True
 
+    def failed(self, error: Exception) -> None:
+        """The first error of a hook: a module may catch it and go on."""
+        self.error = self.error or error
+
     def refuse_recomputed(self, tap: Tap) -> None:
         """Gradient checkpointing runs this part again during backward, when no hook is in place.
 
         Raises:
             ModelError: Naming the site.
         """
-        if self.graph and _checkpointed():
+        if self.graph and checkpointed():
             raise ModelError(
                 f"{tap.name!r} lies in a part that is recomputed during backward",
                 got="gradient checkpointing",
@@ -252,9 +260,10 @@ class Pass:
         """Gather the requests, put hooks on; evaluation mode unless training was asked for."""
         _here.passes.append(self)
         try:
-            if not _here.training:
-                self.frame.gate.rest(self.frame.root)
-                self._undo.append(self.frame.gate.wake)
+            if self.evaluating:
+                self.frame.gate.rest.enter(self.frame.tree.modules)
+                self._undo.append(self.frame.gate.rest.leave)
+            modes.evaluate(self.evaluating)
             self._gather()
             self._undo += install(self, self.taps.values())
             # What is asked of the entry's own output comes before the end of the pass.
@@ -274,11 +283,17 @@ class Pass:
         return self
 
     def end(self) -> None:
-        """The forward came to its end."""
+        """The forward came to its end.
+
+        Raises:
+            Exception: What an edit raised, where the module went on regardless.
+        """
         if self.live:
             self.close()
             for run in self.runs:
                 run.completed += 1
+            if self.error is not None:
+                raise self.error
 
     def close(self) -> None:
         """Everything as it was before; what the taps saw goes to their requests."""
@@ -288,6 +303,7 @@ class Pass:
         self._undo = []
         if self in _here.passes:
             _here.passes.remove(self)
+        modes.evaluate(bool(_here.passes) and _here.passes[-1].evaluating)
         for tap in self.taps.values():
             fired = tap.fired
             if not fired:
@@ -300,8 +316,8 @@ class Pass:
         self.taps, self.slots = {}, {}
 
     def tap(self, site: Site, name: str, call: int | None = None) -> Tap:
-        """The one tap of this pass for a name; two coders' sites of one name stay apart."""
-        key = (name, id(site.partner) if site.kind == "splice" else 0)
+        """The one tap of this pass for a name; sites of one name in two views stay apart."""
+        key = (site.module, name, id(site.partner) if site.kind == "splice" else 0)
         found = self.taps.get(key)
         if found is None:
             found = self.taps[key] = Tap(site, name, call, self)
@@ -320,7 +336,8 @@ class Pass:
 
     def known(self, site: Site) -> Tap | None:
         """The tap of a spliced site, if anybody asked for it."""
-        return self.taps.get((site.name, id(site.partner) if site.kind == "splice" else 0))
+        partner = id(site.partner) if site.kind == "splice" else 0
+        return self.taps.get((site.module, site.name, partner))
 
     def _gather(self) -> None:
         splices: dict[Splice, None] = {}
@@ -332,11 +349,9 @@ class Pass:
             splice.attach(self)
 
 
-def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
     """Before a forward of an entry: open a pass, if this thread has anything in place."""
-    newest = _here.passes[-1] if _here.passes else None
-    if newest is not None and newest.announced and newest.entry is entry:
-        newest.announced = False
+    if not _here.runs or kwargs is None:  # another thread is taking its hooks off
         return None
     opened = _open(entry, args, kwargs)
     if opened is None or not opened.at_entry:
@@ -349,11 +364,9 @@ def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _open(
-    entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], announced: bool = False
+    entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], direct: bool = False
 ) -> Pass | None:
-    """The pass of a forward that begins; None where it is none of this thread's runs'."""
-    if not _here.runs:
-        return None
+    """The pass of a forward that begins; None where none of this thread's runs is about it."""
     inner = None
     for found in reversed(_here.passes):
         if entry in found.frame.entries:
@@ -361,16 +374,39 @@ def _open(
             break
     start = 0
     if inner is not None:
-        if inner.live and entry is not inner.frame.root:
-            return None  # the base model inside a forward of the whole
-        if inner.live:
-            inner.close()  # an interrupt left it open
+        if not inner.live:
+            start = inner.depth  # called by an edit: only what was put in place since counts
+        elif _goes_on(inner, entry):
+            return None
         else:
-            start = inner.depth  # called by a hook: only what was put in place since counts
-    runs = [r for r in _here.runs[start:] if entry in r.frame.entries]
-    if not runs:
+            inner.close()  # an interrupt left it open
+    runs = _here.runs[start:]
+    frame = next((r.frame for r in reversed(runs) if entry in r.frame.entries), None)
+    if frame is None:
         return None
-    return Pass(runs[-1].frame, entry, runs, Seen(entry, args, kwargs), announced).open()
+    runs = [r for r in runs if entry in r.frame.entries or frame.holds(r.frame.root)]
+    return Pass(frame, entry, runs, Seen(entry, args, kwargs), direct).open()
+
+
+def _goes_on(inner: Pass, entry: nn.Module) -> bool:
+    """Whether a forward that begins belongs to the pass that is live; False if that one is dead.
+
+    Raises:
+        ModelError: A torch hook of the user's own runs the model inside its own forward.
+    """
+    way = under_way(entry, inner.entry)
+    if way == "hook":
+        raise ModelError(
+            "a torch hook runs the model while a forward of it is under way",
+            got=f"a forward of {type(entry).__name__} begun by a hook in it",
+            expected="one forward at a time: whose activations these are could not be told",
+            fix="run it inside one of our hooks (fwd_hooks=), where it is a pass of its own",
+        )
+    if way == "forward":
+        inner.again += entry is inner.entry
+        return True
+    # The base model in a forward of the whole; or the forward that a run has opened this pass for.
+    return entry is not inner.entry or inner.direct
 
 
 def _end(entry: nn.Module, args: Any, output: Any) -> None:
@@ -378,7 +414,9 @@ def _end(entry: nn.Module, args: Any, output: Any) -> None:
     if _here.passes:
         newest = _here.passes[-1]
         if newest.entry is entry and newest.live:
-            if output is None:
+            if newest.again:
+                newest.again -= 1
+            elif output is None:
                 newest.close()
             else:
                 newest.end()
@@ -394,21 +432,16 @@ def training() -> Iterator[None]:
         _here.training -= 1
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Forwards inside see nothing of what this thread has in place around it."""
+    known, _here.runs = _here.runs, []
+    try:
+        yield
+    finally:
+        _here.runs = known
+
+
 def active() -> bool:
     """Whether this thread has a run or a pass in place."""
     return bool(_here.runs or _here.passes)
-
-
-def _checkpointed() -> bool:
-    """Whether this is the first run of a part that torch will run again during backward."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
-    if hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint":
-        return True
-    if torch.is_grad_enabled():
-        return False
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
-            return True
-        frame = frame.f_back
-    return False

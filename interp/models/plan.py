@@ -50,6 +50,8 @@ def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
     """
     if positions is None and to is None and dtype is None:
         return None
+    if dtype is not None and isinstance(to, torch.dtype):
+        raise ConfigError("two dtypes are asked for", got=f"to={to}, dtype={dtype}", fix="dtype=")
     if isinstance(dtype, str):
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype):
@@ -167,7 +169,20 @@ def start_request(sites: SiteMap, name: str, values: Tensor) -> dict[str, Reques
     Raises:
         SiteError: No such site, or a part of a tensor, which rows of its own cannot replace.
     """
+    if not isinstance(values, Tensor) or values.dim() == 0 or len(values) == 0:
+        raise EditError(
+            f"a run from {name!r} needs the values that it holds, as a tensor",
+            got=tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__,
+            expected="[n ...], n rows, at least one",
+            fix="torch.as_tensor(values)",
+        )
     wanted = requests(sites, [], [(name, _pure(lambda value, hook: values))])
+    if len(wanted) > 1:
+        raise SiteError(
+            "a run starts at one site",
+            got=f"{name!r}, which matches {len(wanted)}",
+            fix=f"name one: {next(iter(wanted))!r}",
+        )
     for request in wanted.values():
         site = request.site
         if site.kind not in ("in", "out") or site.view is not None or site.slot:
@@ -275,6 +290,10 @@ def kept_positions(positions: Any, ready: Prepared, frame: Frame) -> dict[str, T
 def backward_hooks(hooks: Any) -> list[Hook]:
     """Backward hooks as forward edits that listen to the gradient of the value."""
 
+    found = hook_list(hooks)
+    if found:
+        refuse_inference("backward hooks")
+
     def listen(fn: Callable[..., Any]) -> Edit:
         def edit(value: Tensor, hook: Tap) -> Tensor | None:
             if not value.requires_grad:
@@ -285,7 +304,20 @@ def backward_hooks(hooks: Any) -> list[Hook]:
 
         return _pure(edit)
 
-    return [(h[0], listen(h[1])) for h in hook_list(hooks) if not isinstance(h, Intervention)]
+    return [(h[0], listen(h[1])) for h in found if not isinstance(h, Intervention)]
+
+
+def refuse_inference(what: str) -> None:
+    """Refuse what needs gradients where torch keeps none.
+
+    Raises:
+        ModelError: Inside torch.inference_mode.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ModelError(
+            f"{what} need gradients, which torch.inference_mode does not keep",
+            fix="torch.no_grad() outside, or none: what needs no gradient takes none here",
+        )
 
 
 def _pure(edit: Edit) -> Edit:

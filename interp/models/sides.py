@@ -90,6 +90,14 @@ class Side:
             return torch.arange(int(lengths[0]), device=device)[positions][None]
         wanted = whole_numbers(positions, "positions").to(device)
         if wanted.dtype == torch.bool:
+            shortest = int(lengths.min())
+            fits = wanted.dim() == 1 and len(wanted) <= shortest
+            if not fits or (alike and len(wanted) != shortest):
+                raise TokenError(
+                    "a mask of positions must have the shape of the tokens",
+                    got=tuple(wanted.shape),
+                    expected=f"({shortest},)" if alike else f"[batch, pos], or ({shortest},)",
+                )
             wanted = wanted.nonzero().flatten()
         wanted = self._repeated(wanted.reshape(1, -1) if wanted.dim() < 2 else wanted)
         if wanted.dim() > 2 or len(wanted) not in (1, self.batch):
@@ -201,6 +209,8 @@ def whole_numbers(value: Any, what: str) -> Tensor:
         raise EditError(
             f"{what} cannot be read", got=repr(value)[:80], expected="integers, or a boolean mask"
         ) from error
+    if found.numel() == 0:
+        raise EditError(f"{what} is empty", got=repr(value)[:80], fix="name at least one")
     if found.dtype == torch.bool and found.dim() > 0:
         return found
     if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
@@ -209,8 +219,6 @@ def whole_numbers(value: Any, what: str) -> Tensor:
             got=f"{repr(value)[:60]} ({str(found.dtype).removeprefix('torch.')})",
             fix="convert it yourself, if you know how it should be rounded",
         )
-    if found.numel() == 0:
-        raise EditError(f"{what} is empty", got=repr(value)[:80], fix="name at least one")
     return found.long()
 
 

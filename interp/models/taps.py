@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import EditError, NonFiniteError
 from interp.core.finite import check_finite
-from interp.models.sides import Side
+from interp.models.sides import Side, take
 from interp.models.sites import Site
 
 Edit = Callable[..., Tensor | None]
@@ -111,8 +111,8 @@ class Owner(Protocol):
     """The run that ends the forward once it is answered, or None."""
     entry: nn.Module
     """The module whose forward this is."""
-    announced: bool
-    """Whether torch has yet to be called."""
+    direct: bool
+    """Whether it was opened before torch was called."""
     at_entry: list[Any]
     """Hooks on the input of that module itself, called by the pass where torch is under way."""
     slots: dict[int, dict[str, Any]]
@@ -133,6 +133,10 @@ class Owner(Protocol):
 
     def resting(self) -> AbstractContextManager[None]:
         """While a user's function runs: a forward that it starts is none of this pass."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Keep an error, so that a module which catches it cannot make it go away."""
         ...
 
     def refuse_recomputed(self, tap: Tap) -> None:
@@ -232,6 +236,30 @@ class Tap:
             return Side(value.shape[0], value.shape[axis])
         return side
 
+    def prompts(self, value: Tensor) -> int:
+        """How many of the rows were given: `generate` repeats each for its beams and samples."""
+        side = self.owner.side(self.site)
+        return side.given if side is not None and side.given else len(value)
+
+    def moved(self, source: Tensor, value: Tensor) -> Tensor:
+        """A source with a row for each prompt, and a column for each token, as `generate` has them.
+
+        Rows are repeated with those of their prompt; columns follow a prompt whose padding was
+        moved in front.
+        """
+        side = self.owner.side(self.site)
+        if side is None or not side.given or source.dim() != value.dim():
+            return source
+        axes = self.site.axes.split()
+        axis = axes.index("pos") if "pos" in axes else None
+        if side.order is not None and axis is not None and axis > 0:
+            order = side.order.to(source.device)
+            if source.shape[axis] == order.shape[1] and source.shape[axis] > 1:
+                source = take(source, axis, order)
+        if len(source) == side.given and len(value) % side.given == 0:
+            source = source.repeat_interleave(len(value) // side.given, 0)
+        return source
+
     @property
     def editing(self) -> bool:
         """Whether anything here may change the value."""
@@ -249,7 +277,11 @@ class Tap:
             return None
         given = value
         if self.edits or self.before or self.after:
-            value = self._edited(value)
+            try:
+                value = self._edited(value)
+            except Exception as error:
+                self.owner.failed(error)
+                raise
         if self.on_path:
             if not value.requires_grad and value.is_floating_point():
                 # Frozen weights: the first tensor asked about begins the graph.

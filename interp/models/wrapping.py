@@ -20,6 +20,7 @@ from interp.models.huggingface import huggingface_adapter, is_huggingface
 from interp.models.identity import placement
 from interp.models.intake import intake_of
 from interp.models.padding import prove_padding
+from interp.models.passes import apart
 from interp.models.peft_models import injected
 from interp.models.proof import prove
 from interp.models.small import SmallTransformer
@@ -64,8 +65,9 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     model = _assemble(module, adapter, tokenizer, check)
     if not check or adapter.inputs == "any":
         return model
-    prove_padding(model)
-    return prove(model) if adapter.exact_once else model
+    with apart():  # hooks that are in place around this see nothing of it
+        prove_padding(model)
+        return prove(model) if adapter.exact_once else model
 
 
 def _name_of(module: nn.Module) -> str:

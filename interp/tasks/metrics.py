@@ -34,6 +34,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
+from interp.models.endings import token_losses
 from interp.models.token_batch import TokenBatch
 from interp.tasks.batch import PromptBatch
 
@@ -173,10 +174,8 @@ def sentence_log_probability(
             "a sequence of one token has no probability to sum",
             fix="prepend_bos=True, or longer sentences",
         )
-    mask = tokens.mask.to(logits.device)
-    ids = tokens.ids.to(logits.device).masked_fill(~mask, 0)
-    logs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return (logs * mask[:, 1:]).sum(-1)
+    losses, counted = token_losses(logits, tokens.ids, tokens.mask if tokens.padded else None)
+    return -(losses * counted).sum(-1)
 
 
 METRICS: dict[str, Metric] = {

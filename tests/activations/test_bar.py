@@ -7,6 +7,7 @@ import os
 import signal
 
 from interp.activations.bar import Bar
+from tests.support.children import fork
 
 
 class Terminal(io.StringIO):
@@ -23,7 +24,7 @@ def test_only_a_terminal_sees_it() -> None:
 def test_a_process_killed_with_the_lock_in_hand_stops_nobody() -> None:
     """With tqdm's own lock, which forked processes share, the parent waits forever."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         Bar.get_lock().acquire()
         os.write(writing, b"held")

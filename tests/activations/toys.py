@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.core.randomness import generator
+from tests.support.children import fork
 
 N_LAYERS, D_MODEL, BATCH = 3, 7, 11
 EVERY_STEP: dict[str, Any] = {"checkpoint_seconds": 0.0, "checkpoint_fraction": 1e9}
@@ -111,7 +112,7 @@ def forked(work: Callable[[], None]) -> int:
 
     The child ends with 0, or with 3 after an exception, and never returns into pytest.
     """
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         code = 3
         try:

@@ -18,7 +18,7 @@ from interp.core import _store_disk as _disk
 from interp.core import store
 from interp.core._tensorfile import DTYPES, encode_tensors
 from interp.core.errors import BadName, CorruptArtefact, StorageError
-from tests.support.children import HANG
+from tests.support.children import HANG, fork
 
 SMALL = {"x.json": {"a": 1}, "w.safetensors": {"w": torch.arange(7.0)}}
 
@@ -462,7 +462,7 @@ def test_twenty_processes_commit_one_folder(tmp_path: Path) -> None:
 
     pids = []
     for number in range(20):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             code = 1
             try:

@@ -15,7 +15,7 @@ import torch
 from interp.core import _store_disk as _disk
 from interp.core import store
 from interp.core.errors import StorageError
-from tests.support.children import Instants, wait_for
+from tests.support.children import Instants, fork, wait_for
 
 N = 1013
 
@@ -49,7 +49,7 @@ def commit(folder: Path, version: int, overwrite: bool) -> None:
 
 def in_child(action: Callable[[], None]) -> int:
     """Run in a forked process; its exit code, negative for a signal."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         code = 1
         try:
@@ -179,7 +179,7 @@ def test_sigkill_at_random_instants(
     folder, latest, instants = tmp_path / "run", 0, Instants(random.Random(5), most=5)
     commit(folder, latest, overwrite=False)
     for _ in range(200 if full_count else 20):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 write_for_ever(folder, latest + 1)
@@ -204,7 +204,7 @@ def test_readers_beside_a_writer_never_meet_a_mixture(
         monkeypatch.setattr(_disk, "_renameat2", lambda staged, target: False)
     folder = tmp_path / "run"
     commit(folder, 0, overwrite=False)
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             write_for_ever(folder, 1)

@@ -162,7 +162,7 @@ def test_a_real_limit_of_the_file_size(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     store.commit(folder, files(1), schema="run")
     big = {"w.safetensors": {"w": torch.zeros(1 << 20)}}
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         code = 1
         try:
@@ -181,6 +181,7 @@ FILL = """
 import sys, torch
 from interp.core import store
 from interp.core.errors import StorageError
+from tests.support.children import fork
 folder = sys.argv[1] + "/run"
 store.commit(folder, {"v.json": {"v": 1}}, schema="run")
 try:

@@ -129,6 +129,7 @@ import torch, safetensors.torch
 from interp.core import store
 from interp.core.errors import StorageError
 from tests.support.work import counted_calls
+from tests.support.children import fork
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -137,7 +138,7 @@ store.load_tensors(sys.argv[1])  # warm: lazy imports are not the file's doing
 store.load_torch(sys.argv[2])
 for line in sys.stdin:
     kind, path = line.rstrip("\\n").split("\\t")
-    child = os.fork()
+    child = fork()
     if child == 0:
         before, outcome = peak(), "accepted"
         try:

@@ -186,6 +186,14 @@ def begun(process: subprocess.Popen[str], run: Path) -> None:
         time.sleep(0.01)
 
 
+def listening() -> None:
+    """In a child: the suite itself may run under nohup, and then everybody ignores SIGHUP."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+        )
+
+
 @pytest.mark.parametrize(
     ("signals", "codes"),
     [
@@ -202,7 +210,7 @@ def test_a_training_that_is_stopped(
 ) -> None:
     process = subprocess.Popen(
         training(tmp_path), cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening,
     )  # fmt: skip
     begun(process, tmp_path / "run")
     for number in signals:
@@ -229,7 +237,7 @@ def test_a_page_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
         out = tmp_path / str(attempt)
         process = subprocess.Popen(
             command(*lens(out)), cwd=tmp_path, env=environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening,
         )  # fmt: skip
         try:
             said = process.communicate(timeout=whole * (0.3 + 0.6 * attempt / tries))

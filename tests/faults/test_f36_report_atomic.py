@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from interp.reports import PageConfig, Table, report
-from tests.support.children import Instants
+from tests.support.children import Instants, fork
 
 OVER = PageConfig(overwrite=True)
 
@@ -37,7 +37,7 @@ def test_killed_while_writing_the_page_is_one_of_the_two(tmp_path: Path, full_co
     instants = Instants(random.Random(0), most=3)
     seen = set()
     for _ in range(100 if full_count else 10):
-        child = os.fork()
+        child = fork()
         if child == 0:
             try:
                 write_forever(path)

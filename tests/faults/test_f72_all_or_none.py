@@ -11,6 +11,7 @@ from interp.core import store
 from interp.core.errors import StorageError
 from interp.reports import PageConfig, Table, report
 from tests.faults.test_f08_disk import CODES, Failing
+from tests.support.children import fork
 
 
 def names(folder: Path) -> dict[str, bytes]:
@@ -69,7 +70,7 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     import resource
     import signal
 
-    child = os.fork()
+    child = fork()
     if child == 0:
         code = 1
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError, TokenError
+from interp.core.errors import ConfigError, EditError, ModelError, ShapeError, SiteError, TokenError
 from interp.core.result import Result
 from interp.lenses.decomposition import Decomposition
 from interp.lenses.direct import SINGLE_NORM
@@ -349,8 +349,9 @@ def test_models_whose_output_is_no_sum_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"positions": 7}, ConfigError, "no such position"),
-        ({"positions": []}, ConfigError, "no such position"),
+        ({"positions": 7}, TokenError, "position 7 does not exist"),
+        ({"positions": [True, False]}, TokenError, "shape of the tokens"),
+        ({"positions": []}, EditError, "is empty"),
         ({"target": zoo.V}, TokenError, "0 to 100"),
         ({"against": "red"}, TokenError, "no tokenizer"),
         ({"target": torch.ones(7)}, ShapeError, "one weight per token"),

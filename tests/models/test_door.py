@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +19,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import interp
 from interp import load_model, wrap
-from interp.core.errors import ConfigError, InterpError, TokenError, TokenWarning
+from interp.core.errors import ConfigError, InterpError, ModelError, TokenError, TokenWarning
 from interp.models.hooked import HookedModel
 from interp.models.padding import prove_padding
 from interp.models.sides import Seen
 from interp.models.tokens import TokenBatch
+from interp.tasks import sentence_log_probability
 from tests.models import zoo
 from tests.models.tokenizers import word_level
 
@@ -364,3 +371,172 @@ def test_what_a_raw_call_says_is_seen() -> None:
     through = two._intake.prepare(given, {}, None)
     assert torch.equal(through.decoder_mask, both.decoder.mask)  # type: ignore[arg-type]
     assert Seen(model.module, ("text",), {"attention_mask": torch.ones(3, 3)}).encoder is None
+
+
+# --- what strangers gave and nobody read ---
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [[0.0, 0, 0, 0, 0], [0, 0, 0, -1e9, -1e9]],
+        [[2, 2, 2, 2, 2], [2, 2, 2, 0, 0]],
+        [[-1] * 5, [-1, -1, -1, 0, 0]],
+        [[float("nan")] * 5] * 2,
+        [[1] * 5, [1] * 4],
+        "abc",
+        [[1] * 4] * 2,
+    ],
+    ids=["additive", "twos", "negative", "NaN", "ragged", "text", "another shape"],
+)
+@pytest.mark.parametrize("form", ["ids", "batch", "texts", "dict"])
+def test_a_mask_beside_any_form_is_read_alike(form: str, mask: Any) -> None:
+    model = words()
+    texts = ["red green blue red", "red green"]
+    batch = model.tokenize(texts)
+    assert batch.ids.shape == (2, 5)
+    given = {"ids": batch.ids, "batch": batch, "texts": texts, "dict": {"input_ids": batch.ids}}
+    with pytest.raises(TokenError, match="attention_mask"):
+        model(given[form], attention_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"position_ids": [[3, 4, 5]]},
+        {"token_type_ids": [[3, 3, 3]]},
+        {"attention_mask": torch.ones(1, 1, 3, 3).tril().bool()},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_generate_carries_what_it_is_given_or_refuses_it(more: dict[str, Any]) -> None:
+    model = model_of("gpt2")
+    with pytest.raises(TokenError, match="generate"):
+        model.generate({"input_ids": [[5, 6, 7]], **more}, 2, return_ids=True)
+    with pytest.raises(TokenError, match="decoder_input_ids"):
+        model_of("t5").generate({"input_ids": [[5, 6]], "decoder_input_ids": [[0, 5]]}, 2)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_the_loss_is_the_texts_own_wherever_padding_stands(family: str) -> None:
+    model = model_of(family)
+    row = torch.tensor([[5, 9, 11, 30]])
+    alone = model(row, return_type="loss")
+    for columns in ([0, 1, 2, 3], [3, 4, 5, 6], [0, 1, 3, 4], [0, 2, 4, 6]):
+        ids, mask = torch.full((1, 7), 2), torch.zeros(1, 7, dtype=torch.bool)
+        ids[0, columns], mask[0, columns] = row[0], True
+        both = model(TokenBatch(ids, mask), return_type="both")
+        torch.testing.assert_close(both.loss, alone, rtol=1e-5, atol=1e-6)
+        logs = sentence_log_probability(both.logits, TokenBatch(ids, mask))
+        torch.testing.assert_close(logs, -3 * alone[None], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(row.int(), return_type="loss"), alone)
+    for kept in (1, torch.tensor([3, 2, 1, 0])):
+        with pytest.raises(ConfigError, match="logits of every token"):
+            model(row, logits_to_keep=kept, return_type="loss")
+
+
+def test_resampling_never_reads_padding() -> None:
+    model, site = model_of("llama"), "blocks.0.hook_resid_post"
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6]).bool()
+    ids = torch.tensor([[5, 9, 11, 30, 2, 2], [7, 8, 40, 41, 42, 43]])
+    found = []
+    for pad in (2, 17):
+        batch = TokenBatch(ids.masked_fill(~mask, pad), mask)
+        edit = interp.resample(site, positions=-1)
+        found.append(model.run_with_hooks(batch, [edit])[1, 5])
+        with pytest.raises(TokenError, match="different length"):
+            model.run_with_hooks(batch, [interp.resample(site)])
+    left = TokenBatch(ids[:, [4, 5, 0, 1, 2, 3]], mask[:, [4, 5, 0, 1, 2, 3]])
+    left = TokenBatch(torch.stack([left.ids[0], ids[1]]), torch.stack([left.mask[0], mask[1]]))
+    found.append(model.run_with_hooks(left, [interp.resample(site, positions=-1)])[1, 5])
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+
+
+def test_sources_follow_their_prompts_through_generate() -> None:
+    model, site = model_of("llama"), "blocks.0.hook_resid_post"
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6]).bool()
+    batch = TokenBatch(torch.tensor([[5, 9, 11, 30, 2, 2], [7, 8, 40, 41, 42, 43]]), mask)
+    own = model.capture(batch, site)[site]
+    plain = model.generate(batch, 1, return_ids=True)
+    edits = [interp.patch(site, own, positions=-1)]  # its own activations: nothing changes
+    assert torch.equal(model.generate(batch, 1, fwd_hooks=edits, return_ids=True), plain)
+    ids = torch.tensor([[5, 9, 11, 30], [7, 8, 40, 41], [50, 3, 21, 17]])
+    edit = [interp.resample(site, seed=2)]
+    wanted = model.run_with_hooks(ids, edit)[:, -1].argmax(-1)
+    for more in ({}, {"num_beams": 2}, {"temperature": 1e-6, "num_return_sequences": 2}):
+        new = model.generate(ids, 1, fwd_hooks=edit, return_ids=True, **more)[:, -1]
+        assert torch.equal(new, wanted.repeat_interleave(len(new) // 3)), more
+    with pytest.raises(ConfigError, match="padding as text"):
+        model.generate(batch, 2, no_repeat_ngram_size=1, return_ids=True)
+
+
+WRONG_KINDS = {
+    "m.capture([5, 6], s, max_bytes='1GB')": "max_bytes",
+    "m.capture([5, 6], s, grad='no')": "grad is True or False",
+    "m.capture([5, 6], s, clone=1)": "clone is True or False",
+    "m([5, 6], truncate='no')": "truncate is True or False",
+    "m.capture([5, 6], s, dtype='float16', to=torch.float64)": "two dtypes",
+    "m.capture([5, 6, 7], s, positions=[True, False])": "shape of the tokens",
+    "m.run_from(s, [[1.0]], [5, 6])": "as a tensor",
+    "m.run_from(s, torch.ones(0, 2, 24), [5, 6])": "at least one",
+    "m.run_from('blocks.*.hook_resid_post', torch.ones(1), [5])": "one site",
+    "m.randomised('a')": "whole number",
+    "m.generate([5, 6], 2, temperature=1.0, seed=None)": "whole number",
+    "setattr(m, 'W_E', torch.ones(1))": "read from the model",
+    "m({'input_ids': [[5]], 'inputs_embeds': torch.ones(1, 1, 24)})": "twice",
+    "interp.logit_lens(m, [5, 6], top_k=2.5)": "top_k is a whole number",
+    "interp.direct_logit_attribution(m, [5, 6], 7, positions=1.5)": "integers",
+    "interp.attribute(m, [5, 6], targets.text_loss([3]))": "",
+    "interp.attribute(m, [5, 6], targets.projection(s, torch.ones(3)))": "does not fit",
+}
+
+
+def test_values_of_a_wrong_kind_are_refused() -> None:
+    """In a process without the suite's type checker, which would stand before the package."""
+    code = f"""
+import json, torch, interp
+from interp.attribution import targets
+from tests.models import zoo
+m, s, found = interp.wrap(zoo.make("gpt2")), "blocks.1.hook_resid_post", {{}}
+for call in {list(WRONG_KINDS)!r}:
+    try:
+        found[call] = ["ran", repr(eval(call))]
+    except interp.InterpError as error:
+        found[call] = ["refused", str(error)]
+    except Exception as error:
+        found[call] = ["raw", repr(error)]
+print(json.dumps(found))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for call, words_ in WRONG_KINDS.items():
+        outcome, said = found[call]
+        assert outcome == "refused" and words_ in said, (call, outcome, said)
+
+
+def test_gradients_under_inference_mode_are_refused_by_its_name() -> None:
+    model, site = model_of("gpt2"), "blocks.1.hook_resid_post"
+    with torch.inference_mode():
+        for call in (
+            lambda: model.capture([5, 6], site, grad=True),
+            lambda: model.run_with_hooks([5, 6], bwd_hooks=[(site, lambda g, hook: None)]),
+            lambda: interp.attribute(model, [5, 6], 7, method="saliency"),
+            lambda: interp.direct_logit_attribution(model, [5, 6], 7),
+        ):
+            with pytest.raises(ModelError, match="inference_mode"):
+                call()
+
+
+def test_what_a_module_derived_from_its_weights_is_copied() -> None:
+    from torch.nn.utils import prune
+
+    model = interp.wrap(zoo.make("gpt2"))
+    prune.l1_unstructured(model.module.transformer.h[0].mlp.c_fc, "weight", 0.5)
+    expected = model([5, 6, 7])
+    for made in (copy.deepcopy(model), model.to(torch.float64)):
+        torch.testing.assert_close(made([5, 6, 7]), expected.to(made([5, 6, 7])), atol=1e-4, rtol=0)

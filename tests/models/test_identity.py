@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp import load_model, wrap, zero
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ConfigError, ModelError, ProvenanceError
 from interp.core.provenance import _bit_patterns, _mixed_sum, checksum_state
 from interp.models.small import SmallTransformer
 from interp.models.small_config import SmallConfig
@@ -347,3 +347,58 @@ def test_numpy_arrays_made_from_weights_do_not_matter() -> None:
     held = np.array(module[0].weight)
     held += 1.0
     assert model.fingerprint() == before
+
+
+# --- what decides the numbers beside the weights ---
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.model.rotary_emb.inv_freq.mul_(3.0),
+        lambda m: setattr(m.model.norm, "variance_epsilon", 0.1),
+        lambda m: setattr(m.model.layers[0].self_attn, "scaling", 0.3),
+        lambda m: setattr(m.config, "rope_parameters", {"rope_type": "default", "rope_theta": 5.0}),
+        lambda m: setattr(m.model.layers[0].mlp, "act_fn", nn.Tanh()),
+        lambda m: setattr(m.model, "scale", torch.ones(3)),
+    ],
+    ids=["buffer", "epsilon", "scaling", "configuration", "activation", "attribute"],
+)
+def test_settings_belong_to_the_fingerprint(change: Callable[[Any], Any]) -> None:
+    module = zoo.make("llama")
+    model = wrap(module)
+    before, numbers = model.provenance(), model.fingerprint().partition("-")[0]
+    assert model.fingerprint() == before.model_fingerprint
+    change(module)
+    assert model.fingerprint() != before.model_fingerprint
+    assert model.fingerprint().partition("-")[0] == numbers  # no weight changed
+    with pytest.raises(ProvenanceError):
+        before.require_match(model.provenance())
+
+
+def test_a_fingerprint_of_the_first_versions_still_matches() -> None:
+    from dataclasses import replace
+
+    now = wrap(zoo.make("llama")).provenance()
+    old = replace(now, model_fingerprint=now.model_fingerprint.partition("-")[0])
+    assert old.require_match(now) == old
+    wrong = replace(old, model_fingerprint="0" * 64)
+    with pytest.raises(ProvenanceError):
+        wrong.require_match(now)
+
+
+def test_running_a_model_is_no_change_of_it() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line, self.calls = nn.Linear(3, 3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.line(x)
+
+    for module, inputs in ((Counter(), torch.ones(1, 3)), (zoo.make("llama"), [[5, 6, 7]])):
+        model = wrap(module)
+        before = model.fingerprint()
+        model.run_with_cache(inputs)
+        assert model.fingerprint() == before == copy.deepcopy(model).fingerprint()

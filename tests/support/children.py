@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 HANG = 900.0
 """Seconds after which a test is taken to hang. A guard only: no verdict depends on the pace."""
+
+
+def fork() -> int:
+    """As `os.fork`; the child computes with one thread, since the pool's others were left behind.
+
+    Torch in a child that counts on them crashes or waits for ever, which depends on how many
+    threads the machine has.
+    """
+    pid = os.fork()
+    if pid == 0 and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    return pid
 
 
 def alive(pid: int) -> bool:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support.children import fork
+
 LIMIT_MB, LIMIT_SECONDS = 512.0, 10.0
 """No reader may need more for any file; a hostile file is refused within them."""
 
@@ -38,7 +40,7 @@ def judged(call: Callable[[], Any], folder: Path, limit: float = 60.0) -> Verdic
     yes = folder / "yes"
     yes.write_text("y\n" * 1000)
     reader, writer = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         os.close(reader)
         _judge(call, yes, writer)
