@@ -14,22 +14,4 @@ them on disk, and `fit` is the one training loop of the house.
 
 from interp.core.lazy import lazy
 
-_EXPORTS = {
-    "ActivationStream": "interp.activations.stream:ActivationStream",
-    "Callback": "interp.activations.loop:Callback",
-    "Evaluate": "interp.activations.loop:Evaluate",
-    "FitConfig": "interp.activations.config:FitConfig",
-    "FitReport": "interp.activations.report:FitReport",
-    "Run": "interp.activations.loop:Run",
-    "ShardConfig": "interp.activations.config:ShardConfig",
-    "ShardReader": "interp.activations.shards:ShardReader",
-    "StreamConfig": "interp.activations.config:StreamConfig",
-    "TextConfig": "interp.activations.config:TextConfig",
-    "TokenSequences": "interp.activations.text:TokenSequences",
-    "fit": "interp.activations.loop:fit",
-    "read_texts": "interp.activations.readers:read_texts",
-    "tokenize_texts": "interp.activations.text:tokenize_texts",
-    "write_shards": "interp.activations.shards:write_shards",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy(__name__)

@@ -9,6 +9,4 @@ run(["lens", "path/to/model", "Once upon a time"])
 
 from interp.core.lazy import lazy
 
-_EXPORTS = {"run": "interp.cli.main:main"}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy(__name__)

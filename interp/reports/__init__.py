@@ -10,12 +10,4 @@ it holds the numbers.
 
 from interp.core.lazy import lazy
 
-_EXPORTS = {
-    "Item": "interp.reports.config:Item",
-    "PageConfig": "interp.reports.config:PageConfig",
-    "Section": "interp.reports.config:Section",
-    "Table": "interp.reports.config:Table",
-    "report": "interp.reports.page:report",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazy(__name__, _EXPORTS)
+__all__, __getattr__, __dir__ = lazy(__name__)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import interp
+from interp.core.lazy import face
 from tests.architecture.source import modules
 
 
@@ -25,15 +27,28 @@ def test_an_unknown_name_is_an_attribute_error_with_the_nearest_names() -> None:
     assert not hasattr(interp, "nothing_like_it_at_all")
 
 
-def test_editors_see_the_names_that_exist() -> None:
-    block = next(node for node in modules()["interp"].tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.name
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert seen | {"__version__"} == set(interp.__all__)
+FACES = sorted(name for name in modules() if modules()[name].path.with_suffix(".pyi").exists())
+
+
+@pytest.mark.parametrize("package", FACES)
+def test_the_stub_is_the_table(package: str) -> None:
+    """Editors, type checkers and people see one list, and every name in it is there."""
+    room, names = import_module(package), face(package)
+    assert names and list(names) == room.__all__
+    stub = ast.parse(modules()[package].path.with_suffix(".pyi").read_text(encoding="utf-8"))
+    lines = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    assert len(lines) == len(names)  # one a line, none that the table does not read
+    for name, (module, attribute) in names.items():
+        found = getattr(room, name)
+        if module != package and hasattr(import_module(module), attribute):
+            assert found is getattr(import_module(module), attribute)
+        assert name in dir(room)
+
+
+def test_only_stubs_name_what_is_public() -> None:
+    lazy_rooms = [m.name for m in modules().values() if "lazy(__name__)" in m.text]
+    assert sorted(lazy_rooms) == FACES
+    assert (modules()["interp"].path.parent / "py.typed").exists()
 
 
 def result_types() -> dict[str, str]:
@@ -52,7 +67,13 @@ def result_types() -> dict[str, str]:
 
 
 def test_every_result_type_can_be_loaded_without_importing_its_room_first() -> None:
-    assert result_types() == interp._RESULTS
+    known = {
+        name: place[0]
+        for room in interp._WITH_RESULTS
+        for name, place in face(f"interp.{room}").items()
+    }
+    for name, module in result_types().items():
+        assert known.get(name) == module, name
 
 
 def test_a_saved_result_loads_and_plots_in_a_fresh_process(tmp_path: Path) -> None:

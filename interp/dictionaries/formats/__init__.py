@@ -7,22 +7,6 @@ save(dictionary, "runs/sae")                         # sae_lens.SAE.load_from_di
 ```
 """
 
-from __future__ import annotations
-
 from interp.core.lazy import lazy
 
-_HERE = "interp.dictionaries.formats"
-_FACE = {
-    "load": f"{_HERE}.opening:load",
-    "load_all": f"{_HERE}.opening:load_all",
-    "save": f"{_HERE}.opening:save",
-    "recognise": f"{_HERE}.opening:recognise",
-    "from_saelens": f"{_HERE}.saelens:from_saelens",
-    "files_of": f"{_HERE}.saelens_layout:files_of",
-    "read_folder": f"{_HERE}.saelens:read_folder",
-    "to_jumprelu": f"{_HERE}.thresholds:to_jumprelu",
-    "load_transcoders": f"{_HERE}.circuit_tracer:load_transcoders",
-    "save_transcoders": f"{_HERE}.circuit_tracer:save_transcoders",
-}
-__all__ = list(_FACE)
-__getattr__, __dir__ = lazy(__name__, _FACE)
+__all__, __getattr__, __dir__ = lazy(__name__)

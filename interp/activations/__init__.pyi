@@ -1,0 +1,15 @@
+from interp.activations.config import FitConfig as FitConfig
+from interp.activations.config import ShardConfig as ShardConfig
+from interp.activations.config import StreamConfig as StreamConfig
+from interp.activations.config import TextConfig as TextConfig
+from interp.activations.loop import Callback as Callback
+from interp.activations.loop import Evaluate as Evaluate
+from interp.activations.loop import Run as Run
+from interp.activations.loop import fit as fit
+from interp.activations.readers import read_texts as read_texts
+from interp.activations.report import FitReport as FitReport
+from interp.activations.shards import ShardReader as ShardReader
+from interp.activations.shards import write_shards as write_shards
+from interp.activations.stream import ActivationStream as ActivationStream
+from interp.activations.text import TokenSequences as TokenSequences
+from interp.activations.text import tokenize_texts as tokenize_texts

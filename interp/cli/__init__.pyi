@@ -1,0 +1,3 @@
+from interp.cli.main import main as run
+
+__all__ = ["run"]

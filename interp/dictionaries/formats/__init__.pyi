@@ -1,0 +1,10 @@
+from interp.dictionaries.formats.circuit_tracer import load_transcoders as load_transcoders
+from interp.dictionaries.formats.circuit_tracer import save_transcoders as save_transcoders
+from interp.dictionaries.formats.opening import load as load
+from interp.dictionaries.formats.opening import load_all as load_all
+from interp.dictionaries.formats.opening import recognise as recognise
+from interp.dictionaries.formats.opening import save as save
+from interp.dictionaries.formats.saelens import from_saelens as from_saelens
+from interp.dictionaries.formats.saelens import read_folder as read_folder
+from interp.dictionaries.formats.saelens_layout import files_of as files_of
+from interp.dictionaries.formats.thresholds import to_jumprelu as to_jumprelu

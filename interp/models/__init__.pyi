@@ -1,0 +1,17 @@
+from interp.models.folding import fold as fold
+from interp.models.hooked import HookedModel as HookedModel
+from interp.models.interventions import Intervention as Intervention
+from interp.models.interventions import add as add
+from interp.models.interventions import clamp as clamp
+from interp.models.interventions import mean as mean
+from interp.models.interventions import patch as patch
+from interp.models.interventions import project_out as project_out
+from interp.models.interventions import resample as resample
+from interp.models.interventions import steer as steer
+from interp.models.interventions import zero as zero
+from interp.models.loading import bundled_models as bundled_models
+from interp.models.loading import load_model as load_model
+from interp.models.small import SmallTransformer as SmallTransformer
+from interp.models.small_config import SmallConfig as SmallConfig
+from interp.models.tokens import TokenBatch as TokenBatch
+from interp.models.wrapping import wrap as wrap

@@ -1,0 +1,34 @@
+from interp.tasks.behaviour import TaskReport as TaskReport
+from interp.tasks.behaviour import measure as measure
+from interp.tasks.catalogue import names as names
+from interp.tasks.config import GrammarConfig as GrammarConfig
+from interp.tasks.config import GrammarTraining as GrammarTraining
+from interp.tasks.config import InductionConfig as InductionConfig
+from interp.tasks.files import load_labels as load_labels
+from interp.tasks.files import load_task as load_task
+from interp.tasks.grammar.asking import grammar_names as grammar_names
+from interp.tasks.grammar.asking import grammar_task as grammar_task
+from interp.tasks.grammar.training import train_grammar as train_grammar
+from interp.tasks.induction import InductionHistory as InductionHistory
+from interp.tasks.induction import held_out_blocks as held_out_blocks
+from interp.tasks.induction import repeated_blocks as repeated_blocks
+from interp.tasks.induction import train_induction as train_induction
+from interp.tasks.labels import Labelled as Labelled
+from interp.tasks.labels import LabelledCorpus as LabelledCorpus
+from interp.tasks.labels import LabelledTexts as LabelledTexts
+from interp.tasks.metrics import accuracy as accuracy
+from interp.tasks.metrics import answer_probability as answer_probability
+from interp.tasks.metrics import log_probability as log_probability
+from interp.tasks.metrics import logit_difference as logit_difference
+from interp.tasks.metrics import mass_difference as mass_difference
+from interp.tasks.metrics import metric as metric
+from interp.tasks.metrics import preference as preference
+from interp.tasks.metrics import probability_difference as probability_difference
+from interp.tasks.metrics import rank as rank
+from interp.tasks.metrics import sentence_log_probability as sentence_log_probability
+from interp.tasks.prompts import Prompt as Prompt
+from interp.tasks.prompts import PromptBatch as PromptBatch
+from interp.tasks.prompts import Prompts as Prompts
+from interp.tasks.task import Task as Task
+
+__all__ = ["grammar_batch"]
