@@ -16,6 +16,7 @@ from interp.core.foreign import (
     parse_json,
     read_bytes,
     reason,
+    regular_size,
     too_large,
 )
 from interp.core.names import did_you_mean, slug
@@ -60,7 +61,11 @@ def _documents(source: Any, config: TextConfig) -> Iterable[str]:
 
 
 def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long
+        raise StorageError(f"no file or folder {str(path)[:200]}", got=reason(error)) from error
+    if not there:
         raise StorageError(
             f"no file or folder {str(path)[:200]}", fix="text itself goes in as a list of strings"
         )
@@ -143,7 +148,12 @@ def _from_parquet(path: Path, config: TextConfig) -> Iterable[str]:
     except ImportError as error:
         raise MissingDependency("parquet needs pyarrow", fix="pip install pyarrow") from error
     try:
-        _require_field(config.field, parquet.read_schema(path).names, str(path))
+        regular_size(path)
+        schema = parquet.read_schema(path)
+        _require_field(config.field, schema.names, str(path))
+        kind = str(schema.field(config.field).type)
+        if "string" not in kind:
+            raise ConfigError(f"{path}: {config.field!r} is no text", got=kind, expected="string")
         with parquet.ParquetFile(path, read_dictionary=[config.field]) as file:
             column = list(_values(file, path, config))
     except (ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:

@@ -7,8 +7,10 @@ kills the process, the newest `step_N` that verifies is the state to go on from.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ from interp.activations.state import (
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.finite import check_finite
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes
+from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, show
 from interp.core.provenance import versions
 from interp.core.settings import check_choice
 
@@ -57,6 +59,27 @@ class Progress:
     skipped: int = 0
     in_a_row: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _progress(state: Any, folder: Path) -> Progress:
+    """What a checkpoint says of itself, as far as it can be so.
+
+    Raises:
+        CorruptArtefact: Other entries, other types, or the number of another step.
+    """
+    said = {k: v for k, v in state.items() if k != "groups"} if isinstance(state, dict) else {}
+    counts = ("step", "skipped", "in_a_row")
+    whole = all(type(said.get(k)) is int and said[k] >= 0 for k in counts)
+    seconds = said.get("seconds")
+    fits = set(said) == {*counts, "seconds"} and isinstance(seconds, int | float) and seconds >= 0
+    groups = state.get("groups") if isinstance(state, dict) else None
+    if not (whole and fits and f"step_{said['step']}" == folder.name and isinstance(groups, list)):
+        raise CorruptArtefact(
+            f"{folder} holds no checkpoint of this step",
+            got=show(json.dumps(state), 200),
+            expected="the counts that a run writes",
+        )
+    return Progress(**said)
 
 
 class RunFolder:
@@ -88,9 +111,13 @@ class RunFolder:
                 damage = error
                 continue
             state = stored.json("state.json")
-            load_weights(module, stored.tensors("weights.safetensors"), folder)
-            load_moments(module, optimizer, stored.tensors("moments.safetensors"), state["groups"])
-            progress = Progress(**{k: v for k, v in state.items() if k != "groups"})
+            progress = _progress(state, folder)
+            weights = stored.tensors("weights.safetensors")
+            moments = stored.tensors("moments.safetensors")
+            for name, tensor in (weights | moments).items():
+                check_finite(tensor, f"{folder}: {name}")
+            load_weights(module, weights, folder)
+            load_moments(module, optimizer, moments, state["groups"])
             break
         else:
             if damage is not None:
@@ -172,7 +199,13 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        kept = [r for r in store.read_jsonl(path) if r["step"] < step]
+        records = store.read_jsonl(path)
+        wrong = next((r for r in records if type(r.get("step")) is not int), None)
+        if wrong is not None:
+            raise CorruptArtefact(
+                f"{path} holds a line without a step", got=show(json.dumps(wrong), 200)
+            )
+        kept = [r for r in records if r["step"] < step]
         store.write_text(path, "".join(json.dumps(r) + "\n" for r in kept), overwrite=True)
         return kept
 
@@ -195,6 +228,7 @@ def open_run(
     if path.exists() and not path.is_dir():
         raise StorageError(f"{path} is a file", expected="a folder for the run")
     with store.lock(path):
+        _refuse_links(path)
         started = (path / "config.json").exists()
         _check_purpose(path, started)
         if started and resume == "never" and not config.overwrite:
@@ -206,6 +240,24 @@ def open_run(
             raise StorageError(f"{path} has no checkpoint to resume from", fix="resume='auto'")
         run._write("env.json", _environment())
         yield run
+
+
+def _refuse_links(path: Path) -> None:
+    """A run's files are its own: through a link, going on would write somewhere else.
+
+    Raises:
+        StorageError: A link, a pipe or a device among them.
+    """
+    inner = path / "checkpoints"
+    for place in (p for folder in (path, inner) if folder.is_dir() for p in folder.iterdir()):
+        kind = os.lstat(place).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise StorageError(
+                f"{place} is no file of a run",
+                got="a link" if stat.S_ISLNK(kind) else "a pipe or a device",
+                expected="plain files and folders: going on would write through it",
+                fix="copy what it leads to, or train into a new folder",
+            )
 
 
 def _check_purpose(path: Path, started: bool) -> None:

@@ -23,7 +23,7 @@ from interp.activations.config import ShardConfig
 from interp.activations.dtypes import dtype_of
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes
+from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, show
 from interp.core.names import match
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
@@ -93,6 +93,27 @@ def write_shards(
     return ShardReader(root, batch_size=size)
 
 
+def _check_index(index: Any, root: Path) -> None:
+    """Sites, rows and shards that can be, and that are there.
+
+    Raises:
+        CorruptArtefact: They are not.
+    """
+    said = index if isinstance(index, dict) else {}
+    rows, shards, size = (said.get(k) for k in ("rows", "shards", "rows_per_shard"))
+    sites = said.get("sites")
+    numbers = all(type(n) is int and n > 0 for n in (rows, shards, size))
+    named = isinstance(sites, list | dict) and sites and all(isinstance(s, str) for s in sites)
+    # All shards but one are full.
+    fits = numbers and named and (shards - 1) * size < rows <= shards * size  # type: ignore[operator]
+    if not fits or not isinstance(said.get("provenance"), dict):
+        raise CorruptArtefact(
+            f"{root} holds no index of stored activations",
+            got=show(json.dumps(said), 200),
+            fix="write it again with write_shards",
+        )
+
+
 class ShardReader:
     """Stored activations with a stream's interface: batch t depends on (seed, t) alone.
 
@@ -133,6 +154,7 @@ class ShardReader:
         self.index: dict[str, Any] = store.open_artefact(self.root / "index", schema=INDEX).json(
             "index.json"
         )
+        _check_index(self.index, self.root)
         stored = self.index["sites"]
         self.sites = list(stored) if sites is None else match(sites, stored, where=str(self.root))
         self.rows: int = self.index["rows"]

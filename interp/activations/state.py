@@ -71,11 +71,18 @@ def load_moments(
     moments: Mapping[str, Tensor],
     groups: list[dict[str, Any]],
 ) -> None:
-    """Inverse of `moments_of` and `groups_of`: dtypes stay as stored, devices follow the parameter.
+    """Inverse of `moments_of`: dtypes stay as stored, devices follow the parameter.
 
     Raises:
-        ConfigError: Moments of a parameter that this optimizer does not train.
+        ConfigError: Moments of a parameter that this optimizer does not train, or other shapes; an
+            optimizer of other settings than `groups` (from `groups_of`) says.
     """
+    if len(groups) != len(optimizer.param_groups) or not all(isinstance(g, dict) for g in groups):
+        raise ConfigError(
+            "the checkpoint was made with other groups of parameters",
+            got=len(groups),
+            expected=len(optimizer.param_groups),
+        )
     by_name = {name: p for p, name in names_of(module, optimizer).items()}
     on_device = {
         p for g in optimizer.param_groups for p in g["params"]
@@ -89,10 +96,24 @@ def load_moments(
                 fix=did_you_mean(name, by_name) or "use the optimizer of the run that is resumed",
             )
         parameter = by_name[name]
+        if value.dim() and value.shape != parameter.shape:
+            raise ConfigError(
+                f"the checkpoint has moments of another shape: {label}",
+                got=tuple(value.shape),
+                expected=tuple(parameter.shape),
+            )
         stays = key == "step" and parameter not in on_device  # torch counts on the host there
         optimizer.state[parameter][key] = value if stays else value.to(parameter.device)
-    for group, stored in zip(optimizer.param_groups, groups, strict=True):
-        group.update(stored)
+    for own, stored in zip(groups_of(optimizer), groups, strict=True):
+        differ = [key for key in {*own, *stored} if own.get(key) != stored.get(key)]
+        if differ:
+            key = min(differ)
+            raise ConfigError(
+                f"the checkpoint was made with another {key}",
+                got=str(stored.get(key, "nothing"))[:80],
+                expected=own.get(key, "nothing"),
+                fix="the optimizer of the run that is resumed",
+            )
 
 
 def groups_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.core.errors import CorruptArtefact, StorageError
-from interp.core.foreign import one_line, parse_json, show
+from interp.core.foreign import one_line, parse_json, regular_size, show
 
 # In the order in which the library lays tensors out: widest first, so that each stays aligned.
 DTYPES: dict[torch.dtype, str] = {
@@ -159,7 +159,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 def _header(path: Path) -> tuple[bytes, int]:
     """The header's bytes, as far as they are there, and the file's size."""
     try:
-        size = path.stat().st_size
+        size = regular_size(path)
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length <= MAX_HEADER:
@@ -278,7 +278,9 @@ def load_torch(path: str | Path, device: str = "cpu") -> Any:
     path = Path(path)
     try:
         _refuse_bomb(path)
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
+        _refuse_claims(content, path)
+        return content
     except StorageError:
         raise
     except OSError as error:
@@ -289,6 +291,28 @@ def load_torch(path: str | Path, device: str = "cpu") -> Any:
             got=f"{type(error).__name__}: {one_line(str(error).partition(chr(10))[0])}",
             fix=f"{REFETCH}; ask its author for safetensors, never load it in full",
         ) from error
+
+
+def _refuse_claims(content: Any, path: Path) -> None:
+    """Refuse tensors that spread few stored numbers over many: every copy would be written out.
+
+    Raises:
+        CorruptArtefact: Naming the first.
+    """
+    stack: list[tuple[str, Any]] = [("", content)]
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, Mapping):
+            stack += [(str(key), part) for key, part in value.items()]
+        elif isinstance(value, list | tuple):
+            stack += [(f"{name}[{i}]", part) for i, part in enumerate(value)]
+        elif isinstance(value, Tensor) and value.layout is torch.strided:
+            stored = value.untyped_storage().nbytes()
+            if value.numel() * value.element_size() > stored:
+                raise CorruptArtefact(
+                    f"{path}: {show(repr(name), 80)} claims more numbers than are stored",
+                    got=f"shape {list(value.shape)}, {stored:,} bytes",
+                )
 
 
 def check_torch(path: str | Path) -> int:
@@ -397,11 +421,7 @@ def torch_shapes(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
             continue
-        stored = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else 0
-        if tensor.numel() * tensor.element_size() > stored:
-            raise CorruptArtefact(
-                f"{path}: {show(repr(name), 80)} claims more numbers than are stored",
-                got=f"shape {list(tensor.shape)}, {stored:,} bytes",
-            )
+        if tensor.layout is not torch.strided:
+            raise CorruptArtefact(f"{path}: {show(repr(name), 80)} is no plain tensor")
         found[str(name)] = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     return found

@@ -15,7 +15,9 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
-from interp.core.errors import CorruptArtefact, ProvenanceError, StorageError
+from interp.core.errors import CorruptArtefact, InterpError, ProvenanceError, StorageError
+from interp.core.finite import check_finite
+from interp.core.foreign import reason
 from interp.core.names import did_you_mean
 from interp.core.provenance import UNKNOWN, Provenance
 from interp.core.store import Artefact, commit, open_artefact
@@ -101,11 +103,26 @@ class Trained(nn.Module, ABC):
         """What `save` wrote, bit for bit, on the CPU.
 
         Raises:
-            CorruptArtefact: A byte differs from what was written.
+            CorruptArtefact: A byte differs from what was written, or it was never whole.
+            NonFiniteError: A weight is no number.
             StorageError: No such folder, another kind of artefact, or one of a newer interp.
         """
         stored = open_artefact(directory)
-        return cls.from_files(stored, require_schema(stored, cls.schema))
+        version = require_schema(stored, cls.schema)
+        try:
+            made = cls.from_files(stored, version)
+        except InterpError:
+            raise
+        except Exception as error:  # a manifest says who wrote it, not that it was written well
+            raise CorruptArtefact(
+                f"{stored.directory} does not hold what a {cls.__name__} is made of",
+                got=reason(error),
+                fix="ask its author for it again, or save it anew",
+            ) from error
+        for name, value in made.state_dict().items():
+            if isinstance(value, Tensor):
+                check_finite(value, f"{stored.directory}: {name}")
+        return made
 
     def _place(self, model: Model, mine: Provenance, strict: bool) -> Provenance:
         """The provenance that activations of this model at the artefact's sites would have."""

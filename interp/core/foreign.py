@@ -116,17 +116,27 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         OSError: The system will not read it, or it is no regular file.
         Unparsable: It is larger than `limit`.
     """
-    found = os.stat(path)  # before it is opened: opening a pipe waits until somebody writes
-    if not stat.S_ISREG(found.st_mode):
-        kind = IsADirectoryError if stat.S_ISDIR(found.st_mode) else OSError
-        raise kind(22, "not a regular file", str(path))
-    if found.st_size > limit:
-        raise Unparsable(too_large(found.st_size, limit))
+    size = regular_size(path)
+    if size > limit:
+        raise Unparsable(too_large(size, limit))
     with open(path, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:  # it grew, or lied about its size as files of /proc do
         raise Unparsable(too_large(len(data), limit))
     return data
+
+
+def regular_size(path: str | Path) -> int:
+    """The size of a regular file, asked before it is opened: opening a pipe waits for a writer.
+
+    Raises:
+        OSError: It is not there, or a folder, a pipe or a device.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = IsADirectoryError if stat.S_ISDIR(found.st_mode) else OSError
+        raise kind(22, "not a regular file", str(path))
+    return found.st_size
 
 
 def too_large(size: int, limit: int) -> str:
@@ -298,6 +308,14 @@ def _check_expansion(root: Any) -> None:
             raise Unparsable("an alias that holds itself")
         if id(node) in sizes:
             continue
+        keys = (
+            [key.value for key, _ in node.value if isinstance(key.value, str)]
+            if isinstance(next(iter(node.value), None), tuple)
+            else []
+        )
+        twice = next((key for key in keys if keys.count(key) > 1 and key != "<<"), None)
+        if twice is not None:
+            raise Unparsable(f"the entry {show(repr(twice), 120)} occurs twice")
         open_now.add(id(node))
         if len(open_now) > JSON_DEPTH:
             raise Unparsable(f"nested more than {JSON_DEPTH} deep")

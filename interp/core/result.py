@@ -27,6 +27,7 @@ from interp.core import _fields, _table, store
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, InterpError, MissingDependency, ShapeError, StorageError
 from interp.core.finite import check_finite
+from interp.core.foreign import show
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
@@ -233,9 +234,10 @@ class Result:
             )
         values = artefact.json(VALUES)
         if kind is None:
+            where = values.get("module") if isinstance(values, dict) else None
             raise StorageError(
-                f"{artefact.directory} holds a {name}, a type not imported yet",
-                fix=f"import {values['module']}",
+                f"{artefact.directory} holds a {show(name, 120)}, a type not imported yet",
+                fix=f"import {show(where, 120)}" if isinstance(where, str) else None,
             )
         content: dict[str, Any] = {**artefact.tensors(TENSORS)}
         try:

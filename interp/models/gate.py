@@ -97,7 +97,8 @@ def verify_manifest(folder: Path) -> None:
         return
     artefact = store.open_artefact(folder)
     known = {*artefact.names(), MANIFEST}
-    beside = [p.name for p in folder.iterdir() if p.suffix in READ and p.name not in known]
+    there = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in READ)
+    beside = [name for name in there if name not in known]
     if beside:
         raise CorruptArtefact(
             f"{folder / sorted(beside)[0]} lies beside a manifest that does not list it",
@@ -113,7 +114,7 @@ def settings(path: Path) -> dict[str, Any]:
         ModelError: No JSON object, or beyond a bound.
     """
     try:
-        found = parse_json(read_bytes(path, JSON_BYTES), nonfinite=True)
+        found = parse_json(read_bytes(path, JSON_BYTES), nonfinite=True, distinct=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as settings", got=reason(error)) from error
     if not isinstance(found, dict):
@@ -144,6 +145,12 @@ def _check_code(config: Mapping[str, Any], folder: Path) -> None:
         raise ModelError(
             f"{folder / CONFIG} asks to run its own code (auto_map), which is never done",
             fix="convert it with its author's code to a model that transformers has",
+        )
+    if "transformers_weights" in config:
+        raise ModelError(
+            f"{folder / CONFIG} names weight files of its own (transformers_weights)",
+            got=show(repr(config["transformers_weights"]), 120),
+            expected=f"{SAFE} or {PICKLED}, which are looked at before they are loaded",
         )
     if config.get("quantization_config") is not None:
         _check_quantised(config["quantization_config"], folder)
@@ -293,6 +300,8 @@ def _check_sizes(config: Mapping[str, Any], tensors: int, where: Path) -> None:
         ModelError: More layers, classes or parts than any model has; negative or no numbers.
     """
     for path, key, value in _entries(config):
+        if isinstance(value, float) and not math.isfinite(value) and "limit" not in key:
+            raise ModelError(f"{where}: {path} is no number", got=value, expected="a finite number")
         if isinstance(value, bool) or not isinstance(value, int):
             continue
         bound = None

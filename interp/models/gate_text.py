@@ -52,6 +52,7 @@ def check_rules(rules: Any, where: Path) -> None:
                     got=show(json.dumps(step), 160),
                     expected="rules under which text does not grow",
                 )
+    _check_added(rules.get("post_processor"), where)
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         for step in _steps(rules.get(part), ("normalizers", "pretokenizers", "decoders")):
             pattern = step.get("pattern")
@@ -69,6 +70,38 @@ def check_rules(rules: Any, where: Path) -> None:
             if isinstance(value, int) and value > PAD:
                 raise TokenError(
                     f"{where} pads to {show(value, 80)} tokens", expected=f"at most {PAD:,}"
+                )
+
+
+ADDED = 4096
+"""Most tokens that a tokenizer may add to each text."""
+
+
+def _check_added(part: Any, where: Path) -> None:
+    """Refuse a template that adds thousands of tokens to every text.
+
+    Raises:
+        TokenError: Naming how many.
+    """
+    for step in _steps(part, ("processors",)):
+        special = step.get("special_tokens")
+        lengths = {
+            name: len(entry.get("ids", ())) if isinstance(entry, Mapping) else 0
+            for name, entry in (special.items() if isinstance(special, Mapping) else ())
+            if not isinstance(entry, Mapping) or isinstance(entry.get("ids", ()), list)
+        }
+        for which in ("single", "pair"):
+            pieces = step.get(which)
+            named = [
+                piece["SpecialToken"].get("id")
+                for piece in (pieces if isinstance(pieces, list) else ())
+                if isinstance(piece, Mapping) and isinstance(piece.get("SpecialToken"), Mapping)
+            ]
+            added = sum(max(lengths.get(name, 1), 1) for name in named if isinstance(name, str))
+            if added > ADDED:
+                raise TokenError(
+                    f"the post_processor in {where} adds {added:,} tokens to every text",
+                    expected=f"at most {ADDED:,}",
                 )
 
 
@@ -189,10 +222,6 @@ def read_settings(path: Path) -> Any:
         ) from error
 
 
-WIDE = ("center", "format", "indent", "wordwrap")
-"""Filters that make text of a given width."""
-
-
 def needs_guard(template: str) -> bool:
     """Whether reading a template leaves open how long it runs or how much it writes.
 
@@ -220,9 +249,12 @@ def needs_guard(template: str) -> bool:
     )  # fmt: skip
     if next(tree.find_all(risky), None) is not None:
         return True
-    if any(filtered.name in WIDE for filtered in tree.find_all(nodes.Filter)):
-        return True
-    if any(_calls_long(call) for call in tree.find_all(nodes.Call)):
+    for filtered in tree.find_all(nodes.Filter):
+        if filtered.name not in SAFE or (
+            (filtered.args or filtered.kwargs) and (filtered.name in PLAIN)
+        ):
+            return True
+    if not all(_calls_short(call) for call in tree.find_all(nodes.Call)):
         return True
     loops = list(tree.find_all(nodes.For))
     if any(loop.recursive or sum(1 for _ in loop.find_all(nodes.For)) > 3 for loop in loops):
@@ -259,11 +291,27 @@ SHORT = ("trim", "length", "first", "last", "lower", "upper", "selectattr", "lis
 """Filters whose result is not longer than what they are given."""
 
 
-def _calls_long(call: Any) -> bool:
-    """Whether a call makes text of a given length: `'x'.ljust(10**9)`."""
-    name = getattr(call.node, "attr", "")
-    long = ("ljust", "rjust", "center", "zfill", "expandtabs", "join", "format", "replace")
-    return name in long or getattr(call.node, "name", "") == "range"
+PLAIN = ("tojson",)
+"""Filters that are safe as long as nobody tells them how wide to write."""
+SAFE = (
+    *SHORT, *PLAIN, "string", "int", "float", "abs", "count", "capitalize", "title", "escape", "e",
+    "safe", "items", "dictsort", "sort", "reverse", "unique", "rejectattr", "select", "reject",
+    "map", "attr", "random", "min", "max", "sum", "round", "d", "striptags", "forceescape",
+)  # fmt: skip
+"""Filters whose result is about as long as what they are given."""
+CALLED = (
+    "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith", "lower",
+    "upper", "title", "capitalize", "items", "keys", "values", "get", "index", "find", "count",
+    "isdigit", "isalpha", "isspace", "partition", "rpartition", "removeprefix", "removesuffix",
+    "raise_exception", "strftime_now", "namespace", "append", "pop",
+)  # fmt: skip
+"""Functions and methods of which the same is true."""
+
+
+def _calls_short(call: Any) -> bool:
+    """Whether a call makes nothing longer than what it is given: not `'x'.ljust(10**9)`."""
+    name = getattr(call.node, "attr", None) or getattr(call.node, "name", None)
+    return name in CALLED
 
 
 def guarded(render: Callable[[], str]) -> str:

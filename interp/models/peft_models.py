@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from interp.core.errors import MissingDependency, ModelError
+from interp.core.errors import InterpError, MissingDependency, ModelError
+from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, reason, show
+from interp.core.store import check_torch, tensor_shapes
+from interp.models.gate import bounded_building
 
 ADAPTER_FILE = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -77,25 +81,86 @@ def base_of(folder: Path) -> str:
         ModelError: The file is broken, names none, or names a kind that cannot be wrapped.
     """
     try:
-        config = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        config = parse_json(read_bytes(folder / ADAPTER_FILE, JSON_BYTES), distinct=True)
         base = config["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(
             f"cannot read {folder / ADAPTER_FILE}",
-            got=f"{type(error).__name__}: {error}"[:200],
+            got=reason(error, 200),
             expected="JSON with base_model_name_or_path, as save_pretrained writes it",
         ) from error
     if not isinstance(base, str) or not base:
         raise ModelError(
             f"the adapter in {folder} does not say which model it belongs to",
-            got=f"base_model_name_or_path = {base!r}",
+            got=f"base_model_name_or_path = {show(repr(base), 120)}",
             expected="a model folder or a hub id",
             fix=f"PeftModel.from_pretrained(model, {str(folder)!r}), then wrap(...)",
         )
-    for place in (Path(base).expanduser(), folder / base):
-        if place.is_dir():
-            return str(place)
+    _check_adapter(config, folder / ADAPTER_FILE)
+    try:
+        for place in (Path(base).expanduser(), folder / base):
+            if place.is_dir():
+                return str(place)
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, too long, a NUL
+        raise ModelError(
+            f"{folder / ADAPTER_FILE} names a base model that cannot be looked for",
+            got=show(repr(base), 120),
+        ) from error
     return base
+
+
+def _check_adapter(config: Any, where: Path) -> None:
+    """Ranks that weights can have, and patterns that end: PEFT tries them on every module's name.
+
+    Raises:
+        ModelError: Naming the entry.
+    """
+    for name, value in config.items():
+        numbers = value.values() if isinstance(value, dict) else [value]
+        for number in numbers:
+            if type(number) in (int, float) and not abs(number) <= MOST:
+                raise ModelError(
+                    f"{where}: {show(name, 80)} is larger than any adapter's",
+                    got=show(number, 80),
+                    expected=f"at most {MOST:,}",
+                )
+    patterns = [config.get("target_modules"), config.get("exclude_modules")]
+    patterns += [
+        key for name in ("rank_pattern", "alpha_pattern") for key in config.get(name) or ()
+    ]
+    for pattern in patterns:
+        if isinstance(pattern, str) and not _ends(pattern):
+            raise ModelError(
+                f"{where} holds a pattern that may be tried for hours, or is none",
+                got=show(repr(pattern), 160),
+                expected="names of modules, or a pattern that repeats no group",
+            )
+
+
+MOST = 1 << 20
+"""Largest number in an adapter's settings."""
+
+
+def _ends(pattern: str) -> bool:
+    """Whether a pattern is one and repeats no group, and few things without end."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return (
+        len(pattern) < 2000
+        and not re.search(r"\)[*+{]", pattern)
+        and (len(re.findall(r"[*+]|,\}", pattern)) <= 8)
+    )
+
+
+def _held(folder: Path) -> tuple[int, int]:
+    """How many tensors an adapter's file holds, and numbers in them; a pickle is judged first."""
+    safe, pickled = (folder / name for name in _WEIGHTS)
+    if safe.is_file():
+        shapes = tensor_shapes(safe)
+        return len(shapes), sum(math.prod(shape) for _, shape in shapes.values())
+    return check_torch(pickled), pickled.stat().st_size
 
 
 def with_adapter(module: nn.Module, folder: Path) -> nn.Module:
@@ -118,20 +183,25 @@ def with_adapter(module: nn.Module, folder: Path) -> nn.Module:
             expected=" or ".join(_WEIGHTS),
         )
     try:
+        held = _held(folder)
         config = PeftConfig.from_pretrained(str(folder))
         _refuse_outside(config)
         config.inference_mode = True
         kind = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(str(config.task_type), PeftModel)
-        adapted: Any = kind(module, config)
+        with bounded_building(*held, folder / ADAPTER_FILE):
+            adapted: Any = kind(module, config)
         report = adapted.load_adapter(str(folder), "default", torch_device="cpu")
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError, AttributeError) as error:
+    except InterpError:
+        raise
+    except Exception as error:  # PEFT and what it calls raise what they like
         raise ModelError(
             f"the adapter in {folder} does not fit {type(module).__name__}",
-            got=(str(error) or type(error).__name__).splitlines()[0][:300],
+            got=reason(error),
             expected="an adapter made for this base model",
             fix=f"compare base_model_name_or_path in {ADAPTER_FILE}",
         ) from error
-    lost = [*report.unexpected_keys, *report.missing_keys]  # PEFT leaves the base model's out
+    # PEFT leaves the base model's out
+    lost = [*report.unexpected_keys, *report.missing_keys]
     if lost:
         raise ModelError(
             f"the adapter in {folder} does not fit {type(module).__name__}",

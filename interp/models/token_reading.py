@@ -129,7 +129,9 @@ def call(tokenizer: Any, strings: list[str], *, special: bool) -> list[list[int]
                 return_attention_mask=False,
                 verbose=False,
             )
-        except Exception as error:  # tokenizers (Rust) raises bare Exception
+        except BaseException as error:  # Rust raises bare Exception, and panics as no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise TokenError(
                 "the tokenizer cannot read this text", got=f"{short(strings)}: {one_line(error)}"
             ) from error
@@ -244,7 +246,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
 
     template = tokenizer.chat_template
     try:
-        if isinstance(template, str) and needs_guard(template):
+        if _any_needs_guard(template):
             return guarded(render)
         return render()
     except TokenError:
@@ -255,6 +257,14 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
             got=f"{short(messages)}: {one_line(error)}",
             fix="use the roles and the order that the model was trained with",
         ) from error
+
+
+def _any_needs_guard(template: Any) -> bool:
+    """Whether one of the templates may run for long: there may be several, by name."""
+    if isinstance(template, str):
+        return needs_guard(template)
+    parts = template.values() if isinstance(template, Mapping) else template
+    return any(_any_needs_guard(part) for part in parts)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -8,6 +8,7 @@ from interp.tasks.files import load_labels as load_labels
 from interp.tasks.files import load_task as load_task
 from interp.tasks.grammar.asking import grammar_names as grammar_names
 from interp.tasks.grammar.asking import grammar_task as grammar_task
+from interp.tasks.grammar.corpus import batch as grammar_batch
 from interp.tasks.grammar.training import train_grammar as train_grammar
 from interp.tasks.induction import InductionHistory as InductionHistory
 from interp.tasks.induction import held_out_blocks as held_out_blocks

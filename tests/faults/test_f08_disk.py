@@ -16,6 +16,7 @@ import torch
 from interp.core import _store_disk as _disk
 from interp.core import store
 from interp.core.errors import StorageError
+from tests.support.children import fork
 
 CODES = ["ENOSPC", "EIO", "EROFS", "EACCES", "EDQUOT", "EFBIG"]
 ROOT = Path(__file__).parents[2]
@@ -181,7 +182,6 @@ FILL = """
 import sys, torch
 from interp.core import store
 from interp.core.errors import StorageError
-from tests.support.children import fork
 folder = sys.argv[1] + "/run"
 store.commit(folder, {"v.json": {"v": 1}}, schema="run")
 try:

@@ -91,6 +91,8 @@ def _members(path: Path, member: str | None, encoding: str, max_bytes: int) -> l
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
+            if len(sizes) < sum(not info.is_dir() for info in infos):
+                raise StorageError("two members of this archive have one name", got=path)
             chosen = _chosen(path, sizes, member, max_bytes)
             return _read(path, chosen, archive.open, encoding, max_bytes)
     with _tar(path, max_bytes) as archive:

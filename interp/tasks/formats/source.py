@@ -23,6 +23,10 @@ HEADER = 1 << 20
 _HEADS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"PK\x03\x04": "a zip archive"}
 
 
+LINES = 1_000_000
+"""Most lines of one file: each costs a few hundred bytes once it is read."""
+
+
 class File:
     """One text file; whatever is wrong in it is reported with its name, line and column.
 
@@ -92,7 +96,10 @@ class File:
     @cached_property
     def lines(self) -> list[str]:
         """Lines without their ends, whatever the system that wrote them; the last may be open."""
-        return self.text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+        text = self.text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+        if text.count("\n") > LINES:
+            raise self.fault(f"more than {LINES:,} lines", expected="a file cut into parts")
+        return text.split("\n")
 
     @cached_property
     def json(self) -> Any:
@@ -295,7 +302,7 @@ def stem_of(name: str) -> str:
 def _parsed(line: str) -> Any:
     """The value of a line, None if it is no JSON, or the bound it breaks."""
     try:
-        return parse_json(line, limit=TEXT_BYTES)
+        return parse_json(line, limit=TEXT_BYTES, distinct=True)
     except Unparsable as error:
         return error
     except ValueError:

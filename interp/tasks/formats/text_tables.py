@@ -16,7 +16,11 @@ from interp.tasks.formats.table import Format, Options
 from interp.tasks.labels import Label, LabelledTexts
 
 NEEDED = {"text", "label"}
-_NO_NUMBER = re.compile(r"[-+]?(?:nan|inf|infinity|n/?a|null|none|[-+\d.]+e\+?\d{3,})", re.I)
+_NO_NUMBER = re.compile(
+    r"[-+]?(?:nan(?:\(\w*\))?|1?\.?#?(?:inf|ind|qnan|nan)|infinity|∞|#?n/?a!?|null|none|\?"
+    r"|[-+\d.]+e\+?\d{3,})",
+    re.I,
+)
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?")
 
@@ -79,16 +83,13 @@ def _usable(records: Sequence[Record], text: str, label: str, options: Options) 
     """
     values = [record.values[label] for record in records]
     numeric = any(_is_number(value) for value in values)
-    if numeric:
-        rest = [v for v in values if not _is_number(v)]
-        numeric = all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in rest)
-    elif values:
+    if not numeric and values:
         numeric = all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in values)
     kept = []
     for record, value in zip(records, values, strict=True):
         if value in ("", None):
             what = "a text without a label"
-        elif numeric and not _is_number(value):
+        elif numeric and not _is_number(value) and _NO_NUMBER.fullmatch(str(value).strip()):
             what = "a label that is no number"
         elif isinstance(value, dict | list):
             raise record.fault(label, "a label is text or a number", got=repr(value)[:80])
