@@ -118,8 +118,23 @@ class Convert(Common):
         elif len(found) == 1:
             save(found[0], self.destination, overwrite=self.overwrite)
         else:
+            self._write_all(found)
+
+    def _write_all(self, found: list[Dictionary]) -> None:
+        """One folder for each, all or none where the destination is new."""
+        from interp.core.store import withdraw
+        from interp.dictionaries.formats import save
+
+        new, done = not self.destination.exists(), []
+        try:
             for i, one in enumerate(found):
-                save(one, self.destination / f"layer_{i}", overwrite=self.overwrite)
+                place = self.destination / f"layer_{i}"
+                save(one, place, overwrite=self.overwrite)
+                done.append(place)
+        except BaseException:
+            if new:
+                withdraw(self.destination, done)
+            raise
 
 
 def describe(one: Dictionary) -> str:

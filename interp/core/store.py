@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,14 @@ def remove(directory: str | Path) -> None:
         _disk.step("rename", target)
         os.rename(target, gone)
         _disk.discard(gone)
+
+
+def withdraw(root: str | Path, folders: Sequence[Path]) -> None:
+    """Take back folders that `commit` wrote into `root`, and `root` itself if nothing is left."""
+    for folder in folders:
+        remove(folder)
+    with suppress(OSError):  # not there, or something else is in it
+        _resolved(root).rmdir()
 
 
 def child(root: str | Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.artefact import Trained, fill, provenance_from, provenance_json
-from interp.core.errors import ConfigError, ShapeError
+from interp.core.errors import ConfigError, CorruptArtefact, ShapeError
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.store import Artefact
@@ -118,8 +118,14 @@ class Probe(Trained):
         """The inverse of `files`."""
         about: dict[str, Any] = stored.json("probe.json")
         shape = ProbeShape(**{**about["shape"], "classes": tuple(about["shape"]["classes"])})
-        probe = cls(shape, provenance_from(about["provenance"], stored.directory))
         state = stored.tensors("weights.safetensors")
+        numbers = sum(value.numel() for value in state.values())
+        if not 0 < shape.d_in <= numbers:
+            raise CorruptArtefact(
+                f"{stored.directory} describes a larger probe than it holds",
+                got=f"d_in = {shape.d_in:,} and {numbers:,} numbers",
+            )
+        probe = cls(shape, provenance_from(about["provenance"], stored.directory))
         probe = probe.to(next(iter(state.values())).dtype)
         fill(probe, state, stored.directory)
         return probe
