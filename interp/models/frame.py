@@ -85,7 +85,7 @@ class Tree:
     @property
     def hooked(self) -> bool:
         """Whether anybody has a torch hook anywhere in it."""
-        return not self.modules or any(self._hooks)
+        return any(self._hooks) if self.modules else True
 
 
 @dataclass(frozen=True, eq=False)

@@ -367,7 +367,8 @@ class HookedModel(Parts):
         left: bool = False,
     ) -> Prepared:
         refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
-        check_flags(truncate=truncate)
+        if type(truncate) is not bool:
+            check_flags(truncate=truncate)
         return self._intake.prepare(
             inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
         )
@@ -379,7 +380,8 @@ class HookedModel(Parts):
         fwd_hooks: Any,
         how: Keeping,
     ) -> dict[str, Request]:
-        check_flags(grad=how.grad, clone=how.clone)
+        if type(how.grad) is not bool or type(how.clone) is not bool:
+            check_flags(grad=how.grad, clone=how.clone)
         if how.grad:
             refuse_inference("activations on the graph")
         refuse_placeless(self.sites, names, how.positions)
