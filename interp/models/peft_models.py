@@ -125,9 +125,8 @@ def _check_adapter(config: Any, where: Path) -> None:
                     expected=f"at most {MOST:,}",
                 )
     patterns = [config.get("target_modules"), config.get("exclude_modules")]
-    patterns += [
-        key for name in ("rank_pattern", "alpha_pattern") for key in config.get(name) or ()
-    ]
+    by_name = [config.get(name) for name in ("rank_pattern", "alpha_pattern")]
+    patterns += [key for told in by_name if isinstance(told, dict) for key in told]
     for pattern in patterns:
         if isinstance(pattern, str) and not _ends(pattern):
             raise ModelError(

@@ -254,7 +254,8 @@ class Tap:
         axis = axes.index("pos") if "pos" in axes else None
         if side.order is not None and axis is not None and axis > 0:
             order = side.order.to(source.device)
-            if source.shape[axis] == order.shape[1] and source.shape[axis] > 1:
+            rows = len(source) in (1, side.given)
+            if rows and source.shape[axis] == order.shape[1] and source.shape[axis] > 1:
                 source = take(source, axis, order)
         if len(source) == side.given and len(value) % side.given == 0:
             source = source.repeat_interleave(len(value) // side.given, 0)

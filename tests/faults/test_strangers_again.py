@@ -229,6 +229,7 @@ class Zeros:
         lambda f: edit(f, r=12_000_000),
         lambda f: edit(f, r=50_000),
         lambda f: edit(f, rank_pattern={"(": 3}),
+        lambda f: edit(f, rank_pattern=5),
         lambda f: edit(f, base_model_name_or_path="~nosuchuser/x"),
         lambda f: edit(f, base_model_name_or_path="a" * 5000),
         lambda f: edit(f, trainable_token_indices=[10**5]),
@@ -240,6 +241,7 @@ class Zeros:
     ],
     ids=[
         "a pattern without end", "a huge rank", "a rank beyond the file", "no pattern",
+        "a number of patterns",
         "no such user", "a long name", "tokens that are not there", "depth", "a pickle",
     ],
 )  # fmt: skip

@@ -461,6 +461,9 @@ def test_sources_follow_their_prompts_through_generate() -> None:
     plain = model.generate(batch, 1, return_ids=True)
     edits = [interp.patch(site, own, positions=-1)]  # its own activations: nothing changes
     assert torch.equal(model.generate(batch, 1, fwd_hooks=edits, return_ids=True), plain)
+    with pytest.raises(InterpError, match="does not fit"):
+        wrong = [interp.patch(site, torch.zeros(5, 6, own.shape[-1]), positions=-1)]
+        model.generate(batch, 1, fwd_hooks=wrong, return_ids=True)
     ids = torch.tensor([[5, 9, 11, 30], [7, 8, 40, 41], [50, 3, 21, 17]])
     edit = [interp.resample(site, seed=2)]
     wanted = model.run_with_hooks(ids, edit)[:, -1].argmax(-1)
