@@ -250,9 +250,8 @@ def needs_guard(template: str) -> bool:
     if next(tree.find_all(risky), None) is not None:
         return True
     for filtered in tree.find_all(nodes.Filter):
-        if filtered.name not in SAFE or (
-            (filtered.args or filtered.kwargs) and (filtered.name in PLAIN)
-        ):
+        told = filtered.args or (filtered.kwargs and filtered.name != "map")
+        if filtered.name not in SAFE or (told and filtered.name in PLAIN):
             return True
     if not all(_calls_short(call) for call in tree.find_all(nodes.Call)):
         return True
@@ -291,12 +290,12 @@ SHORT = ("trim", "length", "first", "last", "lower", "upper", "selectattr", "lis
 """Filters whose result is not longer than what they are given."""
 
 
-PLAIN = ("tojson",)
-"""Filters that are safe as long as nobody tells them how wide to write."""
+PLAIN = ("tojson", "map")
+"""Filters that are safe as long as nobody tells them how wide to write, or what to apply."""
 SAFE = (
     *SHORT, *PLAIN, "string", "int", "float", "abs", "count", "capitalize", "title", "escape", "e",
     "safe", "items", "dictsort", "sort", "reverse", "unique", "rejectattr", "select", "reject",
-    "map", "attr", "random", "min", "max", "sum", "round", "d", "striptags", "forceescape",
+    "attr", "random", "min", "max", "sum", "round", "d", "striptags", "forceescape",
 )  # fmt: skip
 """Filters whose result is about as long as what they are given."""
 CALLED = (

@@ -143,6 +143,7 @@ def test_a_line_of_metrics_without_a_step_is_refused_by_file(tmp_path: Path) -> 
         "{{ messages|tojson(indent=300000000) }}",
         "{{ messages[0].content" + '|replace("a","aaaaaaaaaa")' * 9 + " }}",
         "{{ lipsum(n=400000)|length }}",
+        "{{ messages|map(attribute='content')|map('center', 900000000)|first }}",
         "{% for x in messages|batch(150000000,'x') %}{{ x|length }}{% endfor %}",
     ],
 )
@@ -160,6 +161,7 @@ def test_templates_of_any_form_are_judged_by_what_they_may_call(
 def test_plain_templates_need_no_guard() -> None:
     for template in (
         "{% for m in messages %}{{ m['role'] + ': ' + m.content|trim }}{% endfor %}",
+        "{{ messages|map(attribute='role')|first }}",
         "{{ messages|tojson }}{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}",
         "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}",
     ):
