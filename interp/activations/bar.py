@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+# Generic in its types only: the class itself takes no parameter.
+_Tqdm = tqdm[Any] if TYPE_CHECKING else tqdm
 
-class Bar(tqdm):
+
+class Bar(_Tqdm):
     """tqdm's bar; silent unless its stream is a terminal.
 
     tqdm's own lock is shared with every forked process: one that is killed while it holds it stops

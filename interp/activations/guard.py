@@ -40,8 +40,8 @@ class FiniteGuard:
         self.limit = limit
         self.allowed = 1 if stop_at_once else GIVE_UP_AFTER
         self.deferred = deferred
-        self.skipped = 0
-        self.in_a_row = 0
+        self.skipped: int = 0
+        self.in_a_row: int = 0
         self._loss, self._norms, self._step = math.nan, [math.nan] * len(names), -1
         if deferred is not None:
             # skipped, in a row, stopped, step of the last failure, its loss; then its norms

@@ -64,7 +64,7 @@ class Evaluate(Callback):
             raise ConfigError("an evaluation needs an interval", got=every, expected="1 or more")
         self.measure = measure
         self.every = every
-        self.steps = 0
+        self.steps: int = 0
 
     def start(self, run: Run) -> None:
         self.steps = run.config.steps
@@ -175,11 +175,11 @@ class Run:
         self.optimizer = optimizer
         self.config = config
         self.folder = folder
-        self.progress = Progress()
+        self.progress: Progress = Progress()
         names = names_of(module, optimizer)
-        self.parameters = list(names)
-        self.device = self.parameters[0].device
-        self.guard = FiniteGuard(
+        self.parameters: list[nn.Parameter] = list(names)
+        self.device: torch.device = self.parameters[0].device
+        self.guard: FiniteGuard = FiniteGuard(
             list(names.values()),
             norm_limit(self.parameters),
             config.on_nonfinite == "stop",

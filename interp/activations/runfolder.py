@@ -93,7 +93,7 @@ class RunFolder:
         self.path = path
         self.keep_last = keep_last
         self.identity = identity
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints: Path = path / "checkpoints"
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
         """Load the newest checkpoint that verifies and cut metrics.jsonl back to its step.

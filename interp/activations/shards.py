@@ -144,7 +144,7 @@ class ShardReader:
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        self.root = Path(directory)
+        self.root: Path = Path(directory)
         if not (self.root / "index").is_dir():
             unfinished = (self.root / "plan.json").exists()
             raise StorageError(
@@ -156,9 +156,13 @@ class ShardReader:
         )
         _check_index(self.index, self.root)
         stored = self.index["sites"]
-        self.sites = list(stored) if sites is None else match(sites, stored, where=str(self.root))
+        self.sites: list[str] = (
+            list(stored) if sites is None else match(sites, stored, where=str(self.root))
+        )
         self.rows: int = self.index["rows"]
-        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
         if not 1 <= batch_size <= self.rows:
             raise ConfigError(
                 "batch_size does not fit the stored rows",

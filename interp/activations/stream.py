@@ -48,7 +48,7 @@ class RowOrder:
         self.rows = rows
         self.block_size = block_size
         self.seed = seed
-        self.per_epoch = int(rows.sum())
+        self.per_epoch: int = int(rows.sum())
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         self._shuffle = lru_cache(maxsize=2)(self._make_shuffle)
 
@@ -105,15 +105,16 @@ class ActivationStream:
     def __init__(
         self, model: Any, sites: Any, tokens: Any, config: StreamConfig | None = None
     ) -> None:
-        self.config = config = config or StreamConfig()
+        config = config or StreamConfig()
+        self.config: StreamConfig = config
         self.model = model
         self.sites: list[str] = model.sites.resolve(sites)
         for site in self.sites:
             _require_rows(site, model.sites.shape(site))
-        self.tokens = TokenSequences.of(tokens)
-        self.dtype = dtype_of(config.dtype)
+        self.tokens: TokenSequences = TokenSequences.of(tokens)
+        self.dtype: torch.dtype | None = dtype_of(config.dtype)
         self._bos = model.tokenization.bos_id if config.exclude_bos else None
-        self.order = RowOrder(self._count_rows(), config.buffer_sequences, config.seed)
+        self.order: RowOrder = RowOrder(self._count_rows(), config.buffer_sequences, config.seed)
         if self.order.per_epoch < config.batch_size:
             raise ConfigError(
                 "the text is shorter than one batch",

@@ -52,7 +52,7 @@ class TokenSequences:
             raise TokenError("there are no token sequences", got=list(ids.shape))
         full = torch.full((ids.shape[0],), ids.shape[1])
         self.ids = ids
-        self.lengths = full if lengths is None else lengths.long()
+        self.lengths: Tensor = full if lengths is None else lengths.long()
         if self.lengths.shape != full.shape:
             raise ShapeError(
                 "lengths must have one entry per sequence",

@@ -34,8 +34,8 @@ class Explainer(nn.Module):
     def __init__(self, encoder: nn.Module, width: int, n_positions: int, scale: float) -> None:
         super().__init__()
         self.encoder = encoder
-        self.by_position = nn.Linear(width, 1)
-        self.whole = nn.Linear(width, n_positions)
+        self.by_position: nn.Linear = nn.Linear(width, 1)
+        self.whole: nn.Linear = nn.Linear(width, n_positions)
         self.register_buffer("scale", torch.tensor(scale))
 
     def forward(self, x: Tensor) -> Tensor:

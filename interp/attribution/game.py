@@ -17,6 +17,7 @@ from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.models.forms import is_text, numbers, read_value, unpack
 from interp.models.hooked import HookedModel
+from interp.models.sites import Site
 from interp.models.token_batch import TokenBatch
 
 MOST_UNITS = 64
@@ -80,16 +81,23 @@ class SiteGame:
     ) -> None:
         if batch < 1:
             raise ConfigError("a pass needs at least one row", got=f"rows={batch}")
-        self.model, self.rows, self.target, self.at, self.batch = model, rows, target, at, batch
-        self.site = model.sites[at]
-        self.x = model.capture(rows.one, [at])[at].detach()
+        self.model = model
+        self.rows = rows
+        self.target = target
+        self.at = at
+        self.batch = batch
+        self.site: Site = model.sites[at]
+        self.x: Tensor = model.capture(rows.one, [at])[at].detach()
         if not self.x.is_floating_point() or not len(self.x):
             raise ModelError(f"{at!r} holds no numbers to attribute to", got=str(self.x.dtype))
-        self.axes = self._axes()
-        self.r = torch.zeros_like(self.x)
+        self.axes: list[str] = self._axes()
+        self.r: Tensor = torch.zeros_like(self.x)
         self._by_unit = self._units_play()
+        self.players: Tensor
+        self.n_players: int
         self.players, self.n_players = self._players()
-        self.n_forward = self.n_backward = 0
+        self.n_forward: int = 0
+        self.n_backward: int = 0
         self.path: SiteGame | None = None
 
     # ---- the function ----------------------------------------------------------------------

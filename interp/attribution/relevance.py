@@ -75,7 +75,9 @@ class Relevance(Rules):
         apart: tuple[float, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.epsilon, self.positive, self.apart = epsilon, positive, apart
+        self.epsilon = epsilon
+        self.positive = positive
+        self.apart = apart
 
     def elementwise(self, function: Op, x: Tensor) -> Tensor:
         """Relevance passes unchanged: slope y / x, and f'(0) where x is 0."""

@@ -25,7 +25,7 @@ ELEMENTWISE = frozenset(
     "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish erf sin cos reciprocal "
     "clamp clamp_min clamp_max pow rpow rtruediv rdiv softsign tanhshrink".split()
 )
-PRODUCTS = {
+PRODUCTS: dict[str, Callable[..., Tensor]] = {
     "mul": torch.mul, "rmul": torch.mul, "imul": torch.mul, "multiply": torch.mul,
     "matmul": torch.matmul, "rmatmul": lambda a, b: torch.matmul(b, a), "bmm": torch.bmm,
     "mm": torch.mm,

@@ -123,9 +123,9 @@ class Slope:
     """The derivative of a path, from its values at k + 1 Chebyshev points, [point dim]."""
 
     def __init__(self, values: Tensor) -> None:
-        self.series = _slope_coefficients(values)
+        self.series: Tensor = _slope_coefficients(values)
         size = float((values[-1] - values[0]).norm()) or 1e-30
-        self.tail = float(self.series[-(len(self.series) // 4) :].norm()) / size
+        self.tail: float = float(self.series[-(len(self.series) // 4) :].norm()) / size
 
     def __call__(self, at: Tensor) -> Tensor:
         """At any points, [point] -> [point dim]."""

@@ -105,14 +105,15 @@ class Tower:
         rows = Rows(model, inputs)
         site = at or default_pair_site(model)
         self.pool = pool
-        self.game = SiteGame(model, rows, Target("embedding", pool), site)
+        self.game: SiteGame = SiteGame(model, rows, Target("embedding", pool), site)
+        self.reference: str
         self.game.r, self.reference = baseline_of(self.game, reference, [])
         if self.game.where != "pos" or self.game.x.dim() != 3:
             raise ConfigError("pairs are attributed at sites [batch pos d]",
                               got=f"{site}: {model.sites.shape(site)}")  # fmt: skip
-        self.short = can_start(self.game)
+        self.short: bool = can_start(self.game)
         with torch.no_grad():
-            self.ends = self.embed(torch.cat([self.game.r, self.game.x])).double()
+            self.ends: Tensor = self.embed(torch.cat([self.game.r, self.game.x])).double()
 
     def embed(self, x: Tensor) -> Tensor:
         """e of every row, [n pos d] -> [n dim]."""

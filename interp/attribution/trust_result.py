@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -35,7 +36,7 @@ class Agreement(Result):
     clusters: tuple[tuple[str, ...], ...]
     """Methods that are one: average linkage at tau of at least 0.9."""
 
-    allow_nonfinite = frozenset({"sign"})
+    allow_nonfinite: ClassVar[frozenset[str]] = frozenset({"sign"})
 
     def check(self) -> Checks:
         """Every method agrees with itself, up to positions that it ties."""
@@ -77,7 +78,7 @@ class Faithfulness(Result):
     n_examples: int
     """Examples averaged over."""
 
-    allow_nonfinite = frozenset({"sensitivity"})
+    allow_nonfinite: ClassVar[frozenset[str]] = frozenset({"sensitivity"})
 
     def check(self) -> Checks:
         """Does the best method beat the random control?"""

@@ -108,7 +108,7 @@ class Artefact:
     def __init__(self, directory: Path, manifest: dict[str, Any], handles: dict[str, int]) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.foreign = manifest["schema"] is None
+        self.foreign: bool = manifest["schema"] is None
         self._handles = handles
         weakref.finalize(self, _close, handles)
 

@@ -83,7 +83,7 @@ class Activations(ResidualStacks):
         self.decoder_mask = decoder_mask
         self.decoder_positions = decoder_positions
         self.batched = batched
-        self.silent = dict(silent or {})
+        self.silent: dict[str, str] = dict(silent or {})
         self._kept = _kept(tokens, mask, positions)
         self._decoder_kept = _kept(decoder_tokens, decoder_mask, decoder_positions)
 

@@ -32,11 +32,11 @@ class InterpError(Exception):
         expected: object = None,
         fix: object = None,
     ) -> None:
-        self.what = show(what, WHAT)
+        self.what: str = show(what, WHAT)
         super().__init__(self.what)
-        self.got = None if got is None else show(got, PART)
-        self.expected = None if expected is None else show(expected, PART)
-        self.fix = None if fix is None else show(fix, PART)
+        self.got: str | None = None if got is None else show(got, PART)
+        self.expected: str | None = None if expected is None else show(expected, PART)
+        self.fix: str | None = None if fix is None else show(fix, PART)
 
     def __str__(self) -> str:
         lines = [self.what]
@@ -60,7 +60,8 @@ def _rebuild(
 class SiteError(InterpError, KeyError):
     """A site, hook or cache key that does not exist."""
 
-    __str__ = InterpError.__str__
+    def __str__(self) -> str:
+        return InterpError.__str__(self)
 
 
 class HookNotFired(InterpError):
@@ -98,7 +99,8 @@ class ProvenanceError(InterpError):
 class StorageError(InterpError, OSError):
     """A file or folder that cannot be written, read or replaced."""
 
-    __str__ = InterpError.__str__
+    def __str__(self) -> str:
+        return InterpError.__str__(self)
 
 
 class CorruptArtefact(StorageError):

@@ -66,7 +66,7 @@ class TensorRows:
                 got=", ".join(f"{name}: {list(x.shape)}" for name, x in tensors.items()),
                 expected="[row, width], as many rows on both sides",
             )
-        self.rows = lengths.pop()
+        self.rows: int = lengths.pop()
         if not 1 <= batch_size <= self.rows:
             raise ConfigError(
                 "there are fewer rows than one batch",
@@ -75,9 +75,10 @@ class TensorRows:
             )
         for name, x in tensors.items():
             check_finite(x, f"training rows ({name})")
-        self.tensors = {name: x.detach() for name, x in tensors.items()}
-        self.sites = list(tensors)
-        self.batch_size, self.seed = batch_size, seed
+        self.tensors: dict[str, Tensor] = {name: x.detach() for name, x in tensors.items()}
+        self.sites: list[str] = list(tensors)
+        self.batch_size = batch_size
+        self.seed = seed
         self._order = lru_cache(maxsize=2)(self._make_order)
 
     def batch(self, t: int) -> dict[str, Float[Tensor, "row d"]]:

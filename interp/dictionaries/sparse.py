@@ -81,10 +81,10 @@ class SparseEntries:
             row, order = row.sort(stable=True)
             flat, column = flat[order], column[order]
         self.flat = flat
-        self.column = column.int()
-        self.row = row.int()
+        self.column: Tensor = column.int()
+        self.row: Tensor = row.int()
         starts = torch.arange(n * max(1, len(groups)) + 1, device=flat.device, dtype=torch.int32)
-        self.offsets = torch.searchsorted(self.row, starts, out_int32=True)
+        self.offsets: Tensor = torch.searchsorted(self.row, starts, out_int32=True)
 
     def take(self, matrix: Float[Tensor, "n m"]) -> Float[Tensor, "nnz"]:
         return matrix.reshape(-1).index_select(0, self.flat)
@@ -163,7 +163,7 @@ class DenseEntries:
     def __init__(self, n: int, m: int, groups: tuple[int, ...] = ()) -> None:
         self.n = n
         ends = groups or (m,)
-        self.spans = [slice(a, b) for a, b in zip((0, *ends[:-1]), ends, strict=True)]
+        self.spans: list[slice] = [slice(a, b) for a, b in zip((0, *ends[:-1]), ends, strict=True)]
 
     def take(self, matrix: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         return matrix

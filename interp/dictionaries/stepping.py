@@ -70,9 +70,11 @@ class Step(ABC):
     """
 
     def __init__(self, dictionary: Dictionary, losses: TrainLoss) -> None:
-        self.dictionary, self.losses = dictionary, losses
-        self.k, self.lp = dictionary.config.k, dictionary.config.lp
-        self.fired = torch.zeros_like(losses.dead)
+        self.dictionary = dictionary
+        self.losses = losses
+        self.k: int | float | None = dictionary.config.k
+        self.lp: float = dictionary.config.lp
+        self.fired: Tensor = torch.zeros_like(losses.dead)
         self._buffers: dict[str, Tensor] = {}
 
     def __call__(

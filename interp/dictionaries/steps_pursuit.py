@@ -45,6 +45,6 @@ class PursuitStep(Step):
         d.b_dec.grad = torch.zeros_like(d.b_dec)
         if d.config.apply_b_dec_to_input:  # b_dec and what is taken cancel but for the residual
             d.b_dec.grad -= to_residual.sum(0)
-        self.fired = scatter(values, indices, d.config.d_sae).ne(0).any(0)
+        self.fired: Tensor = scatter(values, indices, d.config.d_sae).ne(0).any(0)
         active = torch.count_nonzero(scatter(values, indices, d.config.d_sae))
         return mse, {"mse": mse, "l0": active.to(mse.dtype) / n}

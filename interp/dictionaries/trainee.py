@@ -57,11 +57,13 @@ class Trainee(nn.Module):
 
     def __init__(self, config: TrainConfig, site_in: str, site_out: str, sample: Sample) -> None:
         super().__init__()
-        self.config, self.site_in, self.site_out = config, site_in, site_out
+        self.config = config
+        self.site_in = site_in
+        self.site_out = site_out
         scales = sample.scales() if config.scale else (1.0, 1.0)
         sample = sample.scaled(*scales)
         widths = sample.x.shape[1], sample.y.shape[1]
-        self.dictionary = Dictionary(
+        self.dictionary: Dictionary = Dictionary(
             config.dictionary(*widths, site_in, site_out), seed=config.seed
         )
         initialise(

@@ -162,8 +162,8 @@ class Upkeep(Callback):
 
     def start(self, run: Run) -> None:
         """Keep the optimizer, whose moments resampling resets."""
-        self.optimizer = run.optimizer
-        self.steps = run.config.steps
+        self.optimizer: torch.optim.Optimizer = run.optimizer
+        self.steps: int = run.config.steps
 
     def after_backward(self, module: Any, t: int) -> None:
         """Along a unit row the decoder has no gradient; the rest is clipped per dictionary."""

@@ -119,7 +119,7 @@ def class_lens(
         raise ConfigError("rows and decode belong together", got="one of them")
     if rows is None or decode is None:
         rows, decode = _own_rows(model, components), lambda x: model.unembed(model.ln_final(x))
-    passed_on(model, kwargs, class_lens)
+    passed_on(model, inputs, kwargs, class_lens)
     with torch.no_grad():
         output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
         own = single_output(output, "a class lens")

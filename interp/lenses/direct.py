@@ -78,7 +78,7 @@ def direct_logit_attribution(
         TokenError: More than one text, or a target that is not one token.
         SiteError: A part at a site that does not write to the stream.
     """
-    passed_on(model, kwargs, direct_logit_attribution)
+    passed_on(model, inputs, kwargs, direct_logit_attribution)
     stream = residual_stream(model)
     if model.adapter.pools_first:
         raise ModelError(

@@ -94,7 +94,7 @@ def second_order(
         ConfigError: No such layer or position, or no head above it.
         ModelError: Post-norm models, attention patterns out of reach, no MLPs.
     """
-    passed_on(model, kwargs, second_order)
+    passed_on(model, inputs, kwargs, second_order)
     carriers = find_carriers(model, layer)
     stream, mlp, later, sites = carriers.stream, carriers.mlp, carriers.later, carriers.sites
     with torch.no_grad():
@@ -188,7 +188,7 @@ def second_order_directions(
     Its dot product with a column of W_U is the effect on that token's logit: read the rows with
     `read_directions`, or stack them over texts for a neuron's principal direction.
     """
-    passed_on(model, kwargs, second_order_directions)
+    passed_on(model, inputs, kwargs, second_order_directions)
     carriers = find_carriers(model, layer)
     mlp = carriers.mlp
     bad = [n for n in neurons if not 0 <= n < len(mlp.weight)]

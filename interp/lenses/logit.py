@@ -48,7 +48,7 @@ def logit_lens(
         NonFiniteError: The model gives NaN.
     """
     check_choice("components", components, Components)
-    passed_on(model, kwargs, logit_lens)
+    passed_on(model, inputs, kwargs, logit_lens)
     return read_rows(
         model,
         inputs,

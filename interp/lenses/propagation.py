@@ -63,7 +63,7 @@ def propagate(
         ShapeError: An observable of another vocabulary.
     """
     check_choice("norms", norms, Norms)
-    passed_on(model, kwargs, propagate, run=False)
+    passed_on(model, inputs, kwargs, propagate, run=False)
     _check(model, observable)
     frozen = _frozen_sites(model, scales=norms == "frozen")
     names = model.sites.resolve(site)
@@ -182,7 +182,7 @@ def score_tokens(
     model: HookedModel, inputs: Any, features: FeatureVectors, **kwargs: Any
 ) -> TokenScores:
     """Every feature's score at every position of one text: vector · activation at its site."""
-    passed_on(model, kwargs, score_tokens)
+    passed_on(model, inputs, kwargs, score_tokens)
     sites = list(dict.fromkeys(features.sites))
     acts = model.capture(inputs, sites, **kwargs)
     tokens, real = one_row(model, acts, inputs, kwargs)

@@ -15,7 +15,7 @@ from interp.core.settings import read_count
 from interp.lenses.config import Components
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
-from interp.models.keywords import check_keywords, named_parameters_of
+from interp.models.keywords import check_keywords, named_parameters_of, refuse_fewer_logits
 from interp.models.outputs import single_output
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
@@ -82,7 +82,11 @@ _RUN = ("fwd_hooks", "prepend_bos", "clone", "max_bytes", "truncate")
 
 
 def passed_on(
-    model: HookedModel, kwargs: Mapping[str, Any], caller: Callable[..., Any], run: bool = True
+    model: HookedModel,
+    inputs: Any,
+    kwargs: Mapping[str, Any],
+    caller: Callable[..., Any],
+    run: bool = True,
 ) -> None:
     """Refuse what neither the run nor the raw module reads, before anything runs.
 
@@ -99,6 +103,9 @@ def passed_on(
             got=f"positions={kwargs['positions']!r}",
             fix="select positions in the result: lens.kl[:, -1]",
         )
+    for given in (kwargs, inputs):
+        if isinstance(given, Mapping):
+            refuse_fewer_logits(given, "a lens")
     through = _RUN if run else tuple(name for name in _RUN if name != "fwd_hooks")
     own = named_parameters_of(caller)
     known = (*own, *through)

@@ -55,9 +55,11 @@ class TunedLens(Trained):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.rows = dict(rows)
+        self.rows: dict[str, str] = dict(rows)
         self.provenance = provenance  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.maps = nn.ModuleList(nn.Linear(d_model, d_model, dtype=dtype) for _ in rows)
+        self.maps: nn.ModuleList = nn.ModuleList(
+            nn.Linear(d_model, d_model, dtype=dtype) for _ in rows
+        )
         self._at = {site: i for i, site in enumerate(self.rows.values())}
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
@@ -125,7 +127,7 @@ def tuned_lens(
         ProvenanceError: The lens was made for another model.
         TokenError: More than one text, or a target that is not one token.
     """
-    passed_on(model, kwargs, tuned_lens)
+    passed_on(model, inputs, kwargs, tuned_lens)
     if not isinstance(lens, TunedLens):
         lens = TunedLens.load(lens)
     known = lens.check_model(model, strict=strict)

@@ -37,8 +37,10 @@ class Dequantised(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.weight: nn.Parameter = nn.Parameter(weight, requires_grad=False)
+        self.bias: nn.Parameter | None = (
+            None if bias is None else nn.Parameter(bias, requires_grad=False)
+        )
 
 
 def plain(module: nn.Module | None) -> Any:

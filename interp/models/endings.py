@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.names import did_you_mean
 from interp.models.inputs import Prepared
+from interp.models.keywords import refuse_fewer_logits
 from interp.models.outputs import main_output
 from interp.models.taps import Request
 
@@ -50,8 +51,10 @@ class Ending:
                 fix=did_you_mean(str(return_type), [str(t) for t in RETURN_TYPES]),
             )
         self.return_type = return_type
-        self.loss = return_type in ("loss", "both")
-        self.site = None if stop_at_layer is None else _site_before(model, stop_at_layer)
+        self.loss: bool = return_type in ("loss", "both")
+        self.site: str | None = (
+            None if stop_at_layer is None else _site_before(model, stop_at_layer)
+        )
         if self.site is not None and self.loss:
             raise ConfigError(
                 f"return_type={return_type!r} needs the whole model",
@@ -72,13 +75,8 @@ class Ending:
         Raises:
             ConfigError: A loss, where not every token has its logits.
         """
-        for name in ("logits_to_keep", "num_logits_to_keep") if self.loss else ():
-            if isinstance(ready.kwargs.get(name, 0), Tensor) or ready.kwargs.get(name, 0):
-                raise ConfigError(
-                    f"return_type={self.return_type!r} needs the logits of every token",
-                    got=f"{name}={ready.kwargs[name]!r}"[:80],
-                    fix="leave one of the two out",
-                )
+        if self.loss:
+            refuse_fewer_logits(ready.kwargs, f"return_type={self.return_type!r}")
 
     def names(self, model: HookedModel, names_filter: Any) -> list[str]:
         """The sites to keep; those behind the layer at which the run stops are refused.

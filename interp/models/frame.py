@@ -18,10 +18,10 @@ class Gate:
     """The hooks on one module's entries while any thread has a run in place for it; its rest."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self.users: dict[nn.Module, int] = {}
         self.handles: dict[nn.Module, tuple[Any, Any]] = {}
-        self.rest = Rest()
+        self.rest: Rest = Rest()
 
     def enter(self, entries: Sequence[nn.Module], begin: Callable, end: Callable) -> None:
         """Watch these entries: `begin` before each forward, `end` after it, also if it raised."""

@@ -37,7 +37,7 @@ REFUSED = {
     "output_hidden_states": "run the model on the text it wrote: model.capture(text, sites)",
     "output_attentions": "run the model on the text it wrote: model.capture(text, sites)",
 }
-NEUTRAL = {
+NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,

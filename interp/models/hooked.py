@@ -76,7 +76,7 @@ class HookedModel(Parts):
         for splice in splices:
             listed = splice.insert(listed)
         where = adapter.cfg.model_name or type(module).__name__
-        self.sites = SiteMap(listed, module, where, adapter.refused, adapter.unlisted)
+        self.sites: SiteMap = SiteMap(listed, module, where, adapter.refused, adapter.unlisted)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class HookedModel(Parts):
                 dict of keyword arguments, or whatever the raw module takes.
             return_type: "logits", "loss" (mean next-token cross-entropy, nats), "both" or None.
             stop_at_layer: Return the residual stream before this block; nothing behind it runs.
-            prepend_bos: For text: None = the model's own policy.
+            prepend_bos: For text: None = the model's own policy; ids are taken as they are.
             truncate: For text: cut what is longer than the model's context.
             kwargs: Named parameters of the raw module (`attention_mask`, `decoder_input_ids`, ...).
 

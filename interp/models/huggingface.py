@@ -123,7 +123,7 @@ def _config(module: Any, family: Family, blocks: Any, name: str) -> ModelConfig:
         normalization_type=None if parts is None else ("LN" if parts.centred else "RMS"),
         positional=_positional(family, config),
         style=_style(family, config),
-        causal=family.causal or bool(getattr(config, "is_decoder", False)),
+        causal=family.causal,
         gated_mlp=bool(at.mlp_gate or at.mlp_gate_up),
         final_softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
         **_dtype_device(module),

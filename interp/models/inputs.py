@@ -121,7 +121,7 @@ class Intake:
                 a `TokenBatch`, pixels, a dict of keyword arguments (a tokenizer's encoding), or
                 (any module) a tensor, array or tuple.
             extra: Further keyword arguments for the raw module.
-            prepend_bos: For text; None = the model's default.
+            prepend_bos: For text; None = the model's default. True beside ids is refused.
             left: Pad ragged texts on the left (generation).
             truncate: Cut rows to the context instead of refusing them.
             known: The calling method's own keywords, to suggest for misspelt ones.
@@ -136,6 +136,7 @@ class Intake:
         named = isinstance(main, Mapping)
         if named:
             given, main = self._opened(main, given)
+        _refuse_bos(prepend_bos, main)
         if not self._is_tokens(main, named):
             return self._from_numbers(main, given)
         mask = given.pop("attention_mask", None)
@@ -241,6 +242,7 @@ class Intake:
                     got=", ".join(given) or "a dict without input_ids",
                     expected="input_ids, attention_mask",
                 )
+        _refuse_bos(prepend_bos, main)
         ids, mask = self.batch(main, mask, prepend_bos, padding_side == "left", truncate)
         if mask is None:
             return TokenBatch.of(ids)
@@ -387,6 +389,20 @@ class Intake:
         if self.start is not None and "decoder_input_ids" in self.accepted:
             self._decoder(ready)
         return ready
+
+
+def _refuse_bos(prepend_bos: bool | None, inputs: Any) -> None:
+    """Only text is given a BOS: ids are taken as they are, whatever they begin with.
+
+    Raises:
+        TokenError: One was asked for beside something else.
+    """
+    if prepend_bos and not is_text(inputs):
+        raise TokenError(
+            "prepend_bos=True is for text: ids and numbers are taken as they are",
+            got=type(inputs).__name__,
+            fix="model.to_tokens(text, prepend_bos=True) makes ids that begin with it",
+        )
 
 
 def _any(value: Any) -> bool:

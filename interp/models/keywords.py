@@ -20,6 +20,10 @@ _ELSEWHERE = {
 """Options of transformers that ask for outputs which none of our calls hands on."""
 
 
+FEWER_LOGITS = ("logits_to_keep", "num_logits_to_keep")
+"""Under which names transformers takes the positions that get logits; 0 and None mean all."""
+
+
 def named_parameters_of(forward: Callable[..., Any]) -> tuple[str, ...]:
     """The parameters of a forward in order, those it only swallows left out."""
     try:
@@ -94,6 +98,22 @@ def check_options(given: Mapping[str, Any], known: Iterable[str], where: str) ->
                 got=name,
                 expected=", ".join(known),
                 fix=did_you_mean(name, known) or None,
+            )
+
+
+def refuse_fewer_logits(given: Mapping[str, Any], what: str) -> None:
+    """Refuse logits of some positions where those of all are read.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    for name in FEWER_LOGITS:
+        value = given.get(name)
+        if value is not None and not (type(value) is int and value == 0):
+            raise ConfigError(
+                f"{what} needs the logits of every token",
+                got=f"{name}={value!r}"[:80],
+                fix="leave one of the two out",
             )
 
 

@@ -38,8 +38,8 @@ class Rest:
     """The modules of one tree that were in training mode when somebody began to evaluate."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.users = 0
+        self.lock: threading.RLock = threading.RLock()
+        self.users: int = 0
         self.asked: list[tuple[nn.Module, type]] = []
         self.written: list[nn.Module] = []
 

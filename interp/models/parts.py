@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -109,10 +109,30 @@ class Parts:
             )
         super().__setattr__(name, value)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("W_", "b_")):
-            return getattr(self.W, name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+    if TYPE_CHECKING:  # an editor that knew `__getattr__` would take any misspelt method for right
+        W_E: Tensor
+        W_pos: Tensor
+        W_U: Tensor
+        b_U: Tensor
+        W_Q: Tensor
+        W_K: Tensor
+        W_V: Tensor
+        W_O: Tensor
+        b_Q: Tensor
+        b_K: Tensor
+        b_V: Tensor
+        b_O: Tensor
+        W_in: Tensor
+        W_gate: Tensor
+        W_out: Tensor
+        b_in: Tensor
+        b_out: Tensor
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith(("W_", "b_")):
+                return getattr(self.W, name)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
     def two_sided(self) -> bool:

@@ -162,23 +162,26 @@ class Pass:
     def __init__(
         self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen, direct: bool = False
     ) -> None:
-        self.frame, self.entry, self.runs, self.seen = frame, entry, runs, seen
+        self.frame = frame
+        self.entry = entry
+        self.runs = runs
+        self.seen = seen
         self.direct = direct
-        self.evaluating = not _here.training
+        self.evaluating: bool = not _here.training
         self.again = 0
         self.error: Exception | None = None
-        self.thread = threading.get_ident()
-        self.live = False
-        self.graph = torch.is_grad_enabled()
-        self.depth = len(_here.runs)
+        self.thread: int = threading.get_ident()
+        self.live: bool = False
+        self.graph: bool = torch.is_grad_enabled()
+        self.depth: int = len(_here.runs)
         self.taps: dict[tuple[nn.Module, str, int], Tap] = {}
         self.slots: attention.Slots = {}
         self.at_entry: list[Any] = []
-        self.finished = False
+        self.finished: bool = False
         self._undo: list[Any] = []
         self.generating: Run | None = None
         self.stopping: Run | None = None
-        self.step = 0
+        self.step: int = 0
         for run in runs:
             if run.generating:
                 self.generating, self.step = run, run.passes

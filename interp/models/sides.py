@@ -235,7 +235,7 @@ class Seen:
             names = _parameters(type(entry))
             self.given.update(zip(names, args, strict=False))
         # A cache grows while the pass runs, so it is read before.
-        self.cached = self._cached()
+        self.cached: int = self._cached()
 
     @cached_property
     def encoder(self) -> Side | None:

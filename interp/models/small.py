@@ -48,12 +48,16 @@ class SmallTransformer(nn.Module):
     def __init__(self, cfg: SmallConfig, seed: int | None = 0) -> None:
         super().__init__()
         self.cfg = cfg
-        self.embed, self.hook_embed = Embed(cfg), HookPoint()
+        self.embed: Embed = Embed(cfg)
+        self.hook_embed: HookPoint = HookPoint()
         if cfg.positional_embedding_type == "standard":
-            self.pos_embed, self.hook_pos_embed = PosEmbed(cfg), HookPoint()
-        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
-        self.ln_final = norm(cfg, cfg.d_model, final=True)
-        self.unembed = Unembed(cfg)
+            self.pos_embed: PosEmbed = PosEmbed(cfg)
+            self.hook_pos_embed: HookPoint = HookPoint()
+        self.blocks: nn.ModuleList = nn.ModuleList(
+            Block(cfg, layer) for layer in range(cfg.n_layers)
+        )
+        self.ln_final: nn.Module = norm(cfg, cfg.d_model, final=True)
+        self.unembed: Unembed = Unembed(cfg)
         if seed is not None:
             self.init_weights(seed)
         self.to(getattr(torch, cfg.dtype))

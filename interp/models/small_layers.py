@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +38,14 @@ class Norm(nn.Module):
 
     def __init__(self, kind: str, width: int, eps: float) -> None:
         super().__init__()
-        self.centre, self.eps = kind.startswith("LN"), eps
-        self.w = None if kind.endswith("Pre") else nn.Parameter(torch.ones(width))
-        self.b = nn.Parameter(torch.zeros(width)) if kind == "LN" else None
-        self.hook_scale, self.hook_normalized = HookPoint(), HookPoint()
+        self.centre: bool = kind.startswith("LN")
+        self.eps = eps
+        self.w: nn.Parameter | None = (
+            None if kind.endswith("Pre") else nn.Parameter(torch.ones(width))
+        )
+        self.b: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if kind == "LN" else None
+        self.hook_scale: HookPoint = HookPoint()
+        self.hook_normalized: HookPoint = HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = x.dtype
@@ -81,7 +86,7 @@ class PosEmbed(nn.Module):
 
     def __init__(self, cfg: SmallConfig) -> None:
         super().__init__()
-        self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+        self.W_pos: nn.Parameter = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
 
     def forward(self, positions: Tensor) -> Tensor:
         return F.embedding(positions, self.W_pos)
@@ -93,8 +98,9 @@ class Unembed(nn.Module):
     def __init__(self, cfg: SmallConfig) -> None:
         super().__init__()
         self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
-        self.hook_in, self.hook_out = HookPoint(), HookPoint()
+        self.b_U: nn.Parameter = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+        self.hook_in: HookPoint = HookPoint()
+        self.hook_out: HookPoint = HookPoint()
 
     def forward(self, residual: Tensor) -> Tensor:
         return self.hook_out(F.linear(self.hook_in(residual), self.W_U.T, self.b_U))
@@ -116,19 +122,25 @@ class Attention(nn.Module):
         self.W_K = nn.Parameter(torch.empty(heads, d_model, d_head))
         self.W_V = nn.Parameter(torch.empty(heads, d_model, d_head))
         self.W_O = nn.Parameter(torch.empty(heads, d_head, d_model))
-        self.b_Q = nn.Parameter(torch.zeros(heads, d_head))
-        self.b_K = nn.Parameter(torch.zeros(heads, d_head))
-        self.b_V = nn.Parameter(torch.zeros(heads, d_head))
-        self.b_O = nn.Parameter(torch.zeros(d_model))
-        self.scale = cfg.attn_scale if cfg.use_attn_scale else 1.0
+        self.b_Q: nn.Parameter = nn.Parameter(torch.zeros(heads, d_head))
+        self.b_K: nn.Parameter = nn.Parameter(torch.zeros(heads, d_head))
+        self.b_V: nn.Parameter = nn.Parameter(torch.zeros(heads, d_head))
+        self.b_O: nn.Parameter = nn.Parameter(torch.zeros(d_model))
+        self.scale: float = cfg.attn_scale if cfg.use_attn_scale else 1.0
         if cfg.scale_attn_by_inverse_layer_idx:
             self.scale *= layer + 1
-        self.adjacent_pairs, self.split_heads = cfg.rotary_adjacent_pairs, cfg.use_attn_result
-        self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
+        self.adjacent_pairs: bool = cfg.rotary_adjacent_pairs
+        self.split_heads: bool = cfg.use_attn_result
+        self.hook_q: HookPoint = HookPoint()
+        self.hook_k: HookPoint = HookPoint()
+        self.hook_v: HookPoint = HookPoint()
         if cfg.positional_embedding_type == "rotary":
-            self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
-        self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
-        self.hook_z, self.hook_result = HookPoint(), HookPoint()
+            self.hook_rot_q: HookPoint = HookPoint()
+            self.hook_rot_k: HookPoint = HookPoint()
+        self.hook_attn_scores: HookPoint = HookPoint()
+        self.hook_pattern: HookPoint = HookPoint()
+        self.hook_z: HookPoint = HookPoint()
+        self.hook_result: HookPoint = HookPoint()
 
     def forward(
         self,
@@ -212,7 +224,7 @@ def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": _relu2,
     "gelu": F.gelu,
@@ -231,20 +243,22 @@ class MLP(nn.Module):
     def __init__(self, cfg: SmallConfig) -> None:
         super().__init__()
         width = cfg.d_mlp or 4 * cfg.d_model
-        self.act = _ACTIVATIONS[cfg.act_fn]
-        self.W_in = nn.Parameter(torch.empty(cfg.d_model, width))
-        self.b_in = nn.Parameter(torch.zeros(width))
-        self.W_out = nn.Parameter(torch.empty(width, cfg.d_model))
-        self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
-        self.W_gate = nn.Parameter(torch.empty(cfg.d_model, width)) if cfg.gated_mlp else None
-        self.hook_pre = HookPoint()
+        self.act: Callable[[Tensor], Tensor] = _ACTIVATIONS[cfg.act_fn]
+        self.W_in: nn.Parameter = nn.Parameter(torch.empty(cfg.d_model, width))
+        self.b_in: nn.Parameter = nn.Parameter(torch.zeros(width))
+        self.W_out: nn.Parameter = nn.Parameter(torch.empty(width, cfg.d_model))
+        self.b_out: nn.Parameter = nn.Parameter(torch.zeros(cfg.d_model))
+        self.W_gate: nn.Parameter | None = (
+            nn.Parameter(torch.empty(cfg.d_model, width)) if cfg.gated_mlp else None
+        )
+        self.hook_pre: HookPoint = HookPoint()
         if cfg.gated_mlp:
-            self.hook_pre_linear = HookPoint()
+            self.hook_pre_linear: HookPoint = HookPoint()
         self.ln: nn.Module | None = None
         if cfg.act_fn == "solu_ln":
-            self.hook_mid = HookPoint()
+            self.hook_mid: HookPoint = HookPoint()
             self.ln = Norm("LN" if cfg.normalization_type == "LN" else "LNPre", width, cfg.eps)
-        self.hook_post = HookPoint()
+        self.hook_post: HookPoint = HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.W_gate is not None:
@@ -263,18 +277,22 @@ class Block(nn.Module):
     def __init__(self, cfg: SmallConfig, layer: int) -> None:
         super().__init__()
         # In the order in which they run: sites are listed so.
-        self.heads = cfg.n_heads
-        self.hook_resid_pre = HookPoint()
-        self.hook_q_input, self.hook_k_input = HookPoint(), HookPoint()
-        self.hook_v_input = HookPoint()
-        self.ln1, self.attn = norm(cfg, cfg.d_model), Attention(cfg, layer)
-        self.hook_attn_out = HookPoint()
+        self.heads: int = cfg.n_heads
+        self.hook_resid_pre: HookPoint = HookPoint()
+        self.hook_q_input: HookPoint = HookPoint()
+        self.hook_k_input: HookPoint = HookPoint()
+        self.hook_v_input: HookPoint = HookPoint()
+        self.ln1: nn.Module = norm(cfg, cfg.d_model)
+        self.attn: Attention = Attention(cfg, layer)
+        self.hook_attn_out: HookPoint = HookPoint()
         self.mlp: MLP | None = None
         if not cfg.attn_only:
-            self.hook_resid_mid, self.hook_mlp_in = HookPoint(), HookPoint()
-            self.ln2, self.mlp = norm(cfg, cfg.d_model), MLP(cfg)
-            self.hook_mlp_out = HookPoint()
-        self.hook_resid_post = HookPoint()
+            self.hook_resid_mid: HookPoint = HookPoint()
+            self.hook_mlp_in: HookPoint = HookPoint()
+            self.ln2: nn.Module = norm(cfg, cfg.d_model)
+            self.mlp = MLP(cfg)
+            self.hook_mlp_out: HookPoint = HookPoint()
+        self.hook_resid_post: HookPoint = HookPoint()
 
     def forward(
         self,

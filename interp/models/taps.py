@@ -183,15 +183,18 @@ class Tap:
     )
 
     def __init__(self, site: Site, name: str, call: int | None, owner: Owner) -> None:
-        self.site, self.name, self.call = site, name, call
-        self.owner = owner
+        self.site: Site = site
+        self.name: str = name
+        self.call: int | None = call
+        self.owner: Owner = owner
         self.requests: list[Request] = []
         self.edits: list[tuple[Edit, bool]] = []
         self.keepers: list[Request] = []
         self.before: tuple[Edit, ...] = ()
         self.after: tuple[Edit, ...] = ()
-        self.fired = 0
-        self.on_path = self.sweeping = False
+        self.fired: int = 0
+        self.on_path: bool = False
+        self.sweeping: bool = False
 
     def add(self, request: Request) -> None:
         """One more run's request for this place."""

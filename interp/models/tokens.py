@@ -73,14 +73,14 @@ class Tokenization:
         default_prepend_bos: bool | None,
         family: str,
     ) -> None:
-        self.family = family.replace("_", "-")
+        self.family: str = family.replace("_", "-")
         if self.family not in FAMILIES:
             raise ConfigError(
                 "unknown model family", got=repr(family), expected=", ".join(FAMILIES)
             )
         self.tokenizer = tokenizer
-        self.d_vocab = d_vocab or None
-        self.n_ctx = n_ctx or None
+        self.d_vocab: int | None = d_vocab or None
+        self.n_ctx: int | None = n_ctx or None
         self._prefix, self._suffix = ([], []) if tokenizer is None else probe(tokenizer)
         declared = getattr(tokenizer, "bos_token_id", None)
         first = self._prefix[0] if self._prefix else None

@@ -45,7 +45,7 @@ def head_heatmap(
     if config.cell_text is True:
         fig.update_traces(text=[[f"{v:.2f}" for v in row] for row in array], texttemplate="%{text}")
     if config.sign_colors == "red-positive" and theme.is_signed(array, quantity):
-        flipped = [[1 - at, color] for at, color in reversed(theme.SIGNED)]
+        flipped = [(1 - at, color) for at, color in reversed(theme.SIGNED)]
         fig.update_traces(colorscale=flipped)
         below = quantity.sentence + " (red +, blue −)"
         width = fig.to_dict()["layout"]["width"]

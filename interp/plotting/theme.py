@@ -25,12 +25,15 @@ MARK = "#e8590c"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace"
 
+Scale = list[tuple[float, str]]
+"""A colour scale of plotly: places from 0 to 1, each with its colour."""
+
 _RED, _BLUE = "#b2332e", "#1f65ad"
-SIGNED = [[0.0, _RED], [0.25, "#ec9a7d"], [0.5, "#f6f6f4"], [0.75, "#88b9dc"], [1.0, _BLUE]]
-SEQUENTIAL = [[0.0, "#f4f7fb"], [0.25, "#c5daee"], [0.5, "#7fb2da"], [0.75, "#377fbc"],
-              [1.0, "#0b3d7a"]]  # fmt: skip
-PROBABILITY = [[0.0, "#440154"], [0.25, "#3b528b"], [0.5, "#21918c"], [0.75, "#5ec962"],
-               [1.0, "#fde725"]]  # fmt: skip
+SIGNED: Scale = [(0.0, _RED), (0.25, "#ec9a7d"), (0.5, "#f6f6f4"), (0.75, "#88b9dc"), (1.0, _BLUE)]
+SEQUENTIAL: Scale = [(0.0, "#f4f7fb"), (0.25, "#c5daee"), (0.5, "#7fb2da"), (0.75, "#377fbc"),
+              (1.0, "#0b3d7a")]  # fmt: skip
+PROBABILITY: Scale = [(0.0, "#440154"), (0.25, "#3b528b"), (0.5, "#21918c"), (0.75, "#5ec962"),
+               (1.0, "#fde725")]  # fmt: skip
 # Okabe-Ito, without black and yellow, which vanish on one of the two grounds.
 LINES = ("#1b7fc4", "#d9730d", "#109873", "#c65b99", "#8a6fd1", "#b08900")
 

@@ -59,15 +59,15 @@ class AttentionProbe(nn.Module):
 
     def __init__(self, n_maps: int, config: AttentionProbeConfig, d_word: int = 0) -> None:
         super().__init__()
-        self.transposed = config.transposed
+        self.transposed: bool = config.transposed
         n = n_maps * (2 if config.transposed else 1)
-        self.weight = nn.Parameter(torch.zeros(n))
+        self.weight: nn.Parameter = nn.Parameter(torch.zeros(n))
         self.words: nn.Parameter | None = None
         if config.word_rank and d_word:
             draw = generator(config.seed, "attention probe")
             start = torch.randn(config.word_rank, d_word, generator=draw) / d_word**0.5
             self.words = nn.Parameter(start)
-            self.mix = nn.Parameter(torch.zeros(n, 2 * config.word_rank))
+            self.mix: nn.Parameter = nn.Parameter(torch.zeros(n, 2 * config.word_rank))
 
     def forward(self, maps: Tensor, vectors: Tensor | None = None) -> Float[Tensor, "b w w"]:
         """Scores [sentence, word, candidate head] of maps [sentence, map, word, word]."""

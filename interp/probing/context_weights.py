@@ -44,10 +44,10 @@ class PooledProbes(nn.Module):
             start = torch.randn(rows, columns, generator=draw) / rows**0.5
             return nn.Parameter(start.repeat(targets, 1, 1))  # control and target start alike
 
-        self.places = nn.Parameter(torch.zeros(targets, pos))
-        self.inward = weights(d, config.hidden) if config.hidden else None
-        self.outward = weights(config.hidden or d, width)
-        self.bias = nn.Parameter(torch.zeros(targets, width))
+        self.places: nn.Parameter = nn.Parameter(torch.zeros(targets, pos))
+        self.inward: nn.Parameter | None = weights(d, config.hidden) if config.hidden else None
+        self.outward: nn.Parameter = weights(config.hidden or d, width)
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(targets, width))
 
     def forward(self, states: Float[Tensor, "n pos d"]) -> Float[Tensor, "target n width"]:
         """Guesses of all targets."""

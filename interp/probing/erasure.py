@@ -68,7 +68,7 @@ class Eraser(Trained):
         self.register_buffer("mean", mean)
         self.method = method
         self.concept = concept
-        self.history = tuple(history)
+        self.history: tuple[float, ...] = tuple(history)
         self.provenance = provenance
 
     @property

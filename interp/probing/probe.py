@@ -65,7 +65,7 @@ class Probe(Trained):
         self.shape = shape
         self.provenance = provenance
         d, out = shape.d_in, shape.n_outputs
-        self.net = (
+        self.net: nn.Module = (
             nn.Linear(d, out)
             if not shape.hidden
             else nn.Sequential(nn.Linear(d, shape.hidden), nn.ReLU(), nn.Linear(shape.hidden, out))

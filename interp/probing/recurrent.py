@@ -29,9 +29,11 @@ class CharLSTM(nn.Module):
     def __init__(self, d_vocab: int, d: int, n_layers: int = 1, d_embed: int | None = None) -> None:
         super().__init__()
         width = d_embed or d
-        self.embedding = nn.Embedding(d_vocab, width)
-        self.cells = nn.ModuleList(nn.LSTMCell(d if i else width, d) for i in range(n_layers))
-        self.head = nn.Linear(d, d_vocab)
+        self.embedding: nn.Embedding = nn.Embedding(d_vocab, width)
+        self.cells: nn.ModuleList = nn.ModuleList(
+            nn.LSTMCell(d if i else width, d) for i in range(n_layers)
+        )
+        self.head: nn.Linear = nn.Linear(d, d_vocab)
         self.d = d
 
     def start(self, batch: int) -> State:

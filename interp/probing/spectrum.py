@@ -92,11 +92,11 @@ class Moments:
     """
 
     def __init__(self, d: int, k: int) -> None:
-        self.n = 0
-        self.mean_x = torch.zeros(d, dtype=torch.float64)
-        self.mean_z = torch.zeros(k, dtype=torch.float64)
-        self.xx = torch.zeros(d, d, dtype=torch.float64)
-        self.xz = torch.zeros(d, k, dtype=torch.float64)
+        self.n: int = 0
+        self.mean_x: Tensor = torch.zeros(d, dtype=torch.float64)
+        self.mean_z: Tensor = torch.zeros(k, dtype=torch.float64)
+        self.xx: Tensor = torch.zeros(d, d, dtype=torch.float64)
+        self.xz: Tensor = torch.zeros(d, k, dtype=torch.float64)
 
     def update(self, x: Tensor, z: Tensor) -> Moments:
         """Add rows x [m, d] with concepts z [m, k]; returns itself.

@@ -48,7 +48,7 @@ class DistanceProbe(nn.Module):
     def __init__(self, d: int, rank: int, seed: int) -> None:
         super().__init__()
         start = torch.randn(rank, d, generator=generator(seed, "structural probe"))
-        self.matrix = nn.Parameter(start * 0.5 / (rank * d) ** 0.5)
+        self.matrix: nn.Parameter = nn.Parameter(start * 0.5 / (rank * d) ** 0.5)
 
     def forward(self, words: Float[Tensor, "w d"]) -> Float[Tensor, "w w"]:
         """|B (h_i - h_j)|^2 for every two words."""

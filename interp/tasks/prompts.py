@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from interp.core.errors import ConfigError, TokenError
 from interp.core.escape import esc
@@ -60,7 +60,7 @@ class Prompts(Sequence[Prompt]):
             return NotImplemented
         return (self._prompts, self.ids) == (other._prompts, other.ids)
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  # prompts hold dictionaries
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # prompts hold dictionaries
 
     @property
     def clean(self) -> list[str]:

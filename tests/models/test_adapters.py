@@ -27,6 +27,7 @@ WEIGHTS = (
 UNTIED: dict[str, Any] = {
     "gpt2": lambda t: zoo._gpt2(t, tie_word_embeddings=False),
     "llama": zoo.MAKERS["llama"],
+    "neox": zoo.MAKERS["neox"],
     # Its head reads the embedding matrix whatever the flag says, so no adapter sits on that.
     "bert": zoo.MAKERS["bert"],
     "t5": zoo.MAKERS["t5-gated"],
@@ -36,6 +37,9 @@ TARGETS = {
     "llama": [
         "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj",
         "embed_tokens", "lm_head",
+    ],
+    "neox": [
+        "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "embed_in", "lm_head",
     ],
     "bert": ["query", "key", "value", "dense"],
     "t5": ["q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"],
@@ -174,17 +178,23 @@ def test_modules_to_save_are_what_runs(family: str) -> None:
     torch.testing.assert_close(wrapped.ln_final(x), merged.ln_final(x))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_decompositions_of_an_adapted_model_sum(family: str) -> None:
+@pytest.mark.parametrize("neurons", [False, True])
+@pytest.mark.parametrize("family", [f for f in UNTIED if f != "bert"])
+def test_decompositions_of_an_adapted_model_sum(family: str, neurons: bool) -> None:
     wrapped = wrap(adapted(family))
     ids = torch.tensor([[11, 25, 60, 33, 40]])
-    logits, plain = wrapped(ids)[0, :, 7], wrap(base(family))(ids)[0, :, 7]
-    assert float((logits - plain).abs().max()) > 1e-2
-    for neurons in (False, True):
-        found = direct_logit_attribution(wrapped, ids, 7, neurons=neurons)
-        assert found.check().ok
-        gap = found.values.sum(0).double() - logits.double()
-        assert float(gap.abs().max()) < 1e-4
+    more = {"decoder_input_ids": ids.flip(1)} if family == "t5" else {}
+    logits = wrapped(ids, **more)[0, :, 7].double()
+    plain = wrap(base(family))(ids, **more)[0, :, 7].double()
+    found = direct_logit_attribution(wrapped, ids, 7, neurons=neurons, **more)
+    assert found.check().ok
+    total = found.values.sum(0).double()
+    assert float((total - logits).abs().max()) < 1e-4 < 1e-2 < float((total - plain).abs().max())
+
+
+def test_a_post_norm_model_has_no_such_sum() -> None:
+    with pytest.raises(ModelError, match="no sum of its parts"):
+        direct_logit_attribution(wrap(adapted("bert")), torch.tensor([[11, 25, 60]]), 7)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

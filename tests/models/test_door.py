@@ -337,6 +337,8 @@ def test_a_text_beyond_the_context_has_a_way_out_that_works() -> None:
     with pytest.raises(TokenError, match="context") as caught:
         model(text)
     assert "truncate=True" in str(caught.value.fix)
+    with pytest.raises(TokenError, match="longer than the model's context"):
+        model(list(range(5, 45)))
     cut = model.read(text, truncate=True)
     assert model(cut).shape[1] == model.cfg.n_ctx == cut.ids.shape[1]
     assert torch.equal(model.tokenize(text, truncate=True).ids, cut.ids)
@@ -488,6 +490,11 @@ WRONG_KINDS = {
     "m.generate([5, 6], 2, temperature=1.0, seed=None)": "whole number",
     "setattr(m, 'W_E', torch.ones(1))": "read from the model",
     "m({'input_ids': [[5]], 'inputs_embeds': torch.ones(1, 1, 24)})": "twice",
+    "m([5, 6], prepend_bos=True)": "ids and numbers are taken as they are",
+    "m.capture({'input_ids': [[5]]}, s, prepend_bos=True)": "taken as they are",
+    "m.generate([5, 6], 2, prepend_bos=True)": "taken as they are",
+    "interp.attribute(m, [5, 6], 7, prepend_bos=True)": "taken as they are",
+    "interp.logit_lens(m, [5, 6], prepend_bos=True)": "taken as they are",
     "interp.logit_lens(m, [5, 6], top_k=2.5)": "top_k is a whole number",
     "interp.direct_logit_attribution(m, [5, 6], 7, positions=1.5)": "integers",
     "interp.attribute(m, [5, 6], targets.text_loss([3]))": "",
@@ -520,6 +527,18 @@ print(json.dumps(found))
     for call, words_ in WRONG_KINDS.items():
         outcome, said = found[call]
         assert outcome == "refused" and words_ in said, (call, outcome, said)
+
+
+@pytest.mark.parametrize("kept", [1, torch.tensor([1, 2])])
+@pytest.mark.parametrize("analysis", [interp.logit_lens, interp.direct_logit_attribution])
+def test_logits_of_some_positions_are_no_whole_lens(analysis: Any, kept: Any) -> None:
+    model, target = model_of("llama"), (7,) if analysis is interp.direct_logit_attribution else ()
+    assert model([5, 6, 7, 8], logits_to_keep=kept).shape[1] < 4
+    inside = {"input_ids": [[5, 6, 7, 8]], "logits_to_keep": kept}
+    with pytest.raises(ConfigError, match="every token"):
+        analysis(model, [5, 6, 7, 8], *target, logits_to_keep=kept)
+    with pytest.raises(ConfigError, match="every token"):
+        analysis(model, inside, *target)
 
 
 def test_gradients_under_inference_mode_are_refused_by_its_name() -> None:

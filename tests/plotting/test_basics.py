@@ -26,7 +26,7 @@ def test_signed_values_take_a_symmetric_blue_positive_scale() -> None:
 def test_unsigned_values_start_at_zero() -> None:
     trace = heatmap(torch.tensor([[1.0, 3.0]]), "t", DIFF).data[0]
     assert (trace.zmin, trace.zmax, trace.zmid) == (0.0, 3.0, None)
-    assert [list(stop) for stop in trace.colorscale] == theme.SEQUENTIAL
+    assert [tuple(stop) for stop in trace.colorscale] == theme.SEQUENTIAL
 
 
 @pytest.mark.parametrize("values", [[[0.0, 0.0]], [[float("nan"), float("nan")]]])

@@ -14,7 +14,7 @@ from interp.tasks.formats.table import Format, Options
 from interp.tasks.prompts import Prompt, Prompts
 from interp.tasks.task import Task
 
-OTHER = {
+OTHER: dict[str, tuple[str, ...]] = {
     "he": (" she",), "she": (" he",), "him": (" her",), "his": (" her",), "her": (" him", " his"),
     "himself": (" herself",), "herself": (" himself",),
 }  # fmt: skip

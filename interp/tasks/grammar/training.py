@@ -136,10 +136,10 @@ class Asked:
         rows = [[table[w.BOS], *encode(prompt.clean)] for prompt in prompts]
         length = max(map(len, rows))
         # Padding on the right: a causal model does not see it.
-        self.ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-        self.last = torch.tensor([len(row) - 1 for row in rows])
-        self.answers = torch.zeros(len(rows), len(table), dtype=torch.bool)
-        self.rivals = torch.full_like(self.answers, criterion == "accuracy")
+        self.ids: Tensor = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        self.last: Tensor = torch.tensor([len(row) - 1 for row in rows])
+        self.answers: Tensor = torch.zeros(len(rows), len(table), dtype=torch.bool)
+        self.rivals: Tensor = torch.full_like(self.answers, criterion == "accuracy")
         for i, prompt in enumerate(prompts):
             if criterion == "preference":
                 self.rivals[i, [table[word] for word in prompt.distractors]] = True

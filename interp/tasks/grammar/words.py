@@ -104,7 +104,7 @@ OPENERS = (" (", " [", " {", ' "')
 CLOSERS = (")", "]", "}", '"')
 ADJECTIVES = spaced("red old small quiet young tall green strange happy tired")
 
-CLASSES = {
+CLASSES: dict[str, tuple[str, ...]] = {
     "names": NAMES,
     "places": PLACES,
     "things": THINGS,
@@ -126,7 +126,7 @@ def vocabulary() -> tuple[str, ...]:
     """All tokens in order of their ids: special ones, content words, then the templates' own."""
     from interp.tasks.grammar.templates import every_template
 
-    seen = dict.fromkeys(SPECIAL)
+    seen: dict[str, None] = dict.fromkeys(SPECIAL)
     for words in CLASSES.values():
         seen.update(dict.fromkeys(words))
     literal = {
