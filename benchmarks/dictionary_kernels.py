@@ -2,8 +2,8 @@
 
     python benchmarks/dictionary_kernels.py            # says so and ends where there is no GPU
 
-Where the kernels win here, `interp.dictionaries.sparse.TRITON = True` takes them; it is off until
-somebody has measured. Shapes are those of `dictionary_step.py`.
+Where the kernels win here, `interp.dictionaries.steps.sparse.TRITON = True` takes them; it is off
+until somebody has measured. Shapes are those of `dictionary_step.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Call = Callable[[], torch.Tensor]
 
 def products(n: int, d: int, m: int, k: int, dtype: torch.dtype) -> dict[str, tuple[Call, Call]]:
     """Name -> (torch's, ours), on the same random entries."""
-    from interp.dictionaries import kernels
-    from interp.dictionaries.sparse import SparseEntries
+    from interp.dictionaries.steps import kernels
+    from interp.dictionaries.steps.sparse import SparseEntries
 
     draw = torch.Generator("cuda").manual_seed(0)
     W, G = (torch.randn(rows, d, generator=draw, device="cuda", dtype=dtype) for rows in (m, n))

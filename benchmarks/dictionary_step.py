@@ -276,8 +276,9 @@ def memory(kinds: list[str], argv: list[str]) -> dict[str, Any]:
 
 def crossover(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a ReLU step by share of active latents, sparse and dense; and where they meet."""
-    from interp.dictionaries import Dictionary, DictionaryConfig, sparse
-    from interp.dictionaries.steps import TrainLoss, make_step
+    from interp.dictionaries import Dictionary, DictionaryConfig
+    from interp.dictionaries.steps import sparse
+    from interp.dictionaries.steps.table import TrainLoss, make_step
 
     shape = Shape(args)
     d = Dictionary(DictionaryConfig(d_in=shape.d, d_sae=shape.m, activation="relu"))

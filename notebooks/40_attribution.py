@@ -10,7 +10,7 @@
 import torch
 import interp
 from interp.attribution import agreement, attribute_methods, faithfulness
-from interp.plotting.attribution import attribution_strip
+from interp.plotting.rooms.attribution import attribution_strip
 
 torch.set_num_threads(1)
 model = interp.load_model("tiny-grammar")

@@ -12,7 +12,7 @@ import torch
 
 import interp
 from interp.dictionaries import FinetuneConfig, TrainConfig, evaluate, finetune, run_training
-from interp.plotting.dictionaries_training import dictionary_curves
+from interp.plotting.rooms.dictionaries_training import dictionary_curves
 from interp.tasks.config import GrammarConfig
 from interp.tasks.grammar.corpus import batch
 

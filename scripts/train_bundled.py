@@ -33,8 +33,8 @@ from bundled_figures import (
 from interp.core.randomness import generator
 from interp.core.store import commit
 from interp.models import wrap
-from interp.models.small import SmallTransformer, small_files
-from interp.models.tokens import load_tokenizer
+from interp.models.small.model import SmallTransformer, small_files
+from interp.models.text.tokens import load_tokenizer
 from interp.tasks.config import GrammarTraining, InductionConfig
 from interp.tasks.grammar import words
 from interp.tasks.grammar.tokenizer import tokenizer_files

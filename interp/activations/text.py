@@ -22,8 +22,8 @@ from interp.activations.readers import read_texts
 from interp.core import store
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.core.provenance import fingerprint_state
-from interp.models.forms import holds_ids
-from interp.models.tokens import TokenBatch, Tokenization
+from interp.models.text.forms import holds_ids
+from interp.models.text.tokens import TokenBatch, Tokenization
 
 SCHEMA = "token-sequences/1"
 _DOCUMENTS_AT_ONCE = 512

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
-from interp.attribution.agreeing import kendall_tau
-from interp.attribution.trust_result import Amortised
+from interp.attribution.trust.agreement import kendall_tau
+from interp.attribution.trust.result import Amortised
 from interp.core.errors import ShapeError
 from interp.core.randomness import generator
 

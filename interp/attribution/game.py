@@ -15,10 +15,10 @@ from torch import Tensor
 
 from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ModelError, ShapeError
-from interp.models.forms import is_text, numbers, read_value, unpack
 from interp.models.hooked import HookedModel
-from interp.models.sites import Site
-from interp.models.token_batch import TokenBatch
+from interp.models.hooks.sites import Site
+from interp.models.text.batch import TokenBatch
+from interp.models.text.forms import is_text, numbers, read_value, unpack
 
 MOST_UNITS = 64
 """Sites with at most this many heads are perturbed head by head."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from interp.attribution.targets import Target
 from interp.attribution.towers import pooled
 from interp.core.errors import ConfigError
-from interp.models.forms import unpack
 from interp.models.hooked import HookedModel
+from interp.models.text.forms import unpack
 
 
 def linear_head(

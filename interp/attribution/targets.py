@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
-from interp.models.forms import ids_of
 from interp.models.hooked import HookedModel
 from interp.models.outputs import candidates
+from interp.models.text.forms import ids_of
 
 Read = Callable[[Any], Tensor]
 

@@ -23,8 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import PairConfig
 from interp.attribution.game import Rows, SiteGame, frozen
-from interp.attribution.paths import integrate
-from interp.attribution.smooth import rules
+from interp.attribution.methods.paths import integrate
+from interp.attribution.methods.smooth import rules
 from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.settings import check_choice

@@ -42,7 +42,7 @@ class Atlas(Written):
 
         from interp.core.store import write_text
         from interp.lenses import head_atlas, head_distances, heads_from_weights, record_attention
-        from interp.lenses.heads import random_repeats
+        from interp.lenses.heads.atlas import random_repeats
         from interp.plotting import attention_page
         from interp.reports import Item, PageConfig, report
 

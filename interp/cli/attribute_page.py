@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from interp.attribution import attribute, attribute_generated, attribute_pair
-from interp.attribution.agreeing import agreement
-from interp.attribution.perturbing import RANDOM, faithfulness
 from interp.attribution.result import Attribution
+from interp.attribution.trust.agreement import agreement
+from interp.attribution.trust.faithfulness import RANDOM, faithfulness
 from interp.core.store import read_jsonl
 from interp.models.hooked import HookedModel
 from interp.reports.gallery import Example, Gallery, Grid, Strip, gallery

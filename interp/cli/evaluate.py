@@ -13,7 +13,7 @@ from interp.cli.config import Written
 from interp.cli.opening import open_model
 from interp.cli.places import announce, claim, default_place, plain
 from interp.core.config import Placement
-from interp.dictionaries.evaluation_config import EvaluationConfig
+from interp.dictionaries.scores.config import EvaluationConfig
 
 if TYPE_CHECKING:
     from interp.dictionaries.dictionary import Dictionary
@@ -96,7 +96,7 @@ class Evaluate(Written):
 
     def _page(self, reports: dict[str, DictionaryReport]) -> list[Item]:
         """Table, frontier of several, one histogram each."""
-        from interp.plotting.dictionaries import dictionary_frontier
+        from interp.plotting.rooms.dictionaries import dictionary_frontier
         from interp.reports import Item, Table
 
         table = Table(["dictionary", *SHOWN.values()], _rows(reports))

@@ -17,7 +17,7 @@ from interp.probing.config import ProbeConfig
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
-    from interp.probing.alignment import LabelledTokens
+    from interp.probing.syntax.alignment import LabelledTokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from interp.core.config import Placement
 from interp.core.errors import ConfigError
 from interp.core.foreign import YAML_BYTES, one_line, parse_yaml, read_bytes
 from interp.core.names import did_you_mean
-from interp.dictionaries.evaluation_config import FinetuneConfig
+from interp.dictionaries.scores.config import FinetuneConfig
 from interp.dictionaries.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Train(Written):
         place: Path, model: Any,
     ) -> None:  # fmt: skip
         from interp.core.store import write_text
-        from interp.plotting.dictionaries_training import dictionary_curves
+        from interp.plotting.rooms.dictionaries_training import dictionary_curves
         from interp.reports import Item, PageConfig, report
 
         page = PageConfig(overwrite=True, subtitle=f"{self.model or ''} · {self.data}")

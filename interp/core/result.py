@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 import torch
 from torch import Tensor
 
-from interp.core import _fields, _table, store
+from interp.core import store
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, InterpError, MissingDependency, ShapeError, StorageError
 from interp.core.finite import check_finite
 from interp.core.foreign import show
+from interp.core.frames import fields as _fields
+from interp.core.frames import table as _table
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance

@@ -20,16 +20,16 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.core import _store_disk as _disk
-from interp.core._store_artefact import (
+from interp.core.disk import calls as _disk
+from interp.core.disk.artefact import (
     MANIFEST,
     Artefact,
     looks_like_ours,
     read_artefact,
     render_manifest,
 )
-from interp.core._store_lock import lock
-from interp.core._tensorfile import (
+from interp.core.disk.lock import lock
+from interp.core.disk.tensors import (
     CHUNK,
     Chunks,
     check_torch,

@@ -24,10 +24,10 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.store import Artefact
-from interp.dictionaries import coding
 from interp.dictionaries.checks import check_dictionary
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
-from interp.models.splice import Splice
+from interp.dictionaries.steps import coding
+from interp.models.hooks.splice import Splice
 
 FIRST_THRESHOLD = 1e-3  # of a JumpReLU: Rajamanoharan et al. 2024, appendix
 

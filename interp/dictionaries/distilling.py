@@ -20,7 +20,7 @@ from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.evaluation_config import DistilConfig
+from interp.dictionaries.scores.config import DistilConfig
 
 ENTRIES = 2**24
 """Latent values in the calibration sample, about."""

@@ -28,10 +28,10 @@ from interp.core.errors import ConfigError
 from interp.core.provenance import fingerprint_state
 from interp.core.randomness import permutation
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.evaluation_config import FinetuneConfig
 from interp.dictionaries.landing import cut_at, land, rows_wanted, scores
+from interp.dictionaries.scores.config import FinetuneConfig
 from interp.dictionaries.sources import sequences
-from interp.models.token_batch import TokenBatch
+from interp.models.text.batch import TokenBatch
 
 FIXED_K = ("topk", "abstopk")
 CUT = ("batchtopk", "jumprelu", "gated")

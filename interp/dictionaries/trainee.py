@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from interp.dictionaries.config import PENALISED
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample, initialise
-from interp.dictionaries.steps import TrainLoss, make_step
+from interp.dictionaries.steps.table import TrainLoss, make_step
 from interp.dictionaries.train_config import TrainConfig
 
 INTEGRAL, LEAST_INTEGRAL, PROPORTIONAL = 10.0, 0.002, 1.0

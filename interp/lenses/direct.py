@@ -24,7 +24,7 @@ from interp.lenses.reading import one_row, passed_on, pieces_of
 from interp.lenses.readout import Reading, read_head
 from interp.lenses.writers import Stream, Writer, residual_stream
 from interp.models.hooked import HookedModel
-from interp.models.sides import Side
+from interp.models.hooks.sides import Side
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-2, "bfloat16": 0.5}
 """Bound on the gaps, by the model's dtype."""

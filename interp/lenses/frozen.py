@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import ModelError
-from interp.models.effective import plain
-from interp.models.norms import norm_parts
+from interp.models.adapters.effective import plain
+from interp.models.adapters.norms import norm_parts
 
 
 def wide(x: Tensor) -> Tensor:

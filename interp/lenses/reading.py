@@ -15,8 +15,8 @@ from interp.core.settings import read_count
 from interp.lenses.config import Components
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
-from interp.models.keywords import check_keywords, named_parameters_of, refuse_fewer_logits
 from interp.models.outputs import single_output
+from interp.models.text.keywords import check_keywords, named_parameters_of, refuse_fewer_logits
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
 """Bound on KL(model || last row), nats."""

@@ -13,7 +13,7 @@ from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.lenses.frozen import wide
 from interp.lenses.reading import targets_of
 from interp.models.hooked import HookedModel
-from interp.models.plan import refuse_inference
+from interp.models.hooks.plan import refuse_inference
 
 
 @dataclass(frozen=True)

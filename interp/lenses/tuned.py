@@ -29,7 +29,7 @@ from interp.lenses.config import TunedLensConfig
 from interp.lenses.reading import log_probs, passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
-from interp.models.keywords import check_options
+from interp.models.text.keywords import check_options
 
 WEIGHTS, CONFIG = "tuned_lens.safetensors", "tuned_lens.json"
 

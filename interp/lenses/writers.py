@@ -13,10 +13,10 @@ from torch import Tensor
 
 from interp.core.errors import ModelError
 from interp.lenses.frozen import IDENTITY, FrozenNorm, frozen_norm, wide
-from interp.models.adapter import Stack, find
-from interp.models.guest_adapter import own_weight
+from interp.models.adapters.adapter import Stack, find
+from interp.models.adapters.guest import own_weight
+from interp.models.adapters.linear import linear_bias, linear_weight
 from interp.models.hooked import HookedModel
-from interp.models.linear import linear_bias, linear_weight
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from interp.core.errors import ConfigError, MemoryBudgetError
-from interp.models.inputs import Prepared
-from interp.models.sites import SiteMap
+from interp.models.hooks.sites import SiteMap
+from interp.models.text.inputs import Prepared
 
 SMALL = 64 * 2**20
 """Below this nobody asks how much memory is free."""

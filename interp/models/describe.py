@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from interp.models.adapter import Adapter
-from interp.models.sites import SiteMap
-from interp.models.tokens import Tokenization
+from interp.models.adapters.adapter import Adapter
+from interp.models.hooks.sites import SiteMap
+from interp.models.text.tokens import Tokenization
 
 
 def model_map(adapter: Adapter, sites: SiteMap, tokenization: Tokenization) -> str:

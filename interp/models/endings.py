@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.names import did_you_mean
-from interp.models.inputs import Prepared
-from interp.models.keywords import refuse_fewer_logits
+from interp.models.hooks.taps import Request
 from interp.models.outputs import main_output
-from interp.models.taps import Request
+from interp.models.text.inputs import Prepared
+from interp.models.text.keywords import refuse_fewer_logits
 
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any

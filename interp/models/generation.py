@@ -15,9 +15,9 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ModelError, TokenError
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
-from interp.models.inputs import Prepared, main_output
-from interp.models.passes import Run
-from interp.models.token_batch import TokenBatch
+from interp.models.hooks.passes import Run
+from interp.models.text.batch import TokenBatch
+from interp.models.text.inputs import Prepared, main_output
 
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any

@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from interp.core.activations import Activations
 from interp.core.protocols import Coder, CoderOfSites
 from interp.models import identity
-from interp.models.adapter import Adapter
+from interp.models.adapters.adapter import Adapter
+from interp.models.adapters.effective import refuse_replaced
 from interp.models.budget import estimate_bytes, refuse_above
-from interp.models.effective import refuse_replaced
 from interp.models.endings import Ending
-from interp.models.frame import Frame
-from interp.models.inputs import Intake, Prepared
-from interp.models.keywords import check_flags
-from interp.models.parts import Parts
-from interp.models.passes import Run, StopForward, training
-from interp.models.plan import (
+from interp.models.hooks.frame import Frame
+from interp.models.hooks.passes import Run, StopForward, training
+from interp.models.hooks.plan import (
     Keeping,
     backward_hooks,
     collect,
@@ -35,10 +32,13 @@ from interp.models.plan import (
     silent,
     start_request,
 )
-from interp.models.sites import SiteMap
-from interp.models.splice import Splice
-from interp.models.taps import Request
-from interp.models.tokens import Tokenization
+from interp.models.hooks.sites import SiteMap
+from interp.models.hooks.splice import Splice
+from interp.models.hooks.taps import Request
+from interp.models.parts import Parts
+from interp.models.text.inputs import Intake, Prepared
+from interp.models.text.keywords import check_flags
+from interp.models.text.tokens import Tokenization
 
 _KEYWORDS = (
     "fwd_hooks", "bwd_hooks", "names_filter", "sites", "positions", "to", "dtype", "grad", "clone",

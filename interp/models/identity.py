@@ -21,9 +21,9 @@ from interp.core.names import did_you_mean
 from interp.core.protocols import Coder
 from interp.core.provenance import checksum_state, fingerprint_state
 from interp.core.randomness import read_seed
+from interp.models.adapters.constants import settings_digest
+from interp.models.adapters.effective import packed_parts, state_in_use
 from interp.models.cfg import ModelConfig
-from interp.models.constants import settings_digest
-from interp.models.effective import packed_parts, state_in_use
 
 _NOT_IDENTITY = ("model_name", "device")
 _REMEMBERED: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()

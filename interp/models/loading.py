@@ -15,6 +15,7 @@ from interp.core.errors import CorruptArtefact, InterpError, ModelError
 from interp.core.foreign import one_line
 from interp.core.names import did_you_mean
 from interp.core.store import load_tensors
+from interp.models.adapters.peft import ADAPTER_FILE, base_of, with_adapter
 from interp.models.gate import (
     Inspected,
     bounded_building,
@@ -25,9 +26,8 @@ from interp.models.gate import (
 )
 from interp.models.hooked import HookedModel
 from interp.models.hub import fetched, options_checked
-from interp.models.peft_models import ADAPTER_FILE, base_of, with_adapter
-from interp.models.small import CONFIG_FILE, load_small
-from interp.models.tokens import load_tokenizer
+from interp.models.small.model import CONFIG_FILE, load_small
+from interp.models.text.tokens import load_tokenizer
 from interp.models.wrapping import wrap
 
 

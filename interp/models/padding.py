@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from interp.models.hooked import HookedModel
-from interp.models.inputs import Intake, Padding, Prepared, main_output
 from interp.models.outputs import candidates
-from interp.models.positions import SIDES
-from interp.models.token_batch import TokenBatch
+from interp.models.text.batch import TokenBatch
+from interp.models.text.inputs import Intake, Padding, Prepared, main_output
+from interp.models.text.positions import SIDES
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
 REAL, PADS = 5, 2
@@ -37,7 +37,7 @@ def prove_padding(model: HookedModel) -> None:
         return
     ids = _probe(rows, columns - PADS, model.device)
     best: Padding | None = None
-    from interp.models.proof import quiet
+    from interp.models.adapters.proof import quiet
 
     with quiet(model), torch.no_grad():
         for padding in _ways(model, intake):

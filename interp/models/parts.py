@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from interp.core.errors import ModelError, WeightError
 from interp.core.provenance import Provenance, versions
 from interp.models import identity
-from interp.models.adapter import Adapter
+from interp.models.adapters.adapter import Adapter
+from interp.models.adapters.weights import Weights
 from interp.models.budget import estimate_bytes
 from interp.models.cfg import ModelConfig
 from interp.models.describe import model_map
-from interp.models.inputs import Intake
-from interp.models.sites import SiteMap
-from interp.models.token_batch import TokenBatch
-from interp.models.tokens import Tokenization
-from interp.models.weights import Weights
+from interp.models.hooks.sites import SiteMap
+from interp.models.text.batch import TokenBatch
+from interp.models.text.inputs import Intake
+from interp.models.text.tokens import Tokenization
 
 
 class Parts:

@@ -9,9 +9,9 @@ from torch import nn
 
 from interp.core.errors import ModelError
 from interp.core.randomness import generator
-from interp.models.effective import packed_parts
-from interp.models.huggingface import is_huggingface
-from interp.models.small import SmallTransformer
+from interp.models.adapters.effective import packed_parts
+from interp.models.adapters.huggingface import is_huggingface
+from interp.models.small.model import SmallTransformer
 
 
 def randomised_module(module: nn.Module, seed: int) -> nn.Module:

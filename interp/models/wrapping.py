@@ -11,20 +11,20 @@ import torch
 from torch import nn
 
 from interp.core.errors import ModelError
-from interp.models.adapter import Adapter, Inputs
-from interp.models.effective import links_of
-from interp.models.generic import module_adapter, small_adapter
-from interp.models.guest_adapter import hooked_root_adapter, is_hooked_root
+from interp.models.adapters.adapter import Adapter, Inputs
+from interp.models.adapters.effective import links_of
+from interp.models.adapters.generic import module_adapter, small_adapter
+from interp.models.adapters.guest import hooked_root_adapter, is_hooked_root
+from interp.models.adapters.huggingface import huggingface_adapter, is_huggingface
+from interp.models.adapters.peft import injected
+from interp.models.adapters.proof import prove
 from interp.models.hooked import HookedModel
-from interp.models.huggingface import huggingface_adapter, is_huggingface
+from interp.models.hooks.passes import apart
 from interp.models.identity import placement
-from interp.models.intake import intake_of
 from interp.models.padding import prove_padding
-from interp.models.passes import apart
-from interp.models.peft_models import injected
-from interp.models.proof import prove
-from interp.models.small import SmallTransformer
-from interp.models.tokens import Tokenization, load_tokenizer
+from interp.models.small.model import SmallTransformer
+from interp.models.text.intake import intake_of
+from interp.models.text.tokens import Tokenization, load_tokenizer
 
 _TEXT_KIND = {"tokens": "decoder", "encoder_decoder": "encoder-decoder"}
 

@@ -11,8 +11,8 @@ from interp.plotting.config import HeadMapConfig as HeadMapConfig
 from interp.plotting.config import LensConfig as LensConfig
 from interp.plotting.config import Quantity as Quantity
 from interp.plotting.generic import plot_result as plot_result
-from interp.plotting.heads import head_heatmap as head_heatmap
-from interp.plotting.lenses import lens_heatmap as lens_heatmap
+from interp.plotting.lens.heads import head_heatmap as head_heatmap
 from interp.plotting.registry import load_renderers as load_renderers
+from interp.plotting.rooms.lenses import lens_heatmap as lens_heatmap
 from interp.plotting.tokens import TokenStrip as TokenStrip
 from interp.plotting.training import training_curves as training_curves

@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.core import store
 from interp.core.escape import esc, json_island
 from interp.core.result import renders
-from interp.lenses.heads_record import AttentionRecord
+from interp.lenses.heads.record import AttentionRecord
 from interp.plotting import labels
 from interp.plotting.attention import attention_patterns
 from interp.plotting.config import AttentionConfig

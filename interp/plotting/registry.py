@@ -18,6 +18,6 @@ def load_renderers(result_type: type | None = None) -> None:
         parts = kind.__module__.split(".")
         if parts[0] != "interp" or len(parts) < 2:
             continue
-        name = f"interp.plotting.{parts[1]}"
+        name = f"interp.plotting.rooms.{parts[1]}"
         if find_spec(name) is not None:
             import_module(name)

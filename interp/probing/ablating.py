@@ -17,9 +17,9 @@ from interp.core.errors import ConfigError
 from interp.core.randomness import permutation
 from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
-from interp.models.interventions import Intervention, mean, zero
-from interp.models.token_batch import TokenBatch
-from interp.probing.auditing import losses
+from interp.models.hooks.interventions import Intervention, mean, zero
+from interp.models.text.batch import TokenBatch
+from interp.probing.erasing.audit import losses
 from interp.probing.findings import NeuronAblation
 
 Replacement = Literal["zero", "mean"]

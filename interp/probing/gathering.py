@@ -10,11 +10,11 @@ from torch import Tensor
 
 from interp.core.errors import SiteError
 from interp.models.hooked import HookedModel
-from interp.models.token_batch import TokenBatch
-from interp.probing.alignment import LabelledTokens
+from interp.models.text.batch import TokenBatch
 from interp.probing.config import ProbeConfig
 from interp.probing.result import ProbeSweep
 from interp.probing.sweeping import probe_sweep
+from interp.probing.syntax.alignment import LabelledTokens
 
 
 def gather(

@@ -17,9 +17,9 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
 from interp.core.randomness import permutation
-from interp.models.forms import unpack
 from interp.models.hooked import HookedModel
-from interp.models.interventions import clamp
+from interp.models.hooks.interventions import clamp
+from interp.models.text.forms import unpack
 from interp.probing.findings import ClampedWriting
 from interp.probing.recurrent import CharLSTM, clamp_unit
 from interp.probing.rows import Labels, check_rows, encode

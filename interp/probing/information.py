@@ -14,12 +14,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from interp.core.errors import ConfigError
 from interp.core.randomness import permutation
 from interp.probing.config import ProbeConfig
-from interp.probing.linear import scores_of, solve
 from interp.probing.probe import train_mlp
 from interp.probing.result import CodeLengths, VInformation
-from interp.probing.ridge import ridge
 from interp.probing.rows import Labels, Target, check_rows, check_sites, encode
-from interp.probing.spectrum import spectrum
+from interp.probing.solvers.linear import scores_of, solve
+from interp.probing.solvers.ridge import ridge
+from interp.probing.solvers.spectrum import spectrum
 from interp.probing.splits import group_codes, split_rows
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

@@ -18,8 +18,8 @@ from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.store import Artefact
 from interp.probing.config import ProbeConfig, ProbeKind
-from interp.probing.linear import solve
 from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
+from interp.probing.solvers.linear import solve
 
 LINEAR: tuple[ProbeKind, ...] = ("logistic", "ridge", "mass_mean")
 

@@ -18,10 +18,10 @@ from interp.core.errors import ConfigError
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
 from interp.probing.config import ProbeConfig, Ranking, SparseConfig
-from interp.probing.linear import Solved, scores_of, solve
 from interp.probing.result import PruningCurve, SparseSweep
 from interp.probing.rows import Labels, Target, check_rows, check_sites, encode, require_classes
 from interp.probing.scores import Binary, binary_scores
+from interp.probing.solvers.linear import Solved, scores_of, solve
 from interp.probing.splits import Split, shuffled, split_rows
 
 

@@ -13,11 +13,11 @@ from interp.core.errors import ShapeError
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.probing.config import ProbeConfig, ProbeKind
-from interp.probing.linear import scores_of, solve
 from interp.probing.probe import train_mlp
 from interp.probing.result import ProbeSweep
 from interp.probing.rows import Labels, Target, check_sites, encode_all, require_classes
 from interp.probing.scores import majority, rate
+from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.splits import Split, group_codes, shuffled, split_rows
 
 Rows = Mapping[str, Tensor]

@@ -17,8 +17,8 @@ from interp.core.errors import ConfigError
 from interp.core.randomness import permutation
 from interp.probing.config import ProbeConfig
 from interp.probing.findings import UnitResult
-from interp.probing.linear import scores_of, solve
 from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
+from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.splits import shuffled, split_rows
 
 STRENGTHS = tuple(2.0**e for e in range(-8, 1))

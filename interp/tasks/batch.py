@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
-from interp.models.token_batch import TokenBatch
-from interp.models.token_reading import call
+from interp.models.text.batch import TokenBatch
+from interp.models.text.reading import call
 from interp.tasks.prompt import Prompt
 
 if TYPE_CHECKING:

@@ -196,7 +196,7 @@ def _tokenizer(given: Any) -> Any:
     """A tokenizer, loaded if a folder was given."""
     if not isinstance(given, str | Path):
         return given
-    from interp.models.token_reading import load_tokenizer
+    from interp.models.text.reading import load_tokenizer
 
     found = load_tokenizer(given)
     if found is None:

@@ -25,8 +25,8 @@ from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.randomness import generator
 from interp.core.result import Result
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from interp.tasks.config import InductionConfig
 
 LAYERS = 2

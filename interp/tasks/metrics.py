@@ -35,7 +35,7 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.models.endings import token_losses
-from interp.models.token_batch import TokenBatch
+from interp.models.text.batch import TokenBatch
 from interp.tasks.batch import PromptBatch
 
 Reduce = Literal["mean", "none"]

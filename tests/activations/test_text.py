@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from interp.activations import TextConfig, TokenSequences, tokenize_texts
 from interp.activations.text import _pack
 from interp.core.errors import ConfigError, CorruptArtefact, ShapeError, StorageError, TokenError
-from interp.models.tokens import TokenBatch
+from interp.models.text.tokens import TokenBatch
 from tests.activations.models import N_CTX, small_model, stories
 
 

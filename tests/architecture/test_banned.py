@@ -10,7 +10,7 @@ import pytest
 
 from tests.architecture.source import Module, modules
 
-WRITERS = re.compile(r"interp\.core\.(_?store.*|_?files.*)")
+WRITERS = re.compile(r"interp\.core\.(store|disk\..*)")
 WRITING_CALLS = {
     "torch.save", "save_file", "safetensors.torch.save_file", "json.dump", "yaml.dump", "np.save",
     "np.savez", "numpy.save", "shutil.copy", "shutil.move", "shutil.rmtree", "os.rename",

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 import interp
 from interp.attribution import ground_truth
-from interp.attribution.deciding import area_under_curve
-from interp.attribution.trust_result import GroundTruth
+from interp.attribution.trust.ground_truth import area_under_curve
+from interp.attribution.trust.result import GroundTruth
 from interp.core.errors import ConfigError
 from interp.tasks import Prompt, Prompts, grammar_names, grammar_task
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import interp
 from interp.attribution import METHODS, attribute, attribute_methods
-from interp.attribution.attending import attention_flow, attention_rollout
 from interp.attribution.attributing import make_game
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import Rows, SiteGame
+from interp.attribution.methods.attention import attention_flow, attention_rollout
 from interp.attribution.targets import Target, token_logit
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from tests.attribution import toys

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.attribution.paths import gauss_legendre
-from interp.attribution.smooth import Slope, bunched, fitted, rules
+from interp.attribution.methods.paths import gauss_legendre
+from interp.attribution.methods.smooth import Slope, bunched, fitted, rules
 
 CENTRE, WIDTH = 0.4, 0.1
 BOUND = (lambda sums: sums / 1e-3, lambda missed: float(missed.norm()), 1e-3)

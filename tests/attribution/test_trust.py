@@ -27,9 +27,9 @@ from interp.attribution import (
     spurious,
     unit_relevance,
 )
-from interp.attribution.agreeing import kendall_tau, rank_biased_overlap, top_overlap
-from interp.attribution.perturbing import top_masks
-from interp.attribution.pruning import keep_masks
+from interp.attribution.trust.agreement import kendall_tau, rank_biased_overlap, top_overlap
+from interp.attribution.trust.faithfulness import top_masks
+from interp.attribution.trust.pruning import keep_masks
 from interp.core.errors import ShapeError
 from tests.attribution import toys
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.lenses.heads_record import AttentionRecord
+from interp.lenses.heads.record import AttentionRecord
 from interp.plotting import attention_page, labels
 from tests.browser.conftest import Open, Visit
 from tests.plotting.samples import NASTY, hostile

@@ -106,17 +106,17 @@ def test_refusals_say_what_to_do_and_leave_nothing(
 def test_a_set_that_cannot_be_written_whole_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from interp.core import _store_disk
+    from interp.core.disk import calls
     from interp.core.errors import StorageError
 
-    step = _store_disk.step
+    step = calls.step
 
     def full(operation: str, path: Path) -> None:
         if "layer_1" in str(path):
             raise StorageError("the disk is full", got=operation)
         step(operation, path)
 
-    monkeypatch.setattr(_store_disk, "step", full)
+    monkeypatch.setattr(calls, "step", full)
     assert run(GOLDEN / "circuit_tracer/relu", tmp_path / "native") == 2
     assert "the disk is full" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -16,8 +16,8 @@ from interp.cli.demo import head_map, scene
 from interp.cli.demo.command import DEFAULT_OUT
 from interp.cli.main import main
 from interp.core.store import commit
-from interp.models.small import SmallTransformer, small_files
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer, small_files
 from tests.models import zoo
 
 

@@ -441,7 +441,7 @@ json_values = st.recursive(
 def test_any_plain_value_comes_back(value: Any) -> None:
     import json
 
-    from interp.core._fields import from_json, to_json
+    from interp.core.frames.fields import from_json, to_json
 
     text = json.dumps(to_json(value, "x"), allow_nan=False)
     back = from_json(json.loads(text))

@@ -14,9 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from interp.core import _store_disk as _disk
 from interp.core import store
-from interp.core._tensorfile import DTYPES, encode_tensors
+from interp.core.disk import calls as _disk
+from interp.core.disk.tensors import DTYPES, encode_tensors
 from interp.core.errors import BadName, CorruptArtefact, StorageError
 from tests.support.children import HANG, fork
 
@@ -195,7 +195,7 @@ def test_foreign_folders_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_says_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interp.core import _store_artefact as _artefact
+    from interp.core.disk import artefact as _artefact
 
     with monkeypatch.context() as patch:
         patch.setattr(_artefact, "FORMAT", _artefact.FORMAT + 1)
@@ -404,7 +404,7 @@ def write_lock(folder: Path, **changes: object) -> Path:
 
 
 def test_only_a_dead_holder_loses_its_lock(tmp_path: Path) -> None:
-    from interp.core._store_lock import _born
+    from interp.core.disk.lock import _born
 
     write_lock(tmp_path, pid=dead_pid())
     with store.lock(tmp_path / "run"):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.dictionaries import coding
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.steps import TrainLoss
-from interp.dictionaries.steps_penalised import SMOOTH
+from interp.dictionaries.steps import coding
+from interp.dictionaries.steps.penalised import SMOOTH
+from interp.dictionaries.steps.table import TrainLoss
 
 
 class Jump(torch.autograd.Function):

@@ -21,7 +21,7 @@ from interp.dictionaries import (
     feature_splitting,
     stability,
 )
-from interp.dictionaries.recovering import random_directions
+from interp.dictionaries.scores.recovery import random_directions
 
 
 def relu(encoder: torch.Tensor, decoder: torch.Tensor, bias: float = -0.5) -> Dictionary:

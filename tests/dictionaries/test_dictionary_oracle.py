@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.dictionaries import Dictionary, DictionaryConfig
-from interp.dictionaries.steps import TrainLoss, make_step
+from interp.dictionaries.steps.table import TrainLoss, make_step
 
 sae_lens = pytest.importorskip("sae_lens")
 

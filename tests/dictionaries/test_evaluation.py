@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from interp.core.errors import ConfigError, ProvenanceError, ShapeError
 from interp.core.result import Result
 from interp.dictionaries import Dictionary, DictionaryConfig, DictionaryReport, evaluate
-from interp.dictionaries.evaluation_config import EvaluationConfig
-from interp.dictionaries.tallies import Variance
+from interp.dictionaries.scores.config import EvaluationConfig
+from interp.dictionaries.scores.tallies import Variance
 from interp.models import wrap
 from tests.models.zoo import MAKERS, D, V
 

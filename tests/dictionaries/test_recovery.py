@@ -18,10 +18,10 @@ from interp.dictionaries import (
     SyntheticConfig,
     SyntheticWorld,
     ceilings,
-    matching,
     score_recovery,
 )
-from interp.dictionaries.recovering import random_directions
+from interp.dictionaries.scores import matching
+from interp.dictionaries.scores.recovery import random_directions
 
 SMALL = SyntheticConfig(d=23, n_features=47, p_first=0.08, p_last=0.02, seed=3)
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
-from interp.dictionaries import Dictionary, DictionaryConfig, sparse
-from interp.dictionaries.steps import TrainLoss, make_step
+from interp.dictionaries import Dictionary, DictionaryConfig
+from interp.dictionaries.steps import sparse
+from interp.dictionaries.steps.table import TrainLoss, make_step
 from tests.dictionaries.by_autograd import total
 from tests.support.closeness import assert_close_across
 
@@ -103,7 +104,7 @@ def test_gradients_are_autograds(
 def test_auxk_and_norm_rescaling(
     activation: str, rescale: bool, n_dead: int, crossover: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp.dictionaries.steps_topk.CROSSOVER", crossover)
+    monkeypatch.setattr("interp.dictionaries.steps.topk.CROSSOVER", crossover)
     for shape in ("sae", "skip", "groups", "layer_norm"):
         d = made(activation, rescale_acts_by_decoder_norm=rescale, **SHAPES[shape])
         agree(d, losses(d, n_dead), *rows(d))

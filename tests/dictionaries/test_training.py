@@ -15,9 +15,9 @@ from interp.core.errors import BadName, ConfigError
 from interp.core.randomness import generator
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample
-from interp.dictionaries.recovering import score_recovery
 from interp.dictionaries.resampling import resample
-from interp.dictionaries.synthetic import SyntheticConfig, SyntheticWorld
+from interp.dictionaries.scores.recovery import score_recovery
+from interp.dictionaries.scores.synthetic import SyntheticConfig, SyntheticWorld
 from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.trainee import Trainee
 from interp.dictionaries.training import clip_dictionary, run_training, train

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.core import _store_disk as _disk
 from interp.core import store
+from interp.core.disk import calls as _disk
 from interp.core.errors import StorageError
 from tests.support.children import fork
 

@@ -242,7 +242,7 @@ def test_absent_files_and_folders_are_named(tmp_path: Path, reader: str) -> None
 def test_a_crafted_manifest_is_refused(tmp_path: Path) -> None:
     """A hostile writer can compute the digest; what the manifest says is still checked."""
     from interp.core import store
-    from interp.core._store_artefact import render_manifest
+    from interp.core.disk.artefact import render_manifest
     from interp.core.errors import StorageError
 
     (tmp_path / "secret").write_text("s")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from interp.core.errors import TokenError
-from interp.models.tokens import Tokenization
+from interp.models.text.tokens import Tokenization
 from tests.conftest import FULL
 from tests.models.tokenizers import WORDS, word_level
 

@@ -23,13 +23,13 @@ import transformers as hf
 from torch import Tensor, nn
 
 from interp.core.errors import FoldError
-from interp.models import folding
-from interp.models.fold_parts import FoldNorm
+from interp.models.adapters.norms import norm_parts
+from interp.models.folding import fold as folding
+from interp.models.folding.parts import FoldNorm
 from interp.models.hooked import HookedModel
-from interp.models.norms import norm_parts
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
-from interp.models.small_layers import Norm
+from interp.models.small.config import SmallConfig
+from interp.models.small.layers import Norm
+from interp.models.small.model import SmallTransformer
 from interp.models.wrapping import wrap
 
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}

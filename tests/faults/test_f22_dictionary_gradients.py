@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp.dictionaries import Dictionary, DictionaryConfig, sparse
-from interp.dictionaries.steps import TrainLoss, make_step
+from interp.dictionaries import Dictionary, DictionaryConfig
+from interp.dictionaries.steps import sparse
+from interp.dictionaries.steps.table import TrainLoss, make_step
 
 FULL = os.environ.get("INTERP_FULL") == "1"
 CASES: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from interp.dictionaries import Dictionary, DictionaryConfig, train
-from interp.dictionaries.steps import TrainLoss, make_step
+from interp.dictionaries.steps.table import TrainLoss, make_step
 from interp.dictionaries.train_config import TrainConfig
 
 D_IN, D_SAE, N = 13, 29, 211

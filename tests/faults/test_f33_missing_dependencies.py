@@ -46,14 +46,14 @@ def test_core_imports_with_torch_numpy_and_safetensors_only() -> None:
     assert done.returncode == 0, done.stderr
 
 
-ENGINES = "interp.attribution.engines"
-KERNELS = "interp.dictionaries.kernels"
+ENGINES = "interp.attribution.methods.engines"
+KERNELS = "interp.dictionaries.steps.kernels"
 """Captum's methods, imported when one of them is asked for."""
 
 
 def test_a_missing_engine_is_named_with_its_cure() -> None:
     code = """
-from interp.attribution.methods import engine_of
+from interp.attribution.methods.table import engine_of
 from interp.core.errors import MissingDependency
 engine_of("integrated_gradients")
 try:

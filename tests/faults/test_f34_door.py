@@ -23,7 +23,7 @@ from torch import Tensor
 import interp
 from interp.core.errors import InterpError
 from interp.models.hooked import HookedModel
-from interp.models.tokens import TokenBatch
+from interp.models.text.tokens import TokenBatch
 from tests.models import zoo
 from tests.models.tokenizers import word_level
 

@@ -19,9 +19,9 @@ import torch
 import interp
 from interp.core.errors import ModelError
 from interp.core.store import commit
-from interp.models.small import SmallTransformer, small_files
-from interp.models.small_config import SmallConfig
-from interp.models.token_reading import load_tokenizer
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer, small_files
+from interp.models.text.reading import load_tokenizer
 from tests.faults.test_f11_malicious import BYTEARRAY, evil_code, torch_zip
 from tests.support.folders import edit, model_folder, tokenizer_files
 from tests.support.hostile import judged, require_refused

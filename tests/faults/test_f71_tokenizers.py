@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from interp.core.errors import TokenError
-from interp.models import gate_text
-from interp.models.gate_text import guarded, has_nested_repeat, needs_guard
-from interp.models.token_reading import call, load_tokenizer, render_chat
+from interp.models.text import gate as gate_text
+from interp.models.text.gate import guarded, has_nested_repeat, needs_guard
+from interp.models.text.reading import call, load_tokenizer, render_chat
 from interp.tasks import load_task
 from tests.support.folders import tokenizer_files
 from tests.support.hostile import judged, require_refused

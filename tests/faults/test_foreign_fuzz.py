@@ -23,7 +23,7 @@ from interp.activations import read_texts
 from interp.activations.shards import _read_plan
 from interp.cli.train import Train, read_file
 from interp.core import store
-from interp.core._store_artefact import render_manifest
+from interp.core.disk.artefact import render_manifest
 from interp.core.errors import InterpError
 from interp.core.result import Result
 from interp.dictionaries import Dictionary, DictionaryConfig, load
@@ -31,9 +31,9 @@ from interp.lenses.benchmark import load_lens_prompts
 from interp.lenses.result import LensResult
 from interp.models import load_model
 from interp.models.gate import inspect_folder
-from interp.models.small import SmallTransformer, load_small, small_files
-from interp.models.small_config import SmallConfig
-from interp.models.token_reading import load_tokenizer
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer, load_small, small_files
+from interp.models.text.reading import load_tokenizer
 from interp.tasks import load_labels, load_task
 from tests.support.folders import model_folder, tokenizer_files
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from interp.lenses.tuned import TunedLens
-from interp.probing.erasure import Eraser
+from interp.probing.erasing.eraser import Eraser
 from interp.probing.probe import Probe
 from tests.core.test_artefact import ORIGIN
 from tests.support.closeness import assert_close_across

@@ -13,8 +13,8 @@ import torch
 import interp
 from interp.core.errors import ConfigError
 from interp.lenses import HeadAtlasConfig, head_distances, record_attention, syntax_scores
-from interp.lenses.heads_distance import js_divergence, layer_test, scaled
-from interp.lenses.heads_syntax import _Sentence, _tally, word_attention
+from interp.lenses.heads.distance import js_divergence, layer_test, scaled
+from interp.lenses.heads.syntax import _Sentence, _tally, word_attention
 from interp.models.hooked import HookedModel
 from tests.models.zoo import DH, KV, H, L, V, make
 

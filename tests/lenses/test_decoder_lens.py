@@ -22,7 +22,7 @@ from interp.lenses import (
     score_decoder_lens,
 )
 from interp.lenses.decoder import greedy
-from interp.models.tokens import TokenBatch
+from interp.models.text.tokens import TokenBatch
 from tests.lenses import toys
 from tests.models import zoo
 

@@ -12,7 +12,7 @@ import interp
 from interp.core.errors import ModelError, TokenError
 from interp.core.result import Result
 from interp.lenses import HeadAtlasConfig, head_atlas, heads_from_weights
-from interp.lenses.heads import repeat_statistics, text_statistics, with_uniform
+from interp.lenses.heads.atlas import repeat_statistics, text_statistics, with_uniform
 from interp.models.hooked import HookedModel
 from tests.models.zoo import H, L, make
 
@@ -129,8 +129,8 @@ def test_random_weights_recall_nothing(shared_data: Path, seed: int) -> None:
 
 def test_an_ideal_induction_circuit_is_recalled_exactly() -> None:
     """Bietti et al.: sums of outer products as memories; every probe must say 1."""
-    from interp.models.small import SmallTransformer
-    from interp.models.small_config import SmallConfig
+    from interp.models.small.config import SmallConfig
+    from interp.models.small.model import SmallTransformer
 
     d, vocabulary, context = 61, 13, 17
     shape = SmallConfig(

@@ -12,8 +12,8 @@ import interp
 from interp.activations import FitConfig, fit
 from interp.core.randomness import generator
 from interp.lenses import heads_from_weights
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 
 V, D, T, TRIGGERS = 32, 128, 64, 3
 

@@ -14,9 +14,9 @@ import interp
 from interp.core.errors import ConfigError, ModelError, NonFiniteError, TokenError
 from interp.core.result import Result
 from interp.lenses.result import LensResult
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
-from interp.models.tokens import TokenBatch
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
+from interp.models.text.tokens import TokenBatch
 from tests.models import tokenizers, zoo
 
 IDS = torch.tensor([11, 7, 23, 5, 42, 17, 3])

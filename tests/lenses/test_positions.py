@@ -23,8 +23,8 @@ from interp.lenses import (
     decompose_positions,
     position_context,
 )
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from tests.lenses import toys
 from tests.models import zoo
 from tests.support.closeness import assert_close_across

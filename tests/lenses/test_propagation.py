@@ -22,9 +22,9 @@ from interp.lenses import (
 )
 from interp.lenses.frozen import FrozenNorm
 from interp.lenses.propagation import crossing
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
-from interp.models.tokens import TokenBatch
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
+from interp.models.text.tokens import TokenBatch
 from tests.lenses import toys
 from tests.models import zoo
 

@@ -21,7 +21,7 @@ from interp.lenses import (
     second_order_directions,
     sparse_code,
 )
-from interp.models.tokens import TokenBatch
+from interp.models.text.tokens import TokenBatch
 from tests.lenses import toys
 from tests.lenses.test_second_order import planted
 from tests.models import zoo
@@ -229,7 +229,7 @@ def test_bad_requests_are_explained(call: Any, kind: type[Exception], words: str
 def test_too_many_effects_are_refused_before_memory_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("interp.lenses.indirect_many.BUDGET", 3 * zoo.M * zoo.D * 4)
+    monkeypatch.setattr("interp.lenses.indirect.many.BUDGET", 3 * zoo.M * zoo.D * 4)
     with pytest.raises(MemoryBudgetError, match="do not fit") as error:
         neuron_directions(interp.wrap(zoo.make("gpt2")), IDS, 0)
     assert "4 inputs" in str(error.value) and "neurons=" in str(error.value.fix)

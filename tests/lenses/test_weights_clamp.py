@@ -16,8 +16,8 @@ from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.lenses import TokenTableConfig, clamp_neuron, neuron_atlas
 from interp.models.hooked import HookedModel
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from tests.models.zoo import make
 
 TOPICS, WORDS, V, N, D_MLP = 10, 10, 199, 17, 97

@@ -14,7 +14,7 @@ import interp
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.result import Result
 from interp.lenses import TokenTableConfig, read_pairs
-from interp.lenses.weights_pairs import top_pairs
+from interp.lenses.weights.pairs import top_pairs
 from tests.models.zoo import DH, KV, H, L, V, make
 
 

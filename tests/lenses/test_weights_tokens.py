@@ -15,7 +15,7 @@ import interp
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.result import Result
 from interp.lenses import TokenTable, TokenTableConfig, neuron_atlas, read_directions, read_weights
-from interp.lenses.weights import vocabulary
+from interp.lenses.weights.tokens import vocabulary
 from interp.models.hooked import HookedModel
 from tests.models.zoo import DH, KV, D, H, L, M, V, make
 from tests.support.work import counted_elements

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import interp
 from interp.activations import FitConfig, fit
 from interp.core.randomness import generator
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 
 N_NAMES, N_TRAITS = 600, 8
 START, IS, AND, HE, SHE = range(N_NAMES, N_NAMES + 5)

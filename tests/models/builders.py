@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from interp.models.small import SmallTransformer, load_parameters
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer, load_parameters
 
 CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",

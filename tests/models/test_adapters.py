@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from interp import InterpError, load_model, wrap
 from interp.core.errors import FoldError, ModelError, WeightError
 from interp.lenses import direct_logit_attribution, heads_from_weights, neuron_atlas
-from interp.models.folding import fold
-from interp.models.linear import linear_weight
+from interp.models.adapters.linear import linear_weight
+from interp.models.folding.fold import fold
 from tests.models import zoo
 
 peft = pytest.importorskip("peft")

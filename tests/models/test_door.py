@@ -23,9 +23,9 @@ import interp
 from interp import load_model, wrap
 from interp.core.errors import ConfigError, InterpError, ModelError, TokenError, TokenWarning
 from interp.models.hooked import HookedModel
+from interp.models.hooks.sides import Seen
 from interp.models.padding import prove_padding
-from interp.models.sides import Seen
-from interp.models.tokens import TokenBatch
+from interp.models.text.tokens import TokenBatch
 from interp.tasks import sentence_log_probability
 from tests.models import zoo
 from tests.models.tokenizers import word_level

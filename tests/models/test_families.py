@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import interp
-from interp.models.adapter import find
-from interp.models.families import family_of
-from interp.models.family_blocks import T5_CROSS, T5_SELF
+from interp.models.adapters.adapter import find
+from interp.models.adapters.blocks import T5_CROSS, T5_SELF
+from interp.models.adapters.families import family_of
 from tests.models import zoo
 
 FAMILIES = list(zoo.MAKERS)
@@ -331,7 +331,7 @@ def test_architectures_out_of_reach_say_so(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_wrong_adapter_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Null of the proof: an attention function that scales wrongly must not load."""
-    from interp.models import attention
+    from interp.models.hooks import attention
 
     honest = attention._softmax
     monkeypatch.setattr(attention, "_softmax", lambda s, d, f: honest(s * 1.5, d, f))

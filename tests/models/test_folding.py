@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import FoldError
-from interp.models.adapter import find
-from interp.models.fold_parts import FoldNorm
-from interp.models.folding import fold
+from interp.models.adapters.adapter import find
+from interp.models.adapters.norms import norm_parts
+from interp.models.folding.fold import fold
+from interp.models.folding.parts import FoldNorm
 from interp.models.hooked import HookedModel
-from interp.models.norms import norm_parts
-from interp.models.small import SmallTransformer, load_parameters
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer, load_parameters
 from interp.models.wrapping import wrap
 from tests.models import zoo
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import interp
 from interp.core.errors import HookNotFired, InterpError, ModelError, SiteError
-from interp.lenses.heads import head_atlas
-from interp.lenses.heads_weights import heads_from_weights
+from interp.lenses.heads.atlas import head_atlas
+from interp.lenses.heads.weights import heads_from_weights
 from tests.models import zoo
 from tests.models.by_hand import gap
 from tests.models.test_oracle_transformer_lens import tokenizer

@@ -20,9 +20,9 @@ from interp.core.errors import (
     SiteError,
     TokenError,
 )
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
-from interp.models.tokens import TokenBatch
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
+from interp.models.text.tokens import TokenBatch
 from tests.models import zoo
 
 IDS = torch.tensor([[11, 7, 23, 5, 42, 17, 3], [9, 31, 6, 77, 50, 8, 12]])
@@ -222,7 +222,7 @@ def test_exceptions_inside_hooks_leave_the_model_as_it_was(
     llama: interp.HookedModel, full_count: bool
 ) -> None:
     """F4: any exception, at any site, in every way of running; also an abandoned generator."""
-    from interp.models import attention
+    from interp.models.hooks import attention
 
     before = _state(llama.module)
     expected = llama(IDS)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from interp import load_model, wrap, zero
 from interp.core.errors import ConfigError, ModelError, ProvenanceError
 from interp.core.provenance import _bit_patterns, _mixed_sum, checksum_state
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from tests.models import zoo
 
 transformers = pytest.importorskip("transformers")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import interp
 from interp.core.errors import EditError, HookNotFired, ModelError, NonFiniteError
-from interp.models import modes, passes
+from interp.models.hooks import modes, passes
 from tests.models import zoo
 
 IDS = torch.arange(5, 12)[None]

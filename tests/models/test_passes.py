@@ -26,10 +26,10 @@ from interp.core.errors import (
     SiteError,
     TokenError,
 )
-from interp.models import attention, passes
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
-from interp.models.tokens import TokenBatch
+from interp.models.hooks import attention, passes
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
+from interp.models.text.tokens import TokenBatch
 from tests.models import zoo
 
 IDS = torch.tensor([[11, 7, 23, 5, 42, 17, 3], [9, 31, 6, 77, 50, 8, 12]])

@@ -11,9 +11,9 @@ import transformers
 
 from interp import wrap
 from interp.core.errors import EditError, InterpError
-from interp.models.interventions import along
+from interp.models.hooks.interventions import along
+from interp.models.hooks.sides import Side
 from interp.models.outputs import main_output, single_output
-from interp.models.sides import Side
 from tests.models.zoo import _BERT
 
 T: Any = transformers

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import interp
 from interp.core.errors import InterpError, ModelError, TokenError
-from interp.models.tokens import TokenBatch
+from interp.models.text.tokens import TokenBatch
 from tests.models import tokenizers, zoo
 
 PROMPT = "Once upon a time"

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from interp.core.errors import ConfigError, ModelError, TokenError
-from interp.models.small import (
+from interp.models.small.config import BOOKKEEPING, UNSUPPORTED, SmallConfig
+from interp.models.small.layers import HookPoint
+from interp.models.small.model import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     SmallTransformer,
@@ -19,8 +21,6 @@ from interp.models.small import (
     load_small,
     small_files,
 )
-from interp.models.small_config import BOOKKEEPING, UNSUPPORTED, SmallConfig
-from interp.models.small_layers import HookPoint
 
 SIZES: dict[str, Any] = {
     "n_layers": 2,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import interp
-from interp.models import passes
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.hooks import passes
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from tests.conftest import FULL
 from tests.models import zoo
 from tests.models.program.state import state

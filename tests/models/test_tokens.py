@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
-from interp.models.token_batch import TokenBatch, position_ids_from_mask
-from interp.models.token_pieces import readable_bytes
-from interp.models.tokens import Tokenization, load_tokenizer
+from interp.models.text.batch import TokenBatch, position_ids_from_mask
+from interp.models.text.pieces import readable_bytes
+from interp.models.text.tokens import Tokenization, load_tokenizer
 from tests.models.tokenizers import SAYS_BOS, Letters, byt5, byte_level, metaspace, word_level
 from tests.support.work import counted_calls, counted_elements
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interp.core.errors import ConfigError
-from interp.plotting.dictionaries_training import dictionary_curves
+from interp.plotting.rooms.dictionaries_training import dictionary_curves
 
 
 def records(*names: str) -> list[dict[str, float]]:

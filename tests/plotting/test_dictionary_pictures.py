@@ -10,7 +10,7 @@ import torch
 
 from interp.core.errors import ConfigError
 from interp.dictionaries import Absorption, DictionaryReport, Recovery, Splitting, Stability
-from interp.plotting.dictionaries import dictionary_frontier
+from interp.plotting.rooms.dictionaries import dictionary_frontier
 
 
 def report(l0: float = 8.0, with_losses: bool = True) -> DictionaryReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from interp.plotting import theme
-from interp.plotting.tasks import MOST, accuracy_bars
+from interp.plotting.rooms.tasks import MOST, accuracy_bars
 from interp.tasks.behaviour import TaskReport, wilson
 
 

@@ -23,7 +23,7 @@ from interp.lenses import (
     read_pairs,
     record_attention,
 )
-from interp.lenses.tokens_table import TokenTable
+from interp.lenses.weights.table import TokenTable
 from interp.models.hooked import HookedModel
 from tests.models.zoo import H, L, make
 from tests.plotting.samples import NASTY

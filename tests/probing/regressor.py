@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.randomness import generator
-from interp.models.small_config import SmallConfig
-from interp.models.small_layers import Block, norm
+from interp.models.small.config import SmallConfig
+from interp.models.small.layers import Block, norm
 
 D, EXEMPLARS = 3, 8
 

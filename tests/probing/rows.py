@@ -10,8 +10,8 @@ from hypothesis import settings
 from torch import Tensor
 
 from interp.core.randomness import generator
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 
 F16 = settings(max_examples=2_000 if os.environ.get("INTERP_FULL") == "1" else 50)
 """Row F16 of the fault matrix: 2,000 degenerate inputs, none of them non-finite, none raw."""

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import interp
 from interp.core.errors import ConfigError, InterpError, SiteError
-from interp.models.token_batch import TokenBatch
+from interp.models.text.batch import TokenBatch
 from interp.probing.ablating import Replacement, ablate_neurons
 from interp.probing.config import SparseConfig
 from interp.probing.sparse import sparse_sweep

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import interp
 from interp.core.errors import ConfigError, ShapeError, SiteError, TokenError
-from interp.probing.alignment import align_spans, align_texts, align_words
 from interp.probing.gathering import gather, sweep_model
+from interp.probing.syntax.alignment import align_spans, align_texts, align_words
 from interp.tasks.labels import Labelled, LabelledTexts
 from tests.models import tokenizers
 from tests.probing.rows import small

@@ -10,8 +10,13 @@ import torch
 
 import interp
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError
-from interp.probing.attending import WordMaps, attention_probe, fit_attention_probe, word_maps
 from interp.probing.config import AttentionProbeConfig
+from interp.probing.syntax.attention import (
+    WordMaps,
+    attention_probe,
+    fit_attention_probe,
+    word_maps,
+)
 from interp.tasks.labels import Labelled
 from tests.models import tokenizers
 from tests.probing.rows import small

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, InterpError, NonFiniteError, ShapeError
 from interp.probing import concepts
-from interp.probing.attending import WordMaps, fit_attention_probe
-from interp.probing.auditing import audit_erasure
 from interp.probing.config import (
     AttentionProbeConfig,
     ContextProbeConfig,
@@ -24,15 +22,17 @@ from interp.probing.config import (
     StructuralConfig,
 )
 from interp.probing.context_weights import probe_context
+from interp.probing.erasing.audit import audit_erasure
 from interp.probing.generating import clamped_writing
 from interp.probing.information import code_length, v_information
-from interp.probing.optimal import optimal_support
 from interp.probing.probe import train_probe
 from interp.probing.rows import encode
+from interp.probing.solvers.optimal import optimal_support
+from interp.probing.solvers.spectrum import spectrum
 from interp.probing.sparse import prune_neurons
-from interp.probing.spectrum import spectrum
 from interp.probing.splits import split_rows
-from interp.probing.structural import structural_probe, tree_distances
+from interp.probing.syntax.attention import WordMaps, fit_attention_probe
+from interp.probing.syntax.structural import structural_probe, tree_distances
 from interp.probing.units import find_unit
 from tests.probing.rows import F16
 

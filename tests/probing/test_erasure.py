@@ -19,8 +19,8 @@ import interp
 from interp.core.errors import ConfigError, InterpError, ProvenanceError, ShapeError
 from interp.core.result import Result
 from interp.probing import EraseConfig, Moments, ProbeConfig, probe_sweep
-from interp.probing.auditing import amnesic, audit_erasure, losses
-from interp.probing.erasure import Eraser, eraser_of, fit_eraser, random_eraser
+from interp.probing.erasing.audit import amnesic, audit_erasure, losses
+from interp.probing.erasing.eraser import Eraser, eraser_of, fit_eraser, random_eraser
 from tests.models import tokenizers
 from tests.probing.languages import texts, trained
 from tests.probing.rows import F16, small

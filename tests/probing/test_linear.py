@@ -18,12 +18,12 @@ from sklearn.metrics import (
 from sklearn.neighbors import NearestCentroid
 
 from interp.probing.config import ProbeConfig
-from interp.probing.linear import scores_of, solve
-from interp.probing.logistic import fit_logistic
-from interp.probing.ridge import leave_one_out, ridge_of_moments, ridge_path
 from interp.probing.rows import encode
 from interp.probing.scores import accuracy, binary_scores, r2, wilson
-from interp.probing.spectrum import Moments, spectrum
+from interp.probing.solvers.linear import scores_of, solve
+from interp.probing.solvers.logistic import fit_logistic
+from interp.probing.solvers.ridge import leave_one_out, ridge_of_moments, ridge_path
+from interp.probing.solvers.spectrum import Moments, spectrum
 from tests.probing.rows import planted
 
 EXACT = ProbeConfig(tolerance=1e-9, max_iter=1000, standardise=False)

@@ -8,7 +8,7 @@ import torch
 
 import interp
 from interp.core.errors import ConfigError
-from interp.models.token_batch import TokenBatch
+from interp.models.text.batch import TokenBatch
 from interp.probing import (
     ContextProbeConfig,
     ProbeConfig,

@@ -18,8 +18,8 @@ from torch import Tensor
 from interp.core.errors import ConfigError, InterpError, ShapeError
 from interp.core.result import Result
 from interp.probing.config import OptimalConfig, SparseConfig
-from interp.probing.optimal import optimal_support
 from interp.probing.rows import encode
+from interp.probing.solvers.optimal import optimal_support
 from interp.probing.sparse import prune_neurons, rank_neurons, sparse_sweep
 from tests.probing.rows import F16
 

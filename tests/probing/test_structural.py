@@ -7,7 +7,7 @@ import torch
 
 from interp.core.errors import ConfigError, ShapeError
 from interp.probing.config import StructuralConfig
-from interp.probing.structural import structural_probe, tree_distances
+from interp.probing.syntax.structural import structural_probe, tree_distances
 
 QUICK = StructuralConfig(rank=16, steps=150, lr=0.02)
 

@@ -25,9 +25,9 @@ from interp.probing import (
     split_rows,
     train_probe,
 )
-from interp.probing.logistic import UnconvergedWarning
 from interp.probing.probe import Probe
 from interp.probing.scores import LEAST_R2, r2
+from interp.probing.solvers.logistic import UnconvergedWarning
 from tests.probing.rows import F16, planted
 
 

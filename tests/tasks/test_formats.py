@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.errors import ConfigError, InterpError, StorageError, TokenError
-from interp.models.token_reading import load_tokenizer
+from interp.models.text.reading import load_tokenizer
 from interp.tasks import LabelledCorpus, LabelledTexts, Prompts, Task, load_labels, load_task
 from tests.tasks.toys import gpt2_words, ids_only
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
-from interp.models.token_batch import TokenBatch
+from interp.models.text.batch import TokenBatch
 from interp.tasks import metrics
 from interp.tasks.batch import PromptBatch
 from tests.tasks.toys import bigram

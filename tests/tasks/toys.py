@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.models import wrap
 from interp.models.hooked import HookedModel
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
-from interp.models.token_reading import load_tokenizer
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
+from interp.models.text.reading import load_tokenizer
 
 WORDS = ("<s>", "<unk>", "the", "cat", "dog", "cats", "dogs", "sleeps", "sleep", "runs", "near")
 

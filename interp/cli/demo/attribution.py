@@ -5,7 +5,7 @@ from __future__ import annotations
 from interp.attribution import attribute
 from interp.cli.demo.scene import Scene
 from interp.core.errors import ConfigError, ModelError
-from interp.plotting.attribution import attribution_strip
+from interp.plotting.rooms.attribution import attribution_strip
 from interp.reports import Item, Section
 
 METHODS = ("integrated_gradients", "deeplift", "shapley")

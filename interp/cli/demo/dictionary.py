@@ -6,7 +6,7 @@ import torch
 
 from interp.cli.demo.scene import Scene
 from interp.dictionaries.train_config import TrainConfig
-from interp.plotting.dictionaries_training import dictionary_curves
+from interp.plotting.rooms.dictionaries_training import dictionary_curves
 from interp.reports import Item, Section
 from interp.tasks.config import GrammarConfig
 from interp.tasks.grammar.corpus import batch

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from interp.tasks.formats import (
-    analogies,
+from interp.tasks.formats.labels import (
     annotations,
+    conllu,
+    entities,
+    sentiment,
+    similarity,
+    statements,
+    tagged,
+    text_tables,
+    word_tables,
+)
+from interp.tasks.formats.prompts import (
+    analogies,
     auto_circuit,
     blimp,
-    conllu,
     eap_ig,
-    entities,
     facts,
     feature_circuits,
     greater_than,
@@ -17,13 +25,7 @@ from interp.tasks.formats import (
     own,
     pairs,
     professions,
-    sentiment,
-    similarity,
-    statements,
-    tagged,
-    text_tables,
     winobias,
-    word_tables,
 )
 from interp.tasks.formats.table import ArchiveFormat, Format
 from interp.tasks.labels import LabelledCorpus, LabelledTexts

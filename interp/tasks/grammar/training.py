@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from interp.activations.config import FitConfig
 from interp.activations.loop import Evaluate, fit
 from interp.activations.report import FitReport
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from interp.tasks.config import GrammarConfig, GrammarTraining
 from interp.tasks.grammar import words as w
 from interp.tasks.grammar.asking import encode, grammar_names, grammar_task

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.models import passes
-from interp.models.tokens import TokenBatch
+from interp.models.hooks import passes
+from interp.models.text.tokens import TokenBatch
 from tests.models.program import naive
 from tests.models.program.edits import TOKEN_AXIS, Edit, dented, ranks
 from tests.models.program.naive import Active, Answer, Text, exactly

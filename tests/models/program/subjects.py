@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import interp
-from interp.models.small import SmallTransformer
-from interp.models.small_config import SmallConfig
+from interp.models.small.config import SmallConfig
+from interp.models.small.model import SmallTransformer
 from tests.models import zoo
 from tests.models.program.coders import Coder, Plain, Several, Skipping, Staged
 from tests.models.program.hand import Float64, Forward, use_attention_by_hand

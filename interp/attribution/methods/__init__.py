@@ -1,0 +1,1 @@
+"""How scores are made: gradients, rules, paths, attention, captum's engines."""

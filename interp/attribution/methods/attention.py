@@ -1,0 +1,95 @@
+"""Attention as an explanation: raw, rolled out over layers, or as a flow (Abnar, Zuidema 2020).
+
+None of them looks at the target; they are here to be compared, not to be trusted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution.config import AttributionConfig
+from interp.attribution.game import SiteGame
+from interp.attribution.methods.raw import Raw
+from interp.core.errors import ConfigError, ModelError
+
+PATTERNS = "blocks.*.attn.hook_pattern"
+UNITS = 1_000_000
+"""Capacities of the flow network are integers: attention in millionths."""
+
+
+def last_attention(game: SiteGame, config: AttributionConfig) -> Raw:
+    """Attention of the last layer, mean over heads."""
+    return Raw(players=_read(game, _patterns(game)[-1].mean(0)))
+
+
+def rollout(game: SiteGame, config: AttributionConfig) -> Raw:
+    """Product over layers of (A + I) / 2, A the mean over heads."""
+    return Raw(players=_read(game, attention_rollout(_patterns(game))))
+
+
+def flow(game: SiteGame, config: AttributionConfig) -> Raw:
+    """Largest flow from the output position to every input position."""
+    patterns = _patterns(game)
+    readers = [len(patterns[0][0]) - 1] if game.model.cfg.causal else range(len(patterns[0][0]))
+    rows = [attention_flow(patterns, reader) for reader in readers]
+    return Raw(players=torch.stack(rows).mean(0))
+
+
+def attention_rollout(
+    patterns: Float[Tensor, "layer head query key"],
+) -> Float[Tensor, "query key"]:
+    """Attention multiplied over layers, half of it the residual stream.
+
+    A~_l = (mean_h A_l + I) / 2; rollout = A~_L ... A~_1 (Abnar and Zuidema 2020, section 3).
+    Rows sum to 1 where those of the patterns do.
+    """
+    eye = torch.eye(patterns.shape[-1], dtype=patterns.dtype, device=patterns.device)
+    found = eye
+    for layer in patterns:
+        found = (layer.mean(0) + eye) / 2 @ found
+    return found
+
+
+def attention_flow(
+    patterns: Float[Tensor, "layer head query key"], reader: int = -1
+) -> Float[Tensor, "key"]:
+    """Largest flow from one position after the last layer down to each input position.
+
+    Edges between layers have capacity A~ (see `attention_rollout`); one maximum flow per input.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_flow
+
+    n_layers, n = len(patterns), patterns.shape[-1]
+    eye = np.eye(n)
+    mixed = [(layer.mean(0).double().cpu().numpy() + eye) / 2 for layer in patterns]
+    size = (n_layers + 1) * n
+    capacity = np.zeros((size, size), dtype=np.int32)
+    for depth, layer in enumerate(mixed):  # depth 0 is the first layer; nodes above read below
+        above, below = (depth + 1) * n, depth * n
+        capacity[above : above + n, below : below + n] = np.round(layer * UNITS)
+    graph = csr_array(capacity)
+    source = n_layers * n + reader % n
+    found = [maximum_flow(graph, source, sink).flow_value / UNITS for sink in range(n)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _patterns(game: SiteGame) -> Tensor:
+    if game.where != "pos" or game.rows.ids is None or game.n_positions != len(game.rows.ids):
+        raise ConfigError("attention scores positions of token inputs only", got=f"at={game.at!r}")
+    model = game.model
+    if "blocks.0.attn.hook_pattern" not in model.sites:
+        raise ModelError(
+            f"{model.cfg.model_name} offers no attention patterns",
+            fix="a method that needs gradients or values only",
+        )
+    acts = model.capture(game.rows.one, PATTERNS)
+    return torch.stack([acts["pattern", layer][0] for layer in range(model.cfg.n_layers)])
+
+
+def _read(game: SiteGame, matrix: Tensor) -> Tensor:
+    """What the output reads: the last row of a causal model, else the mean over rows."""
+    return (matrix[-1] if game.model.cfg.causal else matrix.mean(0)).double()

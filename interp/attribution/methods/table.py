@@ -1,0 +1,99 @@
+"""The table of methods: where each lives and what it promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from interp.core.errors import ConfigError, MissingDependency
+from interp.core.names import did_you_mean
+
+if TYPE_CHECKING:
+    from interp.attribution.methods.raw import Engine
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method."""
+
+    place: str
+    """`module:function` of its engine."""
+    complete: bool
+    """Whether its scores sum to f(x) - f(r), up to what it measures as its error."""
+    signed: bool
+    """Whether the sign means for or against."""
+    about: str
+    """One clause for the report."""
+
+
+_E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradients"
+_D, _L = "interp.attribution.methods.deeplift", "interp.attribution.methods.relevance"
+_A = "interp.attribution.methods.attention"
+METHODS: dict[str, Row] = {
+    "integrated_gradients": Row(f"{_G}:integrated_gradients", True, True,
+                                "gradients along the path from the baseline"),
+    "gradient_x_input": Row(f"{_E}:gradient_x_input", False, True, "first-order Taylor"),
+    "saliency": Row(f"{_E}:saliency", False, False, "size of the gradient"),
+    "smoothgrad": Row(f"{_E}:smoothgrad", False, False, "gradient averaged over noise"),
+    "gradient_shap": Row(f"{_E}:gradient_shap", False, True,
+                         "gradients at random points of the path"),
+    "deeplift": Row(f"{_D}:deeplift", True, True, "finite differences propagated exactly"),
+    "deeplift_reveal_cancel": Row(f"{_D}:reveal_cancel", True, True,
+                                  "DeepLIFT with positive and negative parts kept apart"),
+    "captum_deeplift": Row(f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)"),
+    "layer_conductance": Row(f"{_E}:layer_conductance", False, True,
+                             "flow of the embeddings' path through a unit"),
+    "occlusion": Row(f"{_E}:occlusion", False, True, "a window of neighbours hidden"),
+    "feature_ablation": Row(f"{_E}:feature_ablation", False, True, "one position hidden"),
+    "shapley": Row(f"{_E}:shapley", True, True, "average effect over random orders"),
+    "kernel_shap": Row(f"{_E}:kernel_shap", True, True, "Shapley values by regression"),
+    "lime": Row(f"{_E}:lime", False, True, "a sparse local linear model"),
+    "lrp_epsilon": Row(f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule"),
+    "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule"),
+    "lrp_alpha_beta": Row(f"{_L}:alpha_beta_rule", False, True, "relevance, alpha-beta rule"),
+    "attn_lrp": Row(f"{_L}:attention_rule", False, True, "relevance through attention"),
+    "functional_information": Row(f"{_G}:functional_information", False, False,
+                                  "gradient energy under noise, over the output"),
+    "attention": Row(f"{_A}:last_attention", False, False, "attention of the last layer"),
+    "attention_rollout": Row(f"{_A}:rollout", False, False, "attention multiplied over layers"),
+    "attention_flow": Row(f"{_A}:flow", False, False, "largest flow through attention"),
+}  # fmt: skip
+
+WITHOUT_GRADIENTS = {
+    "occlusion", "feature_ablation", "shapley", "kernel_shap", "lime", "attention",
+    "attention_rollout", "attention_flow",
+}  # fmt: skip
+"""Methods that only look: they run where torch keeps no gradients."""
+
+
+def method_row(name: str) -> Row:
+    """The row of a method.
+
+    Raises:
+        ConfigError: No such method; names the nearest.
+    """
+    if name not in METHODS:
+        raise ConfigError(
+            "unknown attribution method",
+            got=name,
+            expected=", ".join(METHODS),
+            fix=did_you_mean(name, METHODS) or None,
+        )
+    return METHODS[name]
+
+
+def engine_of(name: str) -> Engine:
+    """The engine of a method; its module (captum, scipy) is imported now and not before.
+
+    Raises:
+        MissingDependency: A package that this method needs is not installed.
+    """
+    module, _, function = method_row(name).place.partition(":")
+    try:
+        return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        package = (error.name or "captum").partition(".")[0]
+        raise MissingDependency(
+            f"the attribution method {name!r} needs {package}", fix=f"pip install {package}"
+        ) from error

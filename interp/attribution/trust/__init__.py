@@ -1,0 +1,1 @@
+"""How far to trust scores: known answers, perturbation, agreement, pruning."""

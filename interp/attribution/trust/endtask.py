@@ -1,0 +1,163 @@
+"""End tasks asked of the model itself, and what attributions answer to the same questions.
+
+Bilodeau, Jaques, Koh, Kim 2024 (PNAS): a complete and linear attribution cannot tell, in general,
+whether increasing a feature increases the output nearby; repeated queries can, with an error that
+falls exponentially in their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from interp.attribution.attributing import attribute
+from interp.attribution.trust.result import EndTask
+from interp.core.errors import ConfigError
+from interp.core.randomness import generator
+from interp.models.wrapping import wrap
+
+Function = Callable[[Tensor], Tensor]
+"""[n feature] -> [n]."""
+
+
+class Answer(NamedTuple):
+    """An answer that was measured."""
+
+    share: float
+    """Share of sampled points at which it holds."""
+    low: float
+    """Lower end of Hoeffding's interval."""
+    high: float
+    """Upper end."""
+    queries: int
+    """Evaluations of the model."""
+
+    @property
+    def yes(self) -> bool:
+        """Whether it holds at most points."""
+        return self.share > 0.5
+
+
+def recourse(
+    f: Function,
+    x: Tensor,
+    feature: int,
+    delta: float,
+    *,
+    samples: int = 16,
+    scale: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Answer:
+    """Does adding up to `delta` to a feature increase f? Asked by queries near x [feature].
+
+    Args:
+        samples: Points; each costs two queries. With `scale` 0 the first is x itself with the whole
+            delta, the others lie on the way.
+        scale: Standard deviation of the neighbourhood around x, all features.
+    """
+    if samples < 1:
+        raise ConfigError("an answer needs at least one sample", got=samples)
+    drawn = generator(seed, "recourse")
+    near = x + scale * torch.randn(samples, len(x), generator=drawn, dtype=torch.float64).to(x)
+    step = delta * torch.linspace(1, 1 / samples, samples).to(x)
+    moved = near.clone()
+    moved[:, feature] += step
+    with torch.no_grad():
+        values = f(torch.cat([near, moved]))
+    share = float((values[samples:] > values[:samples]).double().mean())
+    half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * samples))
+    return Answer(share, max(0.0, share - half), min(1.0, share + half), 2 * samples)
+
+
+def spurious(
+    f: Function, data: Tensor, feature: int, *, tolerance: float = 1e-6, samples: int = 64,
+    confidence: float = 0.95, seed: int = 0,
+) -> Answer:  # fmt: skip
+    """Does f use a feature at all? Its value is exchanged between rows of the data [row feature].
+
+    `share` is the share of rows whose output moves by more than `tolerance`.
+    """
+    drawn = generator(seed, "spurious")
+    rows = torch.randint(len(data), (samples,), generator=drawn)
+    donors = torch.randint(len(data), (samples,), generator=drawn)
+    before, after = data[rows], data[rows].clone()
+    after[:, feature] = data[donors, feature]
+    with torch.no_grad():
+        moved = (f(after) - f(before)).abs() > tolerance
+    share = float(moved.double().mean())
+    half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * samples))
+    return Answer(share, max(0.0, share - half), min(1.0, share + half), 2 * samples)
+
+
+def endtask_benchmark(
+    methods: Sequence[str] = ("gradient_x_input", "integrated_gradients", "shapley", "lime"),
+    *,
+    n_models: int = 200,
+    deltas: Sequence[float] = (0.05, 0.5, 2.0),
+    queries: Sequence[int] = (2, 8, 32),
+    n_features: int = 3,
+    width: int = 24,
+    seed: int = 0,
+) -> EndTask:
+    """Random ReLU networks: does adding delta to a feature increase f on the way there, mostly?
+
+    The truth comes from 512 queries. An attribution answers by the sign of its score per unit of
+    the feature (score x sign of x, baseline 0); the model itself answers with few queries.
+    """
+    names = [*methods, *(f"ask the model ({q} queries)" for q in queries)]
+    truths: list[list[bool]] = [[] for _ in deltas]
+    said: list[list[list[bool]]] = [[[] for _ in deltas] for _ in names]
+    cost = [0] * len(methods)
+    for index in range(n_models):
+        module, x = _random_case(seed, index, n_features, width)
+        model = wrap(module)
+
+        def f(rows: Tensor, module: nn.Module = module) -> Tensor:
+            return module(rows)[:, 0]
+
+        scores = []
+        for m, method in enumerate(methods):
+            one = attribute(model, x[None], _first, method=method, samples=64)
+            scores.append(float(one.scores[0]) * math.copysign(1.0, float(x[0])))
+            cost[m] += one.n_forward
+        for d, delta in enumerate(deltas):
+            truths[d].append(recourse(f, x, 0, delta, samples=256).yes)
+            answers = [score > 0 for score in scores]
+            answers += [recourse(f, x, 0, delta, samples=max(1, q // 2)).yes for q in queries]
+            for a, answer in enumerate(answers):
+                said[a][d].append(answer)
+    sensitivity, specificity = torch.zeros(2, len(names), len(deltas))
+    for d in range(len(deltas)):
+        truth = torch.tensor(truths[d])
+        for a in range(len(names)):
+            answer = torch.tensor(said[a][d])
+            sensitivity[a, d] = answer[truth].float().mean().nan_to_num(1.0)
+            specificity[a, d] = (~answer[~truth]).float().mean().nan_to_num(1.0)
+    return EndTask(
+        sensitivity=sensitivity,
+        specificity=specificity,
+        queries=torch.tensor([c // max(1, n_models) for c in cost] + list(queries)),
+        deltas=torch.tensor(list(deltas)),
+        n_models=n_models,
+        labels={"answer": names, "delta": [f"{d:g}" for d in deltas]},
+    )
+
+
+def _random_case(seed: int, index: int, n: int, width: int) -> tuple[nn.Module, Tensor]:
+    drawn = generator(seed, "endtask", index)
+    module = nn.Sequential(nn.Linear(n, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+                           nn.Linear(width, 1))  # fmt: skip
+    with torch.no_grad():
+        for parameter in module.parameters():
+            fan = parameter.shape[-1] if parameter.dim() > 1 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=drawn) * (2 / fan) ** 0.5)
+    return module.eval(), torch.randn(n, generator=drawn)
+
+
+def _first(out: Tensor) -> Tensor:
+    return out[:, 0]

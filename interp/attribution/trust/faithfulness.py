@@ -1,0 +1,172 @@
+"""Faithfulness by perturbation: remove what a method calls important, and see what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.attribution.attributing import make_game
+from interp.attribution.baselines import baseline as baseline_of
+from interp.attribution.config import AttributionConfig, TrustConfig
+from interp.attribution.game import Rows, SiteGame
+from interp.attribution.methods.table import engine_of
+from interp.attribution.result import Attribution
+from interp.attribution.targets import as_target
+from interp.attribution.trust.bootstrap import bootstrap_interval
+from interp.attribution.trust.result import Faithfulness
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.randomness import generator
+from interp.models.hooked import HookedModel
+
+ERASER = (0.05, 0.1, 0.2, 0.5)
+"""Fractions of comprehensiveness and sufficiency (DeYoung et al. 2020), at least one position."""
+RANDOM = "random"
+
+
+def faithfulness(
+    model: HookedModel,
+    inputs: Sequence[Any],
+    target: Any,
+    found: Mapping[str, Sequence[Attribution]],
+    *,
+    at: str | None = None,
+    baseline: Any = "zero",
+    sensitivity: bool = False,
+    config: TrustConfig | None = None,
+) -> Faithfulness:
+    """Judge attributions of the same examples by what the model does without their leaders.
+
+    A method `random` (a random order of the same positions) is added as the control.
+
+    Args:
+        inputs: The examples.
+        target: One target for all, or a list with one each.
+        found: Method -> its Attribution of every example.
+        at, baseline: As in `attribute`; what removing a position means.
+        sensitivity: Also measure how scores move under tiny noise: `samples` more runs a method.
+
+    Raises:
+        ShapeError: Not one attribution per example.
+    """
+    config = config or TrustConfig()
+    if not found or any(len(rows) != len(inputs) for rows in found.values()) or not inputs:
+        raise ShapeError(
+            "faithfulness needs one attribution per example and method",
+            got={k: len(v) for k, v in found.items()},
+            expected=len(inputs),
+        )
+    targets = target if isinstance(target, list) else [target] * len(inputs)
+    names = [*found, RANDOM]
+    fractions = torch.linspace(0, 1, config.steps + 1)
+    parts: dict[str, list[Tensor]] = {}
+    for e, (one, aim) in enumerate(zip(inputs, targets, strict=True)):
+        rows = Rows(model, one)
+        goal = as_target(model, aim, lambda rows=rows: _output(model, rows))
+        game = make_game(model, rows, goal, at, AttributionConfig())
+        game.r, _ = baseline_of(game, baseline, None)
+        drawn = generator(config.seed, "random order", e)
+        scores = {name: found[name][e].scores for name in found}
+        scores[RANDOM] = torch.rand(game.n_positions, generator=drawn)
+        for key, value in _judge(game, scores, fractions, config, e).items():
+            parts.setdefault(key, []).append(value)
+        if sensitivity:
+            moved = [_sensitivity(game, found[name][e], config, e) for name in found]
+            parts.setdefault("sensitivity", []).append(torch.tensor([*moved, torch.nan]))
+    stacked = {key: torch.stack(rows) for key, rows in parts.items()}
+    areas = stacked["insertion"].mean(-1) - stacked["deletion"].mean(-1)
+    low, high = bootstrap_interval(areas, config)
+    means = {key: value.mean(0) for key, value in stacked.items()}
+    none = torch.full((len(names),), torch.nan)
+    return Faithfulness(
+        deletion=means["deletion"],
+        insertion=means["insertion"],
+        fractions=fractions,
+        deletion_area=means["deletion"].mean(-1),
+        insertion_area=means["insertion"].mean(-1),
+        area_low=low,
+        area_high=high,
+        comprehensiveness=means["comprehensiveness"],
+        sufficiency=means["sufficiency"],
+        infidelity=means["infidelity"],
+        sensitivity=means.get("sensitivity", none),
+        n_examples=len(inputs),
+        labels={"method": names, "step": [f"{100 * f:.0f} %" for f in fractions.tolist()]},
+        provenance=model.provenance([at] if at else []),
+    )
+
+
+def top_masks(scores: Tensor, fractions: Tensor) -> Tensor:
+    """Which positions lead, [fraction pos]; at least one for a fraction above 0."""
+    n = len(scores)
+    order = scores.argsort(descending=True, stable=True)
+    masks = torch.zeros(len(fractions), n)
+    for i, fraction in enumerate(fractions.tolist()):
+        count = min(n, max(int(fraction > 0), round(fraction * n)))
+        masks[i, order[:count]] = 1.0
+    return masks
+
+
+def _judge(
+    game: SiteGame, scores: Mapping[str, Tensor], fractions: Tensor, config: TrustConfig, e: int
+) -> dict[str, Tensor]:
+    """Every measure for one example, each [method ...]; one batch of coalitions for all."""
+    if game.n_players != game.n_positions:
+        raise ConfigError("faithfulness removes whole positions", got=f"at={game.at!r}",
+                          fix="a site without heads")  # fmt: skip
+    points = torch.cat([fractions, torch.tensor(ERASER)])
+    removed = torch.rand(config.samples, game.n_players,
+                         generator=generator(config.seed, "infidelity", e)) < 0.3  # fmt: skip
+    value, base = game.ends()
+    # What leads is what made f(x) - f(r): where that is negative, the lowest scores.
+    sign = 1.0 if value >= base else -1.0
+    wanted = []
+    for one in scores.values():
+        masks = top_masks(sign * one, points)
+        wanted += [1 - masks, masks]
+    every = torch.cat([*wanted, 1 - removed.float()])
+    values = game.coalition(every).float()
+    change = value - values[-config.samples :]
+    values = (values[: -config.samples] - base) / _nonzero(value - base)
+    grid = values.reshape(len(scores), 2, len(points))
+    n = len(fractions)
+    sums = torch.stack([removed.double() @ one.double() for one in scores.values()]).float()
+    scale = (sums @ change) / sums.pow(2).sum(1).clamp(min=1e-12)
+    missed = (scale[:, None] * sums - change).pow(2).mean(1) / change.pow(2).mean().clamp(min=1e-12)
+    return {
+        "deletion": grid[:, 0, :n],
+        "insertion": grid[:, 1, :n],
+        "comprehensiveness": 1 - grid[:, 0, n:].mean(-1),
+        "sufficiency": 1 - grid[:, 1, n:].mean(-1),
+        "infidelity": missed,
+    }
+
+
+def _sensitivity(game: SiteGame, one: Attribution, config: TrustConfig, e: int) -> float:
+    """max |scores(x') - scores(x)| / |scores(x)| over noise of relative size `radius`."""
+    engine, x = engine_of(one.method), game.x
+    drawn = generator(config.seed, "sensitivity", e)
+    worst = 0.0
+    try:
+        for _ in range(config.samples):
+            noise = torch.rand(x.shape, generator=drawn).to(x) * 2 - 1
+            game.x = x + config.radius * x.std() * noise
+            raw = engine(game, AttributionConfig(tolerance=one.tolerance))
+            moved = game.reduce(raw.entries)[0] if raw.entries is not None else raw.players
+            if moved is not None:
+                away = (moved - one.scores.to(moved)).norm() / one.scores.norm().clamp(min=1e-12)
+                worst = max(worst, float(away))
+    finally:
+        game.x = x
+    return worst
+
+
+def _nonzero(number: float) -> float:
+    return number if abs(number) > 1e-12 else 1e-12
+
+
+def _output(model: HookedModel, rows: Rows) -> Any:
+    with torch.no_grad():
+        return model(rows.one)

@@ -1,0 +1,1 @@
+"""What `store` stands on: system calls, locks, verified reading, tensors as a stream."""

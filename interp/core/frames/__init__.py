@@ -1,0 +1,1 @@
+"""What the fields of a result hold, and how it becomes a table."""

@@ -1,0 +1,193 @@
+"""Feature absorption: a concept's latent falls silent where a more special latent is on.
+
+Chanin et al. 2024, "A is for Absorption" (arXiv 2409.14507). Deviations: the latents of a concept
+are chosen greedily by the F1 of their joint firing (there: a sparse logistic probe), and the probe
+is the linear discriminant; both are deterministic and need no training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.protocols import Coder
+from interp.core.randomness import permutation
+from interp.dictionaries.result import Absorption
+from interp.dictionaries.scores.config import AbsorptionConfig
+
+CANDIDATES = 32
+"""Latents that the greedy choice looks at: the best detectors by themselves."""
+N_NAMED = 5
+"""Absorbers that the result names."""
+
+
+@torch.no_grad()
+def absorption(
+    dictionary: Coder,
+    rows: Float[Tensor, "row d_in"],
+    concepts: Mapping[str, Tensor],
+    config: AbsorptionConfig | None = None,
+    *,
+    directions: Tensor | None = None,
+) -> Absorption:
+    """How often each concept's own latents are silent although it is there, and who stands in.
+
+    Half of the rows choose the probe and the latents, the other half measures.
+
+    Args:
+        dictionary: An SAE (its decoder rows and the concept's direction share a space).
+        rows: Activations.
+        concepts: Name -> which rows have it, bool [row]; both halves need rows with and without.
+        config: Thresholds.
+        directions: Known directions [concept d_in], in the order of `concepts`; by default probes.
+
+    Raises:
+        ConfigError: No concept, or one that all or no rows have.
+        ShapeError: Labels or directions that do not fit the rows.
+    """
+    config = config or AbsorptionConfig()
+    _check(dictionary, rows, concepts, directions)
+    weight = dictionary.W_dec
+    rows = rows.to(weight)
+    order = permutation(len(rows), 0, "absorption halves")
+    fitted, measured = order[: len(order) // 2], order[len(order) // 2 :]
+    latents = torch.cat([dictionary.encode(block).cpu() for block in rows.split(4096)])
+    rows, decoder = rows.float().cpu(), weight.detach().float().cpu()
+    moments = _Moments.of(rows[fitted], config.ridge)
+    found = []
+    for i, (name, has) in enumerate(concepts.items()):
+        has = has.cpu()
+        for half in (fitted, measured):
+            if not 0 < int(has[half].sum()) < len(half):
+                raise ConfigError(
+                    f"all or none of the rows have {name!r}", got=f"{int(has.sum())} of {len(has)}"
+                )
+        way = moments.probe(rows[fitted], has[fitted]) if directions is None else directions[i]
+        way = F.normalize(way.float().cpu(), dim=0)
+        cut = _best_cut(rows[fitted] @ way, has[fitted])
+        main = _main_latents(latents[fitted] != 0, has[fitted], config)
+        positive = has[measured] & (rows[measured] @ way > cut)
+        firing = (latents[measured][:, list(main)] != 0).any(1)
+        scores = _f1(rows[measured] @ way > cut, has[measured]), _f1(firing, has[measured])
+        z = latents[measured][positive].float()
+        found.append((main, *scores, *_absorbed(z, decoder, way, main, config)))
+    main, probe_f1, latent_f1, rate, fraction, absorbers = zip(*found, strict=True)
+    return Absorption(
+        rate=torch.tensor(rate),
+        fraction=torch.tensor(fraction),
+        probe_f1=torch.tensor(probe_f1),
+        latent_f1=torch.tensor(latent_f1),
+        n_main=torch.tensor([len(m) for m in main]),
+        main=main,
+        absorbers=absorbers,
+        n_rows=len(measured),
+        labels={"concept": list(concepts)},
+    )
+
+
+def _check(
+    dictionary: Coder, rows: Tensor, concepts: Mapping[str, Tensor], directions: Tensor | None
+) -> None:
+    """Refuse shapes that contradict each other."""
+    if not concepts:
+        raise ConfigError("absorption needs concepts", fix="{name: bool tensor [row]}")
+    if rows.ndim != 2 or rows.shape[1] != dictionary.W_dec.shape[1]:
+        raise ShapeError(
+            "rows are not of the dictionary's space", got=list(rows.shape),
+            expected=f"[row, {dictionary.W_dec.shape[1]}]",
+        )  # fmt: skip
+    for name, has in concepts.items():
+        if has.dtype != torch.bool or tuple(has.shape) != (len(rows),):
+            raise ShapeError(
+                f"labels of {name!r} do not fit", got=f"{has.dtype} {list(has.shape)}",
+                expected=f"torch.bool [{len(rows)}]",
+            )  # fmt: skip
+    expected = (len(concepts), rows.shape[1])
+    if directions is not None and tuple(directions.shape) != expected:
+        raise ShapeError("directions do not fit", got=list(directions.shape), expected=expected)
+
+
+class _Moments(NamedTuple):
+    """What every concept's discriminant shares."""
+
+    mean: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, ridge: float) -> _Moments:
+        """Mean and regularised inverse covariance, float64."""
+        wide = rows.double()
+        centred = wide - wide.mean(0)
+        covariance = centred.T @ centred / len(rows)
+        level = ridge * covariance.diagonal().mean().clamp_min(1e-12)
+        covariance.diagonal().add_(level)
+        return cls(wide.mean(0), torch.linalg.inv(covariance))
+
+    def probe(self, rows: Tensor, has: Tensor) -> Tensor:
+        """Linear discriminant (ridge regression on the label), [d]."""
+        return self.inverse @ (rows[has].double().mean(0) - self.mean)
+
+
+def _best_cut(score: Tensor, has: Tensor) -> float:
+    """The threshold with the highest F1 on these rows."""
+    ordered, index = score.sort(descending=True)
+    hits = has[index].cumsum(0)
+    n = torch.arange(1, len(score) + 1)
+    best = int((2 * hits / (n + has.sum())).argmax())
+    below = ordered[min(best + 1, len(ordered) - 1)]
+    return float((ordered[best] + below) / 2)
+
+
+def _f1(on: Tensor, has: Tensor) -> float:
+    hits = float((on & has).sum())
+    return 2 * hits / max(float(on.sum() + has.sum()), 1.0)
+
+
+def _main_latents(
+    on: Bool[Tensor, "row latent"], has: Bool[Tensor, " row"], config: AbsorptionConfig
+) -> tuple[int, ...]:
+    """Latents whose joint firing says the concept, taken while each adds `split_gain` of F1."""
+    hits = on[has].sum(0)
+    alone = 2 * hits / (on.sum(0) + has.sum())
+    candidates = alone.topk(min(CANDIDATES, on.shape[1])).indices.tolist()
+    chosen, union, best = [candidates[0]], on[:, candidates[0]], float(alone[candidates[0]])
+    while len(chosen) < config.max_latents:
+        gains = [(_f1(union | on[:, j], has) - best, -j) for j in candidates if j not in chosen]
+        if not gains or max(gains)[0] < max(config.split_gain, 1e-9):
+            break
+        gain, j = max(gains)
+        chosen, union, best = [*chosen, -j], union | on[:, -j], best + gain
+    return tuple(chosen)
+
+
+def _absorbed(
+    z: Float[Tensor, "positive latent"],
+    decoder: Float[Tensor, "latent d"],
+    way: Float[Tensor, " d"],
+    main: tuple[int, ...],
+    config: AbsorptionConfig,
+) -> tuple[float, float, tuple[tuple[int, float], ...]]:
+    """Rate, mean fraction and the absorbers over the true positives."""
+    if not len(z):
+        return 0.0, 0.0, ()
+    carried = z * (decoder @ way)  # each latent's part of the projection on the concept
+    along = F.cosine_similarity(decoder, way[None], dim=1) >= config.min_cosine
+    along[list(main)] = False
+    others = carried.clamp_min(0) * along
+    strongest, who = others.max(1)
+    silent = (z[:, list(main)] == 0).all(1)
+    total = carried.sum(1).clamp_min(1e-9)
+    absorbed = silent & (strongest > 0) & (strongest >= config.min_share * total)
+    mass = others.topk(min(config.n_absorbers, others.shape[1]), 1).values.sum(1)
+    own = carried[:, list(main)].clamp_min(0).sum(1)
+    fraction = mass / (mass + own).clamp_min(1e-9)
+    share = torch.bincount(who[absorbed], minlength=len(decoder)).float() / len(z)
+    top = [j for j in share.argsort(descending=True)[:N_NAMED].tolist() if share[j] > 0]
+    named = tuple((j, float(share[j])) for j in top)
+    return float(absorbed.float().mean()), float(fraction.mean()), named

@@ -1,0 +1,1 @@
+"""Training steps with exact gradients, over active entries only."""

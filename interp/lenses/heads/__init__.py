@@ -1,0 +1,1 @@
+"""What attention heads look at: on texts, in syntax, from weights alone."""

@@ -1,0 +1,227 @@
+"""What every head looks at, measured on texts and on repeated random tokens.
+
+Clark et al. 2019, "What Does BERT Look At?" (arXiv 1906.04341); Olsson et al. 2022, "In-context
+Learning and Induction Heads".
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import ModelError, TokenError
+from interp.core.randomness import generator
+from interp.lenses.config import HeadAtlasConfig
+from interp.lenses.heads.result import HeadAtlas
+from interp.lenses.heads.weights import heads_from_weights
+from interp.models.hooked import HookedModel
+from interp.models.text.reading import probe_texts
+
+ON_REPEATS = ("duplicate", "induction")
+
+
+@torch.no_grad()
+def head_atlas(
+    model: HookedModel, texts: Any = None, config: HeadAtlasConfig | None = None
+) -> HeadAtlas:
+    """Statistics of every head.
+
+    Args:
+        model: A decoder or an encoder with attention patterns as sites.
+        texts: A text, texts, ids [batch pos] or a TokenBatch; random tokens when absent.
+        config: Lengths, number of random sequences, seed.
+
+    Raises:
+        ModelError: The model offers no attention patterns.
+        TokenError: No text of two tokens.
+    """
+    config = config or HeadAtlasConfig()
+    names = pattern_sites(model)
+    sums: dict[str, Tensor] = {}
+    n_texts = n_queries = 0
+    worst = 0.0
+    ids = random_repeats(model, config) if texts is None else token_rows(model, texts, config)
+    for row in ids:
+        patterns = head_patterns(model, row, names)
+        worst = max(worst, float((patterns.sum(-1) - 1).abs().max()))
+        found = text_statistics(with_uniform(patterns, model.cfg.causal), punctuation(model, row))
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0) + value
+        n_texts, n_queries = n_texts + 1, n_queries + len(row)
+    values = {name: total / n_texts for name, total in sums.items()}
+    values |= _on_repeats(model, config, names)
+    shape = (len(names), model.cfg.n_heads)
+    fields: dict[str, Any] = dict.fromkeys(ON_REPEATS)
+    fields |= {name: value[:-1].reshape(shape) for name, value in values.items()}
+    copying = None
+    if model.adapter.unembed_module is not None:
+        copying = heads_from_weights(model, n_tokens=2).eigenvalues
+    return HeadAtlas(
+        **fields,
+        copying=copying,
+        uniform={name: float(value[-1]) for name, value in values.items()},
+        n_texts=n_texts,
+        n_queries=n_queries,
+        row_error=worst,
+        provenance=model.provenance(names),
+    )
+
+
+def pattern_sites(model: HookedModel) -> list[str]:
+    """The attention-pattern site of every layer.
+
+    Raises:
+        ModelError: There are none by that name (no transformer, an encoder-decoder, attention
+            that cannot be seen).
+    """
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
+    if not names or any(name not in model.sites for name in names):
+        raise ModelError(
+            f"{model.cfg.model_name} offers no attention patterns",
+            got=f"family {model.cfg.family}",
+            expected="sites blocks.*.attn.hook_pattern",
+        )
+    return names
+
+
+def head_patterns(model: HookedModel, row: Tensor, names: Sequence[str]) -> Tensor:
+    """Attention of all heads on one sequence: [layer * head, query, key], at least float32."""
+    acts = model.capture(row[None], list(names))
+    stacked = torch.stack([acts[name][0] for name in names]).flatten(0, 1)
+    return stacked if stacked.dtype == torch.float64 else stacked.float()
+
+
+def token_rows(model: HookedModel, texts: Any, config: HeadAtlasConfig) -> Iterator[Tensor]:
+    """Ids [pos] of every text, shortened to `config.max_tokens`; the last token of an encoder's
+    text ([SEP]) stays.
+
+    Raises:
+        TokenError: No text has two tokens.
+    """
+    batch = model.read(texts, truncate=True)
+    most = min(config.max_tokens, model.cfg.n_ctx or config.max_tokens)
+    rows = [row for row in batch if len(row) > 1]
+    if not rows:
+        raise TokenError("attention needs texts of two tokens or more", got=f"{len(batch)} texts")
+    for row in rows:
+        if len(row) > most:
+            row = row[:most] if model.cfg.causal else torch.cat([row[: most - 1], row[-1:]])
+        yield row
+
+
+def with_uniform(patterns: Tensor, causal: bool) -> Tensor:
+    """The patterns and, as one more head, attention to all visible keys alike."""
+    n = patterns.shape[-1]
+    seen = torch.ones(n, n, dtype=patterns.dtype, device=patterns.device)
+    seen = seen.tril() if causal else seen
+    return torch.cat([patterns, (seen / seen.sum(-1, keepdim=True))[None]])
+
+
+def text_statistics(patterns: Tensor, is_punctuation: Tensor) -> dict[str, Tensor]:
+    """The statistics of one text.
+
+    Args:
+        patterns: [head query key].
+        is_punctuation: Which keys are, [key].
+
+    Returns:
+        Name -> [head].
+    """
+    return {
+        "previous": patterns.diagonal(-1, -2, -1).mean(-1),
+        "next": patterns.diagonal(1, -2, -1).mean(-1),
+        "self_token": patterns.diagonal(0, -2, -1).mean(-1),
+        "first": patterns[:, 1:, 0].mean(-1),
+        "last": patterns[:, :-1, -1].mean(-1),
+        "punctuation": patterns[:, :, is_punctuation].sum(-1).mean(-1),
+        "entropy": -torch.special.xlogy(patterns, patterns).sum(-1).mean(-1),
+    }
+
+
+def repeat_statistics(patterns: Tensor, start: int, block: int) -> dict[str, Tensor]:
+    """Attention in the second copy of a block that begins at `start` and is `block` long.
+
+    Args:
+        patterns: [... query key].
+
+    Returns:
+        duplicate: to the same token, `block` before; induction: to the token after that one.
+    """
+
+    def to_offset(offset: int) -> Tensor:
+        queries = torch.arange(start + block, start + 2 * block, device=patterns.device)
+        return patterns[..., queries, queries - offset].mean(-1)
+
+    return {"duplicate": to_offset(block), "induction": to_offset(block - 1)}
+
+
+def punctuation(model: HookedModel, row: Tensor) -> Tensor:
+    """Which tokens are punctuation (Unicode category P throughout), [pos]; specials are not."""
+    flags = torch.zeros(len(row), dtype=torch.bool, device=row.device)
+    if model.tokenizer is None:
+        return flags
+    special = set(model.tokenizer.all_special_ids)
+    for i, (piece, token) in enumerate(zip(model.to_str_tokens(row), row.tolist(), strict=True)):
+        text = piece.strip().lstrip("▁Ġ")
+        marks = bool(text) and all(unicodedata.category(c).startswith("P") for c in text)
+        flags[i] = marks and token not in special
+    return flags
+
+
+def random_repeats(model: HookedModel, config: HeadAtlasConfig) -> list[Tensor]:
+    """Random tokens, a block repeated once, between the model's own special tokens; ids [pos]."""
+    before, after = _frame(model)
+    block = _block(model, config, len(before) + len(after))
+    special = set(model.tokenizer.all_special_ids) if model.tokenizer is not None else set()
+    plain = torch.tensor([i for i in range(model.cfg.d_vocab) if i not in special])
+    rows = []
+    for index in range(config.n_random):
+        source = generator(config.seed, "repeated tokens", index)
+        draw = plain[torch.randperm(len(plain), generator=source)[:block]].to(model.device)
+        rows.append(torch.cat([before, draw, draw, after]))
+    return rows
+
+
+def _on_repeats(
+    model: HookedModel, config: HeadAtlasConfig, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Induction and duplicate-token scores [head]; nothing where no block of two tokens fits."""
+    before, after = _frame(model)
+    block = _block(model, config, len(before) + len(after))
+    if block < 2:
+        return {}
+    sums: dict[str, Tensor] = {}
+    for row in random_repeats(model, config):
+        patterns = with_uniform(head_patterns(model, row, names), model.cfg.causal)
+        for name, value in repeat_statistics(patterns, len(before), block).items():
+            sums[name] = sums.get(name, 0) + value
+    return {name: total / config.n_random for name, total in sums.items()}
+
+
+def _frame(model: HookedModel) -> tuple[Tensor, Tensor]:
+    """The special ids that the tokenizer puts before and after a text."""
+    empty = torch.zeros(0, dtype=torch.long, device=model.device)
+    if model.tokenizer is None:
+        return empty, empty
+    for text in probe_texts(model.tokenizer):
+        row = next(iter(model.tokenization.tokenize([text], quiet=True))).to(model.device)
+        special = torch.tensor([i in set(model.tokenizer.all_special_ids) for i in row.tolist()])
+        inner = (~special).nonzero().flatten()
+        if len(inner):  # a word that a closed vocabulary knows
+            return row[: int(inner[0])], row[int(inner[-1]) + 1 :]
+    return empty, empty
+
+
+def _block(model: HookedModel, config: HeadAtlasConfig, specials: int) -> int:
+    """Length of the repeated block: as wished, or what context and vocabulary allow."""
+    context = model.cfg.n_ctx or 2 * config.block + specials
+    return max(0, min(config.block, (context - specials) // 2, _n_plain(model)))
+
+
+def _n_plain(model: HookedModel) -> int:
+    special = set(model.tokenizer.all_special_ids) if model.tokenizer is not None else set()
+    return model.cfg.d_vocab - len({i for i in special if i < model.cfg.d_vocab})

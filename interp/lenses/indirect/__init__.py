@@ -1,0 +1,1 @@
+"""What a neuron says through the heads above it."""

@@ -1,0 +1,1 @@
+"""Hidden states and attention split into position and context."""

@@ -1,0 +1,1 @@
+"""One table row per architecture, proved at load; weights under the field's names."""

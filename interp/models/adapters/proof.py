@@ -1,0 +1,276 @@
+"""The adapter proves itself: at load, on a few tokens, before anybody believes a name.
+
+1. With every site tapped the output equals the raw model's.
+2. Every listed site fires exactly once; what is never reached is refused, with the reason.
+3. What names promise holds as arithmetic: resid_pre + attn_out = resid_mid, pattern · v = z, and
+   so on. A site that breaks its promise is refused rather than approximately named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import AdapterError, ModelError
+from interp.models.adapters.effective import plain
+from interp.models.adapters.huggingface import UNREACHED
+from interp.models.hooked import HookedModel
+from interp.models.hooks.attention import probing, switched
+from interp.models.hooks.passes import Run
+from interp.models.hooks.plan import requests
+from interp.models.hooks.sites import Site
+from interp.models.hooks.taps import Request
+from interp.models.text.inputs import Prepared, main_output
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
+"""Relative to the largest value compared."""
+BATCH, POS = 2, 5
+
+
+def prove(model: HookedModel) -> HookedModel:
+    """Check a freshly wrapped model; returns it with unproven sites refused.
+
+    Raises:
+        AdapterError: The output changes when sites are tapped, or the head is not what `unembed`
+            computes.
+    """
+    with quiet(model), torch.no_grad():
+        inputs = probe_inputs(model)
+        ready = model._intake.prepare(inputs, {}, None)
+        raw = main_output(model.module(*ready.args, **ready.kwargs))
+        _refuse_unreached(model, ready)
+        taps = _every_site(model)
+        with Run(model._frame, taps, model.splices):
+            tapped = main_output(model.module(*ready.args, **ready.kwargs))
+        crossed = _with_encoder_states(model, ready)
+    tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
+    if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
+        raise AdapterError(
+            f"the adapter changes what {model.cfg.model_name} computes; loading is refused",
+            got=f"outputs differ by up to {float((tapped - raw).abs().max()):.2e}",
+            expected=f"a relative difference below {tolerance:g}",
+            fix="wrap(module, check=False) names the modules anyway; please report this",
+        )
+    _refuse_silent(model, taps)
+    _mark_volatile(model, taps)
+    values = {name: tap.value for name, tap in taps.items() if tap.value is not None}
+    for seen in (values, crossed):
+        for site, reason in _broken_promises(model, seen, tolerance):
+            model.adapter.refused[site] = reason
+    _prove_head(model, values, raw, tolerance)
+    for name in model.adapter.refused:
+        for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
+            known.pop(name, None)
+    return model
+
+
+@contextmanager
+def quiet(model: HookedModel) -> Iterator[None]:
+    """Evaluation mode for the length of the proof; every module's own mode comes back."""
+    training = [m for m in model.module.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def probe_inputs(model: HookedModel) -> Any:
+    """A few tokens (or two small images) that any model of this kind can read."""
+    if model.adapter.inputs == "pixels":
+        config: Any = model.module.config
+        size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        shape = (BATCH, config.num_channels, size, size)
+        dtype = getattr(torch, model.cfg.dtype)
+        return torch.linspace(-1, 1, BATCH * shape[1] * size * size).reshape(shape).to(dtype)
+    vocabulary = model.cfg.d_vocab
+    length = min(POS, model.cfg.n_ctx or POS)
+    # From the upper half of the vocabulary: padding and other special ids sit at the bottom.
+    ids = vocabulary // 2 + torch.arange(BATCH * length) * 7 % max(vocabulary - vocabulary // 2, 1)
+    ids = ids.reshape(BATCH, length)
+    if model.adapter.inputs == "encoder_decoder":
+        return {"input_ids": ids, "decoder_input_ids": ids[:, :-1].contiguous()}
+    return ids
+
+
+def _every_site(model: HookedModel) -> dict[str, Request]:
+    results = [n for n, site in model.sites.unlisted.items() if site.kind == "result"]
+    results = [n for n in results if n.replace("hook_result", "hook_z") in model.sites.listed]
+    names = [*model.sites, *results]
+    return requests(model.sites, names, keep=lambda value, tap: value.clone())
+
+
+def _with_encoder_states(model: HookedModel, ready: Prepared) -> dict[str, Tensor]:
+    """Every site once more where cross-attention runs too; nothing for models without it."""
+    more = [n for n in model.sites.unlisted if "cross" in n or n.endswith("hook_resid_mid")]
+    if not any(n.endswith("hook_cross_attn_out") for n in more):
+        return {}
+    states = torch.linspace(-1, 1, BATCH * 3 * model.cfg.d_model).reshape(BATCH, 3, -1)
+    states = states.to(model.device, getattr(torch, model.cfg.dtype))
+    taps = requests(model.sites, [*model.sites, *more], keep=lambda value, tap: value.clone())
+    with Run(model._frame, taps, model.splices):
+        model.module(*ready.args, **ready.kwargs, encoder_hidden_states=states)
+    _refuse_silent(model, taps)
+    return {name: tap.value for name, tap in taps.items() if tap.value is not None}
+
+
+def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:
+    """Refuse sites inside attention that the registered function never computes.
+
+    First of all: in some of these architectures even asking for another attention function changes
+    the numbers (Falcon with alibi), so nobody may ask again.
+    """
+    inside = [s for s in model.sites.listed.values() if s.kind == "attention"]
+    if not inside:
+        return
+    with probing() as reached, switched(model.adapter.configs):
+        model.module(*ready.args, **ready.kwargs)
+    for site in inside:
+        if id(site.module) not in reached:
+            model.adapter.refused[site.name] = UNREACHED
+            del model.sites.listed[site.name]
+
+
+def _refuse_silent(model: HookedModel, taps: dict[str, Request]) -> None:
+    for name, tap in taps.items():
+        if tap.fired != 1:
+            model.adapter.refused[name] = f"it fires {tap.fired} times in one forward pass"
+
+
+def _mark_volatile(model: HookedModel, taps: dict[str, Request]) -> None:
+    for name, tap in taps.items():
+        if tap.overwritten():
+            model.adapter.sites[name] = model.sites.listed[name] = replace(tap.site, volatile=True)
+
+
+def _close(a: Any, b: Tensor, tolerance: float) -> bool:
+    if not isinstance(a, Tensor) or a.shape != b.shape:
+        return False
+    scale = b.abs().max().float().clamp(min=1e-6)
+    return bool(((a - b).abs().max().float() / scale) <= tolerance)
+
+
+def _broken_promises(
+    model: HookedModel, values: dict[str, Tensor], tolerance: float
+) -> Iterator[tuple[str, str]]:
+    """Sites whose value is not what the name says, with the arithmetic that failed."""
+
+    def fails(name: str, make: Callable[[], Tensor]) -> bool:
+        # bf16 sums round differently in another order: the bound is relative and generous there.
+        return name in values and not _close(make(), values[name], tolerance * 3)
+
+    for stack_prefix in ("blocks", "encoder_blocks", "decoder_blocks"):
+        layer = 0
+        while (p := f"{stack_prefix}.{layer}.") and f"{p}hook_resid_pre" in values:
+            v = {n.removeprefix(p): t for n, t in values.items() if n.startswith(p)}
+            yield from _block_promises(model, p, v, fails)
+            layer += 1
+
+
+def _block_promises(
+    model: HookedModel, p: str, v: dict[str, Tensor], fails: Callable[[str, Any], bool]
+) -> Iterator[tuple[str, str]]:
+    style = model.cfg.style
+    cross = "hook_cross_attn_out" in v
+    mid = "hook_resid_mid"
+    if (
+        mid in v
+        and "hook_attn_out" in v
+        and fails(p + mid, lambda: v["hook_resid_pre"] + v["hook_attn_out"])
+    ):
+        yield p + mid, "resid_pre + attn_out is something else here"
+    if (
+        cross
+        and style != "post"
+        and fails(p + "hook_resid_mid_cross", lambda: v[mid] + v["hook_cross_attn_out"])
+    ):
+        yield p + "hook_resid_mid_cross", "resid_mid + cross_attn_out is something else here"
+    before = v.get("hook_resid_mid_cross", v.get(mid)) if style == "pre" else v["hook_resid_pre"]
+    if style == "post":
+        before = None  # the norm stands between: checked by the norm's own formula below
+    if style == "parallel" and "hook_attn_out" in v:
+        before = v["hook_resid_pre"] + v["hook_attn_out"]
+    if before is not None and "hook_mlp_out" in v:
+        parts = before
+        if fails(p + "hook_resid_post", lambda: parts + v["hook_mlp_out"]):
+            for name in ("hook_mlp_out", "hook_attn_out"):
+                yield p + name, "its sum with the residual stream is not resid_post here"
+    for attn in ("attn", "self_attn", "cross_attn"):
+        if f"{attn}.hook_z" in v:
+            yield from _attention_promises(model, p, attn, v, fails)
+
+
+def _attention_promises(
+    model: HookedModel, p: str, attn: str, v: dict[str, Tensor], fails: Callable[[str, Any], bool]
+) -> Iterator[tuple[str, str]]:
+    pattern, value, z = (v.get(f"{attn}.hook_{x}") for x in ("pattern", "v", "z"))
+    if pattern is not None and value is not None and z is not None:
+        wide = value.repeat_interleave(z.shape[2] // value.shape[2], dim=2)
+
+        def mix() -> Tensor:
+            return torch.einsum("bhqk,bkhd->bqhd", pattern.to(wide.dtype), wide)
+
+        if fails(f"{p}{attn}.hook_z", mix):
+            yield f"{p}{attn}.hook_v", "pattern · v is not z here"
+    out = {
+        "attn": "hook_attn_out",
+        "self_attn": "hook_attn_out",
+        "cross_attn": "hook_cross_attn_out",
+    }[attn]
+    result = v.get(f"{attn}.hook_result")
+    # The small transformer has a hook point of its own there, equal to TransformerLens's in tests.
+    if result is None or model.sites[f"{p}{attn}.hook_result"].kind != "result":
+        return
+    if out in v and f"{p}ln1_post.hook_scale" not in model.sites:
+        bias = getattr(plain(model.sites[f"{p}{attn}.hook_z"].module), "bias", None)
+        total = result.sum(2) if bias is None or callable(bias) else result.sum(2) + bias
+        if fails(p + out, lambda: total):
+            yield f"{p}{attn}.hook_result", "per-head results do not sum to attn_out here"
+
+
+def _prove_head(model: HookedModel, values: dict[str, Tensor], raw: Any, tolerance: float) -> None:
+    """unembed(ln_final(last residual)) must be the model's own logits, or it is not offered."""
+    if model.adapter.unembed is None or not isinstance(raw, Tensor):
+        return
+    resid = values.get(last_residual(model))
+    if resid is None:
+        return
+    if model.adapter.pools_first:
+        resid = resid[:, 0]
+    with torch.no_grad():
+        logits = model.unembed(model.ln_final(resid))
+    if not _close(logits, raw, tolerance * 3):
+        model.adapter.unembed = None
+        model.adapter.notes.append("the head does more than norm and unembedding: no `unembed`")
+
+
+def last_residual(model: HookedModel) -> str:
+    """Name of the residual stream that the final norm reads.
+
+    Raises:
+        ModelError: The model has no named residual stream.
+    """
+    cfg = model.cfg
+    prefix, n = (
+        ("decoder_blocks", cfg.n_decoder_layers)
+        if cfg.n_decoder_layers
+        else ("blocks", cfg.n_layers)
+    )
+    if cfg.family == "T5" and not cfg.n_decoder_layers:
+        prefix = "encoder_blocks"
+    name = f"{prefix}.{n - 1}.hook_{'normalized_' if cfg.style == 'post' else ''}resid_post"
+    if n == 0:
+        raise ModelError(f"{cfg.model_name} has no residual stream by name")
+    return name
+
+
+def is_residual(site: Site) -> bool:
+    """Whether a site holds the residual stream."""
+    return site.short.startswith("hook_resid") or site.short == "hook_normalized_resid_post"

@@ -1,0 +1,1 @@
+"""Norms and constants folded into the weights around them."""

@@ -1,0 +1,1 @@
+"""A forward is a pass: sites, what is asked of them, and the torch hooks that answer."""

@@ -1,0 +1,450 @@
+"""A forward pass is an object: it owns its tokens, calls, edits and splices, in its own thread.
+
+A `Run` is what somebody wants for as long as a `with` block lasts. While at least one run is in
+place, the wrapped module's gate is open: each forward of the module then opens a `Pass`, which
+gathers the runs of its thread (outer first), puts their hooks on, and takes them off again when
+the forward ends, however it ends. A forward inside a hook is a pass of its own, without the runs
+of the pass it interrupts; a forward in another thread never sees them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.core.errors import EditError, HookNotFired, ModelError
+from interp.models.hooks import attention, modes
+from interp.models.hooks.frame import Frame
+from interp.models.hooks.installers import install
+from interp.models.hooks.sides import Seen, Side
+from interp.models.hooks.sites import Site
+from interp.models.hooks.splice import Splice
+from interp.models.hooks.stack import checkpointed, under_way
+from interp.models.hooks.taps import Request, Tap
+
+
+class StopForward(BaseException):
+    """Everything asked for has been seen: raised by a run with `stop`, suppressed around it."""
+
+
+class _Here(threading.local):
+    """What is in place in this thread."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.passes: list[Pass] = []
+        self.training = 0
+
+
+_here = _Here()
+
+
+@dataclass(eq=False)
+class Run:
+    """What is wanted for the length of a `with` block; every forward inside serves it.
+
+    Attributes:
+        frame: The module.
+        requests: What is wanted, by site name.
+        splices: Coders in place, each once per pass however many runs bring it.
+        stop: End the forward once every request has been answered.
+        passes, completed: Forwards of the root that began; that came to their end.
+        generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
+            prompt's.
+        given, order: The prompt as the user gave it, see `Side`.
+    """
+
+    frame: Frame
+    requests: dict[str, Request] = field(default_factory=dict)
+    splices: tuple[Splice, ...] = ()
+    stop: bool = False
+    generating: bool = False
+    passes: int = 0
+    completed: int = 0
+    waiting: int = 0
+    prompt: dict[str, Tensor] = field(default_factory=dict)
+    given: int = 0
+    order: Tensor | None = None
+
+    def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One forward of the root with this run in place, and the run's end.
+
+        Where nobody has a hook in the module, nothing but the module itself can begin a forward
+        while this one is under way: the pass is opened here, and nothing has to watch for it.
+        """
+        root = self.frame.root
+        if (_here.passes and _here.passes[-1].live) or self.frame.tree.hooked:
+            with self:
+                return root(*args, **kwargs)
+        known = _here.runs
+        known.append(self)
+        try:
+            opened = _open(root, args, kwargs, direct=True)
+            output = root(*args, **kwargs)
+            if opened is not None:
+                opened.end()
+            return output
+        finally:
+            self._leave(known)
+
+    def __enter__(self) -> Run:
+        self._list = _here.runs
+        self._list.append(self)
+        self.frame.gate.enter(self.frame.entries, _begin, _end)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leave(self._list)
+        self.frame.gate.leave(self.frame.entries)
+
+    def _leave(self, known: list[Run]) -> None:
+        for stale in [p for p in _here.passes if self in p.runs] if _here.passes else ():
+            stale.close()
+        known.remove(self)
+
+    def verify(self) -> None:
+        """After the run: every request was answered, once.
+
+        Raises:
+            HookNotFired: Naming the site that never fired, or fired several times.
+            EditError: A stored tensor was overwritten in place by a later module.
+        """
+        for request in self.requests.values():
+            swept = request.sweep and not request.edits
+            if not swept and (not request.reached or request.fired > 1):
+                self._refuse_unanswered(request)
+            lost = request.overwritten() and request.shares_memory()
+            if lost or any(r.overwritten() and r.shares_memory() for r in request.earlier):
+                raise EditError(
+                    f"the activation at {request.name!r} was overwritten in place after capture",
+                    expected="the tensor to keep its value until the end of the run",
+                    fix="pass clone=True to keep a copy (for example before ReLU(inplace=True))",
+                )
+
+    def _refuse_unanswered(self, request: Request) -> None:
+        kind, fired = type(request.site.module).__name__, request.fired
+        if not request.reached:
+            raise HookNotFired(
+                f"the hook at {request.name!r} did not fire",
+                got=f"{fired} calls of {kind}",
+                expected="the module to run in this forward pass",
+                fix="ask for a site that this input reaches",
+            )
+        if request.call is None and not request.every:
+            raise HookNotFired(
+                f"the hook at {request.name!r} fired {fired} times in one forward pass",
+                got=f"{fired} calls",
+                expected="one",
+                fix=f"name the call: '{request.name}#0' to '{request.name}#{fired - 1}', or edit "
+                f"every one: '{request.name}#*'",
+            )
+
+
+class Pass:
+    """One forward of a wrapped module: the hooks of all runs in place, for this thread alone.
+
+    Attributes:
+        runs: Outer first.
+        seen: The tokens, from the module's own arguments.
+        step: Under `generate`, how many tokens came before; 0 elsewhere.
+        direct: It was opened before torch was called, by whoever calls.
+        evaluating: Modules are in evaluation mode.
+        again: How many more forwards of the entry it began itself: a module that calls itself.
+        error: What an edit raised; a module may have caught it.
+    """
+
+    def __init__(
+        self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen, direct: bool = False
+    ) -> None:
+        self.frame = frame
+        self.entry = entry
+        self.runs = runs
+        self.seen = seen
+        self.direct = direct
+        self.evaluating: bool = not _here.training
+        self.again = 0
+        self.error: Exception | None = None
+        self.thread: int = threading.get_ident()
+        self.live: bool = False
+        self.graph: bool = torch.is_grad_enabled()
+        self.depth: int = len(_here.runs)
+        self.taps: dict[tuple[nn.Module, str, int], Tap] = {}
+        self.slots: attention.Slots = {}
+        self.at_entry: list[Any] = []
+        self.finished: bool = False
+        self._undo: list[Any] = []
+        self.generating: Run | None = None
+        self.stopping: Run | None = None
+        self.step: int = 0
+        for run in runs:
+            if run.generating:
+                self.generating, self.step = run, run.passes
+            if run.stop and self.stopping is None:
+                self.stopping = run
+            run.passes += entry is frame.root or entry not in run.frame.entries
+            run.waiting = len(run.requests)
+        if self.stopping is not None and seen.uses_cache:
+            self.stopping = None  # ended early, the cache would be left half updated
+
+    # --- what hooks ask ------------------------------------------------------------------------
+
+    @property
+    def here(self) -> bool:
+        """Whether a torch hook that belongs to this pass may act now."""
+        return self.live and self.thread == threading.get_ident()
+
+    def side(self, site: Site) -> Side | None:
+        """The tokens that a site runs along."""
+        decoder = self.frame.two_sided and site.name.startswith("decoder")
+        found = self.seen.decoder if decoder else self.seen.encoder
+        run = self.generating
+        if found is None or run is None:
+            return found
+        if self.frame.two_sided and not decoder:
+            return replace(found, given=run.given, order=run.order)
+        key = "decoder" if decoder else "encoder"
+        if self.step == 0:
+            run.prompt.setdefault(key, found._lengths(torch.device("cpu")))
+        prompt = run.prompt.get(key)
+        if prompt is None:
+            return found
+        order = None if self.frame.two_sided else run.order
+        return replace(found, prompt=prompt, later=self.step > 0, given=run.given, order=order)
+
+    def answered(self, tap: Tap) -> None:
+        """A tap has done its work; ends the forward after the last one that was asked for."""
+        run = self.stopping
+        if run is None:
+            return
+        # By the request, not by its name: two coders' latents may have the same.
+        asked = run.requests.get(tap.name) in tap.requests
+        if asked and (tap.fired == 1 or tap.call is not None):
+            run.waiting -= 1
+            if run.waiting == 0:
+                self.finished = True
+                raise StopForward
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While a user's function runs: a forward that it starts is none of ours."""
+        self.live = False
+        try:
+            yield
+        finally:
+            self.live = True
+
+    def failed(self, error: Exception) -> None:
+        """The first error of a hook: a module may catch it and go on."""
+        self.error = self.error or error
+
+    def refuse_recomputed(self, tap: Tap) -> None:
+        """Gradient checkpointing runs this part again during backward, when no hook is in place.
+
+        Raises:
+            ModelError: Naming the site.
+        """
+        if self.graph and checkpointed():
+            raise ModelError(
+                f"{tap.name!r} lies in a part that is recomputed during backward",
+                got="gradient checkpointing",
+                expected="modules that keep what they computed: the edit would be lost in between",
+                fix="model.module.gradient_checkpointing_disable(), or run under torch.no_grad()",
+            )
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def open(self) -> Pass:
+        """Gather the requests, put hooks on; evaluation mode unless training was asked for."""
+        _here.passes.append(self)
+        try:
+            if self.evaluating:
+                self.frame.gate.rest.enter(self.frame.tree.modules)
+                self._undo.append(self.frame.gate.rest.leave)
+            modes.evaluate(self.evaluating)
+            self._gather()
+            self._undo += install(self, self.taps.values())
+            # What is asked of the entry's own output comes before the end of the pass.
+            there = tuple(self.entry._forward_hooks.items())  # other threads put theirs on
+            for key in [k for k, hook in there if hook is _end]:
+                self.entry._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
+            if self.slots:
+                switch = attention.switched(self.frame.configs, self.frame.eager_float32)
+                switch.__enter__()
+                self._undo.append(lambda: switch.__exit__(None, None, None))
+                attention.listen(self.slots)
+                self._undo.append(lambda: attention.forget(self.slots))
+        except BaseException:
+            self.close()
+            raise
+        self.live = True
+        return self
+
+    def end(self) -> None:
+        """The forward came to its end.
+
+        Raises:
+            Exception: What an edit raised, where the module went on regardless.
+        """
+        if self.live:
+            self.close()
+            for run in self.runs:
+                run.completed += 1
+            if self.error is not None:
+                raise self.error
+
+    def close(self) -> None:
+        """Everything as it was before; what the taps saw goes to their requests."""
+        self.live = False
+        for undo in reversed(self._undo):
+            undo()
+        self._undo = []
+        if self in _here.passes:
+            _here.passes.remove(self)
+        modes.evaluate(bool(_here.passes) and _here.passes[-1].evaluating)
+        for tap in self.taps.values():
+            fired = tap.fired
+            if not fired:
+                continue
+            hit = fired > (tap.call or 0)
+            for request in tap.requests:
+                request.fired = max(request.fired, fired)
+                request.reached |= hit
+        # No cycle may keep activations alive until the collector happens to come by.
+        self.taps, self.slots = {}, {}
+
+    def tap(self, site: Site, name: str, call: int | None = None) -> Tap:
+        """The one tap of this pass for a name; sites of one name in two views stay apart."""
+        key = (site.module, name, id(site.partner) if site.kind == "splice" else 0)
+        found = self.taps.get(key)
+        if found is None:
+            found = self.taps[key] = Tap(site, name, call, self)
+        return found
+
+    def further(self, tap: Tap, path: str) -> Tap:
+        """The tap of another tensor of the same call, for the runs that keep all there is."""
+        name = f"{tap.site.name}.{path}"
+        new = self.tap(tap.site.further(path), name)
+        for run in self.runs if not new.requests else ():
+            first = run.requests.get(tap.name)
+            if first is not None and first.sweep:
+                request = run.requests[name] = first.beside(new.site)
+                new.add(request)
+        return new
+
+    def known(self, site: Site) -> Tap | None:
+        """The tap of a spliced site, if anybody asked for it."""
+        partner = id(site.partner) if site.kind == "splice" else 0
+        return self.taps.get((site.module, site.name, partner))
+
+    def _gather(self) -> None:
+        splices: dict[Splice, None] = {}
+        for run in self.runs:
+            for request in run.requests.values():
+                self.tap(request.site, request.name, request.call).add(request)
+            splices |= dict.fromkeys(run.splices)
+        for splice in splices:
+            splice.attach(self)
+
+
+def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+    """Before a forward of an entry: open a pass, if this thread has anything in place."""
+    if not _here.runs or kwargs is None:  # another thread is taking its hooks off
+        return None
+    opened = _open(entry, args, kwargs)
+    if opened is None or not opened.at_entry:
+        return None
+    given = (args, kwargs)
+    for hook in opened.at_entry:
+        new = hook(entry, *given)
+        given = given if new is None else new
+    return given
+
+
+def _open(
+    entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], direct: bool = False
+) -> Pass | None:
+    """The pass of a forward that begins; None where none of this thread's runs is about it."""
+    inner = None
+    for found in reversed(_here.passes):
+        if entry in found.frame.entries:
+            inner = found
+            break
+    start = 0
+    if inner is not None:
+        if not inner.live:
+            start = inner.depth  # called by an edit: only what was put in place since counts
+        elif _goes_on(inner, entry):
+            return None
+        else:
+            inner.close()  # an interrupt left it open
+    runs = _here.runs[start:]
+    frame = next((r.frame for r in reversed(runs) if entry in r.frame.entries), None)
+    if frame is None:
+        return None
+    runs = [r for r in runs if entry in r.frame.entries or frame.holds(r.frame.root)]
+    return Pass(frame, entry, runs, Seen(entry, args, kwargs), direct).open()
+
+
+def _goes_on(inner: Pass, entry: nn.Module) -> bool:
+    """Whether a forward that begins belongs to the pass that is live; False if that one is dead.
+
+    Raises:
+        ModelError: A torch hook of the user's own runs the model inside its own forward.
+    """
+    way = under_way(entry, inner.entry)
+    if way == "hook":
+        raise ModelError(
+            "a torch hook runs the model while a forward of it is under way",
+            got=f"a forward of {type(entry).__name__} begun by a hook in it",
+            expected="one forward at a time: whose activations these are could not be told",
+            fix="run it inside one of our hooks (fwd_hooks=), where it is a pass of its own",
+        )
+    if way == "forward":
+        inner.again += entry is inner.entry
+        return True
+    # The base model in a forward of the whole; or the forward that a run has opened this pass for.
+    return entry is not inner.entry or inner.direct
+
+
+def _end(entry: nn.Module, args: Any, output: Any) -> None:
+    """After a forward of an entry, also one that raised."""
+    if _here.passes:
+        newest = _here.passes[-1]
+        if newest.entry is entry and newest.live:
+            if newest.again:
+                newest.again -= 1
+            elif output is None:
+                newest.close()
+            else:
+                newest.end()
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Passes of this thread leave every module in its own mode: dropout acts."""
+    _here.training += 1
+    try:
+        yield
+    finally:
+        _here.training -= 1
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Forwards inside see nothing of what this thread has in place around it."""
+    known, _here.runs = _here.runs, []
+    try:
+        yield
+    finally:
+        _here.runs = known
+
+
+def active() -> bool:
+    """Whether this thread has a run or a pass in place."""
+    return bool(_here.runs or _here.passes)

@@ -1,0 +1,326 @@
+"""From a request to what a run wants at each site, and from what was kept to `Activations`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import (
+    ConfigError,
+    EditError,
+    ModelError,
+    NonFiniteError,
+    SiteError,
+    TokenError,
+)
+from interp.core.finite import is_finite
+from interp.models.hooks.frame import Frame
+from interp.models.hooks.interventions import Intervention
+from interp.models.hooks.sides import Seen, take
+from interp.models.hooks.sites import Site, SiteMap
+from interp.models.hooks.taps import Edit, Request, Tap, check_activation
+from interp.models.text.inputs import Prepared
+
+Hook = Intervention | tuple[Any, Edit]
+Keep = Callable[[Tensor, Tap], Tensor]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How captured values are kept, as for `HookedModel.capture`; `sweep`: of every site."""
+
+    positions: Any = None
+    to: Any = None
+    dtype: Any = None
+    grad: bool = False
+    clone: bool = False
+    max_bytes: int | None = None
+    sweep: bool = False
+
+
+def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
+    """What to do to a value before it is kept; None to keep the tensor itself.
+
+    Raises:
+        ConfigError: No such dtype.
+    """
+    if positions is None and to is None and dtype is None:
+        return None
+    if dtype is not None and isinstance(to, torch.dtype):
+        raise ConfigError("two dtypes are asked for", got=f"to={to}, dtype={dtype}", fix="dtype=")
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise ConfigError(f"no dtype {dtype!r}", got=dtype, expected="float32, bfloat16, ...")
+        dtype = found
+
+    def keep(value: Tensor, tap: Tap) -> Tensor:
+        kept = value if positions is None else _at_positions(value, tap, positions)
+        kept = kept if to is None else kept.to(to)
+        return kept if dtype is None else kept.to(dtype)
+
+    return keep
+
+
+def refuse_placeless(sites: SiteMap, names: Sequence[str], positions: Any) -> None:
+    """Before the run: every site that is asked for at some positions has an axis of them.
+
+    Raises:
+        SiteError: Naming the first that has none.
+    """
+    if positions is None:
+        return
+    for name in names:
+        if "pos" not in sites[name].axes.split():
+            raise SiteError(
+                f"{name!r} has no position axis to select from",
+                got=f"positions={positions!r}",
+                expected=f"a site with positions; this one is {sites[name].axes!r}",
+            )
+
+
+def _at_positions(value: Tensor, tap: Tap, positions: Any) -> Tensor:
+    axis = tap.site.axes.split().index("pos")
+    return take(value, axis, tap.index(positions, value, axis))
+
+
+def requests(
+    sites: SiteMap,
+    names: Sequence[str],
+    hooks: Any = (),
+    *,
+    grad: bool = False,
+    keep: Keep | None = None,
+    clone: bool = False,
+    sweep: bool = False,
+) -> dict[str, Request]:
+    """One request per site that is asked for: edits first, in order, then the value is kept.
+
+    Args:
+        sweep: Nobody named these sites: those that fire are kept, at every call.
+
+    Raises:
+        SiteError: A hook's site matches nothing.
+        EditError: A hook is no hook, or an intervention does not fit its site.
+    """
+    wanted: dict[str, Request] = {}
+    for hook in hook_list(hooks):
+        where, edit = (hook.site, hook) if isinstance(hook, Intervention) else hook
+        for name in sites.resolve(where):
+            request = _request(wanted, sites, name)
+            if isinstance(edit, Intervention):
+                edit.check(request.site)
+            request.edits = (*request.edits, edit)
+    for name in names:
+        request = _request(wanted, sites, name)
+        if request.every:
+            raise SiteError(
+                "one call is kept at a time",
+                got=name,
+                fix=f"name the call: {name.replace('#*', '#0')!r}; an edit may have every call",
+            )
+        request.keep, request.on_path = True, grad
+        request.transform, request.copy, request.sweep = keep, clone, sweep
+    return wanted
+
+
+def hook_list(hooks: Any) -> list[Hook]:
+    """Hooks as a list: one intervention, one (site, function) pair, or several of either.
+
+    Raises:
+        EditError: Naming what is none of them.
+    """
+    if type(hooks) in (list, tuple) and not hooks:
+        return []
+    if isinstance(hooks, Intervention):
+        return [hooks]
+    pair = isinstance(hooks, tuple) and len(hooks) == 2 and callable(hooks[1])
+    if pair and not isinstance(hooks[0], Intervention | tuple):
+        return [hooks]
+    if isinstance(hooks, dict):
+        hooks = list(hooks.items())
+    if hooks is None or isinstance(hooks, str) or not hasattr(hooks, "__iter__"):
+        raise _no_hook(hooks)
+    found = list(hooks)
+    for hook in found:
+        if isinstance(hook, Intervention):
+            continue
+        if not (isinstance(hook, tuple | list) and len(hook) == 2 and callable(hook[1])):
+            raise _no_hook(hook)
+    return [h if isinstance(h, Intervention) else (h[0], h[1]) for h in found]
+
+
+def _no_hook(hook: object) -> EditError:
+    return EditError(
+        "this is no hook",
+        got=repr(hook)[:80],
+        expected="an intervention, (site, function), or a list of them",
+        fix='fwd_hooks=[("blocks.0.hook_resid_post", lambda value, hook: value * 0)]',
+    )
+
+
+def start_request(sites: SiteMap, name: str, values: Tensor) -> dict[str, Request]:
+    """The one request of a run that starts at a site: it hands on any number of rows.
+
+    Raises:
+        SiteError: No such site, or a part of a tensor, which rows of its own cannot replace.
+    """
+    if not isinstance(values, Tensor) or values.dim() == 0 or len(values) == 0:
+        raise EditError(
+            f"a run from {name!r} needs the values that it holds, as a tensor",
+            got=tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__,
+            expected="[n ...], n rows, at least one",
+            fix="torch.as_tensor(values)",
+        )
+    wanted = requests(sites, [], [(name, _pure(lambda value, hook: values))])
+    if len(wanted) > 1:
+        raise SiteError(
+            "a run starts at one site",
+            got=f"{name!r}, which matches {len(wanted)}",
+            fix=f"name one: {next(iter(wanted))!r}",
+        )
+    for request in wanted.values():
+        site = request.site
+        if site.kind not in ("in", "out") or site.view is not None or site.slot:
+            raise SiteError(
+                f"a run cannot start at {site.name!r}",
+                got="a part of a module's tensor",
+                expected="the whole input or output of a module",
+                fix="a site of the residual stream",
+            )
+        request.more_rows = True
+    return wanted
+
+
+def _request(wanted: dict[str, Request], sites: SiteMap, name: str) -> Request:
+    request = wanted.get(name)
+    if request is None:
+        call = name.partition("#")[2]
+        request = wanted[name] = Request(
+            sites[name], name, call=int(call) if call.isdigit() else None, every=call == "*"
+        )
+    return request
+
+
+def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -> dict[str, Tensor]:
+    """What was kept, finite, with positions that all rows share spread over the batch.
+
+    Raises:
+        NonFiniteError: Naming the site and the first index.
+    """
+    tensors: dict[str, Tensor] = {}
+    rows = 1 if ready.tokens is None else ready.tokens.shape[0]
+    for name, request in _kept(wanted, names):
+        value = request.value
+        if value is None:
+            raise ModelError(f"nothing was kept at {name!r}")
+        _check_kept(value, request.site, ready)
+        named = rows > 1 and bool(request.site.sizes) and request.site.axes.startswith("batch")
+        if named and value.dim() == 3 and value.shape[0] == 1:
+            value = value.expand(rows, -1, -1)
+        tensors[name] = value
+    return tensors
+
+
+def _kept(wanted: dict[str, Request], names: Sequence[str]) -> Iterator[tuple[str, Request]]:
+    """What was kept under which name: a sweep names calls, and tensors beside a module's first."""
+    beside: dict[str, list[Request]] = {}
+    for request in wanted.values():
+        if request.first:
+            beside.setdefault(request.first, []).append(request)
+    for name in names:
+        if not wanted[name].sweep:
+            yield name, wanted[name]
+            continue
+        for request in (wanted[name], *beside.get(name, ())):
+            if request.earlier:
+                calls = enumerate((*request.earlier, request))
+                yield from ((f"{request.name}#{i}", call) for i, call in calls)
+            elif request.value is not None:
+                yield request.name, request
+
+
+def silent(wanted: dict[str, Request]) -> dict[str, str]:
+    """Sites that a sweep did not see, and why."""
+    return {
+        name: "its module held no tensor there" if request.missed else "its module did not run"
+        for name, request in wanted.items()
+        if request.sweep and request.value is None
+    }
+
+
+def _check_kept(value: Tensor, site: Site, ready: Prepared) -> None:
+    """Finite, or not finite at padding only, where nobody looks."""
+    if is_finite(value):
+        return
+    what = f"the activation at {site.name!r}"
+    try:
+        check_activation(value, site, what)
+    except NonFiniteError:
+        decoder = site.name.startswith("decoder") and ready.decoder_tokens is not None
+        mask = ready.decoder_mask if decoder else ready.mask
+        if mask is None or "pos" not in site.axes.split() or mask.shape != value.shape[:2]:
+            raise
+        check_activation(value[mask.to(value.device)], site, what)
+
+
+def kept_positions(positions: Any, ready: Prepared, frame: Frame) -> dict[str, Tensor]:
+    """Where captured tensors run along the tokens, by side; empty for inputs without tokens."""
+    if positions is None:
+        return {}
+    seen = Seen(frame.root, ready.args, ready.kwargs)
+    found: dict[str, Tensor] = {}
+    for label, side in (("positions", seen.encoder), ("decoder_positions", seen.decoder)):
+        if side is None or ready.tokens is None:
+            continue
+        try:
+            found[label] = side.index(positions, ready.tokens.device)
+        except TokenError:
+            # Of the two sides only those of the captured sites need to have the positions, and
+            # theirs were found during the pass.
+            if not frame.two_sided:
+                raise
+    return found
+
+
+def backward_hooks(hooks: Any) -> list[Hook]:
+    """Backward hooks as forward edits that listen to the gradient of the value."""
+
+    found = hook_list(hooks)
+    if found:
+        refuse_inference("backward hooks")
+
+    def listen(fn: Callable[..., Any]) -> Edit:
+        def edit(value: Tensor, hook: Tap) -> Tensor | None:
+            if not value.requires_grad:
+                value = value.detach().requires_grad_(True)
+            seen = value.view_as(value)
+            seen.register_hook(lambda gradient: fn(gradient, hook=hook))
+            return seen
+
+        return _pure(edit)
+
+    return [(h[0], listen(h[1])) for h in found if not isinstance(h, Intervention)]
+
+
+def refuse_inference(what: str) -> None:
+    """Refuse what needs gradients where torch keeps none.
+
+    Raises:
+        ModelError: Inside torch.inference_mode.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ModelError(
+            f"{what} need gradients, which torch.inference_mode does not keep",
+            fix="torch.no_grad() outside, or none: what needs no gradient takes none here",
+        )
+
+
+def _pure(edit: Edit) -> Edit:
+    """Mark an edit that never writes into what it is given: no copy is made for it."""
+    edit.pure = True  # type: ignore[attr-defined]
+    return edit

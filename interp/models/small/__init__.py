@@ -1,0 +1,1 @@
+"""The compact transformer behind `hooked_transformer.json`."""

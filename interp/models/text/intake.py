@@ -1,0 +1,50 @@
+"""The intake of a live module, and what a forward that did not come through it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from interp.models.adapters.adapter import Adapter
+from interp.models.text.inputs import Intake
+from interp.models.text.keywords import keywords_read, named_parameters_of
+from interp.models.text.positions import position_offset
+from interp.models.text.tokens import Tokenization
+
+
+def intake_of(
+    module: nn.Module, adapter: Adapter, tokenization: Tokenization, **more: Any
+) -> Intake:
+    """The intake of a raw module: what its forward reads, where its positions begin."""
+    config: Any = getattr(module, "config", None)
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    order = named_parameters_of(module.forward)
+    main = getattr(module, "main_input_name", None) or (order[0] if order else "input_ids")
+    if adapter.inputs == "pixels":
+        main = "pixel_values"
+    if tokenization.d_vocab is None and adapter.inputs in ("tokens", "encoder_decoder"):
+        tokenization.d_vocab = _embedding_rows(module)
+    return Intake(
+        kind=adapter.inputs,
+        tokenization=tokenization,
+        accepted=keywords_read(module),
+        causal=adapter.cfg.causal,
+        where=type(module).__name__,
+        order=order,
+        main=str(main),
+        dtype=None if first is None else first.dtype,
+        position_offset=position_offset(module),
+        start=getattr(config, "decoder_start_token_id", None),
+        **more,
+    )
+
+
+def _embedding_rows(module: Any) -> int | None:
+    """How many ids a model's embedding can look up; None where nobody says."""
+    try:
+        table = module.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    rows = getattr(table, "num_embeddings", None)
+    return int(rows) if rows else None

@@ -1,0 +1,216 @@
+"""Pictures of weights read as tokens: a row per direction, its tokens across, colour by z."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.core.errors import ConfigError
+from interp.core.result import renders
+from interp.lenses.weights.active import ActiveOverlap
+from interp.lenses.weights.clamp import ClampEffect
+from interp.lenses.weights.compare import Alignment, NeuronAgreement
+from interp.lenses.weights.pairs import PairTable
+from interp.lenses.weights.table import SIGNS, TokenTable
+from interp.plotting import basics, labels, theme
+from interp.plotting.config import Quantity
+
+ROW = 26
+QUANTITY = Quantity(
+    "z score", "deviations above the vocabulary's mean", "the direction says the token more", False
+)
+PAIRS = {
+    "OV": Quantity("score", "logits", "attending to the left token says the right one more"),
+    "QK": Quantity("score", "", "the left token, as query, looks for the right one"),
+}
+WORDS = {"+": "direction", "-": "negative direction"}
+
+
+@renders(TokenTable)
+def token_table(
+    table: TokenTable,
+    rows: str | Sequence[str] | None = None,
+    n: int = 24,
+    sign: str = "+",
+    title: str = "",
+) -> go.Figure:
+    """Draw a table of tokens; the menu turns to the negative of every direction.
+
+    Args:
+        rows: Names or globs; default: the `n` directions with the highest first z of either sign.
+        n: Rows at most.
+        sign: Which sign to open with.
+        title: Title; empty for one that says how many rows there are.
+
+    Raises:
+        ConfigError: No such sign, or no rows to draw.
+        SiteError: A pattern that matches nothing.
+    """
+    if sign not in SIGNS or n < 1:
+        raise ConfigError("cannot draw this table", got=f"sign {sign!r}, n {n}", expected="+ or -")
+    if rows is None:
+        order = table.z[..., 0].amax(-1).argsort(descending=True, stable=True)
+        shown = table.select(order[:n].tolist())
+    else:
+        shown = table.select(rows)
+        shown = shown.select(range(min(n, len(shown.names))))
+    z = theme.as_array(shown.z, 3, "token table")
+    n_rows, _, k = z.shape
+    names = labels.numbered(shown.names)
+    name_width = round(theme.CHAR * max(min(len(name), 40) for name in shown.names))
+    cell = 7 * max(labels.cell_chars(piece, 12) for piece in shown.pieces.values()) + 10
+    width = max(640, 150 + name_width + cell * k)
+    heading = title or f"{n_rows} of {len(table.names):,} directions as tokens"
+    fig = theme.figure(heading, QUANTITY, width, theme.HEADER + 110 + ROW * n_rows)
+    for index, which in enumerate(SIGNS):
+        fig.add_trace(_trace(shown, z[:, index], index, float(z.max())))
+        fig.data[index].visible = which == sign
+    buttons = [
+        {"label": WORDS[which], "method": "restyle",
+         "args": ["visible", [other == which for other in SIGNS]]}
+        for which in SIGNS
+    ]  # fmt: skip
+    ticks = list(range(k))
+    fig.update_layout(
+        updatemenus=[theme.menu(buttons, SIGNS.index(sign))], margin_t=theme.HEADER + 38
+    )
+    fig.update_xaxes(
+        title_text="rank of the token", tickvals=ticks, ticktext=[i + 1 for i in ticks]
+    )
+    fig.update_yaxes(
+        tickmode="array", tickvals=list(range(n_rows)), ticktext=names, autorange="reversed"
+    )
+    return fig
+
+
+def _trace(table: TokenTable, z: np.ndarray, index: int, top: float) -> go.Heatmap:
+    ids, scores = table.ids[:, index].tolist(), table.scores[:, index].tolist()
+    text = [[labels.label(table.pieces[i], 12) for i in row] for row in ids]
+    hover = [
+        [
+            labels.hover(
+                f"{labels.plain(name)} · rank {rank + 1} · "
+                f"{labels.escape_label(labels.full(table.pieces[token]))}",
+                f"score {labels.number(scores[row][rank])} · z {labels.number(z[row, rank])}",
+            )
+            for rank, token in enumerate(ids[row])
+        ]
+        for row, name in enumerate(table.names)
+    ]
+    return go.Heatmap(
+        z=theme.packed(z), text=text, texttemplate="%{text}", textfont={"size": 11},
+        customdata=hover, hovertemplate="%{customdata}" + labels.NO_NAME, xgap=1, ygap=1,
+        zmin=0, zmax=max(top, 1e-6), colorscale=theme.SEQUENTIAL, name=WORDS[SIGNS[index]],
+        colorbar=theme.colorbar(QUANTITY, ROW * len(z)),
+    )  # fmt: skip
+
+
+@renders(PairTable)
+def pair_table(table: PairTable, n: int = 24, k: int = 8) -> go.Figure:
+    """Draw token pairs: a row per head, its strongest pairs across.
+
+    Args:
+        n: Heads at most, those with the strongest pair first.
+        k: Pairs per head at most.
+    """
+    order = table.scores[:, 0].argsort(descending=True, stable=True)[:n].tolist()
+    scores = theme.as_array(table.scores[order, :k], 2, "pair table")
+    names = [table.labels["head"][i] for i in order]
+    pairs = [table.pairs(name)[:k] for name in names]
+    text = [[labels.label(f"{a}→{b}", 20) for a, b in row] for row in pairs]
+    quantity = PAIRS[table.circuit]
+    chars = max(min(20, len(labels.shown(f"{a}→{b}", 20))) for row in pairs for a, b in row)
+    width = max(640, 190 + (7 * chars + 10) * scores.shape[1])
+    title = f"{table.circuit} circuits: strongest token pairs"
+    fig = theme.figure(title, quantity, width, theme.HEADER + 72 + ROW * len(names))
+    hover = [
+        [
+            labels.hover(
+                f"{labels.plain(name)} · rank {rank + 1}",
+                f"{labels.escape_label(labels.full(a))} → {labels.escape_label(labels.full(b))}",
+                f"score {labels.number(scores[row, rank])}",
+            )
+            for rank, (a, b) in enumerate(pairs[row])
+        ]
+        for row, name in enumerate(names)
+    ]
+    fig.add_trace(
+        go.Heatmap(
+            z=theme.packed(scores), text=text, texttemplate="%{text}", textfont={"size": 11},
+            customdata=hover, hovertemplate="%{customdata}" + labels.NO_NAME, xgap=1, ygap=1,
+            colorbar=theme.colorbar(quantity, ROW * len(names)), name=labels.plain(quantity.axis),
+            **theme.scale(scores, quantity),
+        )
+    )  # fmt: skip
+    ticks = list(range(scores.shape[1]))
+    fig.update_xaxes(title_text="rank of the pair", tickvals=ticks, ticktext=[i + 1 for i in ticks])
+    fig.update_yaxes(
+        tickmode="array", tickvals=list(range(len(names))), ticktext=labels.numbered(names),
+        autorange="reversed",
+    )  # fmt: skip
+    return fig
+
+
+@renders(ClampEffect)
+def clamp_effect(effect: ClampEffect, n: int = 12) -> go.Figure:
+    """The tokens that a clamped neuron raises and lowers most.
+
+    Args:
+        n: Tokens on either side.
+    """
+    moved = [*effect.moved(n), *effect.moved(n, down=True)[::-1]]
+    quantity = Quantity(
+        "change of probability", f"mean of {len(effect.before)} contexts",
+        "the clamped model says the token more", True,
+    )  # fmt: skip
+    title = f"{effect.site} neuron {effect.neuron} held at {labels.number(effect.value)}"
+    return basics.bars(
+        [change for _, change in moved], [token for token, _ in moved], title, quantity
+    )
+
+
+@renders(Alignment)
+def layer_alignment(found: Alignment) -> go.Figure:
+    """Layers of one model against layers of the other, by how well their neurons match."""
+    quantity = Quantity(
+        "best |correlation|", "mean over neurons", "the layers hold like neurons", False
+    )
+    first, second = found.similarity.shape
+    control = float(found.similarity_control.mean())
+    fig = basics.heatmap(
+        found.similarity, "Which layers hold the same neurons", quantity,
+        rows=[f"L{i}" for i in range(first)], columns=[f"L{i}" for i in range(second)],
+        row_axis="first model", column_axis="second model",
+    )  # fmt: skip
+    sentence = f"{quantity.sentence} · chance: {control:.3f}"
+    fig.update_layout(
+        title_subtitle_text=theme.subtitle(sentence, fig.to_dict()["layout"]["width"])
+    )
+    return fig
+
+
+@renders(NeuronAgreement)
+def agreement_bars(found: NeuronAgreement) -> go.Figure:
+    """How many rows say the same token first, against rows in random order."""
+    quantity = Quantity("rows with the same first token", "share", "the models agree", False)
+    values = [*found.same_first.tolist(), *found.same_first_shuffled.tolist()]
+    names = ["direction", "negative", "direction, shuffled", "negative, shuffled"]
+    return basics.bars(values, names, "Do both models' neurons say the same?", quantity)
+
+
+@renders(ActiveOverlap)
+def active_overlap_lines(found: ActiveOverlap) -> go.Figure:
+    """Overlap by layer beside its control, another position's hidden state."""
+    quantity = Quantity(
+        f"shared of {found.k} tokens", "share", "active neurons say what the stream says", False
+    )
+    fig = basics.lines(
+        list(range(len(found.overlap))),
+        {"same position": found.overlap, "another position": found.control},
+        f"Active neurons against the stream, {found.n_positions:,} positions",
+        quantity,
+    )
+    layers = found.labels["layer"]
+    return fig.update_xaxes(tickvals=list(range(len(layers))), ticktext=layers)

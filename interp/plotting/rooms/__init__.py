@@ -1,0 +1,1 @@
+"""The pictures of each room's results, found by the room's name."""

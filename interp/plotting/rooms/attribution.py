@@ -1,0 +1,280 @@
+"""Attributions: bars per position, source x generated matrices, token x token matrices of pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
+from interp.attribution.trust.result import (
+    Agreement,
+    Amortised,
+    Elimination,
+    EndTask,
+    Faithfulness,
+    GroundTruth,
+    LowSignal,
+    RelevancePruning,
+)
+from interp.core.result import renders
+from interp.plotting import labels, theme
+from interp.plotting.basics import bars, heatmap, lines
+from interp.plotting.config import Quantity
+from interp.plotting.tokens import TokenStrip
+
+MOST_UNITS = 24
+TERMS_WIDTH = 330
+MATRIX_ROW = 30
+"""Pixels of a row in matrices of methods."""
+
+
+def attribution_strip(result: Attribution) -> TokenStrip:
+    """The text, every token coloured by its score; the gap stands in the heading."""
+    quantity = Quantity(
+        f"{result.target}; {result.gap_sentence}; baseline {result.baseline}", signed=None
+    )
+    return TokenStrip(result.tokens, result.scores.tolist(), result.method, quantity)
+
+
+@renders(Attribution)
+def attribution_bars(result: Attribution, *, units: bool | None = None) -> go.Figure:
+    """Bars per position, or positions x units where the site has heads, neurons or latents.
+
+    Args:
+        result: Scores [pos] and, perhaps, [pos unit].
+        units: Show units; None does where there are some. Of many, the largest are shown.
+    """
+    name = result.method.replace("_", " ").capitalize()
+    title = f"{name} · {result.target}"
+    if result.unit_scores is not None and units is not False:
+        scores = result.unit_scores
+        order = scores.abs().sum(0).argsort(descending=True)[:MOST_UNITS].sort().values
+        fig = heatmap(
+            scores[:, order],
+            title,
+            Quantity("score", "", "", True),
+            rows=_numbered(result.tokens),
+            columns=[str(i) for i in order.tolist()],
+            row_axis="position",
+            column_axis=f"unit of {result.site}",
+        )
+    else:
+        fig = bars(result.scores, _numbered(result.tokens), title, Quantity("score", "", "", True))
+    return _say(fig, f"{result.gap_sentence} · baseline {result.baseline} · at {result.site}")
+
+
+@renders(GeneratedAttribution)
+def generated_matrix(result: GeneratedAttribution) -> go.Figure:
+    """One row per generated token, one column per position before it."""
+    values = result.scores.clone().float()
+    start = len(result.tokens) - len(result.generated)
+    for row in range(len(result.generated)):
+        values[row, start + row :] = float("nan")
+    fig = heatmap(
+        values,
+        f"Source × generated · {result.method.replace('_', ' ')}",
+        Quantity("score", "nats", "", True),
+        rows=_numbered(result.generated),
+        columns=_numbered(result.tokens),
+        row_axis="generated",
+        column_axis="source",
+    )
+    fig.update_xaxes(tickangle=-45)
+    worst = 100 * float(result.gaps.max())
+    return _say(fig, f"log-probability (nats) by {result.method.replace('_', ' ')}, baseline "
+                     f"{result.baseline}; blue raises it, red lowers it; largest gap "
+                     f"{worst:.2g} %")  # fmt: skip
+
+
+@renders(PairAttribution)
+def pair_matrix(result: PairAttribution, *, terms: bool = True) -> go.Figure:
+    """Token x token heat map, and beside it the four terms that its sum is made of."""
+    fig = heatmap(
+        result.scores,
+        "Which token pairs make the texts similar",
+        Quantity("share of similarity", "", "", True),
+        rows=_numbered(result.tokens_a),
+        columns=_numbered(result.tokens_b),
+        row_axis="first text",
+        column_axis="second text",
+    )
+    fig.update_xaxes(tickangle=-45)
+    if terms:
+        _add_terms(fig, result)
+    return _say(
+        fig,
+        f"{result.similarity} at {result.site}, reference {result.reference}; "
+        f"{result.gap_sentence}",
+    )
+
+
+@renders(Agreement)
+def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
+    """Method x method; `field` is kendall, top_k, sign or rbo."""
+    names, common = _without_baseline(result.labels["method"])
+    fig = heatmap(
+        getattr(result, field), f"Agreement of methods · {field.replace('_', ' ')}",
+        Quantity(field.replace("_", " "), "", "", True),
+        rows=names, columns=names, row_axis="", column_axis="",
+    )  # fmt: skip
+    spread = float((result.kendall_high - result.kendall_low).max())
+    said = f"mean over {result.n_examples} examples; widest interval of tau {spread:.2f}"
+    where = f"; baseline {common}" if common else ""
+    return _say(_slanted(fig, names, names), f"{said}{where}; agreeing is not being right")
+
+
+@renders(Faithfulness)
+def faithfulness_curves(result: Faithfulness, *, curve: str = "insertion") -> go.Figure:
+    """One line per method; `curve` is insertion or deletion."""
+    names, values = result.labels["method"], getattr(result, curve)
+    good = "better" if curve == "insertion" else "worse"
+    return lines(
+        (100 * result.fractions).tolist(),
+        dict(zip(names, values, strict=True)),
+        f"{curve.capitalize()} in the order of the scores",
+        Quantity("share of f(x) - f(baseline)", "mean over examples", good),
+        x_axis=f"positions {'inserted' if curve == 'insertion' else 'removed'}, %",
+    )
+
+
+@renders(EndTask)
+def endtask_lines(result: EndTask) -> go.Figure:
+    """Sensitivity + specificity - 1 of every way to answer, over the size of the change."""
+    series = dict(zip(result.labels["answer"], result.youden, strict=True))
+    return lines(
+        result.deltas.tolist(), series, "Does raising the feature raise the output?",
+        Quantity("sensitivity + specificity - 1", "", "the answer is right more often"),
+        x_axis="size of the change", reference={"a coin": 0.0},
+    )  # fmt: skip
+
+
+@renders(GroundTruth)
+def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figure:
+    """Method x task; `field` is area or hits."""
+    named = {
+        "area": "chance that a deciding token outranks another",
+        "hits": "share of prompts whose leading token decides",
+    }
+    fig = heatmap(
+        getattr(result, field), "Do the tokens that decide lead the ranking?",
+        Quantity(named[field], "", ""),
+        rows=result.labels["method"], columns=result.labels["task"], row_axis="", column_axis="",
+    )  # fmt: skip
+    level = 0.5 if field == "area" else float(result.chance.mean())
+    return _say(
+        _slanted(fig, result.labels["method"], result.labels["task"]),
+        f"{named[field]}; {result.n_prompts} prompts; a random order gives {level:.2g} on average",
+    )
+
+
+@renders(LowSignal)
+def low_signal_bars(result: LowSignal) -> go.Figure:
+    """Share of true features among the leading ones, per method."""
+    quantity = Quantity("true features among the leading ones", "share")
+    title = "Few features that matter, many that do not"
+    fig = bars(result.precision, result.labels["method"], title, quantity)
+    fig.add_vline(x=result.chance, line={"dash": "dot"})
+    return _say(fig, f"{quantity.axis}; dotted: chance, {result.chance:.2g}")
+
+
+@renders(Elimination)
+def elimination_lines(result: Elimination) -> go.Figure:
+    """Held-out error and share of true features over the features left."""
+    return lines(
+        result.kept.tolist(),
+        {"held-out error": result.error, "true among those left": result.precision,
+         "true ones still there": result.recall},
+        f"Recursive elimination by {result.method.replace('_', ' ')}",
+        Quantity("error, or share", "", ""),
+        x_axis="features left",
+    )  # fmt: skip
+
+
+@renders(Amortised)
+def amortised_lines(result: Amortised) -> go.Figure:
+    """Error of the expensive method over its budget, and the amortised one's level."""
+    return lines(
+        result.budgets.tolist(), {"expensive method": result.cheaper_error},
+        "What one pass is worth", Quantity("mean squared error", "", "farther off"),
+        x_axis="evaluations", reference={"amortised": result.error, "mean map": result.error_mean},
+    )  # fmt: skip
+
+
+@renders(RelevancePruning)
+def pruning_lines(result: RelevancePruning) -> go.Figure:
+    """Accuracy over the fraction removed; the random control with its 90 % band."""
+    names = result.labels["criterion"]
+    return lines(
+        result.fractions.tolist(), dict(zip(names, result.accuracy, strict=True)),
+        "Pruning the least relevant units", Quantity("accuracy", "", "less was lost"),
+        x_axis="fraction of units removed",
+        bands={"random": (result.random_low, result.random_high)},
+    )  # fmt: skip
+
+
+def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
+    """A bar per term, in a panel of its own on the right."""
+    layout: Any = fig.layout
+    width, height = int(layout.width), max(300, int(layout.height))
+    left = width / (width + TERMS_WIDTH)
+    named = {
+        "f(a,b)": result.f_ab,
+        "− f(r,b)": -result.f_rb,
+        "− f(a,r)": -result.f_ar,
+        "+ f(r,r)": result.f_rr,
+        "= Σ pairs": float(result.scores.double().sum()),
+    }
+    color = [theme.SIGNED[-1][1] if v >= 0 else theme.SIGNED[0][1] for v in named.values()]
+    fig.add_trace(
+        go.Bar(
+            x=list(named), y=list(named.values()), xaxis="x2", yaxis="y2", showlegend=False,
+            marker={"color": color}, name="four terms",
+            text=[labels.number(v, True) for v in named.values()], textposition="outside",
+            cliponaxis=False, hovertemplate="%{x} %{y:.4f}" + labels.NO_NAME,
+        )
+    )  # fmt: skip
+    fig.update_layout(
+        width=width + TERMS_WIDTH,
+        height=height,
+        xaxis_domain=[0, left - 0.09],
+        xaxis2={"domain": [left + 0.02, 1], "anchor": "y2", "tickangle": -45},
+        yaxis2={"anchor": "x2", "zeroline": True, "zerolinecolor": theme.INK, "showgrid": True},
+        margin_r=24,
+    )  # fmt: skip
+    fig.update_traces(colorbar_x=left - 0.085, selector={"type": "heatmap"})
+
+
+def _slanted(fig: go.Figure, rows: Any, columns: Any) -> go.Figure:
+    """Names of methods and tasks in full, those below at an angle with room of their own."""
+    layout: Any = fig.layout
+    below, beside = (
+        [labels.plain(name.replace("_", " "), 40) for name in names] for names in (columns, rows)
+    )
+    fig.update_xaxes(ticktext=below, tickvals=list(range(len(below))), tickangle=-45)
+    fig.update_yaxes(ticktext=beside, tickvals=list(range(len(beside))))
+    room = 5 * max(map(len, below))
+    taller = max(0, MATRIX_ROW * len(beside) + 144 - int(layout.height))
+    bar = {"len": MATRIX_ROW * len(beside), "lenmode": "pixels"}
+    fig.update_traces(colorbar=bar, selector={"type": "heatmap"})
+    return fig.update_layout(height=int(layout.height) + room + taller)
+
+
+def _without_baseline(names: list[str]) -> tuple[list[str], str]:
+    """Names without `(baseline)`, and the baseline, where all share one."""
+    cut = [name.removesuffix(")").rpartition(" (") for name in names]
+    bases = {base for head, _, base in cut if head}
+    if len(bases) != 1 or not all(head for head, _, _ in cut):
+        return names, ""
+    return [head for head, _, _ in cut], bases.pop()
+
+
+def _say(fig: go.Figure, sentence: str) -> go.Figure:
+    layout: Any = fig.layout
+    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, int(layout.width)))
+    return fig
+
+
+def _numbered(tokens: Any) -> list[str]:
+    """Positions beside tokens, so that equal tokens stay apart to the eye as well."""
+    return [f"{i} {labels.shown(str(token), 14)}" for i, token in enumerate(tokens)]

@@ -1,0 +1,1 @@
+"""Taking a concept away, and what that took."""

@@ -1,0 +1,150 @@
+"""What an erasure took: probes before and after, and the model's loss with and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.core.errors import ConfigError
+from interp.core.names import did_you_mean
+from interp.models.hooked import HookedModel
+from interp.models.hooks.interventions import Intervention
+from interp.models.text.batch import TokenBatch
+from interp.probing.config import EraseConfig, ProbeConfig, ProbeKind
+from interp.probing.erasing.eraser import Eraser, concept_columns, fit_eraser, random_eraser
+from interp.probing.result import AmnesicResult, ErasureAudit
+from interp.probing.rows import Labels, check_rows, encode_all
+from interp.probing.solvers.spectrum import Moments
+from interp.probing.splits import split_rows
+from interp.probing.sweeping import score_rows
+
+KINDS: tuple[ProbeKind, ...] = ("logistic", "mlp")
+PROMISES_ZERO = ("leace", "mean_projection")
+
+
+def audit_erasure(
+    x: Float[Tensor, "n d"],
+    targets: Mapping[str, Labels],
+    erased: str,
+    config: EraseConfig | None = None,
+    *,
+    probe: ProbeConfig | None = None,
+    groups: Sequence[Any] | Tensor | None = None,
+) -> ErasureAudit:
+    """Erase one target and probe for all of them, before and after, linearly and not.
+
+    The eraser and every probe see the training rows only; scores are of the test rows.
+
+    Args:
+        x: Rows [n, d].
+        targets: What to probe for; `erased` is one of them, the others should stay readable.
+        erased: Which one is erased.
+        config: How.
+        probe: Settings of the probes (their kinds are logistic and mlp).
+        groups: Rows that are never split between training and test.
+
+    Raises:
+        ConfigError: `erased` is no target.
+        ShapeError, NonFiniteError: As for a probe.
+    """
+    config, probe = config or EraseConfig(), probe or ProbeConfig()
+    x = check_rows(x, "the rows of the audit").double()
+    wanted = encode_all(targets, len(x))
+    names = [target.name for target in wanted]
+    if erased not in names:
+        raise ConfigError(
+            "nothing to erase", got=erased, expected=", ".join(names),
+            fix=did_you_mean(erased, names) or None,
+        )  # fmt: skip
+    split = split_rows(len(x), probe.test_fraction, probe.seed, groups)
+    target = wanted[names.index(erased)][split.train]
+    seen = x[split.train]
+    labels = [target.classes[i] for i in target.values] if target.classes else target.values
+    eraser = fit_eraser(seen, labels, config, name=erased, groups=split.groups[split.train])
+    control = random_eraser(x.shape[1], eraser.rank, seen.mean(0), config.seed)
+    versions = {"before": x, "after": eraser(x), "random": control(x)}
+    found = {name: [score_rows(rows, wanted, split, probe, kind) for kind in KINDS]
+             for name, rows in versions.items()}  # fmt: skip
+    left = Moments(x.shape[1], concept_columns(target).shape[1])
+    left.update(eraser(seen), concept_columns(target))
+    spread = (seen - seen.mean(0)).square().sum().clamp(min=torch.finfo(x.dtype).tiny)
+    moved = (seen - eraser(seen)).square().sum() / spread  # 0 where all rows are equal
+    stacked = {name: torch.stack([test for test, _ in kinds]) for name, kinds in found.items()}
+    return ErasureAudit(
+        before=stacked["before"],
+        after=stacked["after"],
+        random=stacked["random"],
+        majority=found["before"][0][1],
+        covariance=(left.xz / left.n).abs().max(),
+        moved=moved,
+        rank=eraser.rank,
+        method=config.method,
+        erased=erased,
+        covariance_bound=1e-8 * float(x.abs().max().clamp(min=1))
+        if config.method in PROMISES_ZERO
+        else None,
+        labels={"probe": list(KINDS), "target": names},
+    )
+
+
+def amnesic(
+    model: HookedModel,
+    inputs: Any,
+    site: str,
+    eraser: Eraser,
+    *,
+    n_random: int = 5,
+    seed: int = 0,
+    strict: bool = True,
+) -> AmnesicResult:
+    """Next-token loss with the concept erased at a site (Elazar et al. 2021, "Amnesic Probing").
+
+    A concept that is readable but not used costs no more than random directions do.
+
+    Args:
+        model: A causal language model.
+        inputs: Texts, or ids in any form that the model reads.
+        site: Where to erase, at all positions.
+        eraser: Fitted to rows of this site.
+        n_random: Random projections of the same rank to compare with.
+        seed: Of these.
+        strict: Refuse an eraser of another model or site.
+
+    Raises:
+        ProvenanceError: The eraser was made for another model or site.
+    """
+    eraser.for_model(model.provenance([site]), strict)
+    batch = model.read(inputs)
+    randoms = [
+        random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)
+    ]
+    return AmnesicResult(
+        intact=losses(model, batch),
+        erased=losses(model, batch, [eraser.hook(site)]),
+        random=torch.stack([losses(model, batch, [other.hook(site)]) for other in randoms])
+        if randoms
+        else torch.zeros(0, len(batch), dtype=torch.float64),
+        rank=eraser.rank,
+        site=site,
+        provenance=model.provenance([site]),
+    )
+
+
+def losses(
+    model: HookedModel, batch: TokenBatch, edits: Sequence[Intervention] = ()
+) -> Float[Tensor, "text"]:
+    """Mean next-token cross-entropy of every text under edits, nats per token, float64."""
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(batch), 32):
+            ids, mask = batch.ids[start : start + 32], batch.mask[start : start + 32]
+            logits = model.run_with_hooks(TokenBatch(ids, mask).to(model.device), list(edits))
+            said = logits[:, :-1].double().log_softmax(-1).cpu()
+            nll = -said.gather(-1, ids[:, 1:, None])[..., 0]
+            real = (mask[:, 1:] & mask[:, :-1]).double()
+            found.append((nll * real).sum(1) / real.sum(1).clamp(min=1))
+    return torch.cat(found)

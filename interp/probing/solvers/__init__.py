@@ -1,0 +1,1 @@
+"""The numerical work of probes: ridge, logistic, supports; one decomposition for all."""

@@ -1,0 +1,1 @@
+"""Labels on tokens, and the trees that attention and hidden states hold."""

@@ -1,0 +1,335 @@
+"""Syntax from attention maps alone (Clark et al. 2019, "What Does BERT Look At?", section 5).
+
+p(head of j = i) is proportional to exp sum_k (w_k A^k[j, i] + u_k A^k[i, j]) over all maps k; the
+weights are all there is to learn, so what the probe knows the maps must have said. With words,
+every weight also depends linearly on the embeddings of the two words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.activations.config import FitConfig
+from interp.activations.loop import fit
+from interp.core.errors import ConfigError, ShapeError, SiteError
+from interp.core.finite import check_finite
+from interp.core.randomness import generator
+from interp.models.hooked import HookedModel
+from interp.models.text.batch import TokenBatch
+from interp.probing.config import AttentionProbeConfig
+from interp.probing.result import AttentionProbeResult
+from interp.probing.scores import accuracy
+from interp.probing.splits import Split, split_rows
+from interp.probing.syntax.alignment import align_spans
+from interp.tasks.labels import Labelled
+
+PATTERNS = "blocks.*.attn.hook_pattern"
+
+
+@dataclass(frozen=True, eq=False)
+class WordMaps:
+    """One sentence between words: its attention, its tree."""
+
+    maps: Float[Tensor, "k w w"]
+    """Attention from word to word, per map: FROM a word the mean over its tokens, TO it the sum."""
+    heads: Int[Tensor, "w"]
+    """Index of each word's head; -1 where no arc is asked for (root, skipped relations)."""
+    relations: tuple[str, ...]
+    """Relation of each word to its head."""
+    vectors: Float[Tensor, "w d"] | None = None
+    """Embedding of each word, for the probe with words."""
+    group: str = ""
+    """Document."""
+
+
+class AttentionProbe(nn.Module):
+    """Scores of arcs from attention maps.
+
+    Attributes:
+        weight: [directions * maps].
+        words: With words, [rank, d]; a word's few numbers.
+        mix: With words, [directions * maps, 2 * rank].
+    """
+
+    def __init__(self, n_maps: int, config: AttentionProbeConfig, d_word: int = 0) -> None:
+        super().__init__()
+        self.transposed: bool = config.transposed
+        n = n_maps * (2 if config.transposed else 1)
+        self.weight: nn.Parameter = nn.Parameter(torch.zeros(n))
+        self.words: nn.Parameter | None = None
+        if config.word_rank and d_word:
+            draw = generator(config.seed, "attention probe")
+            start = torch.randn(config.word_rank, d_word, generator=draw) / d_word**0.5
+            self.words = nn.Parameter(start)
+            self.mix: nn.Parameter = nn.Parameter(torch.zeros(n, 2 * config.word_rank))
+
+    def forward(self, maps: Tensor, vectors: Tensor | None = None) -> Float[Tensor, "b w w"]:
+        """Scores [sentence, word, candidate head] of maps [sentence, map, word, word]."""
+        if self.transposed:
+            maps = torch.cat([maps, maps.transpose(-1, -2)], 1)
+        scores = torch.einsum("k,bkji->bji", self.weight, maps)
+        if self.words is not None and vectors is not None:
+            few = vectors @ self.words.T
+            rank = few.shape[-1]
+            own = torch.einsum("bjr,kr->bkj", few, self.mix[:, :rank])
+            its = torch.einsum("bir,kr->bki", few, self.mix[:, rank:])
+            scores = scores + ((own[..., :, None] + its[..., None, :]) * maps).sum(1)
+        return scores
+
+
+def attention_probe(
+    model: HookedModel,
+    sentences: Iterable[Labelled],
+    config: AttentionProbeConfig | None = None,
+    *,
+    random_init: bool = True,
+) -> AttentionProbeResult:
+    """Train the probe on gold trees and compare it with fixed offsets and with random weights.
+
+    Args:
+        model: A model whose attention patterns are sites.
+        sentences: With heads and, for relations, the layer "deprel" (`interp.tasks.load_labels`).
+        config: Size and training of the probe.
+        random_init: Train the same probe on `model.randomised(config.seed)`.
+
+    Raises:
+        SiteError: The model offers no attention patterns.
+        ConfigError: No sentence has a tree, or none is short enough.
+    """
+    config = config or AttentionProbeConfig()
+    every = list(sentences)
+    real = word_maps(model, every, config)
+    fresh = None
+    if random_init:
+        fresh = word_maps(model.randomised(config.seed), every, config)
+    shape = (model.cfg.n_layers, model.cfg.n_heads)
+    found = fit_attention_probe(real, config, shape=shape, random_init=fresh)
+    return replace(found, provenance=model.provenance([PATTERNS]))
+
+
+def word_maps(
+    model: HookedModel, sentences: Sequence[Labelled], config: AttentionProbeConfig
+) -> list[WordMaps]:
+    """Attention between words of the sentences that have a tree and are short enough.
+
+    A word without a token of its own has no attention; its row and column are zero.
+
+    Raises:
+        SiteError: The model offers no attention patterns.
+        ConfigError: No such sentence.
+    """
+    if "blocks.0.attn.hook_pattern" not in model.sites:
+        raise SiteError("this model offers no attention patterns", got=model.cfg.model_name)
+    kept = [s for s in sentences if s.heads is not None and 1 < len(s) <= config.max_words]
+    if not kept:
+        raise ConfigError(
+            "no sentence to probe", got=f"{len(sentences)} sentences",
+            expected=f"sentences with heads, of 2 to {config.max_words} words",
+        )  # fmt: skip
+    batch, places = align_spans(model, [s.text for s in kept], [s.spans for s in kept], "drop")
+    sites = [PATTERNS, "hook_embed"] if config.word_rank else [PATTERNS]
+    names = model.sites.resolve(sites)
+    order = batch.lengths.argsort(stable=True).tolist()
+    found: dict[int, WordMaps] = {}
+    for start in range(0, len(order), 16):
+        part = order[start : start + 16]
+        width = int(batch.lengths[part].max())
+        inputs = TokenBatch(batch.ids[part, :width], batch.mask[part, :width])
+        acts = model.capture(inputs.to(model.device), names, to="cpu", dtype=torch.float32)
+        layers = [acts[name] for name in names if name.endswith("hook_pattern")]
+        patterns = torch.cat(layers, 1)
+        for i, at in enumerate(part):
+            member = _membership(places[at], width)
+            mean = member / member.sum(1, keepdim=True).clamp(min=1)
+            vectors = mean @ acts["hook_embed"][i] if config.word_rank else None
+            maps = mean @ patterns[i] @ member.T
+            found[at] = _tree(kept[at], maps, vectors, config)
+    return [found[at] for at in range(len(kept))]
+
+
+def _membership(places: Sequence[tuple[int, int] | None], width: int) -> Tensor:
+    """1 where a token belongs to a word, [w, tokens]."""
+    member = torch.zeros(len(places), width)
+    for word, place in enumerate(places):
+        if place is not None:
+            member[word, place[0] : place[1] + 1] = 1
+    return member
+
+
+def _tree(
+    sentence: Labelled, maps: Tensor, vectors: Tensor | None, config: AttentionProbeConfig
+) -> WordMaps:
+    relations = tuple(str(r) for r in sentence.labels.get("deprel", ["arc"] * len(sentence)))
+    heads = torch.tensor(sentence.heads)
+    for word, relation in enumerate(relations):
+        if relation.partition(":")[0] in config.skip:
+            heads[word] = -1
+    return WordMaps(maps, heads, relations, vectors, sentence.group)
+
+
+def fit_attention_probe(
+    sentences: Sequence[WordMaps],
+    config: AttentionProbeConfig | None = None,
+    *,
+    shape: tuple[int, int] | None = None,
+    random_init: Sequence[WordMaps] | None = None,
+) -> AttentionProbeResult:
+    """`attention_probe` on maps that are there already.
+
+    Args:
+        sentences: Maps and trees.
+        config: Size and training.
+        shape: (layers, heads) of the maps; one layer by default.
+        random_init: The same sentences through the same model with fresh weights.
+
+    Raises:
+        ShapeError: Another number of maps than layers * heads, or than in the first sentence.
+        ConfigError: Fewer than two sentences, or none with an arc to learn or to test.
+        NonFiniteError: NaN in a map.
+    """
+    config = config or AttentionProbeConfig()
+    if len(sentences) < 2:
+        raise ConfigError("too few sentences", got=len(sentences), expected="two or more")
+    n_maps = sentences[0].maps.shape[0]
+    shape = shape or (1, n_maps)
+    if shape[0] * shape[1] != n_maps:
+        raise ShapeError("layers and heads of the maps", got=shape, expected=f"{n_maps} in all")
+    for sentence in (*sentences, *(random_init or ())):
+        check_finite(sentence.maps, "an attention map")
+        if len(sentence.maps) != n_maps:
+            raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
+    groups = [s.group or str(i) for i, s in enumerate(sentences)]
+    split = split_rows(len(sentences), config.test_fraction, config.seed, groups)
+    for side, name in ((split.train, "training"), (split.test, "test")):
+        if not any(bool((sentences[i].heads >= 0).any()) for i in side.tolist()):
+            raise ConfigError(
+                f"no arc in the {name} sentences", got=f"{len(side)} sentences",
+                expected="heads that are not the root's and not skipped", fix="more sentences",
+            )  # fmt: skip
+    probe = _train(sentences, split, config)
+    right, arcs = _test(probe, sentences, split)
+    best, offset_uas, per_relation = _offsets(sentences, split, config)
+    codes = torch.tensor([i for i, _, _ in arcs])
+    score = accuracy(right, codes)
+    fresh = None
+    if random_init is not None:
+        null, _ = _test(_train(random_init, split, config), random_init, split)
+        fresh = null.double().mean()
+    names = [r for r, _ in Counter(r for _, _, r in arcs).most_common(12)]
+    relation = torch.tensor([names.index(r) if r in names else -1 for _, _, r in arcs])
+    weight = probe.weight.detach().view(-1, *shape).permute(1, 2, 0)
+    return AttentionProbeResult(
+        uas=torch.tensor(score.value).double(),
+        low=torch.tensor(score.low).double(),
+        high=torch.tensor(score.high).double(),
+        offset_uas=torch.tensor(offset_uas).double(),
+        random_init_uas=fresh,
+        weight=weight,
+        relation_uas=torch.stack([right[relation == i].double().mean() for i in range(len(names))]),
+        relation_offset=torch.tensor([per_relation.get(r, 0.0) for r in names]).double(),
+        offset=best,
+        n_train=sum(int((sentences[i].heads >= 0).sum()) for i in split.train.tolist()),
+        n_test=len(arcs),
+        labels={
+            "layer": [f"L{i}" for i in range(shape[0])],
+            "head": [f"H{i}" for i in range(shape[1])],
+            "direction": ["word to head", "head to word"][: weight.shape[2]],
+            "relation": names,
+        },
+    )
+
+
+def _train(
+    sentences: Sequence[WordMaps], split: Split, config: AttentionProbeConfig
+) -> AttentionProbe:
+    train = [sentences[i] for i in split.train.tolist()]
+    vectors = train[0].vectors
+    probe = AttentionProbe(len(train[0].maps), config, 0 if vectors is None else vectors.shape[1])
+
+    def batches(t: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        pick = generator(config.seed, "attention probe batch", t)
+        rows = torch.randint(len(train), (config.sentences_per_step,), generator=pick)
+        return _padded([train[i] for i in rows.tolist()])
+
+    def step(module: nn.Module, batch: tuple[Tensor, Tensor, Tensor | None], t: int) -> Tensor:
+        maps, heads, words = batch
+        scores = _without_self(module(maps, words), heads)
+        asked = heads >= 0
+        if not bool(asked.any()):  # sentences without an arc teach nothing
+            return 0 * scores.sum()
+        return nn.functional.cross_entropy(scores[asked], heads[asked])
+
+    schedule = FitConfig(
+        steps=config.steps, lr=config.lr, lr_schedule="cosine", optimizer="adamw",
+        weight_decay=config.weight_decay, seed=config.seed, log_every=max(config.steps // 10, 1),
+    )  # fmt: skip
+    fit(probe, step, batches, schedule)
+    return probe
+
+
+def _padded(part: Sequence[WordMaps]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Maps [b, k, w, w], heads [b, w] (-1: not asked, -2: no word) and word vectors [b, w, d]."""
+    width = max(len(s.heads) for s in part)
+    maps = torch.zeros(len(part), len(part[0].maps), width, width)
+    heads = torch.full((len(part), width), -2)
+    first = part[0].vectors
+    words = None if first is None else torch.zeros(len(part), width, first.shape[1])
+    for i, sentence in enumerate(part):
+        n = len(sentence.heads)
+        maps[i, :, :n, :n], heads[i, :n] = sentence.maps, sentence.heads
+        if words is not None and sentence.vectors is not None:
+            words[i, :n] = sentence.vectors
+    return maps, heads, words
+
+
+def _without_self(scores: Tensor, heads: Tensor) -> Tensor:
+    """No word is its own head, and no padding is a head."""
+    blocked = torch.eye(scores.shape[-1], dtype=torch.bool) | (heads == -2)[:, None, :]
+    return scores.masked_fill(blocked, -1e9)
+
+
+def _test(
+    probe: AttentionProbe, sentences: Sequence[WordMaps], split: Split
+) -> tuple[Tensor, list[tuple[int, int, str]]]:
+    """Per test arc: guessed right or not, and (sentence, word, relation)."""
+    right, arcs = [], []
+    for i in split.test.tolist():
+        maps, heads, words = _padded([sentences[i]])
+        with torch.no_grad():
+            guess = _without_self(probe(maps, words), heads)[0].argmax(-1)
+        for word in (heads[0] >= 0).nonzero().flatten().tolist():
+            right.append(bool(guess[word] == heads[0, word]))
+            arcs.append((i, word, sentences[i].relations[word]))
+    return torch.tensor(right, dtype=torch.bool), arcs
+
+
+def _offsets(
+    sentences: Sequence[WordMaps], split: Split, config: AttentionProbeConfig
+) -> tuple[int, float, dict[str, float]]:
+    """The best offset of the training arcs, its test UAS, and the same relation by relation."""
+    reach = config.max_offset
+    every = [o for o in range(-reach, reach + 1) if o]
+
+    def arcs(rows: Tensor) -> list[tuple[str, int]]:
+        return [
+            (sentences[i].relations[w], int(h) - w)
+            for i in rows.tolist()
+            for w, h in enumerate(sentences[i].heads.tolist())
+            if h >= 0
+        ]
+
+    train, test = arcs(split.train), arcs(split.test)
+    best = max(every, key=Counter(o for _, o in train).__getitem__)
+    uas = sum(o == best for _, o in test) / max(len(test), 1)
+    per_relation = {}
+    for name in {r for r, _ in test}:
+        own = max(every, key=Counter(o for r, o in train if r == name).__getitem__)
+        hits = [o == own for r, o in test if r == name]
+        per_relation[name] = sum(hits) / len(hits)
+    return best, uas, per_relation

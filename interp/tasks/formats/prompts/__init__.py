@@ -1,0 +1,1 @@
+"""Readers of prompts with known answers, one format each."""
