@@ -1,4 +1,3 @@
-from interp.attribution.amortising import amortize as amortize
 from interp.attribution.attributing import attribute as attribute
 from interp.attribution.attributing import attribute_generated as attribute_generated
 from interp.attribution.attributing import attribute_methods as attribute_methods
@@ -24,21 +23,11 @@ from interp.attribution.targets import text_loss as text_loss
 from interp.attribution.targets import token_log_prob as token_log_prob
 from interp.attribution.targets import token_logit as token_logit
 from interp.attribution.trust.agreement import agreement as agreement
-from interp.attribution.trust.endtask import endtask_benchmark as endtask_benchmark
-from interp.attribution.trust.endtask import recourse as recourse
-from interp.attribution.trust.endtask import spurious as spurious
 from interp.attribution.trust.faithfulness import faithfulness as faithfulness
 from interp.attribution.trust.ground_truth import ground_truth as ground_truth
-from interp.attribution.trust.lowsignal import LowSignalConfig as LowSignalConfig
-from interp.attribution.trust.lowsignal import eliminate_features as eliminate_features
-from interp.attribution.trust.lowsignal import low_signal as low_signal
 from interp.attribution.trust.pruning import prune_curve as prune_curve
 from interp.attribution.trust.pruning import unit_relevance as unit_relevance
 from interp.attribution.trust.result import Agreement as Agreement
-from interp.attribution.trust.result import Amortised as Amortised
-from interp.attribution.trust.result import Elimination as Elimination
-from interp.attribution.trust.result import EndTask as EndTask
 from interp.attribution.trust.result import Faithfulness as Faithfulness
 from interp.attribution.trust.result import GroundTruth as GroundTruth
-from interp.attribution.trust.result import LowSignal as LowSignal
 from interp.attribution.trust.result import RelevancePruning as RelevancePruning

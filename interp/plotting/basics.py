@@ -202,3 +202,10 @@ def _cell_hover(row: str, column: str, value: float, quantity: Quantity, signed:
 
 def _short(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.2f}"
+
+
+def subtitled(fig: go.Figure, sentence: str) -> go.Figure:
+    """A sentence below the title, broken to the picture's width."""
+    layout: Any = fig.layout
+    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, int(layout.width)))
+    return fig

@@ -74,20 +74,6 @@ class SparseConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimalConfig(Settings):
-    """How the best support is proved."""
-
-    gamma: Positive | None = None
-    """1 / ridge strength of the hinge loss; None takes 1 / sqrt(n)."""
-    prefilter: Count = 50
-    """Candidates, the best by mean difference."""
-    tolerance: NonNegative = 1e-6
-    """Relative gap between cost and bound at which a support counts as proved."""
-    seconds: NonNegative = 60.0
-    """Time after which the best found so far is returned, with its gap."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class EraseConfig(Settings):
     """How much of a concept's subspace an eraser takes away."""
 

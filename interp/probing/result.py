@@ -144,35 +144,6 @@ class PruningCurve(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OptimalSupport(Result):
-    """The best k neurons by training loss, with the proof's gap."""
-
-    cost: Float[Tensor, ""]
-    """Balanced hinge loss plus ridge of the support, summed over rows."""
-    bound: Float[Tensor, ""]
-    """No support of this size costs less."""
-    neurons: tuple[int, ...]
-    """The support."""
-    n_cuts: int
-    """Supports that were priced."""
-    n_candidates: int
-    """Neurons it was chosen from."""
-    tolerance: float
-    """Largest relative gap that counts as proved."""
-    target: str
-    """What is read."""
-
-    @property
-    def gap(self) -> float:
-        """(cost - bound) / cost."""
-        return float((self.cost - self.bound) / self.cost.clamp(min=1e-30))
-
-    def check(self) -> Checks:
-        """Cost and bound meet."""
-        return Checks([Check.at_most("relative gap", self.gap, self.tolerance)])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ErasureAudit(Result):
     """What probes read before and after an erasure, and what it cost."""
 

@@ -18,6 +18,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("rasp", "dictionaries", "lenses", "probing", "attribution", "geometry", "vision"),
     ("circuits",),
     ("features",),
+    ("studies",),
     ("plotting",),
     ("reports",),
     ("cli",),

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 import interp
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
-from interp.attribution import agreement, amortize, attribute, prune_curve, unit_relevance
+from interp.attribution import agreement, attribute, prune_curve, unit_relevance
 from interp.attribution.targets import Target
 from interp.core.randomness import generator
+from interp.studies import amortize
 
 HIDDEN = ["1.hook_out", "3.hook_out"]
 

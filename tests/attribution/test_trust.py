@@ -13,24 +13,20 @@ from torch import Tensor, nn
 
 import interp
 from interp.activations.config import FitConfig
-from interp.attribution import (
-    LowSignalConfig,
-    agreement,
-    amortize,
-    attribute,
-    eliminate_features,
-    endtask_benchmark,
-    faithfulness,
-    low_signal,
-    prune_curve,
-    recourse,
-    spurious,
-    unit_relevance,
-)
+from interp.attribution import agreement, attribute, faithfulness, prune_curve, unit_relevance
 from interp.attribution.trust.agreement import kendall_tau, rank_biased_overlap, top_overlap
 from interp.attribution.trust.faithfulness import top_masks
 from interp.attribution.trust.pruning import keep_masks
 from interp.core.errors import ShapeError
+from interp.studies import (
+    LowSignalConfig,
+    amortize,
+    eliminate_features,
+    endtask_benchmark,
+    low_signal,
+    recourse,
+    spurious,
+)
 from tests.attribution import toys
 
 QUICK = LowSignalConfig(n_noise=20, n_rows=1000, width=48, steps=300, instances=32)

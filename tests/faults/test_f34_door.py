@@ -27,7 +27,7 @@ from interp.models.text.tokens import TokenBatch
 from tests.models import zoo
 from tests.models.tokenizers import word_level
 
-ROOMS = ("activations", "tasks", "dictionaries", "lenses", "probing", "attribution")
+ROOMS = ("activations", "tasks", "dictionaries", "lenses", "probing", "attribution", "studies")
 READS = {"inputs", "text", "texts", "data", "source", "prompt", "prompts", "tokens", "a", "pairs"}
 """Names under which a public function takes what a model reads."""
 ROW = [0, 1, 2, 3, 4]
@@ -208,13 +208,13 @@ ELSEWHERE = {
     "activations.tokenize_texts": "text, by document: test_rooms_that_read_text_alone",
     "probing.align_texts": "text alone: test_rooms_that_read_text_alone",
     "probing.align_spans": "text alone: spans are characters",
-    "probing.model_writer": "prompts of generate, which is above",
-    "probing.lstm_writer": "no HookedModel",
+    "studies.model_writer": "prompts of generate, which is above",
+    "studies.lstm_writer": "no HookedModel",
     "attribution.linear_head": "text alone: test_rooms_that_read_text_alone",
     "dictionaries.run_training": "the function under train, which is above",
     "lenses.class_lens": "images: test_door.py, numbers in any form",
     "lenses.benchmark_lenses": "a table of prompts of its own",
-    "attribution.amortize": "rows of scores beside texts of an encoder in training",
+    "studies.amortize": "rows of scores beside texts of an encoder in training",
 }
 
 

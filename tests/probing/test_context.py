@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, InterpError, NonFiniteError, ShapeError
 from interp.probing.config import ContextProbeConfig
 from interp.probing.context_weights import probe_context
-from interp.probing.incontext import compare_in_context, implied_ridge
+from interp.studies.in_context import compare_in_context, implied_ridge
 from tests.probing.regressor import EXEMPLARS, D, Regressor, problems, trained
 
 QUICK = ContextProbeConfig(steps=200, lr=1e-2)

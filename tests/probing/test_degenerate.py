@@ -16,24 +16,24 @@ from interp.probing import concepts
 from interp.probing.config import (
     AttentionProbeConfig,
     ContextProbeConfig,
-    OptimalConfig,
     ProbeConfig,
     SparseConfig,
     StructuralConfig,
 )
 from interp.probing.context_weights import probe_context
 from interp.probing.erasing.audit import audit_erasure
-from interp.probing.generating import clamped_writing
 from interp.probing.information import code_length, v_information
 from interp.probing.probe import train_probe
 from interp.probing.rows import encode
-from interp.probing.solvers.optimal import optimal_support
 from interp.probing.solvers.spectrum import spectrum
 from interp.probing.sparse import prune_neurons
 from interp.probing.splits import split_rows
 from interp.probing.syntax.attention import WordMaps, fit_attention_probe
 from interp.probing.syntax.structural import structural_probe, tree_distances
-from interp.probing.units import find_unit
+from interp.studies.clamped_units import clamped_writing
+from interp.studies.config import OptimalConfig
+from interp.studies.proved_supports import optimal_support
+from interp.studies.sentiment_unit import find_unit
 from tests.probing.rows import F16
 
 Case = tuple[Tensor, Any, int]

@@ -15,17 +15,15 @@ from interp.probing import (
     SparseConfig,
     ablate_neurons,
     audit_erasure,
-    clamped_writing,
     code_length,
-    compare_in_context,
-    find_unit,
     probe_context,
     probe_sweep,
     prune_neurons,
     sparse_sweep,
     v_information,
 )
-from interp.probing.incontext import ridge_in_context
+from interp.studies import clamped_writing, compare_in_context, find_unit
+from interp.studies.in_context import ridge_in_context
 from tests.probing.rows import planted, small
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, InterpError, ShapeError
 from interp.core.result import Result
-from interp.probing.config import OptimalConfig, SparseConfig
+from interp.probing.config import SparseConfig
 from interp.probing.rows import encode
-from interp.probing.solvers.optimal import optimal_support
 from interp.probing.sparse import prune_neurons, rank_neurons, sparse_sweep
+from interp.studies.config import OptimalConfig
+from interp.studies.proved_supports import optimal_support
 from tests.probing.rows import F16
 
 EIGHT = (11, 47, 101, 173, 229, 307, 401, 499)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError
 from interp.probing.concepts import concept_agreement, concept_existence, concept_location, elude
-from interp.probing.incontext import (
+from interp.probing.rows import encode
+from interp.studies.char_lstm import CharLSTM, clamp_unit, from_tensorflow
+from interp.studies.in_context import (
     compare_in_context,
     gradient_descent,
     implied_ridge,
@@ -20,9 +22,7 @@ from interp.probing.incontext import (
     nearest_neighbours,
     ridge_in_context,
 )
-from interp.probing.recurrent import CharLSTM, clamp_unit, from_tensorflow
-from interp.probing.rows import encode
-from interp.probing.units import best_unit, find_unit
+from interp.studies.sentiment_unit import best_unit, find_unit
 
 # --- one unit ----------------------------------------------------------------------------------
 

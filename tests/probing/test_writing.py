@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 import interp
 from interp.core.errors import ConfigError, InterpError, NonFiniteError, ShapeError
-from interp.probing.generating import clamped_writing, lstm_writer, model_writer
-from interp.probing.recurrent import CharLSTM
 from interp.probing.rows import encode
 from interp.probing.sparse import rank_neurons
-from interp.probing.units import find_unit
+from interp.studies.char_lstm import CharLSTM
+from interp.studies.clamped_units import clamped_writing, lstm_writer, model_writer
+from interp.studies.sentiment_unit import find_unit
 from tests.probing import reviews as r
 from tests.probing.rows import small
 

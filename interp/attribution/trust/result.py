@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
@@ -91,90 +91,6 @@ class Faithfulness(Result):
         best = max(float(self.area_low[i]) for i in others) if others else -math.inf
         return Checks([Check.at_least("best method beats random order", best,
                                       float(spread[control]))])  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class EndTask(Result):
-    """Sensitivity and specificity of answers about a model, against brute force with many queries.
-
-    Bilodeau et al. 2024: for a rich class of models, every test built on a complete and linear
-    attribution has sensitivity + specificity of at most 1 somewhere; asking the model does not.
-    """
-
-    sensitivity: Float[Tensor, "answer delta"]
-    """Share of true cases answered yes."""
-    specificity: Float[Tensor, "answer delta"]
-    """Share of false cases answered no."""
-    queries: Int[Tensor, " answer"]
-    """Model evaluations that an answer took."""
-    deltas: Float[Tensor, " delta"]
-    """Sizes of the change asked about."""
-    n_models: int
-    """Models asked about."""
-
-    @property
-    def youden(self) -> Tensor:
-        """sensitivity + specificity - 1, [answer delta]: 0 is a coin."""
-        return self.sensitivity + self.specificity - 1
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LowSignal(Result):
-    """Methods on a function of few features among many that do not matter (ChaosMining)."""
-
-    uscore: Float[Tensor, " method"]
-    """Similarity to the ground truth on the true features, 1 - |a - b| / (|a| + |b|)."""
-    precision: Float[Tensor, " method"]
-    """Share of true features among as many leading ones, mean over instances (FPrec)."""
-    chance: float
-    """Precision of a random ranking."""
-    error: float
-    """Mean absolute error of the model on held-out rows."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Elimination(Result):
-    """Recursive feature elimination by attribution."""
-
-    error: Float[Tensor, " round"]
-    """Held-out mean absolute error with the features of the round."""
-    kept: Int[Tensor, " round"]
-    """How many features were left."""
-    precision: Float[Tensor, " round"]
-    """Share of them that are true."""
-    recall: Float[Tensor, " round"]
-    """Share of the true ones that are left."""
-    features: tuple[int, ...]
-    """The features of the best round."""
-    method: str
-    """What ranked them."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Amortised(Result):
-    """A one-pass explainer against the expensive one, and what the expensive one gets for less."""
-
-    error: float
-    """Mean squared error of the amortised scores on held-out inputs."""
-    tau: float
-    """Mean Kendall tau with the expensive scores on held-out inputs."""
-    error_mean: float
-    """Error of always answering the mean map: the control."""
-    cheaper_error: Float[Tensor, " budget"]
-    """Error of the expensive method at smaller budgets."""
-    budgets: Int[Tensor, " budget"]
-    """Model evaluations of each budget."""
-
-    @property
-    def worth(self) -> int:
-        """The largest budget whose error is still above the amortised one; 0: none is."""
-        above = [int(b) for b, e in zip(self.budgets, self.cheaper_error, strict=True)
-                 if float(e) > self.error]  # fmt: skip
-        return max(above, default=0)
-
-    def check(self) -> Checks:
-        """It must beat the mean map."""
-        return Checks([Check.at_most("error against the mean map's", self.error, self.error_mean)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -7,19 +7,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
-from interp.attribution.trust.result import (
-    Agreement,
-    Amortised,
-    Elimination,
-    EndTask,
-    Faithfulness,
-    GroundTruth,
-    LowSignal,
-    RelevancePruning,
-)
+from interp.attribution.trust.result import Agreement, Faithfulness, GroundTruth, RelevancePruning
 from interp.core.result import renders
 from interp.plotting import labels, theme
-from interp.plotting.basics import bars, heatmap, lines
+from interp.plotting.basics import bars, heatmap, lines, subtitled
 from interp.plotting.config import Quantity
 from interp.plotting.tokens import TokenStrip
 
@@ -61,7 +52,7 @@ def attribution_bars(result: Attribution, *, units: bool | None = None) -> go.Fi
         )
     else:
         fig = bars(result.scores, _numbered(result.tokens), title, Quantity("score", "", "", True))
-    return _say(fig, f"{result.gap_sentence} · baseline {result.baseline} · at {result.site}")
+    return subtitled(fig, f"{result.gap_sentence} · baseline {result.baseline} · at {result.site}")
 
 
 @renders(GeneratedAttribution)
@@ -82,7 +73,7 @@ def generated_matrix(result: GeneratedAttribution) -> go.Figure:
     )
     fig.update_xaxes(tickangle=-45)
     worst = 100 * float(result.gaps.max())
-    return _say(fig, f"log-probability (nats) by {result.method.replace('_', ' ')}, baseline "
+    return subtitled(fig, f"log-probability (nats) by {result.method.replace('_', ' ')}, baseline "
                      f"{result.baseline}; blue raises it, red lowers it; largest gap "
                      f"{worst:.2g} %")  # fmt: skip
 
@@ -102,7 +93,7 @@ def pair_matrix(result: PairAttribution, *, terms: bool = True) -> go.Figure:
     fig.update_xaxes(tickangle=-45)
     if terms:
         _add_terms(fig, result)
-    return _say(
+    return subtitled(
         fig,
         f"{result.similarity} at {result.site}, reference {result.reference}; "
         f"{result.gap_sentence}",
@@ -121,7 +112,7 @@ def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
     spread = float((result.kendall_high - result.kendall_low).max())
     said = f"mean over {result.n_examples} examples; widest interval of tau {spread:.2f}"
     where = f"; baseline {common}" if common else ""
-    return _say(_slanted(fig, names, names), f"{said}{where}; agreeing is not being right")
+    return subtitled(_slanted(fig, names, names), f"{said}{where}; agreeing is not being right")
 
 
 @renders(Faithfulness)
@@ -138,17 +129,6 @@ def faithfulness_curves(result: Faithfulness, *, curve: str = "insertion") -> go
     )
 
 
-@renders(EndTask)
-def endtask_lines(result: EndTask) -> go.Figure:
-    """Sensitivity + specificity - 1 of every way to answer, over the size of the change."""
-    series = dict(zip(result.labels["answer"], result.youden, strict=True))
-    return lines(
-        result.deltas.tolist(), series, "Does raising the feature raise the output?",
-        Quantity("sensitivity + specificity - 1", "", "the answer is right more often"),
-        x_axis="size of the change", reference={"a coin": 0.0},
-    )  # fmt: skip
-
-
 @renders(GroundTruth)
 def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figure:
     """Method x task; `field` is area or hits."""
@@ -162,43 +142,10 @@ def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figur
         rows=result.labels["method"], columns=result.labels["task"], row_axis="", column_axis="",
     )  # fmt: skip
     level = 0.5 if field == "area" else float(result.chance.mean())
-    return _say(
+    return subtitled(
         _slanted(fig, result.labels["method"], result.labels["task"]),
         f"{named[field]}; {result.n_prompts} prompts; a random order gives {level:.2g} on average",
     )
-
-
-@renders(LowSignal)
-def low_signal_bars(result: LowSignal) -> go.Figure:
-    """Share of true features among the leading ones, per method."""
-    quantity = Quantity("true features among the leading ones", "share")
-    title = "Few features that matter, many that do not"
-    fig = bars(result.precision, result.labels["method"], title, quantity)
-    fig.add_vline(x=result.chance, line={"dash": "dot"})
-    return _say(fig, f"{quantity.axis}; dotted: chance, {result.chance:.2g}")
-
-
-@renders(Elimination)
-def elimination_lines(result: Elimination) -> go.Figure:
-    """Held-out error and share of true features over the features left."""
-    return lines(
-        result.kept.tolist(),
-        {"held-out error": result.error, "true among those left": result.precision,
-         "true ones still there": result.recall},
-        f"Recursive elimination by {result.method.replace('_', ' ')}",
-        Quantity("error, or share", "", ""),
-        x_axis="features left",
-    )  # fmt: skip
-
-
-@renders(Amortised)
-def amortised_lines(result: Amortised) -> go.Figure:
-    """Error of the expensive method over its budget, and the amortised one's level."""
-    return lines(
-        result.budgets.tolist(), {"expensive method": result.cheaper_error},
-        "What one pass is worth", Quantity("mean squared error", "", "farther off"),
-        x_axis="evaluations", reference={"amortised": result.error, "mean map": result.error_mean},
-    )  # fmt: skip
 
 
 @renders(RelevancePruning)
@@ -267,12 +214,6 @@ def _without_baseline(names: list[str]) -> tuple[list[str], str]:
     if len(bases) != 1 or not all(head for head, _, _ in cut):
         return names, ""
     return [head for head, _, _ in cut], bases.pop()
-
-
-def _say(fig: go.Figure, sentence: str) -> go.Figure:
-    layout: Any = fig.layout
-    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, int(layout.width)))
-    return fig
 
 
 def _numbered(tokens: Any) -> list[str]:

@@ -9,13 +9,7 @@ from interp.core.names import did_you_mean
 from interp.core.result import renders
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import Quantity
-from interp.probing.findings import (
-    ClampedWriting,
-    ContextProbes,
-    InContextResult,
-    NeuronAblation,
-    UnitResult,
-)
+from interp.probing.findings import ContextProbes, NeuronAblation
 from interp.probing.result import (
     AmnesicResult,
     AttentionProbeResult,
@@ -228,47 +222,6 @@ def pruning_curve(result: PruningCurve, title: str = "") -> go.Figure:
     )  # fmt: skip
 
 
-@renders(UnitResult)
-def unit_histogram(result: UnitResult, title: str = "") -> go.Figure:
-    """What the unit does on rows of either class, and the threshold between them."""
-    fig = theme.figure(
-        title or f"Unit {result.unit} and {labels.plain(result.target, 50)}",
-        Quantity("rows", f"count; the unit alone is right on {float(result.unit_accuracy):.1%}, "
-                 f"all units on {float(result.full_accuracy):.1%}", ""), 712, 400,
-    )  # fmt: skip
-    low, high = float(result.values.min()), float(result.values.max())
-    bins = {"start": low, "end": high + 1e-9, "size": (high - low) / 40 or 1.0}
-    for code, name in enumerate(result.classes):
-        own = theme.as_array(result.values[result.label == code], 1, "unit")
-        shown = labels.plain(name, 30)
-        fig.add_trace(
-            go.Histogram(
-                x=theme.packed(own), name=shown, xbins=bins, opacity=0.6,
-                marker={"color": theme.LINES[code]},
-                hovertemplate=f"{labels.hover(shown)} · %{{y}} rows at %{{x}}{labels.NO_NAME}",
-            )
-        )  # fmt: skip
-    fig.add_vline(x=result.threshold, line={"dash": "dot", "color": theme.INK, "width": 2})
-    fig.update_layout(barmode="overlay", bargap=0)
-    fig.update_xaxes(title_text=f"unit {result.unit}")
-    fig.update_yaxes(title_text="rows", showgrid=True)
-    return fig
-
-
-@renders(InContextResult)
-def algorithm_curves(result: InContextResult, title: str = "") -> go.Figure:
-    """Distance of the predictions to each named algorithm's, by number of exemplars."""
-    series = dict(zip(result.labels["algorithm"], result.spd, strict=True))
-    fig = basics.lines(
-        [int(k) for k in result.labels["exemplars"]], series,
-        title or "Which algorithm predicts like this?",
-        Quantity("squared difference of predictions", "over d", "another algorithm"),
-        x_axis="exemplars",
-    )  # fmt: skip
-    fig.update_yaxes(type="log")
-    return fig
-
-
 @renders(ContextProbes)
 def context_probe_curves(result: ContextProbes, title: str = "") -> go.Figure:
     """R2 by layer for every target, beside the same target of unrelated problems."""
@@ -280,23 +233,6 @@ def context_probe_curves(result: ContextProbes, title: str = "") -> go.Figure:
         Quantity("test R2", "", HIGHER), reference={"nothing explained": 0.0},
     )  # fmt: skip
     return _named_ticks(fig, [labels.plain(n, 24) for n in result.labels["layer"]])
-
-
-@renders(ClampedWriting)
-def writing_bars(result: ClampedWriting, title: str = "") -> go.Figure:
-    """What is written with the units held toward each class, free, and with others held."""
-    ends = [labels.plain(n, 24) for n in result.labels["toward"]]
-    names = [f"held toward {end}" for end in ends] + ["nothing held"]
-    values = [*result.share.tolist(), float(result.free)]
-    for i, pair in enumerate(result.random.tolist()):
-        values += pair
-        names += [f"others {i} toward {end}" for end in ends]
-    held = f"unit {result.units[0]}" if len(result.units) == 1 else f"{len(result.units)} units"
-    fig = basics.bars(
-        values, names, title or f"Writing with {held} held",
-        Quantity("share of samples", f"judged {ends[1]}", f"more of {ends[1]}"),
-    )  # fmt: skip
-    return fig.update_xaxes(range=[0, 1])
 
 
 @renders(NeuronAblation)

@@ -9,16 +9,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.attribution.attributing import attribute
-from interp.attribution.trust.result import EndTask
 from interp.core.errors import ConfigError
 from interp.core.randomness import generator
+from interp.core.result import Result
 from interp.models.wrapping import wrap
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EndTask(Result):
+    """Sensitivity and specificity of answers about a model, against brute force with many queries.
+
+    Bilodeau et al. 2024: for a rich class of models, every test built on a complete and linear
+    attribution has sensitivity + specificity of at most 1 somewhere; asking the model does not.
+    """
+
+    sensitivity: Float[Tensor, "answer delta"]
+    """Share of true cases answered yes."""
+    specificity: Float[Tensor, "answer delta"]
+    """Share of false cases answered no."""
+    queries: Int[Tensor, " answer"]
+    """Model evaluations that an answer took."""
+    deltas: Float[Tensor, " delta"]
+    """Sizes of the change asked about."""
+    n_models: int
+    """Models asked about."""
+
+    @property
+    def youden(self) -> Tensor:
+        """sensitivity + specificity - 1, [answer delta]: 0 is a coin."""
+        return self.sensitivity + self.specificity - 1
+
 
 Function = Callable[[Tensor], Tensor]
 """[n feature] -> [n]."""

@@ -15,6 +15,7 @@ with Gurobi).
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.probing.config import OptimalConfig
-from interp.probing.result import OptimalSupport
+from interp.core.result import Result
 from interp.probing.rows import Labels, check_rows, encode, require_classes
 from interp.probing.sparse import rank_neurons
+from interp.studies.config import OptimalConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OptimalSupport(Result):
+    """The best k neurons by training loss, with the proof's gap."""
+
+    cost: Float[Tensor, ""]
+    """Balanced hinge loss plus ridge of the support, summed over rows."""
+    bound: Float[Tensor, ""]
+    """No support of this size costs less."""
+    neurons: tuple[int, ...]
+    """The support."""
+    n_cuts: int
+    """Supports that were priced."""
+    n_candidates: int
+    """Neurons it was chosen from."""
+    tolerance: float
+    """Largest relative gap that counts as proved."""
+    target: str
+    """What is read."""
+
+    @property
+    def gap(self) -> float:
+        """(cost - bound) / cost."""
+        return float((self.cost - self.bound) / self.cost.clamp(min=1e-30))
+
+    def check(self) -> Checks:
+        """Cost and bound meet."""
+        return Checks([Check.at_most("relative gap", self.gap, self.tolerance)])
 
 
 class _Priced(NamedTuple):

@@ -8,17 +8,47 @@ carries the curve of the expensive method at smaller budgets, so that the worth 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.attribution.trust.agreement import kendall_tau
-from interp.attribution.trust.result import Amortised
+from interp.core.checks import Check, Checks
 from interp.core.errors import ShapeError
 from interp.core.randomness import generator
+from interp.core.result import Result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Amortised(Result):
+    """A one-pass explainer against the expensive one, and what the expensive one gets for less."""
+
+    error: float
+    """Mean squared error of the amortised scores on held-out inputs."""
+    tau: float
+    """Mean Kendall tau with the expensive scores on held-out inputs."""
+    error_mean: float
+    """Error of always answering the mean map: the control."""
+    cheaper_error: Float[Tensor, " budget"]
+    """Error of the expensive method at smaller budgets."""
+    budgets: Int[Tensor, " budget"]
+    """Model evaluations of each budget."""
+
+    @property
+    def worth(self) -> int:
+        """The largest budget whose error is still above the amortised one; 0: none is."""
+        above = [int(b) for b, e in zip(self.budgets, self.cheaper_error, strict=True)
+                 if float(e) > self.error]  # fmt: skip
+        return max(above, default=0)
+
+    def check(self) -> Checks:
+        """It must beat the mean map."""
+        return Checks([Check.at_most("error against the mean map's", self.error, self.error_mean)])
 
 
 class Explainer(nn.Module):

@@ -8,6 +8,7 @@ with theirs (ILWD).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,30 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
 from interp.core.randomness import generator
-from interp.probing.findings import InContextResult
+from interp.core.result import Result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InContextResult(Result):
+    """A regressor's distance to named algorithms, per number of exemplars."""
+
+    spd: Float[Tensor, "algorithm exemplars"]
+    """Mean squared difference of predictions, over d."""
+    ilwd: Float[Tensor, "algorithm exemplars"]
+    """Mean squared distance of the linear weights that the predictions imply, over d."""
+    linearity: Float[Tensor, "exemplars"]
+    """R2 of a linear fit to the regressor's predictions."""
+    loss: Float[Tensor, "exemplars"]
+    """Its mean squared error against the noiseless truth, over d."""
+    d: int
+    """Width of x."""
+    noise: float
+    """Standard deviation of the noise in y."""
+
+    def nearest(self) -> tuple[str, ...]:
+        """The algorithm with the least SPD, per number of exemplars."""
+        return tuple(self.labels["algorithm"][i] for i in self.spd.argmin(0).tolist())
+
 
 Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Exemplars x [batch, k, d] and y [batch, k], queries [batch, q, d] -> predictions [batch, q]."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
@@ -18,12 +19,45 @@ from interp.activations.loop import fit
 from interp.attribution.attributing import attribute
 from interp.attribution.methods.paths import gauss_legendre
 from interp.attribution.methods.table import METHODS
-from interp.attribution.trust.result import Elimination, LowSignal
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
-from interp.core.settings import Count, Natural, Positive, Settings, at_least
+from interp.core.result import Result
 from interp.models.wrapping import wrap
+from interp.studies.config import LowSignalConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LowSignal(Result):
+    """Methods on a function of few features among many that do not matter (ChaosMining)."""
+
+    uscore: Float[Tensor, " method"]
+    """Similarity to the ground truth on the true features, 1 - |a - b| / (|a| + |b|)."""
+    precision: Float[Tensor, " method"]
+    """Share of true features among as many leading ones, mean over instances (FPrec)."""
+    chance: float
+    """Precision of a random ranking."""
+    error: float
+    """Mean absolute error of the model on held-out rows."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Elimination(Result):
+    """Recursive feature elimination by attribution."""
+
+    error: Float[Tensor, " round"]
+    """Held-out mean absolute error with the features of the round."""
+    kept: Int[Tensor, " round"]
+    """How many features were left."""
+    precision: Float[Tensor, " round"]
+    """Share of them that are true."""
+    recall: Float[Tensor, " round"]
+    """Share of the true ones that are left."""
+    features: tuple[int, ...]
+    """The features of the best round."""
+    method: str
+    """What ranked them."""
+
 
 Formula = Callable[[Tensor], Tensor]
 
@@ -38,28 +72,6 @@ FORMULAS: dict[str, tuple[int, Formula]] = {
         4, lambda x: (5 * x[:, 0]).cos() * x[:, 1] + x[:, 2] * x[:, 3]
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowSignalConfig(Settings):
-    """Data and network of the benchmark."""
-
-    formula: str = "sin(3a) + 3ab + 2c^2"
-    """One of FORMULAS."""
-    n_noise: Natural = 50
-    """Columns that the formula does not read."""
-    n_rows: Annotated[int, at_least(5)] = 2_000
-    """Rows, a fifth of them held out."""
-    width: Count = 100
-    """Units in each of the three hidden layers."""
-    steps: Count = 600
-    """Full-batch steps of Adam."""
-    lr: Positive = 2e-3
-    """Learning rate."""
-    instances: Count = 64
-    """Held-out rows that are attributed."""
-    seed: int = 0
-    """Data, weights and methods follow from it."""
 
 
 @dataclass(frozen=True)

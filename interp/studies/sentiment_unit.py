@@ -7,19 +7,70 @@ of a language model left one unit that alone nearly matched the whole probe.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.randomness import permutation
+from interp.core.result import Result
 from interp.probing.config import ProbeConfig
-from interp.probing.findings import UnitResult
 from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
 from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.splits import shuffled, split_rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnitResult(Result):
+    """One unit against the whole probe: L1 path, threshold, label efficiency."""
+
+    strength: Float[Tensor, "c"]
+    """C of the L1 penalty; small = few units."""
+    accuracy: Float[Tensor, "c"]
+    """Test accuracy of the L1 probe."""
+    nonzero: Int[Tensor, "c"]
+    """Units it uses."""
+    dev_accuracy: Float[Tensor, "c"]
+    """Accuracy on rows held out of the training rows: what chooses C."""
+    budget: Int[Tensor, "n_labels"]
+    """Numbers of training labels."""
+    budget_accuracy: Float[Tensor, "n_labels reader"]
+    """Test accuracy from so many labels: the unit's threshold, the whole probe."""
+    values: Float[Tensor, "row"]
+    """The unit on every row."""
+    label: Int[Tensor, "row"]
+    """Class of every row."""
+    unit_accuracy: Float[Tensor, ""]
+    """Test accuracy of the best single unit, all labels."""
+    full_accuracy: Float[Tensor, ""]
+    """Of the probe on all units."""
+    shuffled_accuracy: Float[Tensor, ""]
+    """Of the same probe on shuffled labels."""
+    unit: int
+    """Which unit."""
+    sign: int
+    """1: high means the second class."""
+    threshold: float
+    """Between the classes, in the unit's own scale."""
+    target: str
+    """What is read."""
+    classes: tuple[str, ...]
+    """Names of the two classes."""
+
+    @property
+    def chosen(self) -> int:
+        """Index of the strength with the best dev accuracy; of equals, the sparsest."""
+        return int(self.dev_accuracy.argmax())
+
+    def check(self) -> Checks:
+        """The unit comes within three points of the whole probe."""
+        gap = self.full_accuracy - self.unit_accuracy
+        return Checks([Check.at_most("whole probe above the unit", gap, 0.03)])
+
 
 STRENGTHS = tuple(2.0**e for e in range(-8, 1))
 """C of the L1 path, as in the paper's code."""

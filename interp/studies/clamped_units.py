@@ -8,21 +8,55 @@ other units held at their own ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
 from interp.core.randomness import permutation
+from interp.core.result import Result
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import clamp
 from interp.models.text.forms import unpack
-from interp.probing.findings import ClampedWriting
-from interp.probing.recurrent import CharLSTM, clamp_unit
 from interp.probing.rows import Labels, check_rows, encode
+from interp.studies.char_lstm import CharLSTM, clamp_unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClampedWriting(Result):
+    """What a judge says of samples written while units are held toward one class or the other.
+
+    Every share is that of samples of the second class.
+    """
+
+    share: Float[Tensor, "toward"]
+    """The units held toward the first class, toward the second."""
+    free: Float[Tensor, ""]
+    """Nothing held."""
+    random: Float[Tensor, "draw toward"]
+    """As many other units, held likewise."""
+    held: Float[Tensor, "toward unit"]
+    """What the units were held at."""
+    units: tuple[int, ...]
+    """Which units."""
+
+    @property
+    def effect(self) -> float:
+        """Share toward the second class minus share toward the first."""
+        return float(self.share[1] - self.share[0])
+
+    def check(self) -> Checks:
+        """The units move what is written further than any other set does."""
+        if not len(self.random):
+            return Checks()
+        rival = float((self.random[:, 1] - self.random[:, 0]).max())
+        return Checks([Check.at_least("effect above other units'", self.effect - rival, 0.0)])
+
 
 Held = Mapping[int, float]
 """Unit -> the value it is held at; empty: nothing is held."""
