@@ -29,15 +29,13 @@ from interp.core.disk.artefact import (
     render_manifest,
 )
 from interp.core.disk.lock import lock
+from interp.core.disk.pickled import check_torch, load_torch, torch_shapes
 from interp.core.disk.tensors import (
     CHUNK,
     Chunks,
-    check_torch,
     encode_tensors,
     load_tensors,
-    load_torch,
     tensor_shapes,
-    torch_shapes,
     unreadable,
 )
 from interp.core.errors import BadName, CorruptArtefact, StorageError

@@ -8,7 +8,7 @@ import torch
 
 from interp.core.errors import ConfigError, MemoryBudgetError
 from interp.models.hooks.sites import SiteMap
-from interp.models.text.inputs import Prepared
+from interp.models.text.prepared import Prepared
 
 SMALL = 64 * 2**20
 """Below this nobody asks how much memory is free."""

@@ -11,8 +11,8 @@ from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.names import did_you_mean
 from interp.models.hooks.taps import Request
 from interp.models.outputs import main_output
-from interp.models.text.inputs import Prepared
 from interp.models.text.keywords import refuse_fewer_logits
+from interp.models.text.prepared import Prepared
 
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any

@@ -15,9 +15,10 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ModelError, TokenError
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
-from interp.models.hooks.passes import Run
+from interp.models.hooks.runs import Run
+from interp.models.outputs import main_output
 from interp.models.text.batch import TokenBatch
-from interp.models.text.inputs import Prepared, main_output
+from interp.models.text.prepared import Prepared
 
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any

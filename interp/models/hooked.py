@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,39 +14,25 @@ from interp.core.protocols import Coder, CoderOfSites
 from interp.models import identity
 from interp.models.adapters.adapter import Adapter
 from interp.models.adapters.effective import refuse_replaced
-from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.endings import Ending
-from interp.models.hooks.frame import Frame
-from interp.models.hooks.passes import Run, StopForward, training
+from interp.models.hooks.passes import training
 from interp.models.hooks.plan import (
     Keeping,
     backward_hooks,
-    collect,
     hook_list,
-    keeper,
     kept_positions,
-    refuse_inference,
-    refuse_placeless,
     requests,
-    silent,
     start_request,
 )
+from interp.models.hooks.runs import Run
 from interp.models.hooks.sites import SiteMap
 from interp.models.hooks.splice import Splice
-from interp.models.hooks.taps import Request
-from interp.models.parts import Parts
-from interp.models.text.inputs import Intake, Prepared
-from interp.models.text.keywords import check_flags
+from interp.models.running import Running
+from interp.models.text.inputs import Intake
 from interp.models.text.tokens import Tokenization
 
-_KEYWORDS = (
-    "fwd_hooks", "bwd_hooks", "names_filter", "sites", "positions", "to", "dtype", "grad", "clone",
-    "max_bytes", "return_type", "stop_at_layer", "remove_batch_dim", "prepend_bos", "truncate",
-)  # fmt: skip
-"""What the methods below take, to suggest for misspelt keywords."""
 
-
-class HookedModel(Parts):
+class HookedModel(Running):
     """A raw torch model, its sites and its tokenizer.
 
     Made by `load_model` and `wrap`; holds the raw module unchanged in `module`.
@@ -342,96 +327,3 @@ class HookedModel(Parts):
 
     def __reduce__(self) -> Any:
         raise identity.not_pickled(self)
-
-    # --- inside -----------------------------------------------------------------------------
-
-    @cached_property
-    def _frame(self) -> Frame:
-        base: Any = getattr(self.module, "base_model", None)
-        encoder: Any = getattr(self.module, "get_encoder", None) if self.two_sided else None
-        adapter = self.adapter
-        return Frame.of(
-            self.module,
-            [base, encoder() if callable(encoder) else None],  # type: ignore[list-item]
-            adapter.configs,
-            adapter.eager_float32,
-            self.two_sided,
-        )
-
-    def _read(
-        self,
-        inputs: Any,
-        kwargs: dict[str, Any],
-        prepend_bos: bool | None = None,
-        truncate: bool = False,
-        left: bool = False,
-    ) -> Prepared:
-        refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
-        if type(truncate) is not bool:
-            check_flags(truncate=truncate)
-        return self._intake.prepare(
-            inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
-        )
-
-    def _wanted(
-        self,
-        names: list[str],
-        ready: Prepared,
-        fwd_hooks: Any,
-        how: Keeping,
-    ) -> dict[str, Request]:
-        if type(how.grad) is not bool or type(how.clone) is not bool:
-            check_flags(grad=how.grad, clone=how.clone)
-        if how.grad:
-            refuse_inference("activations on the graph")
-        refuse_placeless(self.sites, names, how.positions)
-        keep = keeper(how.positions, how.to, how.dtype)
-        if keep is None or how.max_bytes is not None:
-            sizes = estimate_bytes(self.sites, names, ready, self.adapter.cfg.dtype)
-            refuse_above(sizes, how.max_bytes, self.device)
-        return requests(
-            self.sites,
-            names,
-            fwd_hooks,
-            grad=how.grad,
-            keep=keep,
-            clone=how.clone,
-            sweep=how.sweep and not self.adapter.exact_once,
-        )
-
-    def _forward(
-        self, ready: Prepared, wanted: dict[str, Request], ending: Ending, stop: bool = False
-    ) -> Any:
-        """One forward pass that serves `wanted`, and what it returns."""
-        ending.check(ready)
-        wanted = ending.join(self, wanted)
-        run = Run(self._frame, wanted, self.splices, stop=stop or ending.site is not None)
-        raw = None
-        with suppress(StopForward):
-            raw = run.once(ready.args, ready.kwargs)
-        run.verify()
-        return ending.result(raw, wanted, ready)
-
-    def _collect(
-        self,
-        wanted: dict[str, Request],
-        names: Sequence[str],
-        ready: Prepared,
-        where: dict[str, Tensor],
-        remove_batch_dim: bool,
-    ) -> Activations:
-        further = [r.site for r in wanted.values() if r.first and r.reached]
-        if further:
-            self.sites.learn(further)
-        acts = Activations(
-            collect(wanted, names, ready),
-            tokens=ready.tokens,
-            mask=ready.mask,
-            provenance=lambda: self.provenance(names),
-            cfg=self.cfg,
-            decoder_tokens=ready.decoder_tokens if self.two_sided else None,
-            decoder_mask=ready.decoder_mask if self.two_sided else None,
-            silent=silent(wanted),
-            **where,  # type: ignore[arg-type]
-        )
-        return acts.remove_batch_dim() if remove_batch_dim else acts

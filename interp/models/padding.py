@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from interp.models.hooked import HookedModel
-from interp.models.outputs import candidates
+from interp.models.outputs import candidates, main_output
 from interp.models.text.batch import TokenBatch
-from interp.models.text.inputs import Intake, Padding, Prepared, main_output
+from interp.models.text.inputs import Intake
 from interp.models.text.positions import SIDES
+from interp.models.text.prepared import Padding, Prepared
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
 REAL, PADS = 5, 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.architecture.source import Module, modules
 
-MAX_FILE = 450
+MAX_FILE = 400
 MAX_FUNCTION = 80
 MAX_POSITIONAL = 7
 MAX_SILENT = 0.05

@@ -27,14 +27,14 @@ PASSES = "tests/models/test_passes.py"
 POSITIONS = "tests/models/test_positions.py"
 
 MUTANTS: list[tuple[str, str, str, str, str]] = [
-    ("1 in place", "hooks/taps.py", "if version >= 0 and copy._version != version:\n            return copy", "if version >= 0:\n            return None", "p"),
-    ("1 .data", "hooks/taps.py", "return None if _same(copy, value) else copy", "return None", "p"),
-    ("2", "hooks/passes.py", "    if not runs:\n        return\n    frame", "    runs = [r for r in runs if not r.passes]\n    if not runs:\n        return\n    frame", "p"),
+    ("1 in place", "hooks/taps.py", "        if version >= 0 and own._version != version:\n            return own\n        return None if _same(own, value) else own", "        return None", "p"),
+    ("1 .data", "hooks/taps.py", "return None if _same(own, value) else own", "return None", "p"),
+    ("2", "hooks/passes.py", "runs = here.runs[start:]", "runs = [r for r in here.runs[start:] if not r.passes]", "p"),
     ("3", "hooks/sides.py", "return Side(batch, length, cached, mask)", "return Side(batch, length, cached)", "p"),
     ("4", "text/inputs.py", "self._mask(ready, mask, ids.shape, cached)\n        ids =", "ready.mask = None\n        ids =", "p"),
     ("5", "hooks/sides.py", "        return found\n    if found.dtype == torch.bool or", "        return found.long()\n    if found.dtype == torch.bool or", "p"),
     ("6", "text/inputs.py", "        check_keywords(extra, self.accepted, known, self.where)\n        given = {k", "        extra = {k: v for k, v in extra.items() if k in self.accepted}\n        given = {k", DOOR),
-    ("7", "hooks/passes.py", "splices.update((id(s), s) for s in run.splices)", "splices.update((len(splices), s) for s in run.splices)", "p"),
+    ("7", "hooks/passes.py", "        for splice in splices:\n            splice.attach(self)", "        for splice in [s for run in self.runs for s in run.splices]:\n            splice.attach(self)", "p"),
     ("8", "identity.py", "return _spliced(fresh, model, lambda coder: _moved_coder(coder, target))", "return fresh", IDENTITY),
     ("9", "identity.py", "module = _copied(model.module, memo)", "module = copy.copy(model.module)", IDENTITY),
     ("10", "identity.py", "held is not None and held[0] == key", "held is not None", IDENTITY),
@@ -51,13 +51,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ("18 attention", "hooks/attention.py", "return NAME if id(self) in _here.switched else own", "return NAME", "t"),
     ("18 small", "small/layers.py", "owner is None or owner.here for owner", "True for owner", "t"),
     ("19", "hooks/installers.py", "module._forward_hooks.move_to_end(key)", "pass", "p"),
-    ("20", "hooks/taps.py", "        copy = value.clone()\n        version", "        copy = value\n        version", "p"),
+    ("20", "hooks/taps.py", "        own = value.clone()\n        version", "        own = value\n        version", "p"),
     ("21", "adapters/effective.py", "    if is_adapted(module):\n        return _without_adapter(module)\n", "", ADAPTERS),
-    ("22", "hooks/frame.py", "if module.training:", "if False:", "p"),
+    ("22", "hooks/passes.py", "            if self.evaluating:", "            if False:", "p"),
     ("23 cap", "adapters/guest.py", "return torch.tanh(logits / cap) * cap if cap else logits", "return logits", GUESTS),
     ("23 repeated", "adapters/guest.py", "        if times == 1:", "        if times:", GUESTS),
     ("23 groups", "adapters/guest.py", 'getattr(part, f"_{name}", None)', "None", GUESTS),
-    ("24 second of a pair", "hooks/installers.py", "return output[index] if index < len(output) else None", "return output[0]", "p"),
+    ("24 second of a pair", "hooks/installers.py", "raw = tensor_at(output, path)", 'raw = tensor_at(output, "")', "p"),
     ("25 context", "text/batch.py", "if n_ctx is not None and ids.shape[-1] > n_ctx:", "if False:", DOOR),
     ("25 unknown words", "text/reading.py", "if unk is None or", "if unk is not None or", DOOR),
     ("26 a hook that runs the model", "hooks/passes.py", "start = inner.depth", "start = 0", "p"),
@@ -110,7 +110,7 @@ def tried(file: str, old: str, new: str, who: str) -> str:
     path = ROOT / MODELS / file
     text = path.read_text()
     if text.count(old) < 1:
-        return "the line is gone: this table is out of date"
+        raise SystemExit(f"{file} has no such line: this table is out of date\n{old}")
     path.write_text(text.replace(old, new, 1))
     tests = THREADS if who == "t" else who
     command = ["-c", FIND] if who == "p" else ["-m", "pytest", "-qx", "-n0", tests, "--tb=no"]

@@ -21,11 +21,12 @@ from interp.models.adapters.effective import plain
 from interp.models.adapters.huggingface import UNREACHED
 from interp.models.hooked import HookedModel
 from interp.models.hooks.attention import probing, switched
-from interp.models.hooks.passes import Run
 from interp.models.hooks.plan import requests
+from interp.models.hooks.runs import Run
 from interp.models.hooks.sites import Site
 from interp.models.hooks.taps import Request
-from interp.models.text.inputs import Prepared, main_output
+from interp.models.outputs import main_output
+from interp.models.text.prepared import Prepared
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
 """Relative to the largest value compared."""

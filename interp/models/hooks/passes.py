@@ -1,10 +1,10 @@
 """A forward pass is an object: it owns its tokens, calls, edits and splices, in its own thread.
 
-A `Run` is what somebody wants for as long as a `with` block lasts. While at least one run is in
-place, the wrapped module's gate is open: each forward of the module then opens a `Pass`, which
-gathers the runs of its thread (outer first), puts their hooks on, and takes them off again when
-the forward ends, however it ends. A forward inside a hook is a pass of its own, without the runs
-of the pass it interrupts; a forward in another thread never sees them.
+While at least one run is in place (`runs.py`), the wrapped module's gate is open: each forward of
+the module then opens a `Pass`, which gathers what the runs of its thread want (outer first), puts
+their hooks on, and takes them off again when the forward ends, however it ends. A forward inside a
+hook is a pass of its own, without the runs of the pass it interrupts; a forward in another thread
+never sees them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import EditError, HookNotFired, ModelError
+from interp.core.errors import ModelError
 from interp.models.hooks import attention, modes
 from interp.models.hooks.frame import Frame
 from interp.models.hooks.installers import install
@@ -33,21 +33,21 @@ class StopForward(BaseException):
     """Everything asked for has been seen: raised by a run with `stop`, suppressed around it."""
 
 
-class _Here(threading.local):
+class Here(threading.local):
     """What is in place in this thread."""
 
     def __init__(self) -> None:
-        self.runs: list[Run] = []
+        self.runs: list[Wanted] = []
         self.passes: list[Pass] = []
         self.training = 0
 
 
-_here = _Here()
+here = Here()
 
 
 @dataclass(eq=False)
-class Run:
-    """What is wanted for the length of a `with` block; every forward inside serves it.
+class Wanted:
+    """What somebody wants of the forwards that a `Run` stands around.
 
     Attributes:
         frame: The module.
@@ -72,79 +72,6 @@ class Run:
     given: int = 0
     order: Tensor | None = None
 
-    def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One forward of the root with this run in place, and the run's end.
-
-        Where nobody has a hook in the module, nothing but the module itself can begin a forward
-        while this one is under way: the pass is opened here, and nothing has to watch for it.
-        """
-        root = self.frame.root
-        if (_here.passes and _here.passes[-1].live) or self.frame.tree.hooked:
-            with self:
-                return root(*args, **kwargs)
-        known = _here.runs
-        known.append(self)
-        try:
-            opened = _open(root, args, kwargs, direct=True)
-            output = root(*args, **kwargs)
-            if opened is not None:
-                opened.end()
-            return output
-        finally:
-            self._leave(known)
-
-    def __enter__(self) -> Run:
-        self._list = _here.runs
-        self._list.append(self)
-        self.frame.gate.enter(self.frame.entries, _begin, _end)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._leave(self._list)
-        self.frame.gate.leave(self.frame.entries)
-
-    def _leave(self, known: list[Run]) -> None:
-        for stale in [p for p in _here.passes if self in p.runs] if _here.passes else ():
-            stale.close()
-        known.remove(self)
-
-    def verify(self) -> None:
-        """After the run: every request was answered, once.
-
-        Raises:
-            HookNotFired: Naming the site that never fired, or fired several times.
-            EditError: A stored tensor was overwritten in place by a later module.
-        """
-        for request in self.requests.values():
-            swept = request.sweep and not request.edits
-            if not swept and (not request.reached or request.fired > 1):
-                self._refuse_unanswered(request)
-            lost = request.overwritten() and request.shares_memory()
-            if lost or any(r.overwritten() and r.shares_memory() for r in request.earlier):
-                raise EditError(
-                    f"the activation at {request.name!r} was overwritten in place after capture",
-                    expected="the tensor to keep its value until the end of the run",
-                    fix="pass clone=True to keep a copy (for example before ReLU(inplace=True))",
-                )
-
-    def _refuse_unanswered(self, request: Request) -> None:
-        kind, fired = type(request.site.module).__name__, request.fired
-        if not request.reached:
-            raise HookNotFired(
-                f"the hook at {request.name!r} did not fire",
-                got=f"{fired} calls of {kind}",
-                expected="the module to run in this forward pass",
-                fix="ask for a site that this input reaches",
-            )
-        if request.call is None and not request.every:
-            raise HookNotFired(
-                f"the hook at {request.name!r} fired {fired} times in one forward pass",
-                got=f"{fired} calls",
-                expected="one",
-                fix=f"name the call: '{request.name}#0' to '{request.name}#{fired - 1}', or edit "
-                f"every one: '{request.name}#*'",
-            )
-
 
 class Pass:
     """One forward of a wrapped module: the hooks of all runs in place, for this thread alone.
@@ -160,27 +87,27 @@ class Pass:
     """
 
     def __init__(
-        self, frame: Frame, entry: nn.Module, runs: list[Run], seen: Seen, direct: bool = False
+        self, frame: Frame, entry: nn.Module, runs: list[Wanted], seen: Seen, direct: bool = False
     ) -> None:
         self.frame = frame
         self.entry = entry
         self.runs = runs
         self.seen = seen
         self.direct = direct
-        self.evaluating: bool = not _here.training
+        self.evaluating: bool = not here.training
         self.again = 0
         self.error: Exception | None = None
         self.thread: int = threading.get_ident()
         self.live: bool = False
         self.graph: bool = torch.is_grad_enabled()
-        self.depth: int = len(_here.runs)
+        self.depth: int = len(here.runs)
         self.taps: dict[tuple[nn.Module, str, int], Tap] = {}
         self.slots: attention.Slots = {}
         self.at_entry: list[Any] = []
         self.finished: bool = False
         self._undo: list[Any] = []
-        self.generating: Run | None = None
-        self.stopping: Run | None = None
+        self.generating: Wanted | None = None
+        self.stopping: Wanted | None = None
         self.step: int = 0
         for run in runs:
             if run.generating:
@@ -261,7 +188,7 @@ class Pass:
 
     def open(self) -> Pass:
         """Gather the requests, put hooks on; evaluation mode unless training was asked for."""
-        _here.passes.append(self)
+        here.passes.append(self)
         try:
             if self.evaluating:
                 self.frame.gate.rest.enter(self.frame.tree.modules)
@@ -271,7 +198,7 @@ class Pass:
             self._undo += install(self, self.taps.values())
             # What is asked of the entry's own output comes before the end of the pass.
             there = tuple(self.entry._forward_hooks.items())  # other threads put theirs on
-            for key in [k for k, hook in there if hook is _end]:
+            for key in [k for k, hook in there if hook is end]:
                 self.entry._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
             if self.slots:
                 switch = attention.switched(self.frame.configs, self.frame.eager_float32)
@@ -304,9 +231,9 @@ class Pass:
         for undo in reversed(self._undo):
             undo()
         self._undo = []
-        if self in _here.passes:
-            _here.passes.remove(self)
-        modes.evaluate(bool(_here.passes) and _here.passes[-1].evaluating)
+        if self in here.passes:
+            here.passes.remove(self)
+        modes.evaluate(bool(here.passes) and here.passes[-1].evaluating)
         for tap in self.taps.values():
             fired = tap.fired
             if not fired:
@@ -352,11 +279,11 @@ class Pass:
             splice.attach(self)
 
 
-def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+def begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
     """Before a forward of an entry: open a pass, if this thread has anything in place."""
-    if not _here.runs or kwargs is None:  # another thread is taking its hooks off
+    if not here.runs or kwargs is None:  # another thread is taking its hooks off
         return None
-    opened = _open(entry, args, kwargs)
+    opened = open_pass(entry, args, kwargs)
     if opened is None or not opened.at_entry:
         return None
     given = (args, kwargs)
@@ -366,12 +293,12 @@ def _begin(entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     return given
 
 
-def _open(
+def open_pass(
     entry: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], direct: bool = False
 ) -> Pass | None:
     """The pass of a forward that begins; None where none of this thread's runs is about it."""
     inner = None
-    for found in reversed(_here.passes):
+    for found in reversed(here.passes):
         if entry in found.frame.entries:
             inner = found
             break
@@ -383,7 +310,7 @@ def _open(
             return None
         else:
             inner.close()  # an interrupt left it open
-    runs = _here.runs[start:]
+    runs = here.runs[start:]
     frame = next((r.frame for r in reversed(runs) if entry in r.frame.entries), None)
     if frame is None:
         return None
@@ -412,10 +339,10 @@ def _goes_on(inner: Pass, entry: nn.Module) -> bool:
     return entry is not inner.entry or inner.direct
 
 
-def _end(entry: nn.Module, args: Any, output: Any) -> None:
+def end(entry: nn.Module, args: Any, output: Any) -> None:
     """After a forward of an entry, also one that raised."""
-    if _here.passes:
-        newest = _here.passes[-1]
+    if here.passes:
+        newest = here.passes[-1]
         if newest.entry is entry and newest.live:
             if newest.again:
                 newest.again -= 1
@@ -428,23 +355,23 @@ def _end(entry: nn.Module, args: Any, output: Any) -> None:
 @contextmanager
 def training() -> Iterator[None]:
     """Passes of this thread leave every module in its own mode: dropout acts."""
-    _here.training += 1
+    here.training += 1
     try:
         yield
     finally:
-        _here.training -= 1
+        here.training -= 1
 
 
 @contextmanager
 def apart() -> Iterator[None]:
     """Forwards inside see nothing of what this thread has in place around it."""
-    known, _here.runs = _here.runs, []
+    known, here.runs = here.runs, []
     try:
         yield
     finally:
-        _here.runs = known
+        here.runs = known
 
 
 def active() -> bool:
     """Whether this thread has a run or a pass in place."""
-    return bool(_here.runs or _here.passes)
+    return bool(here.runs or here.passes)

@@ -23,7 +23,7 @@ from interp.models.hooks.interventions import Intervention
 from interp.models.hooks.sides import Seen, take
 from interp.models.hooks.sites import Site, SiteMap
 from interp.models.hooks.taps import Edit, Request, Tap, check_activation
-from interp.models.text.inputs import Prepared
+from interp.models.text.prepared import Prepared
 
 Hook = Intervention | tuple[Any, Edit]
 Keep = Callable[[Tensor, Tap], Tensor]

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from interp.core.errors import TokenError
 from interp.models.adapters.adapter import Inputs
-from interp.models.outputs import main_output, single_output
 from interp.models.text.batch import TokenBatch, too_long
 from interp.models.text.forms import EXPECTED, ids_of, is_text, numbers, read_value, unpack
 from interp.models.text.keywords import check_keywords
@@ -25,55 +24,8 @@ from interp.models.text.positions import (
     shifted,
     sides,
 )
+from interp.models.text.prepared import Padding, Prepared
 from interp.models.text.tokens import Tokenization
-
-__all__ = [
-    "Intake",
-    "Prepared",
-    "main_output",
-    "single_output",
-]
-
-
-@dataclass
-class Prepared:
-    """One forward pass.
-
-    Attributes:
-        args, kwargs: For the raw module.
-        tokens: [batch, pos] ids, None for inputs that are not tokens.
-        mask: [batch, pos], True = real; None when nothing is padding.
-        decoder_tokens, decoder_mask: The same for an encoder-decoder's second side.
-        cached: How many keys a cache holds already; `tokens` and `mask` leave them out.
-        given_positions, given_decoder: Position ids, the decoder's ids came from the user.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    tokens: Tensor | None = None
-    mask: Tensor | None = None
-    decoder_tokens: Tensor | None = None
-    decoder_mask: Tensor | None = None
-    cached: int = 0
-    given_positions: bool = False
-    given_decoder: bool = False
-
-
-@dataclass
-class Padding:
-    """What padding does to one model, found by running it (see `padding.py`).
-
-    Attributes:
-        refused: Sides on which padding changes the real tokens' numbers ("left", "right", "holes",
-            "decoder left", ...), with the reason.
-        fill: The id that must stand in padding, for heads that look for it; None: any does.
-        placed: Whether to give the model position ids that count real tokens; False where it counts
-            them by itself.
-    """
-
-    refused: dict[str, str] = field(default_factory=dict)
-    fill: int | None = None
-    placed: bool = True
 
 
 @dataclass(frozen=True)
