@@ -2,8 +2,8 @@
 
     python benchmarks/dictionary_kernels.py            # says so and ends where there is no GPU
 
-Where the kernels win here, `interp.dictionaries.steps.sparse.TRITON = True` takes them; it is off
-until somebody has measured. Shapes are those of `dictionary_step.py`.
+The kernels wait in `benchmarks/kernels` for somebody to measure them; where they win, they belong
+into `interp/dictionaries/steps/sparse.py`. Shapes are those of `dictionary_step.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,8 @@ Call = Callable[[], torch.Tensor]
 
 def products(n: int, d: int, m: int, k: int, dtype: torch.dtype) -> dict[str, tuple[Call, Call]]:
     """Name -> (torch's, ours), on the same random entries."""
-    from interp.dictionaries.steps import kernels
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from benchmarks.kernels import sparse_products as kernels
     from interp.dictionaries.steps.sparse import SparseEntries
 
     draw = torch.Generator("cuda").manual_seed(0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
-
-from interp.core.activations import Activations
 
 
 @runtime_checkable
@@ -65,37 +63,4 @@ class CoderOfSites(Protocol):
     @property
     def sites_out(self) -> Sequence[str]:
         """Sites written."""
-        ...
-
-
-@runtime_checkable
-class TokenizerLike(Protocol):
-    """The part of a Hugging Face tokenizer that is used."""
-
-    bos_token_id: int | None
-    eos_token_id: int | None
-    pad_token_id: int | None
-
-    def __call__(self, text: Any, **kwargs: Any) -> Any:
-        """Token ids of texts (`input_ids`)."""
-        ...
-
-    def decode(self, token_ids: Any, **kwargs: Any) -> Any:
-        """The text of token ids."""
-        ...
-
-    def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """The vocabulary's strings of token ids."""
-        ...
-
-
-@runtime_checkable
-class Sited(Protocol):
-    """A model whose activations have names."""
-
-    sites: Iterable[str]
-    cfg: Any
-
-    def capture(self, inputs: Any, sites: str | Sequence[str], **kwargs: Any) -> Activations:
-        """The activations at `sites` for `inputs`."""
         ...

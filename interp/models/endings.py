@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError, ShapeError
+from interp.core.errors import ConfigError, ModelError
 from interp.core.names import did_you_mean
 from interp.models.hooks.taps import Request
+from interp.models.losses import next_token_loss
 from interp.models.outputs import main_output
 from interp.models.text.keywords import refuse_fewer_logits
 from interp.models.text.prepared import Prepared
@@ -123,43 +124,6 @@ class Ending:
             return output
         loss = next_token_loss(output, ready.tokens, ready.mask)
         return loss if self.return_type == "loss" else Output(output, loss)
-
-
-def next_token_loss(logits: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Mean cross-entropy of each next real token, nats, [].
-
-    Raises:
-        ShapeError: Nothing is predicted: one token per row, or no tokens.
-    """
-    if tokens is None or tokens.shape[1] < 2:
-        raise ShapeError(
-            "a next-token loss needs at least two tokens per row",
-            got=None if tokens is None else tuple(tokens.shape),
-        )
-    losses, counted = token_losses(logits, tokens, mask)
-    return losses[counted].mean()
-
-
-def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each real token given those before it, nats, [batch, pos - 1].
-
-    Padding counts nowhere, wherever it stands: the token before a real one is the real one before.
-
-    Returns:
-        The losses and, boolean in the same shape, which of them are of a real token. With padding
-        they stand in the order of each row's real tokens.
-    """
-    tokens = tokens.to(logits.device).long()
-    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(logits.device)
-    if mask is not None:
-        order = torch.argsort((~real).long(), dim=1, stable=True)  # real tokens first, in order
-        real, tokens = real.gather(1, order), tokens.gather(1, order)
-        logits = logits.gather(1, order[:, :, None].expand(-1, -1, logits.shape[-1]))
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    scores = logits[:, :-1].float() if half else logits[:, :-1]
-    after = tokens[:, 1:].masked_fill(~real[:, 1:], 0)
-    flat = nn.functional.cross_entropy(scores.flatten(0, 1), after.flatten(), reduction="none")
-    return flat.view_as(after), real[:, 1:]
 
 
 def _site_before(model: HookedModel, layer: Any) -> str:

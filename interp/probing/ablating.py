@@ -18,8 +18,8 @@ from interp.core.randomness import permutation
 from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import Intervention, mean, zero
+from interp.models.losses import text_losses
 from interp.models.text.batch import TokenBatch
-from interp.probing.erasing.audit import losses
 from interp.probing.findings import NeuronAblation
 
 Replacement = Literal["zero", "mean"]
@@ -71,7 +71,7 @@ def ablate_neurons(
         return mean(names[0], averages, index=held)
 
     def loss(edits: Sequence[Intervention] = ()) -> Tensor:
-        return torch.stack([losses(model, batch, edits).mean() for batch in batches.values()])
+        return torch.stack([text_losses(model, batch, edits).mean() for batch in batches.values()])
 
     draws = [permutation(len(rest), seed, "other neurons", i).tolist() for i in range(n_random)]
     others = [[rest[i] for i in draw[: len(chosen)]] for draw in draws]
@@ -93,8 +93,7 @@ def _averages(model: HookedModel, batches: Sequence[TokenBatch], site: str) -> T
     """Mean of every neuron over all real tokens, [d]."""
     total, count = torch.zeros(0), 0
     for batch in batches:
-        for start in range(0, len(batch), 32):
-            part = TokenBatch(batch.ids[start : start + 32], batch.mask[start : start + 32])
+        for part in batch.batches(32):
             acts = model.capture(part.to(model.device), site, to="cpu", dtype=torch.float32)
             rows = acts.flat(site)
             total = rows.sum(0) + (total if count else 0)

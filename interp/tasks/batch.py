@@ -69,8 +69,8 @@ class PromptBatch:
         """Some of the rows, at the same width."""
         cut = self.corrupted
         return PromptBatch(
-            TokenBatch(self.clean.ids[rows], self.clean.mask[rows]),
-            None if cut is None else TokenBatch(cut.ids[rows], cut.mask[rows]),
+            self.clean[rows],
+            None if cut is None else cut[rows],
             self.answers[rows],
             self.distractors[rows],
             self.last[rows],
@@ -154,7 +154,7 @@ def tokenized(
     reader = _Ids(model) if ids else _Words(model, prepend_bos)
     both = reader.batch([*clean, *corrupted])
     n = len(clean)
-    sides = TokenBatch(both.ids[:n], both.mask[:n]), TokenBatch(both.ids[n:], both.mask[n:])
+    sides = both[:n], both[n:]
     if corrupted and aligned:
         _check_aligned(prompts, *sides, model)
     answers = _Answers(reader, first_token, drop)

@@ -34,7 +34,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
-from interp.models.endings import token_losses
+from interp.models.losses import token_losses
 from interp.models.text.batch import TokenBatch
 from interp.tasks.batch import PromptBatch
 

@@ -7,7 +7,8 @@ import sys
 
 import torch
 
-from interp.dictionaries.steps import kernels, sparse
+from benchmarks.kernels import sparse_products as kernels
+from interp.dictionaries.steps import sparse
 from interp.dictionaries.steps.sparse import SparseEntries
 
 BOUND = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 2e-2}

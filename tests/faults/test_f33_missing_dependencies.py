@@ -47,7 +47,6 @@ def test_core_imports_with_torch_numpy_and_safetensors_only() -> None:
 
 
 ENGINES = "interp.attribution.methods.engines"
-KERNELS = "interp.dictionaries.steps.kernels"
 """Captum's methods, imported when one of them is asked for."""
 
 
@@ -67,23 +66,9 @@ except MissingDependency as error:
     assert "pip install captum" in done.stdout
 
 
-def test_kernels_without_triton_are_missed_where_they_are_asked_for() -> None:
-    code = """
-from interp.core.errors import MissingDependency
-from interp.dictionaries import sparse
-try:
-    sparse._kernels()
-except MissingDependency as error:
-    print(error)
-"""
-    done = child(code, ("triton",))
-    assert done.returncode == 0, done.stderr
-    assert "pip install triton" in done.stdout
-
-
 def test_rooms_below_the_pictures_import_without_optional_packages() -> None:
     below = [m.name for m in modules().values() if m.room and STOREY[m.room] < PICTURES]
-    names = [name for name in below if name not in (ENGINES, KERNELS)]
+    names = [name for name in below if name != ENGINES]
     done = child(f"import importlib; [importlib.import_module(n) for n in {names}]", OPTIONAL)
     assert done.returncode == 0, done.stderr
 

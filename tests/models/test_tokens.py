@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
-from interp.models.text.batch import TokenBatch, position_ids_from_mask
+from interp.models.text.batch import TokenBatch
 from interp.models.text.pieces import readable_bytes
+from interp.models.text.positions import position_ids
 from interp.models.text.tokens import Tokenization, load_tokenizer
 from tests.models.tokenizers import SAYS_BOS, Letters, byt5, byte_level, metaspace, word_level
 from tests.support.work import counted_calls, counted_elements
@@ -160,7 +161,7 @@ def test_padding_keeps_every_row_and_the_mask_rules(side: str) -> None:
     assert batch.lengths.tolist() == [3, 7, 4] and len(batch) == 3 and batch.padded
     edge = batch.mask[:, 0 if side == "right" else -1]
     assert edge.all() and batch.mask.dtype == torch.bool
-    positions = position_ids_from_mask(batch.mask)
+    positions = position_ids(batch.mask)
     for row, real, n in zip(positions, batch.mask, batch.lengths, strict=True):
         assert row[real].tolist() == list(range(n)) and row.min() == 0
 
@@ -205,6 +206,23 @@ def test_token_batch_checks_itself() -> None:
         TokenBatch(ids, torch.ones(2, 3))  # type: ignore[arg-type]
     with pytest.raises(TokenError, match="integers"):
         TokenBatch.of(ids.float())
+
+
+def test_a_batch_is_cut_by_rows() -> None:
+    ids = torch.arange(12).reshape(4, 3)
+    mask = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    batch = TokenBatch(ids, mask)
+    for rows in (slice(1, 3), [1, 2], torch.tensor([1, 2]), torch.tensor([0, 1, 1, 0]).bool()):
+        assert torch.equal(batch[rows].ids, ids[1:3]) and torch.equal(batch[rows].mask, mask[1:3])
+    assert torch.equal(batch[2].ids, ids[2:3]) and torch.equal(batch[-4].mask, mask[:1])
+    assert batch.last.tolist() == [2, 2, 0, 0]
+    parts = list(batch.batches(3))
+    assert [len(part) for part in parts] == [3, 1]
+    assert torch.equal(torch.cat([part.ids for part in parts]), ids)
+    for bad in (4, [0, 9], True, torch.ones(3, dtype=torch.bool)):
+        with pytest.raises(TokenError, match="cut by its rows"):
+            batch[bad]
+    assert len(batch[4:]) == 0
 
 
 # --- length and vocabulary

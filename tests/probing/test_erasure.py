@@ -18,8 +18,9 @@ from torch import Tensor
 import interp
 from interp.core.errors import ConfigError, InterpError, ProvenanceError, ShapeError
 from interp.core.result import Result
+from interp.models.losses import text_losses
 from interp.probing import EraseConfig, Moments, ProbeConfig, probe_sweep
-from interp.probing.erasing.audit import amnesic, audit_erasure, losses
+from interp.probing.erasing.audit import amnesic, audit_erasure
 from interp.probing.erasing.eraser import Eraser, eraser_of, fit_eraser, random_eraser
 from tests.models import tokenizers
 from tests.probing.languages import texts, trained
@@ -203,7 +204,7 @@ def test_the_hook_erases_in_the_model_and_amnesic_probing_compares(site: str) ->
     expected = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
     assert float(found.intact[0]) == pytest.approx(float(expected), abs=1e-5)
     assert float((found.erased - found.intact).abs().max()) > 1e-3
-    assert torch.equal(losses(model, batch), found.intact)  # nothing stays behind
+    assert torch.equal(text_losses(model, batch), found.intact)  # nothing stays behind
 
 
 def test_a_concept_that_is_used_costs_more_than_random_directions() -> None:

@@ -64,7 +64,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ("27", "outputs.py", '[n for n in names if n.endswith("_embeds")],', "[],", POSITIONS),
     ("28", "adapters/adapter.py", "if crossed and family.cross is not None:", "if False:", ANY),
     ("29", "hooks/interventions.py", '    if "channel" in axes:\n', "    if False:\n", ANY),
-    ("30", "hooked.py", "sweep=how.sweep and not self.adapter.exact_once", "sweep=False", ANY),
+    ("30", "running.py", "sweep=how.sweep and not self.adapter.exact_once", "sweep=False", ANY),
     ("31 causal", "adapters/huggingface.py", 'causal = family.causal or bool(getattr(config, "is_decoder", False))', "causal = family.causal", ANY),
     ("31 post-norm residual", "adapters/proof.py", "            model.adapter.refused[site] = reason\n", "            pass\n", ANY),
     ("order", "hooks/passes.py", "for run in self.runs:\n            for request", "for run in reversed(self.runs):\n            for request", "p"),

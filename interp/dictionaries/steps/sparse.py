@@ -12,19 +12,13 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
-
-from interp.core.errors import MissingDependency
-
-TRITON = False
-"""Whether products on a GPU take the Triton kernels of `kernels.py` in place of torch's: equal in
-tests, and off until they are measured there (benchmarks/dictionary_kernels.py)."""
 
 
 class Entries(Protocol):
@@ -98,8 +92,6 @@ class SparseEntries:
         return _bags(self.column, W, self.offsets, values)
 
     def dot(self, rows: Float[Tensor, "rows d"], W: Float[Tensor, "m d"]) -> Float[Tensor, "nnz"]:
-        if TRITON and rows.is_cuda:
-            return _kernels().dots(self.row, self.column, rows, W)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "CSR is in beta": no product that is used here
             wanted = torch.sparse_csr_tensor(
@@ -244,17 +236,6 @@ def strongest(
     return flat[keep]
 
 
-def _kernels() -> Any:
-    """The module of Triton kernels, which only those who ask for it need."""
-    try:
-        from interp.dictionaries.steps import kernels
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            "sparse.TRITON = True needs triton", fix="pip install triton, or leave it False"
-        ) from error
-    return kernels
-
-
 def _bags(
     index: Int[Tensor, "nnz"],
     matrix: Float[Tensor, "m d"],
@@ -262,8 +243,6 @@ def _bags(
     weights: Float[Tensor, "nnz"],
 ) -> Float[Tensor, "b d"]:
     """Weighted sums of a matrix's rows, one per bag."""
-    if TRITON and matrix.is_cuda:
-        return _kernels().weighted_rows(index, matrix, offsets, weights)
     return F.embedding_bag(
         index, matrix, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )

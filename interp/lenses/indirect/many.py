@@ -21,7 +21,6 @@ from interp.core.result import Result
 from interp.lenses.frozen import wide
 from interp.lenses.indirect.one import Carriers, carried_effects, find_carriers, through
 from interp.models.hooked import HookedModel
-from interp.models.text.batch import TokenBatch
 
 BUDGET = 2 * 2**30
 """Bytes that the effects of all inputs may take."""
@@ -301,11 +300,7 @@ def _batches(model: HookedModel, inputs: Any, size: int) -> Iterator[Any]:
     if not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
         inputs = model.read(inputs)
     for start in range(0, len(inputs), size):
-        rows = slice(start, start + size)
-        if isinstance(inputs, TokenBatch):
-            yield TokenBatch(inputs.ids[rows], inputs.mask[rows])
-        else:
-            yield inputs[rows]
+        yield inputs[start : start + size]
 
 
 def _chosen(carriers: Carriers, neurons: Sequence[int] | None) -> Tensor:

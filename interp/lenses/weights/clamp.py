@@ -16,7 +16,6 @@ from interp.core.result import Result
 from interp.lenses.weights.tokens import token_pieces
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import clamp
-from interp.models.text.batch import TokenBatch
 
 PLACES = ("post", "pre", "pre_linear")
 BATCH = 16
@@ -101,9 +100,8 @@ def clamp_neuron(
         )
     batch = model.read(inputs)
     before, after, natural = [], [], []
-    for start in range(0, len(batch), BATCH):
-        part = TokenBatch(batch.ids[start : start + BATCH], batch.mask[start : start + BATCH])
-        last = (part.mask * torch.arange(1, part.ids.shape[1] + 1)).argmax(-1)
+    for part in batch.batches(BATCH):
+        last = part.last
         logits, acts = model.run_with_cache(part, [site])
         held = model.run_with_hooks(part, [clamp(site, index, value)])
         before.append(_at(logits, last).softmax(-1))

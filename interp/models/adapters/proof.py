@@ -23,7 +23,6 @@ from interp.models.hooked import HookedModel
 from interp.models.hooks.attention import probing, switched
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
-from interp.models.hooks.sites import Site
 from interp.models.hooks.taps import Request
 from interp.models.outputs import main_output
 from interp.models.text.prepared import Prepared
@@ -270,8 +269,3 @@ def last_residual(model: HookedModel) -> str:
     if n == 0:
         raise ModelError(f"{cfg.model_name} has no residual stream by name")
     return name
-
-
-def is_residual(site: Site) -> bool:
-    """Whether a site holds the residual stream."""
-    return site.short.startswith("hook_resid") or site.short == "hook_normalized_resid_post"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import ShapeError, TokenError
@@ -65,13 +66,30 @@ class TokenBatch:
         for row, real in zip(self.ids, self.mask, strict=True):
             yield row[real]
 
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> TokenBatch:
+        """Some of the rows as a batch of the same width: one by its number, a slice, a list.
 
-def position_ids_from_mask(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Positions that count real tokens only, so left padding does not shift them; padding gets ≥ 0.
+        Raises:
+            TokenError: Rows that are not there, or are no rows.
+        """
+        wanted: Any = [rows] if isinstance(rows, int) and not isinstance(rows, bool) else rows
+        try:
+            return TokenBatch(self.ids[wanted], self.mask[wanted])
+        except (IndexError, TypeError, ShapeError) as error:
+            raise TokenError(
+                "a batch is cut by its rows", got=short(rows), expected=f"rows below {len(self)}"
+            ) from error
 
-    `cumsum(mask) - 1`, clamped at 0.
-    """
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+    def batches(self, size: int) -> Iterator[TokenBatch]:
+        """The rows in order, `size` at a time, at the same width."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    @cached_property
+    def last(self) -> Int[Tensor, " batch"]:
+        """The column of each row's last real token; 0 where there is none."""
+        columns = torch.arange(1, self.ids.shape[1] + 1, device=self.mask.device)
+        return (self.mask * columns).argmax(-1)
 
 
 def check_ids(

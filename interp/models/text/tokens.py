@@ -19,7 +19,6 @@ from interp.models.text.batch import (
     TokenBatch,
     check_ids,
     out_of_vocabulary,
-    position_ids_from_mask,
     short,
     too_long,
 )
@@ -33,7 +32,7 @@ from interp.models.text.reading import (
     say_what_is_lost,
 )
 
-__all__ = ["TokenBatch", "Tokenization", "load_tokenizer", "position_ids_from_mask"]
+__all__ = ["TokenBatch", "Tokenization", "load_tokenizer"]
 
 BosPolicy = Literal["tokenizer adds it", "prepended by interp", "none"]
 FAMILIES = ("decoder", "encoder", "encoder-decoder", "other")

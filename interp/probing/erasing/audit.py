@@ -12,8 +12,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
 from interp.models.hooked import HookedModel
-from interp.models.hooks.interventions import Intervention
-from interp.models.text.batch import TokenBatch
+from interp.models.losses import text_losses
 from interp.probing.config import EraseConfig, ProbeConfig, ProbeKind
 from interp.probing.erasing.eraser import Eraser, concept_columns, fit_eraser, random_eraser
 from interp.probing.result import AmnesicResult, ErasureAudit
@@ -123,28 +122,12 @@ def amnesic(
         random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)
     ]
     return AmnesicResult(
-        intact=losses(model, batch),
-        erased=losses(model, batch, [eraser.hook(site)]),
-        random=torch.stack([losses(model, batch, [other.hook(site)]) for other in randoms])
+        intact=text_losses(model, batch),
+        erased=text_losses(model, batch, [eraser.hook(site)]),
+        random=torch.stack([text_losses(model, batch, [other.hook(site)]) for other in randoms])
         if randoms
         else torch.zeros(0, len(batch), dtype=torch.float64),
         rank=eraser.rank,
         site=site,
         provenance=model.provenance([site]),
     )
-
-
-def losses(
-    model: HookedModel, batch: TokenBatch, edits: Sequence[Intervention] = ()
-) -> Float[Tensor, "text"]:
-    """Mean next-token cross-entropy of every text under edits, nats per token, float64."""
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(batch), 32):
-            ids, mask = batch.ids[start : start + 32], batch.mask[start : start + 32]
-            logits = model.run_with_hooks(TokenBatch(ids, mask).to(model.device), list(edits))
-            said = logits[:, :-1].double().log_softmax(-1).cpu()
-            nll = -said.gather(-1, ids[:, 1:, None])[..., 0]
-            real = (mask[:, 1:] & mask[:, :-1]).double()
-            found.append((nll * real).sum(1) / real.sum(1).clamp(min=1))
-    return torch.cat(found)

@@ -140,7 +140,8 @@ def word_maps(
     for start in range(0, len(order), 16):
         part = order[start : start + 16]
         width = int(batch.lengths[part].max())
-        inputs = TokenBatch(batch.ids[part, :width], batch.mask[part, :width])
+        rows = batch[part]
+        inputs = TokenBatch(rows.ids[:, :width], rows.mask[:, :width])
         acts = model.capture(inputs.to(model.device), names, to="cpu", dtype=torch.float32)
         layers = [acts[name] for name in names if name.endswith("hook_pattern")]
         patterns = torch.cat(layers, 1)

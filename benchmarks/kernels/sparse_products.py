@@ -1,9 +1,9 @@
-"""Triton kernels of the sparse products, for CUDA tensors: what `sparse` does in torch, fused.
+"""Triton kernels of the sparse products of a training step: what the package does in torch, fused.
 
 Two kernels carry a step: weighted sums of rows (decoding; and, with entries in the order of their
 columns, the decoder's and the encoder's gradients) and products of pairs of rows (the latents'
 gradients). Sums are float32 for lower precisions. Triton is no dependency: torch's CUDA builds
-bring it, and nothing here is imported unless `sparse.TRITON` asks for it.
+bring it. They are no part of the package until a GPU has shown what they gain.
 """
 
 from __future__ import annotations
