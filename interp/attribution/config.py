@@ -97,4 +97,4 @@ class TrustConfig(Settings):
     radius: Positive = 0.02
     """Largest relative perturbation of sensitivity."""
     seed: int = 0
-    """Of every draw."""
+    """Seed of every draw."""

@@ -22,15 +22,15 @@ class Attribution(Result):
     scores: Float[Tensor, " pos"]
     """One per position, in the target's unit; keyed by place, so equal tokens stay apart."""
     unit_scores: Float[Tensor, "pos unit"] | None = None
-    """The same split over heads, neurons or latents where the site has them."""
+    """Scores split over heads, neurons or latents where the site has them."""
     tokens: tuple[str, ...]
     """The input, one piece per position; features by number where the input is not text."""
     method: str
-    """Which method."""
+    """Method that made the scores."""
     target: str
     """What was attributed."""
     site: str
-    """Where."""
+    """Site that was attributed to."""
     baseline: str
     """What absence means: scores depend on it as much as on the method."""
     value: float
@@ -109,7 +109,7 @@ class GeneratedAttribution(Result):
     generated: tuple[str, ...]
     """The continuation, one piece per row."""
     method: str
-    """Which method."""
+    """Method that made the scores."""
     baseline: str
     """What absence means."""
     log_probs: Float[Tensor, " generated"]
@@ -150,9 +150,9 @@ class PairAttribution(Result):
     f_ab: float
     """f(a, b), the similarity."""
     f_rb: float
-    """f(r, b)."""
+    """The similarity f(r, b)."""
     f_ar: float
-    """f(a, r)."""
+    """The similarity f(a, r)."""
     f_rr: float
     """f(r, r); divided by the texts' norms, not by its own, so it may exceed 1."""
     gap: float

@@ -46,7 +46,7 @@ class Half:
     slopes: Float[Tensor, "dim pos"]
     """G = integrated Jacobian times (x - r), per token; columns sum to e(x) - e(r)."""
     nodes: int
-    """Nodes taken."""
+    """Number of nodes taken."""
     converged: bool
     """Whether the bound was met."""
 
@@ -58,7 +58,7 @@ class Bounds:
     move: Float[Tensor, " dim"]
     """e(x) - e(r), which the columns of G sum to."""
     other: Float[Tensor, " dim"]
-    """The same of the other tower: the sum over pairs is a product with it."""
+    """Integrated gradients of the other tower: the sum over pairs is a product with them."""
     along: float
     """Tolerated along `other`, relative to the four-term difference."""
     across: float

@@ -23,7 +23,7 @@ class Tasks(Common):
     n: int = 5
     """How many prompts to show; fewer where the file has fewer."""
     seed: int = 0
-    """Which ones."""
+    """Seed of the prompts that are drawn."""
     member: str | None = None
     """One file of an archive."""
     json: bool = False

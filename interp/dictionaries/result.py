@@ -187,7 +187,7 @@ class Recovery(Result):
     true_l0: float
     """Active features per row."""
     ceiling: dict[str, dict[str, float]]
-    """The same scores of the true directions, per way of encoding with them."""
+    """Scores of the true directions, per way of encoding with them."""
 
     @property
     def mcc(self) -> float:
@@ -250,7 +250,7 @@ class Absorption(Result):
     n_main: Int[Tensor, "concept"]
     """Latents the concept is split into (k of the k-sparse probe)."""
     main: tuple[tuple[int, ...], ...]
-    """Those latents per concept."""
+    """Main latents per concept."""
     absorbers: tuple[tuple[tuple[int, float], ...], ...]
     """Per concept, absorbing latents and the share of true positives that each took, largest
     first."""

@@ -109,10 +109,10 @@ class TrainConfig:
     precision: Literal["float32", "float64"] = "float32"
     """Precision of the weights and of their updates."""
     seed: int = 0
-    """Of the initial weights and of what is drawn for this dictionary."""
+    """Seed of the initial weights and of what is drawn for this dictionary."""
 
     data_seed: int = 0
-    """Of the order of the rows."""
+    """Seed of the order of the rows."""
 
     n_ctx: int | None = None
     """Tokens per sequence of text; None takes the model's context length."""

@@ -34,7 +34,7 @@ class LensPrompt:
     task: str
     """File it is from, as `multihop`."""
     prompt: str
-    """The text."""
+    """Text of the prompt."""
     intermediates: tuple[str, ...]
     """Concepts that the answer needs and the text does not say."""
     target: str | None = None
@@ -49,7 +49,7 @@ class LensBenchmark(Result):
     """0 = likeliest; the best over concepts, over both spellings (with and without space before),
     and over positions. A concept of several tokens counts by its first."""
     control: Int[Tensor, "lens row item"]
-    """The same for the concepts of the next prompt of the same task."""
+    """Best rank of the concepts of the next prompt of the same task."""
     lenses: tuple[str, ...]
     """Names of the lenses."""
     components: tuple[str, ...]

@@ -25,7 +25,7 @@ class Decomposition(Result):
     total: Float[Tensor, " pos"]
     """The number itself, from the model's own forward pass; before the soft cap if there is one."""
     output: Float[Tensor, " pos"]
-    """The same after the soft cap: what the model puts out. Equal to `total` without one."""
+    """The number after the soft cap: what the model puts out. Equal to `total` without one."""
     layer: Int[Tensor, " component"]
     """Block of each component; -1 before the first, n_layers after the last."""
     components: tuple[str, ...]

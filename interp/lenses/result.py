@@ -22,7 +22,7 @@ class LensResult(Result):
     probs_top: Float[Tensor, "layer pos k"]
     """Probability of the k likeliest tokens, descending."""
     ids_top: Int[Tensor, "layer pos k"]
-    """Their ids."""
+    """Ids of the k likeliest tokens."""
     entropy: Float[Tensor, "layer pos"]
     """Entropy of the row's distribution, nats."""
     kl: Float[Tensor, "layer pos"]
@@ -30,7 +30,7 @@ class LensResult(Result):
     target_prob: Float[Tensor, "layer pos"] | None
     """Probability of the target token of each position."""
     target_rank: Int[Tensor, "layer pos"] | None
-    """Its rank, 0 = likeliest."""
+    """Rank of the target token, 0 = likeliest."""
     tokens: tuple[str, ...]
     """The input, one piece per position."""
     top_tokens: tuple[tuple[tuple[str, ...], ...], ...]

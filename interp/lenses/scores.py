@@ -25,7 +25,7 @@ class LensScores(Result):
     kl: Float[Tensor, "lens row"]
     """KL(model output || row), nats."""
     cross_entropy: Float[Tensor, "lens row"]
-    """Of the token that really comes next, nats."""
+    """Cross-entropy of the token that really comes next, nats."""
     agreement: Float[Tensor, "lens row"]
     """Share of positions whose top-1 is the model's."""
     lenses: tuple[str, ...]

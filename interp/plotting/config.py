@@ -17,7 +17,7 @@ class Quantity:
     name: str
     """The metric, e.g. "logit difference"."""
     unit: str = ""
-    """Its unit, e.g. "nats"; empty for a pure number."""
+    """Unit of the quantity, e.g. "nats"; empty for a pure number."""
     higher: str = ""
     """What a higher value means, as a clause: "the head attends to the previous token"."""
     signed: bool | None = None

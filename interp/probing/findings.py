@@ -18,7 +18,7 @@ class ContextProbes(Result):
     r2: Float[Tensor, "layer target"]
     """Test R2 of the probe; may be negative."""
     control: Float[Tensor, "layer target"]
-    """Of the same probe for the same quantity of an unrelated problem."""
+    """Test R2 of the same probe for the same quantity of an unrelated problem."""
     places: Float[Tensor, "layer target pos"]
     """The probe's softmax over positions: where it reads."""
     hidden: int
@@ -45,9 +45,9 @@ class NeuronAblation(Result):
     random: Float[Tensor, "draw group"]
     """Without as many others."""
     neurons: tuple[int, ...]
-    """Which neurons."""
+    """Neurons that were ablated."""
     site: str
-    """Where."""
+    """Site at which they were ablated."""
     replacement: str
     """What stood in for them."""
 
@@ -69,9 +69,9 @@ class EludeResult(Result):
     attributes_only: Float[Tensor, ""]
     """Share of test predictions that the attributes alone give."""
     with_rest: Float[Tensor, "rank"]
-    """The same with a rest of each rank."""
+    """Share of test predictions that the attributes give with a rest of each rank."""
     majority: Float[Tensor, ""]
-    """The same for the most frequent class."""
+    """Share of test predictions that the most frequent class gives."""
     weight: Float[Tensor, "class attribute"]
     """L1 weights of the standardised attributes."""
     directions: Float[Tensor, "rest d"]

@@ -29,7 +29,7 @@ class ProbeSweep(Result):
     low: Float[Tensor, "site target"]
     """Lower end of its confidence interval, groups taken into account."""
     high: Float[Tensor, "site target"]
-    """Upper end."""
+    """Upper end of its confidence interval."""
     train_score: Float[Tensor, "site target"]
     """Score on the training rows: what of it is memory."""
     majority: Float[Tensor, "target"]
@@ -152,7 +152,7 @@ class ErasureAudit(Result):
     after: Float[Tensor, "probe target"]
     """Test score of probes trained anew on the erased rows."""
     random: Float[Tensor, "probe target"]
-    """The same after a random projection of the same rank: what losing dimensions costs."""
+    """Test score after a random projection of the eraser's rank: what losing dimensions costs."""
     majority: Float[Tensor, "target"]
     """Score of the most frequent class."""
     covariance: Float[Tensor, ""]
@@ -162,7 +162,7 @@ class ErasureAudit(Result):
     rank: int
     """Directions taken away."""
     method: str
-    """How."""
+    """Method of erasure."""
     erased: str
     """The target that was erased; the others are what should stay."""
     covariance_bound: float | None
@@ -192,7 +192,7 @@ class AmnesicResult(Result):
     rank: int
     """Directions taken away."""
     site: str
-    """Where."""
+    """Site of the erasure."""
 
     @property
     def effect(self) -> float:
@@ -213,21 +213,21 @@ class AttentionProbeResult(Result):
     """
 
     uas: Float[Tensor, ""]
-    """Of the probe."""
+    """UAS of the probe."""
     low: Float[Tensor, ""]
     """Lower end of its confidence interval, sentences taken as groups."""
     high: Float[Tensor, ""]
-    """Upper end."""
+    """Upper end of its confidence interval."""
     offset_uas: Float[Tensor, ""]
-    """Of the best fixed offset ("the head is the next word"), chosen on the training sentences."""
+    """UAS of the best fixed offset ("the head is the next word"), chosen on training sentences."""
     random_init_uas: Float[Tensor, ""] | None
-    """Of the same probe on the maps of the same model with fresh weights."""
+    """UAS of the same probe on the maps of the same model with fresh weights."""
     weight: Float[Tensor, "layer head direction"]
     """Weight of every map: read from the word to its head, and backwards."""
     relation_uas: Float[Tensor, "relation"]
-    """Per relation, most frequent first."""
+    """UAS per relation, most frequent first."""
     relation_offset: Float[Tensor, "relation"]
-    """Of the fixed offset that is best for this relation on the training sentences."""
+    """UAS of the fixed offset that is best for a relation on the training sentences."""
     offset: int
     """The best fixed offset."""
     n_train: int
@@ -249,13 +249,13 @@ class CodeLengths(Result):
     """Bits it takes to send labels to somebody who has the rows, by online coding."""
 
     bits: Float[Tensor, "site"]
-    """With the code of probes trained on what was sent before."""
+    """Bits with the code of probes trained on what was sent before."""
     shuffled: Float[Tensor, "site"]
-    """The same for shuffled labels, which nothing can compress below their entropy."""
+    """Bits for shuffled labels, which nothing can compress below their entropy."""
     uniform: Float[Tensor, ""]
-    """With a uniform code: n log2(classes)."""
+    """Bits with a uniform code: n log2(classes)."""
     n: int
-    """Rows."""
+    """Number of rows."""
     target: str
     """What is sent."""
     probe: str
@@ -274,7 +274,7 @@ class VInformation(Result):
     nats: Float[Tensor, "site target"]
     """1/2 ln(variance / residual variance) on held-out rows."""
     shuffled: Float[Tensor, "site target"]
-    """The same for shuffled training targets."""
+    """Nats with shuffled training targets."""
 
     @property
     def complexity(self) -> Tensor:
@@ -293,13 +293,13 @@ class StructuralResult(Result):
     uuas: Float[Tensor, ""]
     """Share of gold arcs, undirected, in the minimum spanning tree."""
     linear_spearman: Float[Tensor, ""]
-    """The same for the distance in words of the sentence, which needs no model."""
+    """Rank correlation of the distance in words, which needs no model."""
     linear_uuas: Float[Tensor, ""]
-    """The same for the tree that links neighbours."""
+    """Share of gold arcs in the tree that links neighbours."""
     matrix: Float[Tensor, "rank d"]
     """The map, of rows centred and scaled to unit mean square."""
     rank: int
-    """Its rank at most."""
+    """Rank of the map at most."""
     n_train: int
     """Training sentences."""
     n_test: int

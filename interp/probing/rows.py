@@ -22,7 +22,7 @@ class Target:
     """One thing to read from the rows."""
 
     name: str
-    """Its name in results."""
+    """Name of the target in results."""
     kind: Literal["binary", "classes", "real"]
     """Two classes, more, or a real number."""
     values: Tensor

@@ -45,7 +45,7 @@ class Frame:
     script_hash: str
     """CSP source expression of its script."""
     about: str
-    """Its title."""
+    """Title of the figure."""
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,13 @@ class ClampedWriting(Result):
     share: Float[Tensor, "toward"]
     """The units held toward the first class, toward the second."""
     free: Float[Tensor, ""]
-    """Nothing held."""
+    """Share where nothing is held."""
     random: Float[Tensor, "draw toward"]
     """As many other units, held likewise."""
     held: Float[Tensor, "toward unit"]
     """What the units were held at."""
     units: tuple[int, ...]
-    """Which units."""
+    """Units that were held."""
 
     @property
     def effect(self) -> float:

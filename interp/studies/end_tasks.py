@@ -60,7 +60,7 @@ class Answer(NamedTuple):
     low: float
     """Lower end of Hoeffding's interval."""
     high: float
-    """Upper end."""
+    """Upper end of Hoeffding's interval."""
     queries: int
     """Evaluations of the model."""
 

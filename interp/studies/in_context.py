@@ -31,7 +31,7 @@ class InContextResult(Result):
     linearity: Float[Tensor, "exemplars"]
     """R2 of a linear fit to the regressor's predictions."""
     loss: Float[Tensor, "exemplars"]
-    """Its mean squared error against the noiseless truth, over d."""
+    """Mean squared error of the regressor against the noiseless truth, over d."""
     d: int
     """Width of x."""
     noise: float

@@ -47,11 +47,11 @@ class UnitResult(Result):
     unit_accuracy: Float[Tensor, ""]
     """Test accuracy of the best single unit, all labels."""
     full_accuracy: Float[Tensor, ""]
-    """Of the probe on all units."""
+    """Test accuracy of the probe on all units."""
     shuffled_accuracy: Float[Tensor, ""]
-    """Of the same probe on shuffled labels."""
+    """Test accuracy of the same probe on shuffled labels."""
     unit: int
-    """Which unit."""
+    """Number of the best unit."""
     sign: int
     """1: high means the second class."""
     threshold: float

@@ -34,7 +34,7 @@ class PromptBatch:
     clean: TokenBatch
     """Ids and mask [batch, pos], right-padded."""
     corrupted: TokenBatch | None
-    """The same for the corrupted prompts, or None; the same width and mask where aligned."""
+    """Ids and mask of the corrupted prompts, or None; the same width and mask where aligned."""
     answers: Int[Tensor, "batch answer"]
     """Ids of the right continuations, -1 where a prompt has fewer."""
     distractors: Int[Tensor, "batch distractor"]

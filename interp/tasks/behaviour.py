@@ -43,7 +43,7 @@ class TaskReport(Result):
     low: Float[Tensor, " group"]
     """Lower end of its 95 % interval."""
     high: Float[Tensor, " group"]
-    """Upper end."""
+    """Upper end of its 95 % interval."""
     top1: Float[Tensor, " group"]
     """Share with an answer on top of the whole vocabulary; NaN for whole sentences."""
     preferred: Float[Tensor, " group"]
@@ -55,7 +55,7 @@ class TaskReport(Result):
     probability: Float[Tensor, " group"]
     """Mean probability mass on the answers; NaN for whole sentences."""
     n: Int[Tensor, " group"]
-    """Prompts."""
+    """Number of prompts."""
     bar: Float[Tensor, " group"]
     """Share of right answers that counts as learned; NaN where nobody set one."""
     name: str

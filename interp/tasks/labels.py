@@ -36,7 +36,7 @@ class Labelled:
     text: str
     """The sentence as written."""
     words: tuple[str, ...]
-    """Its words as the annotators cut them."""
+    """Words as the annotators cut them."""
     spans: tuple[tuple[int, int], ...]
     """Where each word stands: `text[start:end]`. Words cut from one written form that they do not
     spell out ("à" + "le" from "au") share its span."""

@@ -21,7 +21,7 @@ class Prompt:
     clean: str
     """The text that the model continues."""
     corrupted: str | None = None
-    """The same text with what decides the answer exchanged; token for token as long as `clean`."""
+    """The text with what decides the answer exchanged; token for token as long as `clean`."""
     answers: tuple[str, ...] = ()
     """Right continuations of `clean`, as text: `" Mary"`, with the space where one belongs."""
     distractors: tuple[str, ...] = ()

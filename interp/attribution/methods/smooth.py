@@ -38,9 +38,9 @@ class Rule(NamedTuple):
     """A quadrature rule on (0, 1)."""
 
     at: Float[Tensor, " node"]
-    """Nodes."""
+    """Nodes of the rule."""
     weights: Float[Tensor, " node"]
-    """Their weights; their sum is about 1."""
+    """Weights of the nodes; they sum to about 1."""
 
 
 def bunched(n: int, centre: float, width: float) -> Rule:

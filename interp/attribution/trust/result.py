@@ -22,7 +22,7 @@ class Agreement(Result):
     kendall_low: Float[Tensor, "method other"]
     """Lower end of its bootstrap interval over examples."""
     kendall_high: Float[Tensor, "method other"]
-    """Upper end."""
+    """Upper end of its bootstrap interval over examples."""
     top_k: Float[Tensor, "method other"]
     """Jaccard overlap of the k positions of largest magnitude."""
     sign: Float[Tensor, "method other"]
@@ -65,7 +65,7 @@ class Faithfulness(Result):
     area_low: Float[Tensor, " method"]
     """Bootstrap interval of insertion_area - deletion_area over examples, lower end."""
     area_high: Float[Tensor, " method"]
-    """Upper end."""
+    """Upper end of the bootstrap interval of insertion_area - deletion_area."""
     comprehensiveness: Float[Tensor, " method"]
     """Mean loss when the top 5 to 50 % are removed (DeYoung et al. 2020); higher is better."""
     sufficiency: Float[Tensor, " method"]
@@ -104,7 +104,7 @@ class RelevancePruning(Result):
     random_low: Float[Tensor, " fraction"]
     """5th percentile of random orders."""
     random_high: Float[Tensor, " fraction"]
-    """95th percentile."""
+    """95th percentile of random orders."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

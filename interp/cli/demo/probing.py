@@ -100,7 +100,7 @@ class _Game:
     ids: Tensor
     """[sequence, pos]"""
     labels: list[int]
-    """Of positions 1 and later, sequence by sequence."""
+    """Labels of positions 1 and later, sequence by sequence."""
     groups: Tensor
     """Sequence of every label."""
 

@@ -120,4 +120,4 @@ class DistilConfig(Settings):
     lr: NonNegative = 0.03
     """Peak learning rate, going down linearly."""
     seed: Natural = 0
-    """Of the training loop."""
+    """Seed of the training loop."""

@@ -51,7 +51,7 @@ class CodingTally:
     """Everything a report says about latents and reconstructions."""
 
     variance: Variance = field(default_factory=Variance)
-    """Of the targets."""
+    """Variance of the targets."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums over rows, by name."""
     fired: Tensor | None = None

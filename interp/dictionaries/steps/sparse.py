@@ -129,7 +129,7 @@ class ByColumn(NamedTuple):
     order: Int[Tensor, "nnz"]
     """Which entry comes when."""
     row: Int[Tensor, "nnz"]
-    """Their rows."""
+    """Rows of the entries."""
     offsets: Int[Tensor, "ends"]
     """Where columns begin, and the last one's end."""
 

@@ -65,7 +65,7 @@ class SparseCode(Result):
     ids: Int[Tensor, "row step"]
     """Atoms in the order in which they were chosen."""
     weights: Float[Tensor, "row step"]
-    """Their weights once all are chosen; atoms count with unit length."""
+    """Weights of the atoms once all are chosen; atoms count with unit length."""
     error: Float[Tensor, "row step"]
     """Norm of what is left after each step, over the vector's own norm."""
     atoms: tuple[str, ...]
@@ -254,7 +254,7 @@ class _Effects:
     direct: Tensor
     """The MLP's own contribution to it, norm held, [input d_model]."""
     dtype: torch.dtype
-    """The model's."""
+    """Precision of the model."""
 
 
 def _effects(

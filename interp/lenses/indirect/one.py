@@ -42,7 +42,7 @@ class SecondOrder(Result):
     by_head: Float[Tensor, "layer head"]
     """Effects of all neurons (and the MLP's bias) by the head they go through; layers above."""
     bias: Float[Tensor, ""]
-    """The same for the MLP's own bias."""
+    """Second-order effect of the MLP's own bias."""
     replay: Float[Tensor, ""]
     """Measured: what later attention writes less when it does not see this MLP's output."""
     layer: int

@@ -29,7 +29,7 @@ class PositionContext(Result):
     """The parts of the stream at some sites, and what they are like."""
 
     mean: Float[Tensor, "layer d_model"]
-    """μ."""
+    """Mean μ over positions and texts."""
     pos: Float[Tensor, "layer pos d_model"]
     """Position part; sums to zero over positions."""
     ctx: Float[Tensor, "layer context d_model"]

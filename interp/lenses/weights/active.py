@@ -32,7 +32,7 @@ class ActiveOverlap(Result):
     overlap: Float[Tensor, " layer"]
     """Mean over positions and their most active neurons."""
     control: Float[Tensor, " layer"]
-    """The same against the hidden state of another position, drawn at random."""
+    """Overlap with the hidden state of another position, drawn at random."""
     k: int
     """Tokens compared."""
     active: int

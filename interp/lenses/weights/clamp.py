@@ -35,7 +35,7 @@ class ClampEffect(Result):
     value: float
     """What it was held at."""
     site: str
-    """Where."""
+    """Site of the clamped neuron."""
     neuron: int
     """Which entry of the site."""
     pieces: dict[int, str]

@@ -32,11 +32,11 @@ class NeuronAgreement(Result):
     same_first: Float[Tensor, " sign"]
     """Share of rows whose first token is the same."""
     same_first_shuffled: Float[Tensor, " sign"]
-    """The same with the second table's rows in random order."""
+    """Share of equal first tokens with the second table's rows in random order."""
     overlap: Float[Tensor, "direction sign"]
     """Jaccard index of the rows' k tokens."""
     overlap_shuffled: float
-    """Its mean with the second table's rows in random order."""
+    """Mean overlap with the second table's rows in random order."""
 
     def check(self) -> Checks:
         """Indices lie in [0, 1]."""
@@ -87,7 +87,7 @@ class Alignment(Result):
     similarity: Float[Tensor, "layer other_layer"]
     """Mean over the first model's neurons of the best |correlation| in the other layer."""
     similarity_control: Float[Tensor, "layer other_layer"]
-    """The same with the second model's tokens permuted: what chance gives."""
+    """Similarity with the second model's tokens permuted: what chance gives."""
     matched_layer: Int[Tensor, " layer"]
     """The other model's layer for every layer (Hungarian on `similarity`)."""
     neuron: Int[Tensor, "layer neuron"]

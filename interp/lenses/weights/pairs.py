@@ -38,7 +38,7 @@ class PairTable(Result):
     """
 
     scores: Float[Tensor, "head k"]
-    """Falling."""
+    """Scores of the pairs, falling."""
     source: Int[Tensor, "head k"]
     """OV: the token attended to; QK: the query."""
     target: Int[Tensor, "head k"]

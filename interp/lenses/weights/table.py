@@ -33,7 +33,7 @@ class TokenTable(Result):
     scores: Float[Tensor, "direction sign k"]
     """Largest dot products, falling; sign "-" is the same for the negated direction."""
     ids: Int[Tensor, "direction sign k"]
-    """Their token ids."""
+    """Token ids of the scores."""
     mean: Float[Tensor, " direction"]
     """Mean dot product over the whole vocabulary."""
     std: Float[Tensor, " direction"]

@@ -34,12 +34,12 @@ class LogisticFit:
     weight: Float[Tensor, "r m k"]
     """In the basis of the rows; m problems of k outputs."""
     bias: Float[Tensor, "m k"]
-    """Their biases, not penalised."""
+    """Biases of the targets, not penalised."""
     decrement: Float[Tensor, "m"]
     """sqrt(g^T H^-1 g) that was left, H the bound of the Hessian: half its square is the distance
     in loss to the optimum where the bound is tight, whatever the scale of the rows."""
     iterations: int
-    """Steps taken."""
+    """Steps that the solver took."""
     converged: Bool[Tensor, "m"]
     """Whether the decrement came down to the tolerance."""
 

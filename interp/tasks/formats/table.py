@@ -49,4 +49,4 @@ class ArchiveFormat(Generic[Content]):
     reads: Callable[[Sequence[File]], bool]
     """Whether these files are such an archive's."""
     read: Callable[[Sequence[File], Options], Content]
-    """Their content."""
+    """Reader of the content."""
