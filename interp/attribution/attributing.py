@@ -147,7 +147,7 @@ def attribute_generated(
     Raises:
         ModelError: The model does not continue text.
     """
-    if not model.cfg.causal or model.adapter.unembed is None:
+    if not model.cfg.causal or not model.has_head:
         raise ModelError("only a causal language model continues text", got=model.cfg.model_name)
     ids = Rows(model, prompt, prepend_bos).ids
     if ids is None:

@@ -261,7 +261,7 @@ def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
             if not k.startswith("decoder_") and isinstance(v, Tensor) and v.shape == (1, length):
                 given[k] = v[:, columns]
         return {**given, "input_ids": batch.ids[:, columns]}
-    reads_ids = model.adapter.inputs in ("tokens", "encoder_decoder")
+    reads_ids = model.reads in ("tokens", "encoder_decoder")
     numeric = isinstance(inputs, tuple) or (
         isinstance(inputs, Tensor) and inputs.is_floating_point()
     )

@@ -181,7 +181,7 @@ def as_target(model: HookedModel, target: Any, output: Callable[[], Any]) -> Tar
             fix="target=lambda output: ... giving one number per row",
         )
     if target is None:
-        reads_words = out.dim() == 2 or model.adapter.unembed is not None
+        reads_words = out.dim() == 2 or model.has_head
         if not reads_words:
             raise ConfigError(
                 "a model without a head has no likeliest answer",

@@ -78,7 +78,7 @@ def finetune(
     kind = dictionary.config.activation
     check_finetune(config, [kind])
     dictionary.for_model(model)
-    if model.adapter.unembed is None:
+    if not model.has_head:
         raise ConfigError(
             "finetuning compares predictions, and this model predicts no tokens",
             got=type(model.module).__name__, expected="a language model",

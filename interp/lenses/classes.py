@@ -139,7 +139,7 @@ def class_lens(
             gap = float((read - own).abs().max())  # the last row's is what stays
     n_patches = columns["prob"][0].shape[1] - special
     side = round(n_patches**0.5)
-    square = (side, side) if side**2 == n_patches and model.adapter.inputs == "pixels" else (0, 0)
+    square = (side, side) if side**2 == n_patches and model.reads == "pixels" else (0, 0)
     return ClassLensResult(
         **{name: torch.stack(values) for name, values in columns.items()},
         answer=answer,
@@ -179,7 +179,7 @@ def _measure(logits: Tensor, answer: Tensor) -> dict[str, Tensor]:
 
 def _own_rows(model: HookedModel, components: Components) -> dict[str, str]:
     cfg = model.cfg
-    if model.adapter.unembed is None or not cfg.n_layers or cfg.style == "post":
+    if not model.has_head or not cfg.n_layers or cfg.style == "post":
         raise ModelError(
             f"{cfg.model_name or type(model.module).__name__} has no head on a residual stream",
             got=type(model.module).__name__,

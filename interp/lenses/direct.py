@@ -19,12 +19,12 @@ from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.finite import check_finite
 from interp.core.protocols import Coder
 from interp.lenses.decomposition import Decomposition
-from interp.lenses.frozen import wide
 from interp.lenses.reading import one_row, passed_on, pieces_of
 from interp.lenses.readout import Reading, read_head
-from interp.lenses.writers import Stream, Writer, residual_stream
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sides import Side
+from interp.models.stream.frozen import wide
+from interp.models.stream.writers import Stream, Writer, residual_stream
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-2, "bfloat16": 0.5}
 """Bound on the gaps, by the model's dtype."""
@@ -80,7 +80,7 @@ def direct_logit_attribution(
     """
     passed_on(model, inputs, kwargs, direct_logit_attribution)
     stream = residual_stream(model)
-    if model.adapter.pools_first:
+    if model.head_pools_first:
         raise ModelError(
             f"{model.cfg.model_name} has a head that reads one position only",
             fix="interp.lenses.class_lens reads classifiers",

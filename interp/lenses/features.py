@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.result import Result
-from interp.lenses.frozen import wide
+from interp.models.stream.frozen import wide
 
 
 def coupling(first: Tensor, second: Tensor) -> Tensor:

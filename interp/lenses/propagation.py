@@ -17,11 +17,11 @@ from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.lenses.features import FeatureVectors, TokenScores
-from interp.lenses.frozen import wide
 from interp.lenses.reading import one_row, passed_on
 from interp.lenses.readout import linear_reading
-from interp.lenses.writers import Writer, norm_before, residual_stream
 from interp.models.hooked import HookedModel
+from interp.models.stream.frozen import wide
+from interp.models.stream.writers import Writer, norm_before, residual_stream
 
 Norms = Literal["frozen", "exact"]
 

@@ -120,9 +120,9 @@ def stream_rows(model: HookedModel, components: Components) -> dict[str, str]:
     n = cfg.n_decoder_layers if decoder else cfg.n_layers
     if n == 0 or f"{prefix}.0.hook_resid_pre" not in model.sites:
         lacks = "no residual stream by name"
-    elif model.adapter.unembed is None:
+    elif not model.has_head:
         lacks = "no head"
-    elif model.adapter.pools_first:
+    elif model.head_pools_first:
         lacks = "a head that reads one position only"
     else:
         lacks = ""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ModelError, ShapeError
-from interp.lenses.frozen import wide
 from interp.lenses.reading import targets_of
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
+from interp.models.stream.frozen import wide
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def linear_reading(
         if direction is None:
             raise ModelError(
                 f"the head of {model.cfg.model_name} cannot be differentiated",
-                got=type(model.adapter.unembed_module or model.adapter.unembed).__name__,
+                got=type(model.head or model.unembed).__name__,
                 expected="an unembedding with floating-point weights",
                 fix="load the model unquantised; the logit lens reads it as it is",
             )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from interp.core.errors import ModelError, WeightError
 from interp.core.provenance import Provenance, versions
 from interp.models import identity
-from interp.models.adapters.adapter import Adapter
+from interp.models.adapters.adapter import Adapter, Inputs
 from interp.models.adapters.weights import Weights
 from interp.models.budget import estimate_bytes
 from interp.models.cfg import ModelConfig
@@ -144,6 +144,31 @@ class Parts:
         """Whether the output at each position is about the next token."""
         causal = self.cfg.causal or self.adapter.inputs != "tokens"
         return causal and self.adapter.inputs == "tokens" and self.adapter.unembed is not None
+
+    @property
+    def reads(self) -> Inputs:
+        """What a forward pass takes: tokens, an encoder's and a decoder's, pixels, or anything."""
+        return self.adapter.inputs
+
+    @property
+    def has_head(self) -> bool:
+        """Whether `unembed` gives logits from a residual stream."""
+        return self.adapter.unembed is not None
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The module that unembeds; None where the head is several, or there is none."""
+        return self.adapter.unembed_module
+
+    @property
+    def head_pools_first(self) -> bool:
+        """Whether the head reads position 0 only (a class token)."""
+        return self.adapter.pools_first
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The module before the head; None where there is none."""
+        return self.adapter.ln_final
 
     def ln_final(self, resid: Tensor) -> Tensor:
         """The final norm, [..., d_model] -> [..., d_model]; the identity where there is none."""

@@ -48,6 +48,18 @@ def test_rooms_import_only_downward() -> None:
     assert upward == []
 
 
+def test_adapters_stay_in_their_room() -> None:
+    """What an architecture is like is asked of the model: its stream, its head, its weights."""
+    reached = [
+        f"{module.place}:{node.lineno} .{node.attr}"
+        for module in modules().values()
+        if module.room != "models"
+        for node in module.nodes(ast.Attribute)
+        if isinstance(node, ast.Attribute) and node.attr in ("adapter", "_intake", "_frame")
+    ]
+    assert reached == []
+
+
 def test_no_import_cycles_between_files() -> None:
     # The face names rooms in strings and for type checkers only; no room ever imports the face
     # (the test above), so it closes no cycle except through the helper that makes it lazy.

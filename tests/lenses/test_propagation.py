@@ -20,10 +20,10 @@ from interp.lenses import (
     propagate,
     score_tokens,
 )
-from interp.lenses.frozen import FrozenNorm
 from interp.lenses.propagation import crossing
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
+from interp.models.stream.frozen import FrozenNorm
 from interp.models.text.tokens import TokenBatch
 from tests.lenses import toys
 from tests.models import zoo

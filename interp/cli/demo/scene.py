@@ -134,7 +134,7 @@ def set_scene(
 
 def _scene_of(model: HookedModel, name: str, text: str, seed: int, own: bool) -> Scene:
     """The text for a model that reads text; as many random ids as fit for one without tokenizer."""
-    if model.adapter.inputs == "pixels" or model.cfg.d_vocab == 0:
+    if model.reads == "pixels" or model.cfg.d_vocab == 0:
         raise ModelError(
             "the demo reads token sequences",
             got=f"{name}, a model of family {model.cfg.family}",

@@ -140,7 +140,7 @@ def _losses(
 ) -> Losses | None:
     """Losses over all sequences; None where the model predicts no next token."""
     mean = tally.variance.mean
-    is_lm = model.cfg.causal and model.adapter.unembed is not None
+    is_lm = model.cfg.causal and model.has_head
     if not config.splice or not is_lm or tokens.n_ctx < 2 or mean is None:
         return None
     parts = [

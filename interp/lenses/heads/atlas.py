@@ -58,7 +58,7 @@ def head_atlas(
     fields: dict[str, Any] = dict.fromkeys(ON_REPEATS)
     fields |= {name: value[:-1].reshape(shape) for name, value in values.items()}
     copying = None
-    if model.adapter.unembed_module is not None:
+    if model.head is not None:
         copying = heads_from_weights(model, n_tokens=2).eigenvalues
     return HeadAtlas(
         **fields,

@@ -75,7 +75,7 @@ def heads_from_weights(model: HookedModel, *, n_tokens: int = 512, seed: int = 0
     b_k = b_k.repeat_interleave(group, 1)
     written = torch.einsum("td,lhde,lhef->lhtf", embed, v, o)  # what a head writes for token t
     copying = eigenvalues = None
-    if model.adapter.unembed_module is not None and model.W_U.shape[1] == cfg.d_vocab:
+    if model.head is not None and model.W_U.shape[1] == cfg.d_vocab:
         unembed = model.W_U.detach().float()
         logits = written @ unembed[:, draw.to(model.device)]
         copying = _recall(logits)

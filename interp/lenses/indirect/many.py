@@ -18,9 +18,9 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, MemoryBudgetError, ShapeError
 from interp.core.result import Result
-from interp.lenses.frozen import wide
 from interp.lenses.indirect.one import Carriers, carried_effects, find_carriers, through
 from interp.models.hooked import HookedModel
+from interp.models.stream.frozen import wide
 
 BUDGET = 2 * 2**30
 """Bytes that the effects of all inputs may take."""

@@ -21,11 +21,11 @@ from interp.core.activations import Activations
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ModelError
 from interp.core.result import Result
-from interp.lenses.frozen import FrozenNorm, wide
 from interp.lenses.reading import one_row, passed_on, pieces_of
 from interp.lenses.readout import read_head
-from interp.lenses.writers import Stream, Writer, norm_before, residual_stream
 from interp.models.hooked import HookedModel
+from interp.models.stream.frozen import FrozenNorm, wide
+from interp.models.stream.writers import Stream, Writer, norm_before, residual_stream
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 """Bound on the gap; a double-precision model whose norms compute in float32 is held to 1e-6."""
@@ -124,7 +124,7 @@ def second_order(
         unseen = [_replay(model, inputs, mlp, w, acts, kwargs)[at] for w in later]
         replay = torch.stack(unseen).sum(0) @ reader
         rounding = (stream.norm.apply(wide(last)) - normalized).abs().max()
-    pieces = pieces_of(model, *reading.ids) if model.adapter.inputs == "tokens" else None
+    pieces = pieces_of(model, *reading.ids) if model.reads == "tokens" else None
     named = reading.targets(pieces or {int(i): str(int(i)) for ids in reading.ids for i in ids})
     return SecondOrder(
         effects=effects,
@@ -322,7 +322,7 @@ def _tokens(
     model: HookedModel, acts: Activations, inputs: Any, kwargs: dict[str, Any]
 ) -> tuple[Sequence[str], Tensor]:
     """Names of the positions, and which are real."""
-    if model.adapter.inputs != "pixels":
+    if model.reads != "pixels":
         ids, real = one_row(model, acts, inputs, kwargs)
         return model.to_str_tokens(ids), real
     first = next(iter(acts.values()))

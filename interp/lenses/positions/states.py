@@ -19,9 +19,9 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.result import Result
-from interp.lenses.frozen import wide
 from interp.lenses.reading import whole_rows
 from interp.models.hooked import HookedModel
+from interp.models.stream.frozen import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

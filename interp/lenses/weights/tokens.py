@@ -52,9 +52,9 @@ def vocabulary(model: HookedModel, space: str = "auto", *, final_norm: bool = Tr
     if space not in get_args(Space):
         raise ConfigError("unknown space", got=space, expected=", ".join(get_args(Space)))
     if space == "auto":
-        space = "embed" if model.adapter.unembed_module is None else "unembed"
+        space = "embed" if model.head is None else "unembed"
     vectors = model.W_U if space == "unembed" else model.W_E.T
-    norm = model.adapter.ln_final
+    norm = model.final_norm
     parts = norm_parts(norm) if norm is not None else None
     gain = parts.gain(norm) if parts is not None and norm is not None else None
 
@@ -311,7 +311,7 @@ def token_pieces(model: HookedModel, ids: Tensor) -> dict[int, str]:
     if model.tokenizer is not None:
         return dict(zip(seen, model.to_str_tokens(torch.tensor(seen)), strict=True))
     classes = getattr(config, "id2label", None) or {}
-    named = model.adapter.inputs == "pixels"
+    named = model.reads == "pixels"
     return {i: str(classes.get(i, i)) if named else str(i) for i in seen}
 
 

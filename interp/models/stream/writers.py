@@ -12,11 +12,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from interp.core.errors import ModelError
-from interp.lenses.frozen import IDENTITY, FrozenNorm, frozen_norm, wide
 from interp.models.adapters.adapter import Stack, find
 from interp.models.adapters.guest import own_weight
 from interp.models.adapters.linear import linear_bias, linear_weight
 from interp.models.hooked import HookedModel
+from interp.models.stream.frozen import IDENTITY, FrozenNorm, frozen_norm, wide
 
 
 @dataclass(frozen=True)
