@@ -1,6 +1,4 @@
 from interp.plotting.attention import attention_patterns as attention_patterns
-from interp.plotting.attention_view import AttentionView as AttentionView
-from interp.plotting.attention_view import attention_page as attention_page
 from interp.plotting.basics import bars as bars
 from interp.plotting.basics import heatmap as heatmap
 from interp.plotting.basics import lines as lines
@@ -11,8 +9,10 @@ from interp.plotting.config import HeadMapConfig as HeadMapConfig
 from interp.plotting.config import LensConfig as LensConfig
 from interp.plotting.config import Quantity as Quantity
 from interp.plotting.generic import plot_result as plot_result
-from interp.plotting.lens.heads import head_heatmap as head_heatmap
 from interp.plotting.registry import load_renderers as load_renderers
-from interp.plotting.rooms.lenses import lens_heatmap as lens_heatmap
+from interp.plotting.rooms.lenses.attention_view import AttentionView as AttentionView
+from interp.plotting.rooms.lenses.attention_view import attention_page as attention_page
+from interp.plotting.rooms.lenses.heads import head_heatmap as head_heatmap
+from interp.plotting.rooms.lenses.stream import lens_heatmap as lens_heatmap
 from interp.plotting.tokens import TokenStrip as TokenStrip
 from interp.plotting.training import training_curves as training_curves

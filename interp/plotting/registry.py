@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 
 
 def load_renderers(result_type: type | None = None) -> None:
-    """Import the renderers for a result type: its room's file here, and the generic ones.
+    """Import the renderers for a result type: its room's file or folder, and the generic ones.
 
     Args:
         result_type: A subclass of Result defined in `interp.<room>`; None loads the generic
@@ -19,5 +20,8 @@ def load_renderers(result_type: type | None = None) -> None:
         if parts[0] != "interp" or len(parts) < 2:
             continue
         name = f"interp.plotting.rooms.{parts[1]}"
-        if find_spec(name) is not None:
-            import_module(name)
+        if find_spec(name) is None:
+            continue
+        room = import_module(name)
+        for file in iter_modules(getattr(room, "__path__", ())):
+            import_module(f"{name}.{file.name}")

@@ -14,7 +14,7 @@ from interp.core.errors import ConfigError, MissingDependency, ShapeError
 from interp.core.escape import json_island
 from interp.core.result import Result
 from interp.plotting import labels, theme
-from interp.plotting.attention_view import HEIGHT, AttentionView
+from interp.plotting.rooms.lenses.attention_view import HEIGHT, AttentionView
 from interp.plotting.tokens import TokenStrip
 from interp.reports.config import Item, Table
 from interp.reports.tables import Numbers, of_figure, of_frame, of_result, of_rows

@@ -34,9 +34,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if isinstance(module, SmallTransformer) and isinstance(args[0], torch.Tensor):
                 read += args[0].numel()
 
-        counting = register_module_forward_pre_hook(count)
-        assert main(["demo"]) == 0
-        counting.remove()
+        counting = register_module_forward_pre_hook(count)  # of every module in the process
+        try:
+            assert main(["demo"]) == 0
+        finally:
+            counting.remove()
         # Measured: 752,629, which with all the rest takes two cores under a minute.
         assert 0 < read < 1_000_000, f"{read} tokens through the model"
     return folder / DEFAULT_OUT

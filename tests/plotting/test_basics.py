@@ -10,7 +10,7 @@ from interp.core.errors import ShapeError
 from interp.plotting import theme
 from interp.plotting.basics import bars, heatmap, lines
 from interp.plotting.config import HeadMapConfig, Quantity
-from interp.plotting.lens.heads import head_heatmap
+from interp.plotting.rooms.lenses.heads import head_heatmap
 
 DIFF = Quantity("logit difference", "logits", "promotes the answer")
 

@@ -9,7 +9,7 @@ pytest.importorskip("interp.lenses.result", reason="needs the lens room's result
 
 from interp.core.errors import ConfigError
 from interp.plotting.config import LensConfig
-from interp.plotting.rooms.lenses import lens_heatmap
+from interp.plotting.rooms.lenses.stream import lens_heatmap
 from tests.plotting.samples import NASTY, lens_result
 
 CHOICES = ("target_prob", "top_prob", "entropy", "kl", "target_rank")

@@ -16,7 +16,7 @@ from interp.core.result import Check, Checks, Result
 from interp.plotting import basics
 from interp.plotting.attention import attention_patterns
 from interp.plotting.config import Quantity
-from interp.plotting.lens.heads import head_heatmap
+from interp.plotting.rooms.lenses.heads import head_heatmap
 from interp.plotting.tokens import TokenStrip
 from interp.plotting.training import training_curves
 from interp.reports.config import Item, Section, Table

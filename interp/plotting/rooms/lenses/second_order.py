@@ -11,7 +11,7 @@ from interp.lenses.indirect.many import NeuronDirections, SecondOrderAblation, S
 from interp.lenses.indirect.one import SecondOrder
 from interp.plotting import basics, labels
 from interp.plotting.config import HeadMapConfig, Quantity
-from interp.plotting.lens import heads
+from interp.plotting.rooms.lenses import heads
 
 
 @renders(SecondOrder)

@@ -26,7 +26,7 @@ from interp.plotting.attention import attention_patterns
 from interp.plotting.config import AttentionConfig
 from interp.plotting.html import render
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2]
 HEIGHT = 820
 """Pixels that the page takes where it is framed."""
 MOST = 32

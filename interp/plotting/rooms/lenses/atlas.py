@@ -18,7 +18,7 @@ from interp.lenses.heads.syntax import SyntaxScores
 from interp.lenses.heads.weights import WeightHeads
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import HeadMapConfig, Quantity
-from interp.plotting.lens import heads
+from interp.plotting.rooms.lenses import heads
 
 _MASS = "mean attention"
 _QUANTITIES = {

@@ -15,7 +15,7 @@ from interp.core.result import renders
 from interp.lenses.decomposition import Decomposition
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import DecompositionConfig, HeadMapConfig, Quantity
-from interp.plotting.lens import heads
+from interp.plotting.rooms.lenses import heads
 
 BAR = 22
 SIGNS = "the part says it (blue +, red −)"

@@ -1,0 +1,1 @@
+"""The pictures of lenses, attention, decompositions and weights."""
