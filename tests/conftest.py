@@ -8,8 +8,10 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch, transformers or a child process can read them.
 SUPPORT = Path(__file__).parent / "support"
@@ -53,6 +55,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="full size only: make test-all"))
         if item.get_closest_marker("browser") and no_browser:
             item.add_marker(pytest.mark.skip(reason="no Chromium: apt-get install chromium"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Seconds per room, summed over processes: where the next cheaper test is to be looked for.
+
+    A room gets 45 s of the push suite, its notebooks 20 s (docs/folders.md lists the rooms).
+    """
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            parts = str(getattr(report, "nodeid", "")).split("/")
+            if hasattr(report, "duration") and len(parts) > 2:
+                seconds[parts[1]] += report.duration
+    if sum(seconds.values()) > 60:
+        told = ", ".join(f"{room} {spent:.0f}" for room, spent in seconds.most_common())
+        terminalreporter.write_line(f"seconds of tests by room: {told}")
 
 
 @pytest.fixture(autouse=True)
