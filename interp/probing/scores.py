@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.special import ndtri
 
+from interp.core.intervals import wilson
 from interp.probing.rows import Target
 
 LEAST_R2 = -1e12
@@ -52,15 +52,7 @@ def accuracy(right: Bool[Tensor, "n"], groups: Tensor, confidence: float = 0.95)
     spread = p * (1 - p) * n
     inflation = float(off.square().sum()) / spread * g / max(g - 1, 1) if spread > 0 else n / g
     low, high = wilson(p, n / max(inflation, 1.0), confidence)
-    return Interval(p, low, high)
-
-
-def wilson(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share `p` of `n` trials."""
-    z = float(ndtri(torch.tensor(0.5 + confidence / 2, dtype=torch.float64)))
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+    return Interval(p, float(low), float(high))
 
 
 def r2(guessed: Tensor, true: Tensor, groups: Tensor, confidence: float = 0.95) -> Interval:
@@ -113,12 +105,16 @@ class Binary(NamedTuple):
 
 def binary_scores(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"]) -> Binary:
     """Figures at threshold 0, and the areas under ROC and PR."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     said = score > 0
     tp = float((said & positive).sum())
     fp, fn = float((said & ~positive).sum()), float((~said & positive).sum())
     tn = len(score) - tp - fp - fn
     n, agreed = len(score), tp + tn
     by_chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / max(n, 1)
+    both = 0 < int(positive.sum()) < n
+    told = positive.numpy(), score.double().numpy()
     denominator = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
     return Binary(
         f1=_ratio(2 * tp, 2 * tp + fp + fn),
@@ -127,30 +123,9 @@ def binary_scores(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"]) -> Bin
         fmi=_ratio(tp, ((tp + fp) * (tp + fn)) ** 0.5),
         precision=_ratio(tp, tp + fp),
         recall=_ratio(tp, tp + fn),
-        roc_auc=roc_auc(score, positive),
-        pr_auc=_average_precision(score, positive),
+        roc_auc=float(roc_auc_score(*told)) if both else 0.0,
+        pr_auc=float(average_precision_score(*told)) if bool(positive.any()) else 0.0,
     )
-
-
-def roc_auc(score: Float[Tensor, "n"], positive: Bool[Tensor, "n"]) -> float:
-    """Chance that a positive row scores above a negative one, ties half; 0 without both."""
-    n_pos = int(positive.sum())
-    n_neg = len(score) - n_pos
-    _, place, counts = score.double().unique(return_inverse=True, return_counts=True)
-    top = counts.cumsum(0).double()
-    rank = (top - (counts - 1) / 2)[place]
-    return _ratio(float(rank[positive].sum()) - n_pos * (n_pos + 1) / 2, float(n_pos * n_neg))
-
-
-def _average_precision(score: Tensor, positive: Tensor) -> float:
-    """Sum over distinct thresholds of (recall step) * precision, as scikit-learn's."""
-    values, place = score.double().unique(return_inverse=True)
-    hits = torch.zeros(len(values), dtype=torch.float64)
-    seen = hits.clone()
-    hits.index_add_(0, place, positive.double())
-    seen.index_add_(0, place, torch.ones(len(score), dtype=torch.float64))
-    tp, n = hits.flip(0).cumsum(0), seen.flip(0).cumsum(0)
-    return _ratio(float((hits.flip(0) * tp / n).sum()), float(hits.sum()))
 
 
 def _ratio(a: float, b: float) -> float:

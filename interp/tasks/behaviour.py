@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.intervals import wilson
 from interp.core.provenance import fingerprint_text
 from interp.core.result import Result
 from interp.tasks import metrics
@@ -22,7 +23,6 @@ from interp.tasks.task import Task
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
 
-Z95 = 1.959963984540054
 NAN = float("nan")
 
 
@@ -76,10 +76,10 @@ class TaskReport(Result):
         """The same numbers over all prompts together, and how many those are."""
         weights = self.n.double() / self.n.sum()
         share = float((self.right * weights).sum())
-        low, high = wilson(torch.tensor([share]), self.n.sum()[None])
+        low, high = wilson(share, self.n.sum())
         fields = ("top1", "preferred", "logit_difference", "probability")
         means = {name: float((getattr(self, name) * weights).sum()) for name in fields}
-        ends = {"low": float(low[0]), "high": float(high[0])}
+        ends = {"low": float(low), "high": float(high)}
         return {"right": share, **ends, **means, "n": float(self.n.sum())}
 
     def check(self) -> Checks:
@@ -150,19 +150,6 @@ def measure(
         names = [each.name] * len(batch) if several else list(batch.templates)
         groups += _grouped(names, scores, each)
     return _report(model, groups, several, tasks, fingerprint_text("\n".join(texts)), shortened)
-
-
-def wilson(
-    share: Float[Tensor, " group"], n: Int[Tensor, " group"]
-) -> tuple[Float[Tensor, " group"], Float[Tensor, " group"]]:
-    """Ends of the 95 % score interval of a share of n trials (Wilson 1927, eq. 7)."""
-    n = n.double()
-    share = share.double()
-    middle = share + Z95**2 / (2 * n)
-    reach = Z95 * (share * (1 - share) / n + Z95**2 / (4 * n**2)).sqrt()
-    scale = 1 + Z95**2 / n
-    low, high = (middle - reach) / scale, (middle + reach) / scale
-    return low.clamp(0, 1).float(), high.clamp(0, 1).float()
 
 
 @dataclass(frozen=True)
@@ -264,7 +251,7 @@ def _report(
             fix="criterion='accuracy'",
         )
     n = torch.tensor([group.n for group in groups])
-    low, high = wilson(right, n)
+    low, high = (end.float() for end in wilson(right, n))
     return TaskReport(
         right=right,
         low=low,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from interp.core.intervals import wilson
 from interp.plotting import theme
 from interp.plotting.rooms.tasks import MOST, accuracy_bars
-from interp.tasks.behaviour import TaskReport, wilson
+from interp.tasks.behaviour import TaskReport
 
 
 def report(right: list[float], bar: float, names: list[str]) -> TaskReport:
     share, n = torch.tensor(right), torch.full((len(right),), 37)
-    low, high = wilson(share, n)
+    low, high = (end.float() for end in wilson(share, n))
     return TaskReport(
         right=share, low=low, high=high, top1=share, preferred=torch.full_like(share, torch.nan),
         logit_difference=torch.full_like(share, torch.nan), probability=share / 2, n=n,

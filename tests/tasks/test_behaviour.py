@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 
 import interp
 from interp.core.errors import ConfigError
+from interp.core.intervals import wilson
 from interp.tasks import Prompt, Prompts, Task, TaskReport, load_task, measure
-from interp.tasks.behaviour import wilson
 from tests.tasks.toys import bigram
 
 MODEL = bigram(
