@@ -15,9 +15,11 @@ class Check(NamedTuple):
     value: float
     """What was measured."""
     bound: float
-    """The largest value that passes, unless `ok` was decided otherwise."""
+    """The last value that passes, unless `ok` was decided otherwise."""
     ok: bool
     """Whether it passes."""
+    sense: str = "≤"
+    """How the value must stand to the bound: ≤ or ≥."""
 
     @classmethod
     def at_most(cls, name: str, value: float | Tensor, bound: float) -> Check:
@@ -27,12 +29,11 @@ class Check(NamedTuple):
     @classmethod
     def at_least(cls, name: str, value: float | Tensor, bound: float) -> Check:
         """Passes if the value is at least `bound`; NaN never does."""
-        return cls(name, float(value), bound, float(value) >= bound)
+        return cls(name, float(value), bound, float(value) >= bound, "≥")
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} {self.value:.3g} (bound {self.bound:.3g}) {'ok' if self.ok else 'FAILED'}"
-        )
+        verdict = "ok" if self.ok else "FAILED"
+        return f"{self.name} {self.value:.3g} ({self.sense} {self.bound:.3g}) {verdict}"
 
 
 class Checks(tuple[Check, ...]):

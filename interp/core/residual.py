@@ -31,10 +31,16 @@ class ResidualStacks(Mapping[str, Tensor]):
     ) -> Float[Tensor, "layer ..."]:
         """One site of every layer (or of the given layers), stacked in front.
 
+        Args:
+            short: A short key ("resid_post"), or a name with a star for the layer
+                ("blocks.*.hook_resid_post").
+
         Raises:
             SiteError: A layer was not captured.
         """
         chosen = range(self._n_layers()) if layers is None else layers
+        if short.count("*") == 1 and sublayer is None:
+            return torch.stack([self[short.replace("*", str(layer))] for layer in chosen])
         return torch.stack([self[short, layer, sublayer] for layer in chosen])
 
     def accumulated_resid(

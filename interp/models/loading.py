@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,20 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _not_here(text: str) -> ModelError:
-    near, names = did_you_mean(text, bundled_models()), ", ".join(bundled_models())
-    looked = f"the folder {Path(text).expanduser().absolute()} and the bundled models"
+    known = bundled_models()
+    # A hub's name is no misspelt bundled one.
+    near = did_you_mean(text, known) if get_close_matches(text, known, cutoff=0.5) else ""
+    names, place, is_file = ", ".join(known), Path(text).expanduser(), False
+    with suppress(OSError, ValueError):  # too long, NUL
+        is_file = place.is_file()
+    if is_file:
+        return ModelError(
+            f"{text!r} is a file, not a model folder",
+            got=place.name,
+            expected="the folder of a model: its configuration beside its weights",
+            fix=f"load_model({str(place.parent)!r}), if the model's config.json lies there",
+        )
+    looked = f"the folder {place.absolute()} and the bundled models"
     return ModelError(
         f"no model {text!r} on this machine",
         got=f"looked for {looked}" + (f" ({names})" if names else ""),

@@ -60,6 +60,8 @@ class CheckRow:
     """The number allowed."""
     ok: bool
     """Whether it holds."""
+    sense: str = "≤"
+    """How the number found must stand to the number allowed."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _of_result(result: Result, item: Item, limit: int) -> Block:
     except (ConfigError, MissingDependency) as problem:
         note = f"No picture: {problem.what}."
     rows = tuple(
-        CheckRow(check.name, float(check.value), float(check.bound), bool(check.ok))
+        CheckRow(check.name, float(check.value), float(check.bound), bool(check.ok), check.sense)
         for check in result.check()
     )
     return Block(

@@ -280,7 +280,9 @@ def test_checks_say_what_holds() -> None:
     failed = toy(total=torch.tensor(1e3)).check()
     assert not failed.ok and "FAILED" in str(failed)
     assert not Check.at_most("x", math.nan, 1.0).ok and not Check.at_least("x", math.nan, 1.0).ok
-    assert Check.at_least("x", torch.tensor(2.0), 2.0) == ("x", 2.0, 2.0, True)
+    assert Check.at_least("x", torch.tensor(2.0), 2.0) == ("x", 2.0, 2.0, True, "≥")
+    assert str(Check.at_least("x", 1.0, 2.0)) == "x 1 (≥ 2) FAILED"
+    assert str(Check.at_most("x", 1.0, 2.0)) == "x 1 (≤ 2) ok"
     assert Result.check(toy()).ok and str(Checks()) == "none declared"
 
 

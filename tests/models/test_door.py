@@ -562,3 +562,26 @@ def test_what_a_module_derived_from_its_weights_is_copied() -> None:
     expected = model([5, 6, 7])
     for made in (copy.deepcopy(model), model.to(torch.float64)):
         torch.testing.assert_close(made([5, 6, 7]), expected.to(made([5, 6, 7])), atol=1e-4, rtol=0)
+
+
+# --- no model
+
+
+def test_what_is_no_model_here_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="on this machine") as caught:
+        interp.load_model("gpt2")
+    assert "did you mean" not in str(caught.value) and "allow_download" in str(caught.value)
+    with pytest.raises(ModelError, match="did you mean 'tiny-grammar'"):
+        interp.load_model("tiny-gramar")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ModelError, match="is a file, not a model folder") as caught:
+        interp.load_model(file)
+    assert str(tmp_path) in str(caught.value.fix)
+
+
+def test_a_stack_is_asked_for_by_short_key_or_by_name() -> None:
+    _, acts = model_of("gpt2").run_with_cache([5, 6, 7])
+    by_name = acts.stack("blocks.*.hook_resid_post")
+    assert torch.equal(by_name, acts.stack("resid_post")) and len(by_name) == 3
+    assert torch.equal(acts.stack("blocks.*.attn.hook_z", layers=[1])[0], acts["z", 1])

@@ -86,7 +86,7 @@ def test_every_figure_has_its_island_and_its_table(html: str) -> None:
 
 def test_checks_and_provenance_are_printed(html: str) -> None:
     assert "✓ holds" in html and "✗ fails" in html
-    assert "0.25 (bound 0.5)" in html
+    assert "0.25 (≤ 0.5)" in html
     assert html.count("<dl>") == 1 and "blocks.0.hook_resid_post" in html
 
 
@@ -104,7 +104,9 @@ def test_numbers_beside_the_page(page: Path, html: str) -> None:
     assert numbers["schema"] == "interp.report/1"
     assert numbers["page_sha256"] == hashlib.sha256(page.read_bytes()).hexdigest()
     result = numbers["sections"][0]["blocks"][0]
-    assert result["checks"][0] == {"name": "alpha", "value": 0.25, "bound": 0.5, "ok": True}
+    assert result["checks"][0] == {
+        "name": "alpha", "value": 0.25, "bound": 0.5, "ok": True, "sense": "≤",
+    }  # fmt: skip
     (table,) = result["tables"]
     assert table["columns"] == ["layer", "name", "scores"] and table["n_rows"] == 10
     assert table["rows"][7] == [1, "gamma", 2.0]
