@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+SHOWN = 3
+"""Checks that are written out."""
+
 
 class Check(NamedTuple):
     """One named number with its bound."""
@@ -47,4 +50,12 @@ class Checks(tuple[Check, ...]):
         return all(check.ok for check in self)
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self)) or "none declared"
+        """On one line, however many there are: those that fail first of all."""
+        failed = [check for check in self if not check.ok]
+        if len(self) <= SHOWN:
+            return "; ".join(map(str, self)) or "none declared"
+        if not failed:
+            return f"{len(self)} checks, all ok"
+        more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        told = "; ".join(map(str, failed[:SHOWN]))
+        return f"{len(failed)} of {len(self)} checks FAILED: {told}{more}"

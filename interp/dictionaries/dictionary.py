@@ -126,6 +126,18 @@ class Dictionary(Trained):
         """The encoder, one column per latent; matching pursuit reads with its decoder."""
         return (self.W_dec if self.config.activation == "matching_pursuit" else self.encoder).T
 
+    def extra_repr(self) -> str:
+        """What it is, in one line."""
+        c = self.config
+        k = "" if c.k is None else f", k={c.k:g}"
+        out = f" -> {c.width_out}" if c.is_transcoder else ""
+        where = (
+            self.site_in if self.site_in == self.site_out else f"{self.site_in} -> {self.site_out}"
+        )
+        return f"{c.activation}{k}, {c.d_in} -> {c.d_sae} latents{out}" + (
+            f", {where}" if where else ""
+        )
+
     @property
     def site_in(self) -> str:
         """Site read; "" is not tied to a model."""

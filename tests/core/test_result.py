@@ -286,6 +286,15 @@ def test_checks_say_what_holds() -> None:
     assert Result.check(toy()).ok and str(Checks()) == "none declared"
 
 
+def test_many_checks_are_one_line() -> None:
+    good, bad = Check.at_most("x", 0.0, 1.0), Check.at_most("y", 2.0, 1.0)
+    assert str(Checks([good] * 3)).count("ok") == 3
+    assert str(Checks([good] * 40)) == "40 checks, all ok"
+    assert str(Checks([good] * 40 + [bad])) == "1 of 41 checks FAILED: y 2 (≤ 1) FAILED"
+    told = str(Checks([bad] * 9))
+    assert told.startswith("9 of 9 checks FAILED: ") and told.endswith("; and 6 more")
+
+
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """No renderers, no types and no loaders, until the test is over."""
