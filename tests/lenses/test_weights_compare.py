@@ -24,6 +24,7 @@ from interp.lenses import (
 from interp.models.hooked import HookedModel
 from tests.lenses import toys
 from tests.models.zoo import D, L, M, V, make
+from tests.support.closeness import rounding_bound
 
 
 def folded(dtype: torch.dtype = torch.float64) -> HookedModel:
@@ -98,10 +99,12 @@ def test_stitching_a_rotated_copy_changes_nothing_and_a_random_kernel_everything
     ids = torch.randint(5, V, (3, 11))
     torch.testing.assert_close(stitch_kernel(other, model), turn.T, atol=1e-9, rtol=1e-7)
     expected = model(ids)
+    # Every layer adds up D numbers a few times, turned in one model and not in the other; Llama's
+    # norms and its softmax do so in float32 whatever the dtype.
+    bound = rounding_bound(torch.float32, 4 * L * D, float(expected.abs().max()))
     for cut in ((0, 0), (1, 1), (2, 2)):
-        torch.testing.assert_close(
-            run_stitched(other, model, ids, cut), expected, atol=1e-6, rtol=1e-5
-        )
+        found = run_stitched(other, model, ids, cut)
+        torch.testing.assert_close(found, expected, rtol=0, atol=bound)
     noise = run_stitched(other, model, ids, (2, 2), torch.randn(D, D, dtype=torch.float64))
     assert (noise - expected).abs().max() > 0.1
     whole = run_stitched(other, model, ids, (L, L - 1))
