@@ -30,9 +30,7 @@ AT = "blocks.4.hook_resid_pre"
 NODES = 24
 FEW_NODES = 8
 """Over many pairs: the ratio does not depend on how many nodes both orders share."""
-PATH_SITES = (
-    "hook_embed", "blocks.6.hook_resid_pre", "blocks.6.attn.hook_z", "blocks.11.mlp.hook_post",
-)  # fmt: skip
+PATH_SITES = ("hook_embed", "blocks.6.hook_resid_pre", "blocks.6.attn.hook_z", "blocks.11.mlp.hook_post")
 A, B = "A man plays a guitar.", "Someone performs music on stage."
 
 
@@ -80,9 +78,7 @@ def reference(one: Tower, n: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def pair_costs(
-    model: interp.HookedModel, a: str, b: str, at: str, nodes: int = NODES
-) -> tuple[float, float]:
+def pair_costs(model: interp.HookedModel, a: str, b: str, at: str, nodes: int = NODES) -> tuple[float, float]:
     """CPU seconds of both orders on both towers; refuses to time unequal results."""
     towers = [tower(model, text, at) for text in (a, b)]
     fast, mine = cpu(lambda: [ours(one, nodes) for one in towers])
@@ -173,20 +169,23 @@ def main() -> None:
             print(layer(model, at, wanted.layers), flush=True)
         return
     pair_costs(model, A, B, AT)
-    fast, slow = (statistics.median(t) for t in zip(
-        *(pair_costs(model, A, B, AT) for _ in range(3)), strict=True))  # fmt: skip
-    print(f"pair of 8 + 8 tokens, {NODES} nodes: ours {fast:.2f} s, reference {slow:.2f} s, "
-          f"{slow / fast:.1f} x")  # fmt: skip
+    fast, slow = (
+        statistics.median(t) for t in zip(*(pair_costs(model, A, B, AT) for _ in range(3)), strict=True)
+    )
+    print(
+        f"pair of 8 + 8 tokens, {NODES} nodes: ours {fast:.2f} s, reference {slow:.2f} s, {slow / fast:.1f} x"
+    )
     try:
         times = [pair_costs(model, a, b, AT, FEW_NODES) for a, b in stsb(wanted.pairs)]
         total = [sum(t) for t in zip(*times, strict=True)]
-        print(f"{len(times)} STS-B pairs: ours {total[0]:.1f} s, reference {total[1]:.1f} s, "
-              f"{total[1] / total[0]:.1f} x")  # fmt: skip
+        print(
+            f"{len(times)} STS-B pairs: ours {total[0]:.1f} s, reference {total[1]:.1f} s, "
+            f"{total[1] / total[0]:.1f} x"
+        )
     except FileNotFoundError:
         print("STS-B is not here: only the single pair was timed")
     for at in PATH_SITES:
-        print(f"integrated gradients over its passes, 12 layers, {at}: "
-              f"{path_overhead(gpt2(), at):.2f} x")  # fmt: skip
+        print(f"integrated gradients over its passes, 12 layers, {at}: {path_overhead(gpt2(), at):.2f} x")
 
 
 if __name__ == "__main__":

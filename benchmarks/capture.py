@@ -78,9 +78,7 @@ def bridge(raw: Any, vocabulary: int) -> Any:
     return TransformerBridge.boot_transformers(folder, device="cpu").eval().requires_grad_(False)
 
 
-def variants(
-    which: str, layers: int, d_model: int, heads: int, vocabulary: int, ids: Any
-) -> dict[str, Call]:
+def variants(which: str, layers: int, d_model: int, heads: int, vocabulary: int, ids: Any) -> dict[str, Call]:
     """Name -> call, for `plain`, `interp`, `bridge`, `ht` or `nnsight`."""
     middle = MIDDLE if layers > 6 else f"blocks.{layers // 2}.hook_resid_post"
     if which in ("plain", "interp"):
@@ -207,11 +205,7 @@ def memory(peers: list[str], repeats: int) -> dict[str, Any]:
                 continue
             command = [sys.executable, __file__, "--one-memory", who, what]
             found = [
-                int(
-                    subprocess.run(
-                        command, capture_output=True, text=True, check=True
-                    ).stdout.split()[-1]
-                )
+                int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
                 for _ in range(repeats)
             ]
             out[f"memory | {who} · {what}"] = statistics.median(found)
@@ -222,15 +216,11 @@ def memory(peers: list[str], repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line, run, print, and write the figures as JSON when asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument(
-        "--json", help="also print the ratios as one JSON line", action="store_true"
-    )
+    parser.add_argument("--json", help="also print the ratios as one JSON line", action="store_true")
     parser.add_argument("--peers", nargs="*", default=["interp", "ht", "bridge", "nnsight"])
     parser.add_argument("--one-memory", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -37,10 +37,7 @@ def products(n: int, d: int, m: int, k: int, dtype: torch.dtype) -> dict[str, tu
             lambda: entries.decode(values, W),
             lambda: kernels.weighted_rows(entries.column, W, entries.offsets, values),
         ),
-        "dot": (
-            lambda: entries.dot(G, W),
-            lambda: kernels.dots(entries.row, entries.column, G, W),
-        ),
+        "dot": (lambda: entries.dot(G, W), lambda: kernels.dots(entries.row, entries.column, G, W)),
         "outer": (
             lambda: entries.outer(values, G),
             lambda: kernels.weighted_rows(row, G, offsets, values[order]),

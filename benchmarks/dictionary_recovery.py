@@ -48,9 +48,11 @@ GATED = (0.5, 1.0, 1.2, 1.5, 2.0)
 L0 = 5.63
 STOP, PASSES = 0.7, 16  # matching pursuit: where a row is done, and after how many latents at most
 PURSUIT: dict[str, Any] = {
-    "activation": "matching_pursuit", "max_iterations": PASSES,
-    "resample_every": 150, "resample_similar": 0.9,
-}  # fmt: skip
+    "activation": "matching_pursuit",
+    "max_iterations": PASSES,
+    "resample_every": 150,
+    "resample_similar": 0.9,
+}
 START = 0.1  # norm of rows at the start: the encoder's and, if free, the decoder's (as sae-lens's)
 FIGURES = ("mcc", "f1", "latent_f1", "uniqueness", "rec90", "fvu", "l0", "dead")
 
@@ -93,10 +95,19 @@ def ours(**fixed: Any) -> Make:
     def run(world: SyntheticWorld, setting: float, seed: int, plan: Schedule) -> Any:
         values: dict[str, Any] = {"lr": 1e-3, knob: setting} | fixed
         config = TrainConfig(
-            d_sae=world.config.n_features, steps=plan.steps, batch_size=plan.batch,
-            lr_warmup=plan.warmup, sparsity_warmup=0, lr_decay=plan.decay, scale=False,
-            grad_clip=None, seed=seed, encoder_scale=START, residual_threshold=STOP, **values,
-        )  # fmt: skip
+            d_sae=world.config.n_features,
+            steps=plan.steps,
+            batch_size=plan.batch,
+            lr_warmup=plan.warmup,
+            sparsity_warmup=0,
+            lr_decay=plan.decay,
+            scale=False,
+            grad_clip=None,
+            seed=seed,
+            encoder_scale=START,
+            residual_threshold=STOP,
+            **values,
+        )
         made = run_training(config, Rows(plan))
         return next(iter(made.dictionaries.values()))
 
@@ -120,77 +131,96 @@ AT_ONCE = {"sparsity_warmup_steps": 0}  # the penalty is whole from the first st
 TRAINERS = (
     Trainer("relu", "interp", RELU, ours(activation="relu", knob="sparsity", **FREE, **AT_ZERO)),
     Trainer(
-        "p-anneal", "interp", ANNEALED,
+        "p-anneal",
+        "interp",
+        ANNEALED,
         ours(activation="relu", knob="sparsity", lp_final=0.5, **FREE, **AT_ZERO),
     ),
     Trainer("gated", "interp", GATED, ours(activation="gated", knob="sparsity", **FREE)),
     Trainer(
-        "jumprelu", "interp", RATES,
-        ours(activation="jumprelu", l0=L0, sparsity=0.4, **RESAMPLED, **FREE),
+        "jumprelu", "interp", RATES, ours(activation="jumprelu", l0=L0, sparsity=0.4, **RESAMPLED, **FREE)
     ),
     Trainer("topk", "interp", RATES, ours(activation="topk", k=6, k_start=24)),
-    Trainer(
-        "batchtopk", "interp", RATES, ours(activation="batchtopk", k=L0, k_start=24, **REVIVED)
-    ),
-    Trainer(
-        "matryoshka", "interp", RATES, ours(activation="batchtopk", k=L0, groups=WIDTHS, **REVIVED)
-    ),
-    Trainer(
-        "matching pursuit", "interp", RATES,
-        ours(**PURSUIT),
-    ),
+    Trainer("batchtopk", "interp", RATES, ours(activation="batchtopk", k=L0, k_start=24, **REVIVED)),
+    Trainer("matryoshka", "interp", RATES, ours(activation="batchtopk", k=L0, groups=WIDTHS, **REVIVED)),
+    Trainer("matching pursuit", "interp", RATES, ours(**PURSUIT)),
     Trainer("matching pursuit distilled", "interp", RATES, distilled),
     Trainer("relu", "sae-lens", RELU, saelens("Standard", "l1_coefficient")),
     Trainer("gated", "sae-lens", GATED, saelens("Gated", "l1_coefficient")),
     Trainer(
-        "jumprelu", "sae-lens", RATES,
+        "jumprelu",
+        "sae-lens",
+        RATES,
         saelens("JumpReLU", jumprelu_sparsity_loss_mode="quadratic", target_l0=L0),
     ),
     Trainer("topk", "sae-lens", RATES, saelens("TopK", k=6)),
     Trainer("batchtopk", "sae-lens", RATES, saelens("BatchTopK", k=L0)),
     Trainer(
-        "matryoshka", "sae-lens", RATES,
-        saelens("MatryoshkaBatchTopK", k=L0, matryoshka_widths=list(WIDTHS)),
+        "matryoshka", "sae-lens", RATES, saelens("MatryoshkaBatchTopK", k=L0, matryoshka_widths=list(WIDTHS))
     ),
     Trainer(
-        "matching pursuit", "sae-lens", RATES,
+        "matching pursuit",
+        "sae-lens",
+        RATES,
         saelens("MatchingPursuit", residual_threshold=STOP, max_iterations=PASSES),
     ),
     Trainer("topk", "sparsify", RATES, sparsify(k=6)),
     Trainer(
-        "relu", "dictionary_learning", RELU,
+        "relu",
+        "dictionary_learning",
+        RELU,
         dictionary_learning("standard.StandardTrainer", "l1_penalty", **AT_ONCE),
     ),
     Trainer(
-        "p-anneal", "dictionary_learning", ANNEALED,
+        "p-anneal",
+        "dictionary_learning",
+        ANNEALED,
         dictionary_learning(
-            "p_anneal.PAnnealTrainer", "initial_sparsity_penalty", anneal_start=1500, p_end=0.5,
-            sparsity_function="Lp^p", **AT_ONCE,
+            "p_anneal.PAnnealTrainer",
+            "initial_sparsity_penalty",
+            anneal_start=1500,
+            p_end=0.5,
+            sparsity_function="Lp^p",
+            **AT_ONCE,
         ),
     ),
     Trainer(
-        "gated", "dictionary_learning", GATED,
+        "gated",
+        "dictionary_learning",
+        GATED,
         dictionary_learning("gdm.GatedSAETrainer", "l1_penalty", **AT_ONCE),
     ),
     Trainer(
-        "jumprelu", "dictionary_learning", RATES,
+        "jumprelu",
+        "dictionary_learning",
+        RATES,
         dictionary_learning("jumprelu.JumpReluTrainer", target_l0=L0, **AT_ONCE),
     ),
     Trainer("topk", "dictionary_learning", RATES, dictionary_learning("top_k.TopKTrainer", k=6)),
     Trainer(
-        "batchtopk", "dictionary_learning", RATES,
-        dictionary_learning("batch_top_k.BatchTopKTrainer", k=6),
+        "batchtopk", "dictionary_learning", RATES, dictionary_learning("batch_top_k.BatchTopKTrainer", k=6)
     ),
     Trainer(
-        "matryoshka", "dictionary_learning", RATES,
+        "matryoshka",
+        "dictionary_learning",
+        RATES,
         dictionary_learning(
-            "matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer", k=6,
+            "matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer",
+            k=6,
             group_fractions=[1 / 8, 1 / 8, 1 / 4, 1 / 2],
         ),
     ),
-)  # fmt: skip
-ONE_PASS = ("relu", "p-anneal", "gated", "jumprelu", "topk", "batchtopk", "matryoshka",
-            "matching pursuit distilled")  # fmt: skip
+)
+ONE_PASS = (
+    "relu",
+    "p-anneal",
+    "gated",
+    "jumprelu",
+    "topk",
+    "batchtopk",
+    "matryoshka",
+    "matching pursuit distilled",
+)
 
 
 @torch.no_grad()
@@ -210,9 +240,14 @@ def measure(trainer: Trainer, setting: float, seed: int, steps: int) -> dict[str
     seconds = time.process_time() - begin
     scores = score_recovery(coder, world, with_ceiling=False).summary()
     return {
-        "trainer": trainer.key, "setting": setting, "seed": seed, "steps": steps,
-        "validation_fvu": validation_fvu(coder, world), "cpu_seconds": round(seconds, 1), **scores,
-    }  # fmt: skip
+        "trainer": trainer.key,
+        "setting": setting,
+        "seed": seed,
+        "steps": steps,
+        "validation_fvu": validation_fvu(coder, world),
+        "cpu_seconds": round(seconds, 1),
+        **scores,
+    }
 
 
 def chosen(records: list[dict[str, Any]], key: str, seed: int) -> dict[str, Any] | None:
@@ -258,9 +293,11 @@ def table(records: list[dict[str, Any]], seeds: list[int]) -> None:
         name
         for name in ONE_PASS
         if (b := best.get(f"interp {name}"))
-        and b["mcc"][0] >= 0.95 and b["f1"][0] >= 0.75
-        and abs(b["l0"][0] / L0 - 1) <= 0.1 and b["dead"][0] == 0
-    ]  # fmt: skip
+        and b["mcc"][0] >= 0.95
+        and b["f1"][0] >= 0.75
+        and abs(b["l0"][0] / L0 - 1) <= 0.1
+        and b["dead"][0] == 0
+    ]
     print(f"one pass: MCC >= .95, F1 >= .75, L0 within 10 %, none dead: {', '.join(good) or 'NO'}")
 
 
@@ -272,9 +309,12 @@ def main() -> None:
     parser.add_argument("--settings", type=float, nargs="+", help="these of the grid only")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument(
-        "--log", type=Path, nargs="+", default=[Path("dictionary_recovery.jsonl")],
+        "--log",
+        type=Path,
+        nargs="+",
+        default=[Path("dictionary_recovery.jsonl")],
         help="logs to read; new runs go to the first",
-    )  # fmt: skip
+    )
     parser.add_argument("--table", action="store_true", help="print and run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)

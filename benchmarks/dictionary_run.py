@@ -47,12 +47,20 @@ def ours(args: argparse.Namespace, n: int) -> Train:
     ids = _tokens(args)
     configs = [
         TrainConfig(
-            site=SITE, name=f"k{i}", d_sae=args.d_sae, k=args.k, steps=args.steps, seed=i,
-            batch_size=args.batch, buffer_sequences=args.buffer, exclude_bos=False,
-            forward_sequences=32, lr=3e-4,
+            site=SITE,
+            name=f"k{i}",
+            d_sae=args.d_sae,
+            k=args.k,
+            steps=args.steps,
+            seed=i,
+            batch_size=args.batch,
+            buffer_sequences=args.buffer,
+            exclude_bos=False,
+            forward_sequences=32,
+            lr=3e-4,
         )
         for i in range(n)
-    ]  # fmt: skip
+    ]
     return lambda: train(configs, ids, model=model)
 
 
@@ -68,20 +76,25 @@ def saelens(args: argparse.Namespace, n: int) -> Train:
     )
 
     shared: dict[str, Any] = {
-        "model_name": "random", "dataset_path": "", "streaming": False, "prepend_bos": False,
-        "context_size": args.n_ctx, "training_tokens": args.steps * args.batch,
-        "train_batch_size_tokens": args.batch, "store_batch_size_prompts": 32,
-        "n_batches_in_buffer": max(64, args.buffer), "n_checkpoints": 0,
-        "checkpoint_path": None, "output_path": None, "n_eval_batches": 1, "lr": 3e-4,
-        "logger": LoggingConfig(log_to_wandb=False), "device": "cpu",
-    }  # fmt: skip
-    made = {
-        f"k{i}": TopKTrainingSAEConfig(d_in=args.d_model, d_sae=args.d_sae, k=args.k)
-        for i in range(n)
+        "model_name": "random",
+        "dataset_path": "",
+        "streaming": False,
+        "prepend_bos": False,
+        "context_size": args.n_ctx,
+        "training_tokens": args.steps * args.batch,
+        "train_batch_size_tokens": args.batch,
+        "store_batch_size_prompts": 32,
+        "n_batches_in_buffer": max(64, args.buffer),
+        "n_checkpoints": 0,
+        "checkpoint_path": None,
+        "output_path": None,
+        "n_eval_batches": 1,
+        "lr": 3e-4,
+        "logger": LoggingConfig(log_to_wandb=False),
+        "device": "cpu",
     }
-    given: dict[str, Any] = {
-        "override_dataset": _dataset(_tokens(args)), "override_model": _hooked(args)
-    }  # fmt: skip
+    made = {f"k{i}": TopKTrainingSAEConfig(d_in=args.d_model, d_sae=args.d_sae, k=args.k) for i in range(n)}
+    given: dict[str, Any] = {"override_dataset": _dataset(_tokens(args)), "override_model": _hooked(args)}
     if n == 1:
         config = LanguageModelSAERunnerConfig(sae=made["k0"], hook_name=SITE, **shared)
         return LanguageModelSAETrainingRunner(config, **given).run
@@ -107,10 +120,16 @@ def _hooked(args: argparse.Namespace) -> Any:
 
     return HookedTransformer(
         HookedTransformerConfig(
-            n_layers=4, d_model=args.d_model, n_ctx=args.n_ctx, d_head=args.d_model // 4,
-            n_heads=4, d_vocab=VOCABULARY, act_fn="gelu_new", normalization_type="LN",
+            n_layers=4,
+            d_model=args.d_model,
+            n_ctx=args.n_ctx,
+            d_head=args.d_model // 4,
+            n_heads=4,
+            d_vocab=VOCABULARY,
+            act_fn="gelu_new",
+            normalization_type="LN",
         )
-    )  # fmt: skip
+    )
 
 
 MAKERS = {"interp": ours, "saelens": saelens}
@@ -164,9 +183,7 @@ def show(found: dict[str, dict[str, float]]) -> dict[str, float]:
         label = "the SAELens runner" if n == "1" else "MultiSAETrainingRunner"
         ratios[f"{n}: {label} / ours"] = row["cpu"] / mine["cpu"]
         if n != "1" and "saelens x 1" in found:
-            ratios[f"{n}: {n} SAELens runs / ours"] = (
-                int(n) * found["saelens x 1"]["cpu"] / mine["cpu"]
-            )
+            ratios[f"{n}: {n} SAELens runs / ours"] = int(n) * found["saelens x 1"]["cpu"] / mine["cpu"]
     for name, value in ratios.items():
         sys.stdout.write(f"{name:40} {value:6.2f}\n")
     return ratios
@@ -174,11 +191,18 @@ def show(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    defaults = {"steps": 16, "batch": 4096, "d-model": 256, "d-sae": 4096, "k": 32, "n-ctx": 128,
-                "buffer": 64, "rounds": 3, "threads": 2}  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    defaults = {
+        "steps": 16,
+        "batch": 4096,
+        "d-model": 256,
+        "d-sae": 4096,
+        "k": 32,
+        "n-ctx": 128,
+        "buffer": 64,
+        "rounds": 3,
+        "threads": 2,
+    }
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--count", type=int, nargs="+", default=[1, 8])

@@ -76,10 +76,20 @@ def interp_step(shape: Shape, kind: str) -> Call:
 
     is_transcoder = kind == "transcoder"
     config = TrainConfig(
-        d_sae=shape.m, activation="topk" if is_transcoder else kind, k=float(shape.k),
-        batch_size=shape.n, steps=10**6, lr=LR, lr_schedule="constant", lr_warmup=0,
-        sparsity_warmup=0, log_every=10**6, bandwidth=0.05, scale=False, dead_after=2**31 - 1,
-    )  # fmt: skip
+        d_sae=shape.m,
+        activation="topk" if is_transcoder else kind,
+        k=float(shape.k),
+        batch_size=shape.n,
+        steps=10**6,
+        lr=LR,
+        lr_schedule="constant",
+        lr_warmup=0,
+        sparsity_warmup=0,
+        log_every=10**6,
+        bandwidth=0.05,
+        scale=False,
+        dead_after=2**31 - 1,
+    )
     sample = Sample(shape.x, shape.y if is_transcoder else shape.x)
     trainee = Trainee(config, "x", "y" if is_transcoder else "x", sample)
     trainees = torch.nn.ModuleDict({"0": trainee})
@@ -143,9 +153,7 @@ def sparsify_step(shape: Shape, kind: str) -> Call:
     from sparsify import SparseCoder, SparseCoderConfig
 
     is_transcoder = kind == "transcoder"
-    coder = SparseCoder(
-        shape.d, SparseCoderConfig(num_latents=shape.m, k=shape.k, transcode=is_transcoder)
-    )
+    coder = SparseCoder(shape.d, SparseCoderConfig(num_latents=shape.m, k=shape.k, transcode=is_transcoder))
     with torch.no_grad():
         coder.encoder.weight.copy_(shape.rows)
         coder.W_dec.copy_(shape.rows)
@@ -179,9 +187,17 @@ def dictionary_learning_step(shape: Shape, kind: str) -> Call:
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     made = (TopKTrainer if kind == "topk" else BatchTopKTrainer)(
-        steps=10**6, activation_dim=shape.d, dict_size=shape.m, k=shape.k, layer=0, lm_name="-",
-        lr=LR, device="cpu", warmup_steps=0, seed=0,
-    )  # fmt: skip
+        steps=10**6,
+        activation_dim=shape.d,
+        dict_size=shape.m,
+        k=shape.k,
+        layer=0,
+        lm_name="-",
+        lr=LR,
+        device="cpu",
+        warmup_steps=0,
+        seed=0,
+    )
     step = 0
 
     def call() -> None:
@@ -193,9 +209,11 @@ def dictionary_learning_step(shape: Shape, kind: str) -> Call:
 
 
 MAKERS: dict[str, Callable[[Shape, str], Call]] = {
-    "interp": interp_step, "saelens": saelens_step, "sparsify": sparsify_step,
+    "interp": interp_step,
+    "saelens": saelens_step,
+    "sparsify": sparsify_step,
     "dictionary_learning": dictionary_learning_step,
-}  # fmt: skip
+}
 
 
 def available(kinds: list[str]) -> list[tuple[str, str]]:
@@ -318,27 +336,25 @@ def draw(rows: list[dict[str, float]], path: Path, changeover: float) -> None:
     from interp.plotting import theme
     from interp.plotting.config import Quantity
 
-    quantity = Quantity(
-        "CPU time per step", "s", f"slower; interp changes over at {changeover:.0%}"
-    )
+    quantity = Quantity("CPU time per step", "s", f"slower; interp changes over at {changeover:.0%}")
     figure = theme.figure("A ReLU step: where dense products become faster", quantity, 760, 460)
     densities = [row["density"] for row in rows]
     for name in ("sparse", "dense"):
         figure.add_trace(go.Scatter(x=densities, y=[row[name] for row in rows], name=name))
     figure.add_vline(x=changeover, line_dash="dot")
     figure.update_xaxes(
-        title="share of active latents", type="log", tickvals=densities,
+        title="share of active latents",
+        type="log",
+        tickvals=densities,
         ticktext=[f"{density:.1%}" for density in densities],
-    )  # fmt: skip
+    )
     figure.update_yaxes(title=quantity.axis, rangemode="tozero")
     figure.write_html(path, include_plotlyjs=True)
 
 
 def main() -> None:
     """Parse the command line, run, print, and write the figures as JSON when asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, value in {"batch": 4096, "d-in": 512, "d-sae": 8192, "k": 32}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--density", type=float, default=0.008)
@@ -348,9 +364,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--crossover", action="store_true")
     parser.add_argument("--figure", type=Path, help="with --crossover: an HTML page of the curves")
-    parser.add_argument(
-        "--json", help="also print everything as a line of JSON", action="store_true"
-    )
+    parser.add_argument("--json", help="also print everything as a line of JSON", action="store_true")
     parser.add_argument("--one-memory", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

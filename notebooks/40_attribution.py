@@ -51,9 +51,7 @@ attribution_strip(found["deeplift"])
 agreement({name: [one] for name, one in found.items()}).plot()
 
 # %%
-judged = faithfulness(
-    model, [text], target, {n: [one] for n, one in found.items()}, baseline="mean"
-)
+judged = faithfulness(model, [text], target, {n: [one] for n, one in found.items()}, baseline="mean")
 judged.plot()
 
 # %% [markdown]

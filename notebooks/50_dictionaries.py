@@ -30,9 +30,17 @@ SITE = "blocks.2.hook_resid_post"
 
 # %%
 shared = TrainConfig(
-    site=SITE, d_sae=512, steps=300, batch_size=512, lr=5e-3, lr_warmup=20, sparsity_warmup=50,
-    init_rows=4096, buffer_sequences=128, log_every=5,
-)  # fmt: skip
+    site=SITE,
+    d_sae=512,
+    steps=300,
+    batch_size=512,
+    lr=5e-3,
+    lr_warmup=20,
+    sparsity_warmup=50,
+    init_rows=4096,
+    buffer_sequences=128,
+    log_every=5,
+)
 configs = [
     replace(shared, name="batchtopk", activation="batchtopk", k=16, k_start=48, k_anneal=120),
     replace(shared, name="jumprelu", activation="jumprelu", l0=16),

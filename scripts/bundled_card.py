@@ -113,8 +113,7 @@ def _grammar(f: dict[str, Any]) -> list[str]:
         for template, found in row["templates"].items():
             text = template.replace("|", "\\|")
             lines.append(
-                f"| {name}: `{text}` | {found['n']} | {found['top1']:.3f} | "
-                f"{found['restricted']:.3f} |"
+                f"| {name}: `{text}` | {found['n']} | {found['top1']:.3f} | {found['restricted']:.3f} |"
             )
     return lines
 

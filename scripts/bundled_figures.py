@@ -42,9 +42,7 @@ def behaviours(model: HookedModel, n: int) -> dict[str, dict[str, Any]]:
             "without_sentences_in_front": round(alone.overall()["right"], 4),
             "templates": {
                 group: {"n": int(n), "top1": round(float(t), 4), "restricted": round(float(p), 4)}
-                for group, n, t, p in zip(
-                    report.groups, report.n, report.top1, report.preferred, strict=True
-                )
+                for group, n, t, p in zip(report.groups, report.n, report.top1, report.preferred, strict=True)
             },
         }
     return found
@@ -89,9 +87,7 @@ def head_scores(model: HookedModel, ids: Tensor, block: int) -> dict[str, Any]:
         order = scores.flatten().argsort(descending=True)[:4].tolist()
         heads = scores.shape[1]
         found[name] = {
-            "heads": {
-                f"L{i // heads}H{i % heads}": round(float(scores.flatten()[i]), 3) for i in order
-            },
+            "heads": {f"L{i // heads}H{i % heads}": round(float(scores.flatten()[i]), 3) for i in order},
             "randomised": round(float(null[name].max()), 3),
         }
     return found

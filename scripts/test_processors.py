@@ -66,9 +66,13 @@ def environment(level: str, threads: int) -> dict[str, str]:
 def probe(level: str, threads: int) -> str:
     """What torch makes of the environment; ends the program if that is not what was asked for."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE], env=environment(level, threads), cwd=ROOT,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", PROBE],
+        env=environment(level, threads),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     capability, n = json.loads(done.stdout)
     if n != threads or capability != TOOK_EFFECT.get(level, capability):
         raise SystemExit(f"{level} with {threads} thread(s): torch has {capability} with {n}")
@@ -100,9 +104,17 @@ def run(level: str, threads: int, options: argparse.Namespace, report: Path) -> 
     """One combination; what failed."""
     left_out = "not browser" if options.notebooks else "not browser and not notebook"
     command = [
-        sys.executable, "-m", "pytest", "-q", "-m", left_out, "-n", str(options.n),
-        f"--junitxml={report}", *options.pytest,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        left_out,
+        "-n",
+        str(options.n),
+        f"--junitxml={report}",
+        *options.pytest,
+    ]
     done = subprocess.run(command, env=environment(level, threads), cwd=ROOT)
     failed = failures(report) if report.exists() else []
     if done.returncode and not failed:

@@ -103,8 +103,7 @@ def tiny_grammar(asked: Training) -> tuple[SmallTransformer, dict[str, Any], dic
         "prompts": asked.prompts,
         "behaviours": reached[asked.seeds[0]],
         "by_seed": {
-            name: [reached[seed][name]["right"] for seed in asked.seeds]
-            for name in reached[asked.seeds[0]]
+            name: [reached[seed][name]["right"] for seed in asked.seeds] for name in reached[asked.seeds[0]]
         },
         "held_out_sums": held_out_sums(wrap(without, tokenizer), asked.prompts),
         "third_name": third_name_split(first, asked.prompts),

@@ -45,13 +45,19 @@ CURVE = 40
 """Points of a curve that are kept."""
 
 _SAE = TrainConfig(
-    site=RESID, d_sae=256, activation="batchtopk", steps=4000, batch_size=1024, lr=2e-3,
-    k_start=64, k_anneal=2000, log_every=20,
-)  # fmt: skip
+    site=RESID,
+    d_sae=256,
+    activation="batchtopk",
+    steps=4000,
+    batch_size=1024,
+    lr=2e-3,
+    k_start=64,
+    k_anneal=2000,
+    log_every=20,
+)
 _TRANSCODER = replace(
-    _SAE, site=MLP_IN, site_out=MLP_OUT, d_sae=512, lr=1.2e-2, steps=6000, k_anneal=3000,
-    lr_decay=5000,
-)  # fmt: skip
+    _SAE, site=MLP_IN, site_out=MLP_OUT, d_sae=512, lr=1.2e-2, steps=6000, k_anneal=3000, lr_decay=5000
+)
 SETTINGS: dict[str, TrainConfig] = {
     "sae_12": replace(_SAE, k=12),
     "sae_25": replace(_SAE, activation="jumprelu", l0=25, k_start=None),  # batchtopk: 61 dead
@@ -61,10 +67,18 @@ SETTINGS: dict[str, TrainConfig] = {
     "transcoder_25": replace(_TRANSCODER, k=25),
     "skip_25": replace(_TRANSCODER, k=25, skip=True),
     "minilm": TrainConfig(
-        site=LAYER_4, d_sae=4096, activation="batchtopk", k=31, k_start=64, k_anneal=1000,
-        steps=3000, batch_size=1024, lr=1e-3, log_every=20,  # 31: held-out text takes 3 % more
+        site=LAYER_4,
+        d_sae=4096,
+        activation="batchtopk",
+        k=31,
+        k_start=64,
+        k_anneal=1000,
+        steps=3000,
+        batch_size=1024,
+        lr=1e-3,
+        log_every=20,  # 31: held-out text takes 3 % more
     ),
-}  # fmt: skip
+}
 FINETUNED = ("transcoder_12", "skip_12", "transcoder_25", "skip_25")
 """Finetuned through the model afterwards: 200 steps on the KL win what 54,000 on the squared error
 do not (L0 25: .910 after 6,000, .914 after 60,000, .929 with the finetune)."""
@@ -159,8 +173,20 @@ def thinned(steps: list[int], values: list[float]) -> list[tuple[int, float]]:
 
 def card(made: dict[str, dict[str, Any]]) -> str:
     """Markdown: figures of all, the command of each, FVU and L0 along the training."""
-    head = ("dictionary", "activation", "reads", "writes", "latents", "L0", "explained variance",
-            "CE recovered", "dead", "steps", "seconds", "command")  # fmt: skip
+    head = (
+        "dictionary",
+        "activation",
+        "reads",
+        "writes",
+        "latents",
+        "L0",
+        "explained variance",
+        "CE recovered",
+        "dead",
+        "steps",
+        "seconds",
+        "command",
+    )
     lines = [
         "# Dictionaries of real models",
         "",
@@ -178,11 +204,19 @@ def card(made: dict[str, dict[str, Any]]) -> str:
         f = one["figures"]
         recovered = "" if f["ce_recovered"] is None else f"{f['ce_recovered']:.4f}"
         cells = (
-            name, one["activation"], one["site_in"], one["site_out"], f["n_latents"],
-            f"{f['l0']:.2f}", f"{f['explained_variance']:.4f}", recovered, f["dead"],
-            steps_of(one), one["seconds"],
+            name,
+            one["activation"],
+            one["site_in"],
+            one["site_out"],
+            f["n_latents"],
+            f"{f['l0']:.2f}",
+            f"{f['explained_variance']:.4f}",
+            recovered,
+            f["dead"],
+            steps_of(one),
+            one["seconds"],
             f"`python scripts/train_real_dictionaries.py --only {name}`",
-        )  # fmt: skip
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "## Curves", "", "FVU and L0 of training batches by step."]
     for name, one in made.items():

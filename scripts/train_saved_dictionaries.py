@@ -50,9 +50,18 @@ class Saved:
 def configs(steps: int) -> list[TrainConfig]:
     """Two residual sites, the heads of one layer, the MLP of every layer."""
     base = TrainConfig(
-        activation="batchtopk", k=16, d_sae=1024, steps=steps, batch_size=2048, lr=2e-3,
-        k_start=64, k_anneal=steps // 4, dead_after=400_000, buffer_sequences=512, log_every=20,
-    )  # fmt: skip
+        activation="batchtopk",
+        k=16,
+        d_sae=1024,
+        steps=steps,
+        batch_size=2048,
+        lr=2e-3,
+        k_start=64,
+        k_anneal=steps // 4,
+        dead_after=400_000,
+        buffer_sequences=512,
+        log_every=20,
+    )
     found = [
         replace(base, name=f"layer{layer}_resid_post", site=f"blocks.{layer}.hook_resid_post")
         for layer in (1, 2)
@@ -111,9 +120,7 @@ def main(asked: Saved) -> None:
     """Train and write everything."""
     torch.set_num_threads(1)  # matrices this small are slower on several
     model = interp.load_model(MODEL)
-    run = run_training(
-        configs(asked.steps), sentences(0, asked.sequences), model=model, out=asked.runs
-    )
+    run = run_training(configs(asked.steps), sentences(0, asked.sequences), model=model, out=asked.runs)
     held_out = sentences(HELD_OUT, asked.held_out)
     command = f"python scripts/train_saved_dictionaries.py --steps {asked.steps}"
     rows: dict[str, dict[str, Any]] = {}

@@ -23,9 +23,8 @@ ENTRIES = tl.constexpr(16)
 
 @triton.jit
 def _weighted_rows(
-    index: tl.tensor, weights: tl.tensor, offsets: tl.tensor,
-    matrix: tl.tensor, out: tl.tensor, d: tl.tensor,
-) -> None:  # fmt: skip
+    index: tl.tensor, weights: tl.tensor, offsets: tl.tensor, matrix: tl.tensor, out: tl.tensor, d: tl.tensor
+) -> None:
     kind = tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32
     bag = tl.program_id(0)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -41,9 +40,8 @@ def _weighted_rows(
 
 @triton.jit
 def _dots(
-    left: tl.tensor, right: tl.tensor, a: tl.tensor, b: tl.tensor,
-    out: tl.tensor, n: tl.tensor, d: tl.tensor,
-) -> None:  # fmt: skip
+    left: tl.tensor, right: tl.tensor, a: tl.tensor, b: tl.tensor, out: tl.tensor, n: tl.tensor, d: tl.tensor
+) -> None:
     kind = tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32
     entry = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
     there = entry < n
@@ -77,24 +75,17 @@ def weighted_rows(
     out = matrix.new_empty(bags, d)
     if bags:
         kernel: Any = _weighted_rows
-        kernel[bags, triton.cdiv(d, WIDTH.value)](
-            index, weights, offsets, matrix.contiguous(), out, d
-        )
+        kernel[bags, triton.cdiv(d, WIDTH.value)](index, weights, offsets, matrix.contiguous(), out, d)
     return out
 
 
 def dots(
-    left: Int[Tensor, "nnz"],
-    right: Int[Tensor, "nnz"],
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
+    left: Int[Tensor, "nnz"], right: Int[Tensor, "nnz"], a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]
 ) -> Float[Tensor, "nnz"]:
     """a[left] · b[right], entry by entry, without the rows side by side in memory."""
     n, d = len(left), a.shape[1]
     out = a.new_empty(n)
     if n:
         kernel: Any = _dots
-        kernel[(triton.cdiv(n, ENTRIES.value),)](
-            left, right, a.contiguous(), b.contiguous(), out, n, d
-        )
+        kernel[(triton.cdiv(n, ENTRIES.value),)](left, right, a.contiguous(), b.contiguous(), out, n, d)
     return out

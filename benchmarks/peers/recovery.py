@@ -64,11 +64,15 @@ def saelens(kind: str, knob: str = "lr", **fixed: Any) -> Make:
         )
         sae = getattr(sae_lens, f"{kind}TrainingSAE")(made)
         config = SAETrainerConfig(
-            total_training_samples=plan.steps * plan.batch, train_batch_size_samples=plan.batch,
-            lr=rate, lr_end=rate, lr_warm_up_steps=plan.warmup, lr_decay_steps=plan.decay,
+            total_training_samples=plan.steps * plan.batch,
+            train_batch_size_samples=plan.batch,
+            lr=rate,
+            lr_end=rate,
+            lr_warm_up_steps=plan.warmup,
+            lr_decay_steps=plan.decay,
             dead_feature_window=DEAD_AFTER,
             logger=LoggingConfig(log_to_wandb=False, eval_every_n_wandb_logs=2**31 - 1),
-        )  # fmt: skip
+        )
         stream = (plan.rows(t) for t in range(2**31))
         SAETrainer(cfg=config, sae=sae, data_provider=stream).fit()
         with tempfile.TemporaryDirectory() as folder:
@@ -88,10 +92,17 @@ def dictionary_learning(name: str, knob: str = "lr", **fixed: Any) -> Make:
         module, kind = name.split(".")
         values = {"lr": 1e-3, knob: setting} | fixed
         trainer = getattr(import_module(f"dictionary_learning.trainers.{module}"), kind)(
-            steps=plan.steps, activation_dim=world.config.d, dict_size=world.config.n_features,
-            layer=0, lm_name="-", warmup_steps=plan.warmup, decay_start=plan.steps - plan.decay,
-            seed=seed, device="cpu", **values,
-        )  # fmt: skip
+            steps=plan.steps,
+            activation_dim=world.config.d,
+            dict_size=world.config.n_features,
+            layer=0,
+            lm_name="-",
+            warmup_steps=plan.warmup,
+            decay_start=plan.steps - plan.decay,
+            seed=seed,
+            device="cpu",
+            **values,
+        )
         trainer.dead_feature_threshold = DEAD_AFTER * plan.batch
         for t in range(plan.steps):
             trainer.update(t, plan.rows(t))
@@ -109,9 +120,7 @@ def sparsify(k: int, auxk_alpha: float = 1 / 32) -> Make:
         from sparsify import SparseCoder, SparseCoderConfig
 
         torch.manual_seed(seed)
-        coder = SparseCoder(
-            world.config.d, SparseCoderConfig(num_latents=world.config.n_features, k=k)
-        )
+        coder = SparseCoder(world.config.d, SparseCoderConfig(num_latents=world.config.n_features, k=k))
         coder.b_dec.data = plan.rows(0).mean(0)
         adam = torch.optim.Adam(coder.parameters(), lr=setting)
         idle = torch.zeros(coder.num_latents, dtype=torch.long)

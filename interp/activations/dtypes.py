@@ -20,8 +20,6 @@ def dtype_of(name: str | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         known = ["float32", "float64", "float16", "bfloat16"]
         raise ConfigError(
-            f"no floating dtype {name!r}",
-            expected=", ".join(known),
-            fix=did_you_mean(name, known) or None,
+            f"no floating dtype {name!r}", expected=", ".join(known), fix=did_you_mean(name, known) or None
         )
     return found

@@ -30,11 +30,7 @@ class FiniteGuard:
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        limit: float,
-        stop_at_once: bool,
-        deferred: torch.device | None = None,
+        self, names: Sequence[str], limit: float, stop_at_once: bool, deferred: torch.device | None = None
     ) -> None:
         self.names = names
         self.limit = limit

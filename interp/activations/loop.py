@@ -165,11 +165,7 @@ class Run:
     schedule: Callable[[int], float]
 
     def __init__(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        config: FitConfig,
-        folder: RunFolder | None,
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, folder: RunFolder | None
     ) -> None:
         self.module = module
         self.optimizer = optimizer
@@ -333,9 +329,7 @@ def _may_defer(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
 def _number(name: str, value: Any) -> int | float | None:
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise ShapeError(
-                f"metric {name!r} is not a scalar", got=list(value.shape), expected="one number"
-            )
+            raise ShapeError(f"metric {name!r} is not a scalar", got=list(value.shape), expected="one number")
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"metric {name!r} is not a number", got=repr(value))

@@ -44,8 +44,6 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: FitConfig) -> tor
     fused = all(p.is_floating_point() and not p.is_complex() for p in wanted)
     decay = config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            wanted, config.lr, momentum=config.betas[0], weight_decay=decay, fused=fused
-        )
+        return torch.optim.SGD(wanted, config.lr, momentum=config.betas[0], weight_decay=decay, fused=fused)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(wanted, config.lr, betas=config.betas, weight_decay=decay, fused=fused)

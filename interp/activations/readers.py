@@ -80,9 +80,7 @@ def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
         return _from_json(path, config)
     if path.suffix == ".parquet":
         return _from_parquet(path, config)
-    raise ConfigError(
-        f"cannot read text from {path}", got=path.suffix or None, expected=", ".join(SUFFIXES)
-    )
+    raise ConfigError(f"cannot read text from {path}", got=path.suffix or None, expected=", ".join(SUFFIXES))
 
 
 def _read(path: Path, config: TextConfig) -> str:
@@ -196,9 +194,10 @@ def _spend(size: int, budget: int, path: Path) -> None:
     """
     if size > budget:
         raise StorageError(
-            f"{path} unpacks to too much", got=too_large(size, budget),
+            f"{path} unpacks to too much",
+            got=too_large(size, budget),
             fix="save it unpacked, as .jsonl" if size < 2 * 2**30 else "split it, or max_bytes",
-        )  # fmt: skip
+        )
 
 
 def _check_folder(path: Path, config: TextConfig) -> None:
@@ -252,9 +251,7 @@ def _from_folder(path: Path, config: TextConfig) -> Iterable[str]:
         raise StorageError(f"cannot read the dataset {path}", got=reason(error)) from error
 
 
-def _from_dataset(
-    table: Any, where: str, config: TextConfig, path: Path | None = None
-) -> Iterable[str]:
+def _from_dataset(table: Any, where: str, config: TextConfig, path: Path | None = None) -> Iterable[str]:
     if isinstance(table, Mapping):
         splits = list(table)
         if config.split is None and len(splits) == 1:
@@ -277,9 +274,7 @@ def _from_dataset(
 def _strings(items: Iterable[tuple[int, Any]], where: str) -> Iterator[str]:
     for number, item in items:
         if not isinstance(item, str):
-            raise ConfigError(
-                f"{where} {number} is no text", got=type(item).__name__, expected="a string"
-            )
+            raise ConfigError(f"{where} {number} is no text", got=type(item).__name__, expected="a string")
         yield item
 
 

@@ -22,13 +22,7 @@ import torch
 from torch import nn
 
 from interp.activations.config import FitConfig
-from interp.activations.state import (
-    groups_of,
-    load_moments,
-    load_weights,
-    moments_of,
-    weights_of,
-)
+from interp.activations.state import groups_of, load_moments, load_weights, moments_of, weights_of
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.finite import check_finite
@@ -202,9 +196,7 @@ class RunFolder:
         records = store.read_jsonl(path)
         wrong = next((r for r in records if type(r.get("step")) is not int), None)
         if wrong is not None:
-            raise CorruptArtefact(
-                f"{path} holds a line without a step", got=show(json.dumps(wrong), 200)
-            )
+            raise CorruptArtefact(f"{path} holds a line without a step", got=show(json.dumps(wrong), 200))
         kept = [r for r in records if r["step"] < step]
         store.write_text(path, "".join(json.dumps(r) + "\n" for r in kept), overwrite=True)
         return kept
@@ -288,8 +280,7 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
         keys = [
             key
             for key in sorted(there.keys() | here.keys())
-            if there.get(key, "absent") != here.get(key, "absent")
-            and key.removeprefix("fit.") not in NEUTRAL
+            if there.get(key, "absent") != here.get(key, "absent") and key.removeprefix("fit.") not in NEUTRAL
         ]
         if keys:
             raise ConfigError(

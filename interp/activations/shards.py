@@ -50,9 +50,7 @@ class Batches(Protocol):
         ...
 
 
-def write_shards(
-    stream: Batches, directory: str | Path, config: ShardConfig | None = None
-) -> ShardReader:
+def write_shards(stream: Batches, directory: str | Path, config: ShardConfig | None = None) -> ShardReader:
     """Capture rows of a stream, in its order, to a folder; resumes what was interrupted.
 
     Args:
@@ -151,23 +149,17 @@ class ShardReader:
                 f"{self.root} is {'unfinished' if unfinished else 'no folder of activations'}",
                 fix="write_shards(...) writes it, or goes on where it stopped",
             )
-        self.index: dict[str, Any] = store.open_artefact(self.root / "index", schema=INDEX).json(
-            "index.json"
-        )
+        self.index: dict[str, Any] = store.open_artefact(self.root / "index", schema=INDEX).json("index.json")
         _check_index(self.index, self.root)
         stored = self.index["sites"]
-        self.sites: list[str] = (
-            list(stored) if sites is None else match(sites, stored, where=str(self.root))
-        )
+        self.sites: list[str] = list(stored) if sites is None else match(sites, stored, where=str(self.root))
         self.rows: int = self.index["rows"]
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         if not 1 <= batch_size <= self.rows:
             raise ConfigError(
-                "batch_size does not fit the stored rows",
-                got=batch_size,
-                expected=f"1 to {self.rows}",
+                "batch_size does not fit the stored rows", got=batch_size, expected=f"1 to {self.rows}"
             )
         self._verified: set[int] = set()
         self._held: tuple[int, dict[str, Tensor]] | None = None

@@ -45,10 +45,7 @@ class GracefulStop:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for signum, handler in self._previous.items():
             # None: the previous handler was not installed from Python and cannot be put back.

@@ -85,9 +85,8 @@ def load_moments(
         )
     by_name = {name: p for p, name in names_of(module, optimizer).items()}
     on_device = {
-        p for g in optimizer.param_groups for p in g["params"]
-        if g.get("fused") or g.get("capturable")
-    }  # fmt: skip
+        p for g in optimizer.param_groups for p in g["params"] if g.get("fused") or g.get("capturable")
+    }
     for label, value in moments.items():
         name, _, key = label.rpartition(":")
         if name not in by_name:

@@ -102,9 +102,7 @@ class ActivationStream:
         ConfigError: Fewer rows than one batch, or settings that cannot be.
     """
 
-    def __init__(
-        self, model: Any, sites: Any, tokens: Any, config: StreamConfig | None = None
-    ) -> None:
+    def __init__(self, model: Any, sites: Any, tokens: Any, config: StreamConfig | None = None) -> None:
         config = config or StreamConfig()
         self.config: StreamConfig = config
         self.model = model
@@ -160,9 +158,7 @@ class ActivationStream:
         found = []
         for piece in self._pieces(t):
             index = self._captured(piece.epoch, piece.block)
-            found.append(
-                index[self.order.shuffled(piece.epoch, piece.block)[piece.start : piece.stop]]
-            )
+            found.append(index[self.order.shuffled(piece.epoch, piece.block)[piece.start : piece.stop]])
         return torch.cat(found)
 
     def distinct_sequences(self, t: int) -> int:
@@ -174,9 +170,7 @@ class ActivationStream:
         d_in = self.batch(0)[self.sites[0]].shape[1] if len(self.sites) == 1 else None
         known = self.model.provenance(self.sites)
         dtype = known.dtype if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        return dataclasses.replace(
-            known, d_in=d_in, dtype=dtype, data_fingerprint=self.tokens.fingerprint
-        )
+        return dataclasses.replace(known, d_in=d_in, dtype=dtype, data_fingerprint=self.tokens.fingerprint)
 
     def _pieces(self, t: int) -> Iterator[Piece]:
         if t < 0:
@@ -258,6 +252,4 @@ def _require_rows(site: str, axes: str) -> None:
     """Refuse sites that are known not to run along batch and position; the rest is seen later."""
     names = [word.partition("=")[0] for word in axes.split()]
     if len(names) > 1 and names[:2] != ["batch", "pos"]:
-        raise SiteError(
-            f"{site!r} has no rows of its own per token", got=axes, expected="batch pos"
-        )
+        raise SiteError(f"{site!r} has no rows of its own per token", got=axes, expected="batch pos")

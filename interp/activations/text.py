@@ -222,15 +222,11 @@ def _bos(tokenization: Tokenization, config: TextConfig) -> int | None:
     if wanted is None:
         wanted = tokenization.bos_policy != "none"
     if wanted and tokenization.bos_id is None:
-        raise TokenError(
-            "prepend_bos=True, but the tokenizer has no BOS token", fix="prepend_bos=False"
-        )
+        raise TokenError("prepend_bos=True, but the tokenizer has no BOS token", fix="prepend_bos=False")
     return tokenization.bos_id if wanted else None
 
 
-def _rows(
-    tokenization: Tokenization, texts: Sequence[str], prepend_bos: bool | None
-) -> Iterator[list[int]]:
+def _rows(tokenization: Tokenization, texts: Sequence[str], prepend_bos: bool | None) -> Iterator[list[int]]:
     """Ids of each document, without padding."""
     for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
         some = list(texts[start : start + _DOCUMENTS_AT_ONCE])

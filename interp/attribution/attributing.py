@@ -156,9 +156,7 @@ def attribute_generated(
     found = []
     for place in range(len(ids), len(whole)):
         aim = token_log_prob(model, int(whole[place]), place - 1)
-        found.append(
-            attribute(model, whole[:place], aim, method=method, baseline=baseline, **options)
-        )
+        found.append(attribute(model, whole[:place], aim, method=method, baseline=baseline, **options))
     scores = torch.zeros(len(found), len(whole), dtype=found[0].scores.dtype)
     for i, one in enumerate(found):
         scores[i, : len(one.scores)] = one.scores

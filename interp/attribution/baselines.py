@@ -66,9 +66,7 @@ def _value(game: SiteGame, wanted: Any) -> tuple[Tensor, str]:
                 return wanted.to(x.device, x.dtype).reshape(x.shape), "given"
             except RuntimeError:
                 raise ShapeError(
-                    f"the baseline does not fit {game.at!r}",
-                    got=list(wanted.shape),
-                    expected=list(x.shape),
+                    f"the baseline does not fit {game.at!r}", got=list(wanted.shape), expected=list(x.shape)
                 ) from None
     if isinstance(wanted, str) and wanted == "zero":
         return torch.zeros_like(x), "zero"
@@ -90,9 +88,7 @@ def _of_token(game: SiteGame, name: str) -> tuple[Tensor, str]:
     ids, tokenizer = game.rows.ids, game.model.tokenizer
     token = getattr(tokenizer, f"{name}_token_id", None)
     if ids is None or token is None:
-        raise ConfigError(
-            f"this model has no {name} token", got=name, fix="baseline='zero' or 'mean'"
-        )
+        raise ConfigError(f"this model has no {name} token", got=name, fix="baseline='zero' or 'mean'")
     replaced = ids.clone()
     kept = special_positions(game)
     replaced[:] = token

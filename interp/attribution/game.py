@@ -76,9 +76,7 @@ class SiteGame:
         path: The same game at the model's embeddings, for methods that run a path there.
     """
 
-    def __init__(
-        self, model: HookedModel, rows: Rows, target: Target, at: str, batch: int = 32
-    ) -> None:
+    def __init__(self, model: HookedModel, rows: Rows, target: Target, at: str, batch: int = 32) -> None:
         if batch < 1:
             raise ConfigError("a pass needs at least one row", got=f"rows={batch}")
         self.model = model
@@ -115,8 +113,7 @@ class SiteGame:
             out = self.model.run_with_hooks(inputs, [(self.at, replace)])
         else:
             grad = torch.is_grad_enabled()
-            acts = self.model.capture(inputs, [target.site], fwd_hooks=[(self.at, replace)],
-                                      grad=grad)  # fmt: skip
+            acts = self.model.capture(inputs, [target.site], fwd_hooks=[(self.at, replace)], grad=grad)
             out = acts[target.site]
         found = target.of(out)
         if len(found) != len(x):
@@ -262,9 +259,7 @@ def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
                 given[k] = v[:, columns]
         return {**given, "input_ids": batch.ids[:, columns]}
     reads_ids = model.reads in ("tokens", "encoder_decoder")
-    numeric = isinstance(inputs, tuple) or (
-        isinstance(inputs, Tensor) and inputs.is_floating_point()
-    )
+    numeric = isinstance(inputs, tuple) or (isinstance(inputs, Tensor) and inputs.is_floating_point())
     if isinstance(inputs, TokenBatch) or is_text(inputs) or (reads_ids and not numeric):
         batch = model.read(inputs, prepend_bos=prepend_bos)
         return batch.ids if len(batch) != 1 else batch.ids[batch.mask][None]

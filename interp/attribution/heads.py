@@ -30,8 +30,10 @@ def linear_head(
 
     texts = list(unpack(texts))
     if len(set(labels)) != 2 or len(labels) != len(texts):
-        raise ConfigError("a linear head needs texts of two classes",
-                          got=f"{len(texts)} texts, labels {sorted(set(labels))[:5]}")  # fmt: skip
+        raise ConfigError(
+            "a linear head needs texts of two classes",
+            got=f"{len(texts)} texts, labels {sorted(set(labels))[:5]}",
+        )
     pool = pooled(pooling)
     with torch.no_grad():
         rows = torch.cat([pool(model(text)) for text in texts])

@@ -51,22 +51,19 @@ def attribute_pair(
     """
     settings = (config or PairConfig()).changed(options, "attribute_pair")
     pool = embed or pooled(settings.pooling)
-    towers = [
-        Tower(one, inputs, at, reference, pool)
-        for one, inputs in ((model, a), (model_b or model, b))
-    ]
+    towers = [Tower(one, inputs, at, reference, pool) for one, inputs in ((model, a), (model_b or model, b))]
     e_a, e_b = (tower.ends[1] for tower in towers)
     r_a, r_b = (tower.ends[0] for tower in towers)
     if e_a.shape != e_b.shape:
-        raise ShapeError("both towers must embed into one space",
-                         got=f"{e_a.numel()} and {e_b.numel()} dimensions")  # fmt: skip
+        raise ShapeError(
+            "both towers must embed into one space", got=f"{e_a.numel()} and {e_b.numel()} dimensions"
+        )
     norm = float(e_a.norm() * e_b.norm()) if settings.similarity == "cosine" else 1.0
     if not norm:
         raise ModelError("an embedding of length zero has no cosine", fix="similarity='dot'")
     terms = [float(u @ v) / norm for u, v in ((e_a, e_b), (r_a, e_b), (e_a, r_b), (r_a, r_b))]
     halves = [
-        tower.integrated(other, settings)
-        for tower, other in zip(towers, (e_b - r_b, e_a - r_a), strict=True)
+        tower.integrated(other, settings) for tower, other in zip(towers, (e_b - r_b, e_a - r_a), strict=True)
     ]
     scores = halves[0].slopes.T @ halves[1].slopes / norm
     explained = terms[0] - terms[1] - terms[2] + terms[3]

@@ -67,8 +67,7 @@ def token_log_prob(model: HookedModel, token: str | int, position: int = -1) -> 
     """The log-probability of a token at a position, nats."""
     wanted, name = _token(model, token)
     return Target(
-        f"log-probability {name} at {position}",
-        lambda out: out[:, position].log_softmax(-1)[:, wanted],
+        f"log-probability {name} at {position}", lambda out: out[:, position].log_softmax(-1)[:, wanted]
     )
 
 

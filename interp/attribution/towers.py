@@ -81,10 +81,9 @@ class Bounds:
         explained = float(self.move @ self.other) or 1e-30
         length = float(self.move.norm()) or 1e-30
         sums = sums.double()
-        return torch.cat([
-            (sums @ self.other)[..., None] / (explained * self.along),
-            sums / (length * self.across),
-        ], -1)  # fmt: skip
+        return torch.cat(
+            [(sums @ self.other)[..., None] / (explained * self.along), sums / (length * self.across)], -1
+        )
 
     @staticmethod
     def size(missed: Tensor) -> float:
@@ -99,9 +98,7 @@ class Bounds:
 class Tower:
     """One encoder on one input, as a function of one site: e(x)."""
 
-    def __init__(
-        self, model: HookedModel, inputs: Any, at: str | None, reference: Any, pool: Embed
-    ) -> None:
+    def __init__(self, model: HookedModel, inputs: Any, at: str | None, reference: Any, pool: Embed) -> None:
         rows = Rows(model, inputs)
         site = at or default_pair_site(model)
         self.pool = pool
@@ -109,8 +106,9 @@ class Tower:
         self.reference: str
         self.game.r, self.reference = baseline_of(self.game, reference, [])
         if self.game.where != "pos" or self.game.x.dim() != 3:
-            raise ConfigError("pairs are attributed at sites [batch pos d]",
-                              got=f"{site}: {model.sites.shape(site)}")  # fmt: skip
+            raise ConfigError(
+                "pairs are attributed at sites [batch pos d]", got=f"{site}: {model.sites.shape(site)}"
+            )
         self.short: bool = can_start(self.game)
         with torch.no_grad():
             self.ends: Tensor = self.embed(torch.cat([self.game.r, self.game.x])).double()

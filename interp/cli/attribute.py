@@ -42,12 +42,7 @@ class Attribute(Written):
     """One text per line (.txt), or the first columns of a .tsv or .csv."""
     truncate: bool = False
     """Cut texts that are longer than the model's context."""
-    methods: tuple[Method, ...] = (
-        "integrated_gradients",
-        "deeplift",
-        "gradient_x_input",
-        "shapley",
-    )
+    methods: tuple[Method, ...] = ("integrated_gradients", "deeplift", "gradient_x_input", "shapley")
     """Methods to compare."""
     target: str | None = None
     """Token whose logit is attributed, or "loss"; the model's own likeliest answer when absent."""
@@ -75,18 +70,15 @@ class Attribute(Written):
         done = self._resumed(place, wanted)
 
         from interp.activations.bar import Bar
-        from interp.cli.attribute_page import (
-            generated_record,
-            pair_record,
-            text_record,
-            write_page,
-        )
+        from interp.cli.attribute_page import generated_record, pair_record, text_record, write_page
         from interp.core.store import append, write_text
 
         model = open_model(self.model, self.placement)
         if self.generate and (self.pairs or self.at or not model.cfg.causal):
-            raise ConfigError("--generate needs a language model, attributed at its embeddings",
-                              got=f"{name}, --generate {self.generate}")  # fmt: skip
+            raise ConfigError(
+                "--generate needs a language model, attributed at its embeddings",
+                got=f"{name}, --generate {self.generate}",
+            )
         write_text(place / CONFIG, wanted, overwrite=True)
         baseline = self.baseline if self.baseline != "auto" else _baseline(model, self.pairs)
         aim = None if self.pairs else self._aim(model)
@@ -123,8 +115,9 @@ class Attribute(Written):
         if not found or short is not None:
             raise ConfigError(
                 "an example lacks its texts" if found else "nothing to read",
-                got=short or str(self.file), expected=f"{need} column(s) of text per row",
-            )  # fmt: skip
+                got=short or str(self.file),
+                expected=f"{need} column(s) of text per row",
+            )
         kept = min(self.limit, len(found))
         return [found[i * len(found) // kept] for i in range(kept)]
 

@@ -18,18 +18,24 @@ from interp.reports.gallery import Example, Gallery, Grid, Strip, gallery
 
 JUDGED = ("insertion_area", "deletion_area", "comprehensiveness", "sufficiency", "infidelity")
 TEXT_PROSE = (
-    ("Every token is coloured by its score for the target: blue raises it, red lowers it, full "
-    "colour at the largest of the text. Beside each method stands what its scores sum to and what "
-    "they should: f(text) - f(baseline). A gap above 1 % is written out; methods that promise no "
-    "sum say so."),
-    ("Methods that agree are not thereby right. The second table removes tokens in the order of "
-    "their scores: insertion should be high, deletion low, and both better than the random order."),
-)  # fmt: skip
+    (
+        "Every token is coloured by its score for the target: blue raises it, red lowers it, full "
+        "colour at the largest of the text. Beside each method stands what its scores sum to and what "
+        "they should: f(text) - f(baseline). A gap above 1 % is written out; methods that promise no "
+        "sum say so."
+    ),
+    (
+        "Methods that agree are not thereby right. The second table removes tokens in the order of "
+        "their scores: insertion should be high, deletion low, and both better than the random order."
+    ),
+)
 PAIR_PROSE = (
-    ("Each cell is the share of the similarity that two tokens make together. The cells sum "
-    "to f(a,b) - f(r,b) - f(a,r) + f(r,r), where r is the reference; the terms are written beside "
-    "each matrix, and the gap is what the numerical integration missed."),
-)  # fmt: skip
+    (
+        "Each cell is the share of the similarity that two tokens make together. The cells sum "
+        "to f(a,b) - f(r,b) - f(a,r) + f(r,r), where r is the reference; the terms are written beside "
+        "each matrix, and the gap is what the numerical integration missed."
+    ),
+)
 
 
 def text_record(
@@ -63,22 +69,21 @@ def text_record(
     }
 
 
-def generated_record(
-    model: HookedModel, text: Any, n: int, method: str, baseline: str
-) -> dict[str, Any]:
+def generated_record(model: HookedModel, text: Any, n: int, method: str, baseline: str) -> dict[str, Any]:
     """Which tokens each of `n` tokens that the model writes rests on; plain JSON values."""
     one = attribute_generated(model, text, n, method=method, baseline=baseline)
     known = len(one.tokens) - len(one.generated)
     rows = [[round(v, 6) for v in row[: known + i]] for i, row in enumerate(one.scores.tolist())]
     worst = f", largest gap {100 * float(one.gaps.max()):.2g} %" if one.complete else ""
-    return {"rows": list(one.generated), "columns": list(one.tokens[:-1]), "scores": rows,
-            "note": f"what raised the log-probability of every token written, by {method}"
-                    f"{worst}"}  # fmt: skip
+    return {
+        "rows": list(one.generated),
+        "columns": list(one.tokens[:-1]),
+        "scores": rows,
+        "note": f"what raised the log-probability of every token written, by {method}{worst}",
+    }
 
 
-def pair_record(
-    model: HookedModel, texts: Sequence[Any], reference: str, at: str | None
-) -> dict[str, Any]:
+def pair_record(model: HookedModel, texts: Sequence[Any], reference: str, at: str | None) -> dict[str, Any]:
     """One pair of texts; plain JSON values."""
     one = attribute_pair(model, texts[0], texts[1], reference=reference, at=at)
     return {
@@ -103,9 +108,14 @@ def write_page(place: Path, subtitle: str, pairs: bool) -> None:
 
 def _plain(one: Attribution) -> dict[str, Any]:
     relative = min(one.relative_gap, 1e9)
-    return {"scores": [round(v, 6) for v in one.scores.tolist()], "gap": relative,
-            "complete": one.complete, "converged": one.converged, "note": one.gap_sentence,
-            "passes": one.n_forward}  # fmt: skip
+    return {
+        "scores": [round(v, 6) for v in one.scores.tolist()],
+        "gap": relative,
+        "complete": one.complete,
+        "converged": one.converged,
+        "note": one.gap_sentence,
+        "passes": one.n_forward,
+    }
 
 
 def _text_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
@@ -121,8 +131,10 @@ def _text_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
             method = record["methods"][name]
             if method["complete"]:
                 numbers[f"gap of {name}"] = method["gap"]
-        strips = [Strip(n, record["tokens"], record["methods"][n]["scores"],
-                        record["methods"][n]["note"]) for n in names]  # fmt: skip
+        strips = [
+            Strip(n, record["tokens"], record["methods"][n]["scores"], record["methods"][n]["note"])
+            for n in names
+        ]
         about = f"{record['text']}  ·  {record['target']}"
         examples.append(Example(about, numbers, strips, _written(record)))
     first = records[0]
@@ -142,8 +154,7 @@ def _written(record: dict[str, Any]) -> list[Grid]:
         return []
     columns = found["columns"]
     values = [[*row, *[None] * (len(columns) - len(row))] for row in found["scores"]]
-    return [Grid("What the model wrote", found["rows"], columns, values, found["note"],
-                 tokens=True)]  # fmt: skip
+    return [Grid("What the model wrote", found["rows"], columns, values, found["note"], tokens=True)]
 
 
 def _summaries(records: list[dict[str, Any]], names: list[str]) -> list[Grid]:
@@ -159,8 +170,15 @@ def _summaries(records: list[dict[str, Any]], names: list[str]) -> list[Grid]:
             f"methods that are one (tau of at least 0.9): {groups}"
         )
         found.append(Grid("Agreement", names, names, alike.kendall.tolist(), note))
-        found.append(Grid(f"Overlap of the {alike.k} leading tokens", names, names,
-                          alike.top_k.tolist(), "Jaccard, mean over texts"))  # fmt: skip
+        found.append(
+            Grid(
+                f"Overlap of the {alike.k} leading tokens",
+                names,
+                names,
+                alike.top_k.tolist(),
+                "Jaccard, mean over texts",
+            )
+        )
     judged = [r["judged"] for r in records if r["judged"]]
     if judged:
         rows = [*(n for n in names if n in judged[0]), RANDOM]
@@ -172,9 +190,16 @@ def _summaries(records: list[dict[str, Any]], names: list[str]) -> list[Grid]:
         heads = [key.replace("_", " ") for key in JUDGED]
         found.append(Grid("Faithfulness", rows, heads, means.tolist(), note))
     gaps = [_gaps([r["methods"][n] for r in records]) for n in names]
-    found.append(Grid("Completeness and cost", names,
-                      ["share of gaps above 1 %", "largest gap", "passes per text"],
-                      gaps, "gaps relative to f(text) - f(baseline)", coloured=False))  # fmt: skip
+    found.append(
+        Grid(
+            "Completeness and cost",
+            names,
+            ["share of gaps above 1 %", "largest gap", "passes per text"],
+            gaps,
+            "gaps relative to f(text) - f(baseline)",
+            coloured=False,
+        )
+    )
     return found
 
 
@@ -190,18 +215,28 @@ def _pair_page(records: list[dict[str, Any]], subtitle: str) -> Gallery:
         a, b = r["tokens_a"], r["tokens_b"]
         names = ("f(a,b)", "f(r,b)", "f(a,r)", "f(r,r)")
         numbers: dict[str, float | None] = dict(zip(names, r["terms"], strict=True))
-        numbers |= {"relative gap": r["gap"], "share of pairs for half of it": r["half"],
-                    "nodes": float(r["nodes"]), "tokens": float(len(a) + len(b))}  # fmt: skip
+        numbers |= {
+            "relative gap": r["gap"],
+            "share of pairs for half of it": r["half"],
+            "nodes": float(r["nodes"]),
+            "tokens": float(len(a) + len(b)),
+        }
         grid = Grid("", a, b, r["scores"], r["note"], tokens=True)
         examples.append(Example(r["text"], numbers, (), (grid,)))
     gaps = [r["gap"] for r in records]
     late = sum(not r["converged"] for r in records)
     half = sorted(r["half"] for r in records)[len(records) // 2]
     facts = Grid(
-        "All pairs", ["measured"],
-        ["largest relative gap × 1000", "share above 1e-3", "not converged",
-         "median share of pairs that make half"],
+        "All pairs",
+        ["measured"],
+        [
+            "largest relative gap × 1000",
+            "share above 1e-3",
+            "not converged",
+            "median share of pairs that make half",
+        ],
         [[1e3 * max(gaps), sum(g > 1e-3 for g in gaps) / len(gaps), float(late), half]],
-        "four-term identity: sum of cells = f(a,b) - f(r,b) - f(a,r) + f(r,r)", coloured=False,
-    )  # fmt: skip
+        "four-term identity: sum of cells = f(a,b) - f(r,b) - f(a,r) + f(r,r)",
+        coloured=False,
+    )
     return Gallery("Which token pairs make texts similar", subtitle, PAIR_PROSE, [facts], examples)

@@ -86,8 +86,9 @@ class Convert(Common):
         if self.site_in or self.site_out:
             raise ConfigError(
                 "one site cannot be that of several dictionaries",
-                got=f"{len(many)} dictionaries in {self.source}", fix="convert them one by one",
-            )  # fmt: skip
+                got=f"{len(many)} dictionaries in {self.source}",
+                fix="convert them one by one",
+            )
         return many
 
     def _calibrated(self, found: list[Dictionary]) -> list[Dictionary]:
@@ -112,9 +113,7 @@ class Convert(Common):
         from interp.dictionaries.formats import save, save_transcoders
 
         if self.to == "circuit-tracer":
-            save_transcoders(
-                found, self.destination, model_name=self.model_name, overwrite=self.overwrite
-            )
+            save_transcoders(found, self.destination, model_name=self.model_name, overwrite=self.overwrite)
         elif len(found) == 1:
             save(found[0], self.destination, overwrite=self.overwrite)
         else:

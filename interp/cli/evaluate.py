@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     from interp.reports import Item
 
 SHOWN = {
-    "l0": "L0", "explained_variance": "explained variance", "ce_recovered": "CE recovered",
-    "kl_recovered": "KL recovered", "dead": "dead", "dense": "dense", "cosine": "cosine",
+    "l0": "L0",
+    "explained_variance": "explained variance",
+    "ce_recovered": "CE recovered",
+    "kl_recovered": "KL recovered",
+    "dead": "dead",
+    "dense": "dense",
+    "cosine": "cosine",
     "norm_ratio": "norm ratio",
-}  # fmt: skip
+}
 """Score -> heading of its column."""
 
 
@@ -58,8 +63,7 @@ class Evaluate(Written):
         loaded = self._load()
         model = open_model(self.model, self.placement)
         reports = {
-            key: evaluate(dictionary, model, self.text, self.evaluation)
-            for key, dictionary in loaded.items()
+            key: evaluate(dictionary, model, self.text, self.evaluation) for key, dictionary in loaded.items()
         }
         n = next(iter(reports.values())).n_tokens
         subtitle = f"{name} · {self.text.name} · {n:,} tokens"
@@ -81,17 +85,14 @@ class Evaluate(Written):
         from interp.dictionaries.formats import load
 
         if not self.dictionaries:
-            raise ConfigError(
-                "no dictionary to evaluate", expected="one or more folders after the text"
-            )
+            raise ConfigError("no dictionary to evaluate", expected="one or more folders after the text")
         if len(set(self.dictionaries)) < len(self.dictionaries):
             raise ConfigError("a dictionary is named twice", got=" ".join(self.dictionaries))
         last = [Path(source).name for source in self.dictionaries]
         names = last if len(set(last)) == len(last) else list(self.dictionaries)
         strict = self.evaluation.strict
         return {
-            name: load(source, strict=strict)
-            for name, source in zip(names, self.dictionaries, strict=True)
+            name: load(source, strict=strict) for name, source in zip(names, self.dictionaries, strict=True)
         }
 
     def _page(self, reports: dict[str, DictionaryReport]) -> list[Item]:

@@ -80,9 +80,7 @@ class Lens(Written):
         """
         given = [o for o, v in (("--tuned", self.tuned), ("--train-on", self.train_on)) if v]
         if self.kind != "tuned" and given:
-            raise ConfigError(
-                f"the {self.kind} lens is not trained", got=" ".join(given), fix="--kind tuned"
-            )
+            raise ConfigError(f"the {self.kind} lens is not trained", got=" ".join(given), fix="--kind tuned")
         if self.kind == "tuned" and len(given) != 1:
             raise ConfigError(
                 "a tuned lens is either given or trained here",

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from interp.cli.config import Common
 
 COMMANDS = {
-    "demo": (
-        "interp.cli.demo.command:Demo",
-        "From nothing to one page: the bundled model, or one of yours.",
-    ),
+    "demo": ("interp.cli.demo.command:Demo", "From nothing to one page: the bundled model, or one of yours."),
     "lens": (
         "interp.cli.lens:Lens",
         "Read every layer with the model's own head: the logit, tuned or decoder lens.",
@@ -37,10 +34,7 @@ COMMANDS = {
         "interp.cli.atlas:Atlas",
         "Map every attention head: what it looks at, which are alike, what weights alone say.",
     ),
-    "neurons": (
-        "interp.cli.neurons:Neurons",
-        "Read every MLP neuron as tokens; no text is run.",
-    ),
+    "neurons": ("interp.cli.neurons:Neurons", "Read every MLP neuron as tokens; no text is run."),
     "attribute": (
         "interp.cli.attribute:Attribute",
         "Which tokens made the answer, by several methods, with tests of faithfulness.",
@@ -108,9 +102,11 @@ def parse(argv: Sequence[str]) -> Common:
         raise SystemExit(0)
     if name not in COMMANDS:
         raise ConfigError(
-            "the first word must be a command", got=name[:80], expected=", ".join(COMMANDS),
+            "the first word must be a command",
+            got=name[:80],
+            expected=", ".join(COMMANDS),
             fix=did_you_mean(name[:80], COMMANDS) or "interp --help lists the commands",
-        )  # fmt: skip
+        )
     module, _, attribute = COMMANDS[name][0].partition(":")
     kind: type[Common] = getattr(import_module(module), attribute)
     given = kind.preset(rest)

@@ -76,9 +76,7 @@ class Probe(Written):
         from interp.tasks.labels import LabelledCorpus
 
         if self.limit < 2:
-            raise ConfigError(
-                "too few sentences", got=f"--limit {self.limit}", expected="2 or more"
-            )
+            raise ConfigError("too few sentences", got=f"--limit {self.limit}", expected="2 or more")
         file, _, member = self.labels.partition("::")
         found = load_labels(file, member=member or None)
         if isinstance(found, LabelledCorpus):

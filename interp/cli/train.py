@@ -64,11 +64,13 @@ class Train(Written):
         """
         after = [*argv[1:], ""]
         path = next(
-            (after[i] if word == "--config" else word.partition("=")[2]
-             for i, word in enumerate(argv)
-             if word == "--config" or word.startswith("--config=")),
+            (
+                after[i] if word == "--config" else word.partition("=")[2]
+                for i, word in enumerate(argv)
+                if word == "--config" or word.startswith("--config=")
+            ),
             "",
-        )  # fmt: skip
+        )
         if not path:
             return None
         values = read_file(Path(path))
@@ -79,16 +81,15 @@ class Train(Written):
         for key in values:
             if key not in known:
                 raise ConfigError(
-                    f"{path} has an unknown key", got=str(key)[:80],
+                    f"{path} has an unknown key",
+                    got=str(key)[:80],
                     fix=did_you_mean(str(key)[:80], known) or None,
-                )  # fmt: skip
+                )
         for key, value in own.items():
             if not isinstance(value, str):
                 raise ConfigError(f"{path}: {key} must be text", got=repr(value)[:80])
         if type(finetune) is not int:
-            raise ConfigError(
-                f"{path}: {FINETUNE} must be a number of steps", got=repr(finetune)[:80]
-            )
+            raise ConfigError(f"{path}: {FINETUNE} must be a number of steps", got=repr(finetune)[:80])
         given: dict[str, Any] = own | {FINETUNE: finetune}
         if "out" in given:
             given["out"] = Path(given["out"])
@@ -124,9 +125,8 @@ class Train(Written):
         sinks = open_sinks(self.log_to, place)
         try:
             made = run_training(
-                configs, self.data, model=model, out=place, callbacks=sinks,
-                overwrite=self.overwrite,
-            )  # fmt: skip
+                configs, self.data, model=model, out=place, callbacks=sinks, overwrite=self.overwrite
+            )
         finally:
             for sink in sinks:
                 sink.finish()
@@ -156,9 +156,7 @@ class Train(Written):
         config, tuned = FinetuneConfig(steps=self.finetune), {}
         for name, dictionary in made.dictionaries.items():
             label, run = f"{name}-finetuned", place / "finetuning" / name
-            found = finetune(
-                dictionary, model, self.data, config, out=run, overwrite=self.overwrite
-            )
+            found = finetune(dictionary, model, self.data, config, out=run, overwrite=self.overwrite)
             found[0].save(place / "dictionaries" / label, overwrite=True)
             tuned[label] = found
         return tuned
@@ -175,9 +173,8 @@ class Train(Written):
         return [TrainConfig.of(shared | dict(v), where) for v in variants] or [self.training]
 
     def _report(
-        self, made: DictionaryRun, tuned: dict[str, Any], configs: list[TrainConfig],
-        place: Path, model: Any,
-    ) -> None:  # fmt: skip
+        self, made: DictionaryRun, tuned: dict[str, Any], configs: list[TrainConfig], place: Path, model: Any
+    ) -> None:
         from interp.core.store import write_text
         from interp.plotting.rooms.dictionaries_training import dictionary_curves
         from interp.reports import Item, PageConfig, report
@@ -224,14 +221,13 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         found = parse_yaml(read_bytes(path, YAML_BYTES), Loader)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{str(path)[:100]} cannot be read as YAML", got=one_line(error, 200)
-        ) from error
+        raise ConfigError(f"{str(path)[:100]} cannot be read as YAML", got=one_line(error, 200)) from error
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{path} must hold keys and values", got=type(found).__name__,
+            f"{path} must hold keys and values",
+            got=type(found).__name__,
             expected="lines such as `d_sae: 4096`",
-        )  # fmt: skip
+        )
     return {str(key): value for key, value in found.items()}
 
 

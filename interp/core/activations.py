@@ -335,13 +335,10 @@ def _kept(tokens: Tensor | None, mask: Tensor | None, positions: Tensor | None) 
     if mask is None:
         return None
     if mask.dtype != torch.bool:
-        raise ShapeError(
-            "the mask must be boolean", got=mask.dtype, expected="True for a real token"
-        )
+        raise ShapeError("the mask must be boolean", got=mask.dtype, expected="True for a real token")
     if tokens is not None and tokens.shape != mask.shape:
         raise ShapeError(
-            "tokens and mask differ in shape",
-            got=f"tokens {list(tokens.shape)}, mask {list(mask.shape)}",
+            "tokens and mask differ in shape", got=f"tokens {list(tokens.shape)}, mask {list(mask.shape)}"
         )
     if positions is None:
         return mask

@@ -196,9 +196,7 @@ def provenance_from(value: Any, where: Path) -> Provenance | None:
     try:
         return Provenance.from_json(value)
     except (ProvenanceError, TypeError, AttributeError) as error:
-        raise CorruptArtefact(
-            f"{where}: its provenance cannot be read", got=error, fix=REFETCH
-        ) from error
+        raise CorruptArtefact(f"{where}: its provenance cannot be read", got=error, fix=REFETCH) from error
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:

@@ -24,14 +24,7 @@ class InterpError(Exception):
         fix: The next thing to try.
     """
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        got: object = None,
-        expected: object = None,
-        fix: object = None,
-    ) -> None:
+    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: object = None) -> None:
         self.what: str = show(what, WHAT)
         super().__init__(self.what)
         self.got: str | None = None if got is None else show(got, PART)

@@ -60,8 +60,7 @@ def _describe(t: Tensor, what: str, token_axis: int | None) -> NonFiniteError:
     overflow = t.dtype == torch.float16
     return NonFiniteError(
         f"{what} is not finite",
-        got=f"{value} at index {where}{token}, dtype {dtype}; "
-        f"{int(bad.sum()):,} of {t.numel():,} values",
+        got=f"{value} at index {where}{token}, dtype {dtype}; {int(bad.sum()):,} of {t.numel():,} values",
         expected="finite numbers",
         fix="float16 ends at 65504: use bfloat16 or float32"
         if overflow

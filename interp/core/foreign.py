@@ -295,9 +295,7 @@ def _check_expansion(root: Any) -> None:
                 raise Unparsable(f"a number of {len(node.value):,} digits")
             sizes[id(node)] = 1
             continue
-        children = [
-            part for each in node.value for part in (each if isinstance(each, tuple) else (each,))
-        ]
+        children = [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
         if done:
             open_now.discard(id(node))
             sizes[id(node)] = 1 + sum(sizes[id(child)] for child in children)

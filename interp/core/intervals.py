@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.special import ndtri
 
 
-def wilson(
-    share: Tensor | float, n: Tensor | float, confidence: float = 0.95
-) -> tuple[Tensor, Tensor]:
+def wilson(share: Tensor | float, n: Tensor | float, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
     """Ends of the score interval of a share of n trials, float64 (Wilson 1927, eq. 7)."""
     p, n = torch.as_tensor(share).double(), torch.as_tensor(n).double()
     z = ndtri(torch.tensor(0.5 + confidence / 2, dtype=torch.float64))

@@ -202,9 +202,7 @@ def match(
     return [name for name in known if name in wanted]
 
 
-def unknown(
-    name: str, candidates: Iterable[str], *, what: str = "site", where: str = ""
-) -> SiteError:
+def unknown(name: str, candidates: Iterable[str], *, what: str = "site", where: str = "") -> SiteError:
     """The error for a name that matches none of `candidates`: raise what this returns."""
     names = list(candidates)
     count = layer_count(name, names)
@@ -239,9 +237,7 @@ def layer_count(name: str, candidates: Iterable[str]) -> int | None:
     """How many layers the candidates have under the prefix of `name` (`blocks.`); None if none."""
     block = _BLOCK.match(name)
     prefix = block[1] if block else "blocks."
-    found = [
-        int(other[2]) for other in map(_BLOCK.match, candidates) if other and other[1] == prefix
-    ]
+    found = [int(other[2]) for other in map(_BLOCK.match, candidates) if other and other[1] == prefix]
     return max(found) + 1 if found else None
 
 
@@ -285,14 +281,7 @@ _ALIASES = {
     "mlp_mid": "mid",
     "mlp_post": "post",
 }
-_SUBLAYER_ALIASES = {
-    "a": "attn",
-    "attention": "attn",
-    "m": "mlp",
-    "b": "",
-    "block": "",
-    "blocks": "",
-}
+_SUBLAYER_ALIASES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": "", "blocks": ""}
 _ATTN = frozenset("k v q z rot_k rot_q result pattern attn_scores".split())
 _MLP = frozenset("pre post mid pre_linear".split())
 _FUSED = re.compile(r"([a-z_]+?)(\d+)([a-z]?.*)")

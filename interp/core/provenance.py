@@ -21,15 +21,7 @@ from interp.core.names import did_you_mean
 UNKNOWN = "unknown"
 """Stands for a model or fingerprint that was not recorded (foreign files)."""
 
-MATCHED = (
-    "model_fingerprint",
-    "sites",
-    "d_in",
-    "dtype",
-    "prepend_bos",
-    "tokenizer_hash",
-    "normalisation",
-)
+MATCHED = ("model_fingerprint", "sites", "d_in", "dtype", "prepend_bos", "tokenizer_hash", "normalisation")
 """What must agree before an artefact is applied. Not the data: held-out text is meant to differ."""
 
 _WHOLE = 1_000_000  # tensors up to this many elements are hashed whole
@@ -119,8 +111,7 @@ class Provenance:
                 notes.append(f"{name}: made for {_say(mine)}, applied to {_say(theirs)}")
         if wrong and strict:
             raise ProvenanceError(
-                f"this artefact was made for something else ({self.model}, applied to "
-                f"{other.model})",
+                f"this artefact was made for something else ({self.model}, applied to {other.model})",
                 got="; ".join(wrong),
                 expected="the same " + ", ".join(fields),
                 fix="use the artefact made for this, or pass strict=False to go on and have the "
@@ -187,8 +178,7 @@ def checksum_state(state_dict: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], .
     changed; it is never stored. One reading of the weights, no copy of them.
     """
     return tuple(
-        (name, str(t.dtype), tuple(t.shape), _checksum(t.detach()))
-        for name, t in sorted(state_dict.items())
+        (name, str(t.dtype), tuple(t.shape), _checksum(t.detach())) for name, t in sorted(state_dict.items())
     )
 
 

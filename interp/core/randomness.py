@@ -23,9 +23,7 @@ _MASK = 0xFFFFFFFF
 Number = TypeVar("Number", int, Tensor)
 
 
-def generator(
-    seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh torch generator that depends on these values only (blake2b of the triple).
 
     Different purposes and steps give independent streams; the same triple the same stream in every

@@ -38,9 +38,7 @@ from interp.core.settings import check_call
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "RENDERERS", "Check", "Checks", "Result", "renders", "set_renderer_loader", "set_type_loader",
-]  # fmt: skip
+__all__ = ["RENDERERS", "Check", "Checks", "Result", "renders", "set_renderer_loader", "set_type_loader"]
 
 TENSORS, VALUES = "tensors.safetensors", "result.json"
 SCHEMA = "result/"
@@ -181,8 +179,7 @@ class Result:
                 return RENDERERS[kind](self, **options)
         raise MissingDependency(
             f"nothing is known that draws a {type(self).__name__}",
-            fix="import interp.plotting, or register a function with @renders"
-            f"({type(self).__name__})",
+            fix=f"import interp.plotting, or register a function with @renders({type(self).__name__})",
         )
 
     def __repr__(self) -> str:

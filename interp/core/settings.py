@@ -17,16 +17,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    Self,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
@@ -109,10 +100,7 @@ def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
             texts = [c for c in choices if isinstance(c, str)]
             near = did_you_mean(value, texts) if isinstance(value, str) else ""
             raise ConfigError(
-                f"{field.name} has a wrong value",
-                got=repr(value),
-                expected=_say(hint),
-                fix=near or None,
+                f"{field.name} has a wrong value", got=repr(value), expected=_say(hint), fix=near or None
             )
         if least is not None and field.name in least and value is not None:
             hint = Annotated[hint, at_least(least[field.name])]
@@ -130,9 +118,7 @@ def read_count(name: str, value: object, least: int = 1) -> int:
     whole = hasattr(value, "__index__") and not isinstance(value, bool)
     if whole and (n := int(value.__index__())) >= least:  # type: ignore[attr-defined]
         return n
-    raise ConfigError(
-        f"{name} is a whole number", got=repr(value)[:80], expected=f"{name} >= {least}"
-    )
+    raise ConfigError(f"{name} is a whole number", got=repr(value)[:80], expected=f"{name} >= {least}")
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -157,9 +143,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         )
 
 
-def check_call(
-    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
-) -> None:
+def check_call(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Refuse options that a function does not have, and arguments that are none of its choices.
 
     Raises:

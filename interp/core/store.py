@@ -21,33 +21,33 @@ from typing import Any
 from torch import Tensor
 
 from interp.core.disk import calls as _disk
-from interp.core.disk.artefact import (
-    MANIFEST,
-    Artefact,
-    looks_like_ours,
-    read_artefact,
-    render_manifest,
-)
+from interp.core.disk.artefact import MANIFEST, Artefact, looks_like_ours, read_artefact, render_manifest
 from interp.core.disk.lock import lock
 from interp.core.disk.pickled import check_torch, load_torch, torch_shapes
-from interp.core.disk.tensors import (
-    CHUNK,
-    Chunks,
-    encode_tensors,
-    load_tensors,
-    tensor_shapes,
-    unreadable,
-)
+from interp.core.disk.tensors import CHUNK, Chunks, encode_tensors, load_tensors, tensor_shapes, unreadable
 from interp.core.errors import BadName, CorruptArtefact, StorageError
 from interp.core.foreign import parse_json
 from interp.core.names import slug
 from interp.core.provenance import versions
 
 __all__ = [
-    "Artefact", "append", "check_torch", "child", "commit", "load_tensors", "load_torch", "lock",
-    "is_ours", "open_artefact", "read_jsonl", "remove", "tensor_shapes", "torch_shapes",
-    "write_text", "write_texts",
-]  # fmt: skip
+    "Artefact",
+    "append",
+    "check_torch",
+    "child",
+    "commit",
+    "load_tensors",
+    "load_torch",
+    "lock",
+    "is_ours",
+    "open_artefact",
+    "read_jsonl",
+    "remove",
+    "tensor_shapes",
+    "torch_shapes",
+    "write_text",
+    "write_texts",
+]
 
 Payload = bytes | str | Mapping[str, Any] | list[Any] | Mapping[str, Tensor]
 
@@ -107,9 +107,7 @@ def commit(
         try:
             _disk.step("mkdir", staged)
             staged.mkdir()
-            entries = {
-                name: _disk.write(staged / name, chunks) for name, (_, chunks) in content.items()
-            }
+            entries = {name: _disk.write(staged / name, chunks) for name, (_, chunks) in content.items()}
             _disk.write(staged / MANIFEST, iter([render_manifest({**body, "files": entries})]))
             _disk.sync(staged)
             _disk.publish(staged, target, overwrite)
@@ -118,9 +116,7 @@ def commit(
     return target
 
 
-def open_artefact(
-    directory: str | Path, *, schema: str | None = None, foreign_ok: bool = False
-) -> Artefact:
+def open_artefact(directory: str | Path, *, schema: str | None = None, foreign_ok: bool = False) -> Artefact:
     """Open a folder that `commit` wrote; sizes and sha256 of all its files are verified first.
 
     Args:
@@ -143,9 +139,7 @@ def open_artefact(
             )
         return Artefact(target, {"schema": None, "provenance": "unknown", "files": {}}, {})
     if schema is not None and artefact.manifest["schema"] != schema:
-        raise StorageError(
-            f"{target} holds something else", got=artefact.manifest["schema"], expected=schema
-        )
+        raise StorageError(f"{target} holds something else", got=artefact.manifest["schema"], expected=schema)
     return artefact
 
 
@@ -224,9 +218,7 @@ def write_text(path: str | Path, text: str | bytes, overwrite: bool = False) -> 
     return target
 
 
-def write_texts(
-    files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool = False
-) -> list[Path]:
+def write_texts(files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool = False) -> list[Path]:
     """Write several files, all or none: a page and its numbers.
 
     All are staged and flushed before the first is renamed; if a rename fails, those before it are
@@ -361,6 +353,7 @@ def _as_json(name: str, value: object, indent: int | None = 2) -> bytes:
         return json.dumps(value, indent=indent, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise StorageError(
-            f"{name}: the value is no JSON", got=error, expected="dict, list, str, int, float, "
-            "bool, None; numbers finite; tensors only in *.safetensors",
-        ) from error  # fmt: skip
+            f"{name}: the value is no JSON",
+            got=error,
+            expected="dict, list, str, int, float, bool, None; numbers finite; tensors only in *.safetensors",
+        ) from error

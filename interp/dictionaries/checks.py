@@ -7,9 +7,15 @@ from interp.core.settings import check_fields
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 
 _LEAST: dict[str, int] = {
-    "d_in": 1, "d_sae": 1, "d_out": 1, "k": 0, "residual_threshold": 0, "max_iterations": 1,
-    "bandwidth": 0, "lp": 0,
-}  # fmt: skip
+    "d_in": 1,
+    "d_sae": 1,
+    "d_out": 1,
+    "k": 0,
+    "residual_threshold": 0,
+    "max_iterations": 1,
+    "bandwidth": 0,
+    "lp": 0,
+}
 
 
 def check_dictionary(config: DictionaryConfig) -> None:
@@ -24,13 +30,15 @@ def check_dictionary(config: DictionaryConfig) -> None:
     if config.rescale_acts_by_decoder_norm and not in_topk_family:
         raise ConfigError(
             "rescale_acts_by_decoder_norm belongs to the topk family",
-            got=config.activation, expected=", ".join(TOPK_FAMILY),
-        )  # fmt: skip
+            got=config.activation,
+            expected=", ".join(TOPK_FAMILY),
+        )
     if config.is_transcoder and config.apply_b_dec_to_input:
         raise ConfigError(
             "b_dec of a transcoder belongs to its output and cannot be subtracted from its input",
-            got="apply_b_dec_to_input=True", fix="set apply_b_dec_to_input=False",
-        )  # fmt: skip
+            got="apply_b_dec_to_input=True",
+            fix="set apply_b_dec_to_input=False",
+        )
     if config.is_transcoder and config.activation == "matching_pursuit":
         raise ConfigError(
             "matching pursuit reads with its decoder, so it cannot be a transcoder",
@@ -39,8 +47,9 @@ def check_dictionary(config: DictionaryConfig) -> None:
     if config.skip and not config.is_transcoder:
         raise ConfigError(
             "a skip path copies the input of an SAE past its latents",
-            got="skip=True", fix="give d_out or site_out, or leave skip out",
-        )  # fmt: skip
+            got="skip=True",
+            fix="give d_out or site_out, or leave skip out",
+        )
     if config.groups:
         _check_groups(config)
 
@@ -51,14 +60,16 @@ def _check_k(config: DictionaryConfig) -> None:
         if config.k is not None:
             raise ConfigError(
                 f"a {config.activation} dictionary has no k",
-                got=config.k, expected=f"k=None, or activation one of {', '.join(TOPK_FAMILY)}",
-            )  # fmt: skip
+                got=config.k,
+                expected=f"k=None, or activation one of {', '.join(TOPK_FAMILY)}",
+            )
         return
     if config.k is None or not 0 < config.k <= config.d_sae:
         raise ConfigError(
             f"a {config.activation} dictionary needs k, its number of active latents",
-            got=config.k, expected=f"above 0, at most d_sae = {config.d_sae}",
-        )  # fmt: skip
+            got=config.k,
+            expected=f"above 0, at most d_sae = {config.d_sae}",
+        )
     if config.activation != "batchtopk" and config.k != int(config.k):
         raise ConfigError(
             "k must be a whole number", got=config.k, fix="batchtopk takes a fractional average"
@@ -70,7 +81,8 @@ def _check_groups(config: DictionaryConfig) -> None:
     if list(groups) != sorted({g for g in groups if g > 0}) or groups[-1] != config.d_sae:
         raise ConfigError(
             "groups are the widths of nested prefixes",
-            got=groups, expected=f"increasing numbers ending in d_sae = {config.d_sae}",
-        )  # fmt: skip
+            got=groups,
+            expected=f"increasing numbers ending in d_sae = {config.d_sae}",
+        )
     if config.activation == "matching_pursuit":
         raise ConfigError("matching pursuit has no groups", got=groups, fix="leave groups out")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Activation = Literal[
-    "relu", "topk", "abstopk", "batchtopk", "jumprelu", "gated", "matching_pursuit"
-]
+Activation = Literal["relu", "topk", "abstopk", "batchtopk", "jumprelu", "gated", "matching_pursuit"]
 """How pre-activations become latents."""
 
 Normalisation = Literal["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"]
@@ -21,9 +19,11 @@ PENALISED: tuple[Activation, ...] = ("relu", "jumprelu", "gated")
 
 _SAVED_AS: dict[str, str] = {"relu": "standard", "batchtopk": "jumprelu"}
 _TRANSCODERS: dict[str, str] = {
-    "relu": "transcoder", "jumprelu": "jumprelu_transcoder",
-    "batchtopk": "jumprelu_transcoder", "topk": "jumprelu_transcoder",
-}  # fmt: skip
+    "relu": "transcoder",
+    "jumprelu": "jumprelu_transcoder",
+    "batchtopk": "jumprelu_transcoder",
+    "topk": "jumprelu_transcoder",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

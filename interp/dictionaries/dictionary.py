@@ -108,14 +108,14 @@ class Dictionary(Trained):
         if expected.keys() != tensors.keys():
             raise ConfigError(
                 f"these are not the tensors of a {config.activation} dictionary",
-                got=", ".join(sorted(tensors)), expected=", ".join(sorted(expected)),
-            )  # fmt: skip
+                got=", ".join(sorted(tensors)),
+                expected=", ".join(sorted(expected)),
+            )
         for name, tensor in tensors.items():
             if tensor.shape != expected[name].shape:
                 raise ShapeError(
-                    f"{name} has another shape",
-                    got=list(tensor.shape), expected=list(expected[name].shape),
-                )  # fmt: skip
+                    f"{name} has another shape", got=list(tensor.shape), expected=list(expected[name].shape)
+                )
         dtype = getattr(torch, config.dtype)
         own = {n: t.detach().to(dtype, copy=True).contiguous() for n, t in tensors.items()}
         made.load_state_dict(own, assign=True)
@@ -131,12 +131,8 @@ class Dictionary(Trained):
         c = self.config
         k = "" if c.k is None else f", k={c.k:g}"
         out = f" -> {c.width_out}" if c.is_transcoder else ""
-        where = (
-            self.site_in if self.site_in == self.site_out else f"{self.site_in} -> {self.site_out}"
-        )
-        return f"{c.activation}{k}, {c.d_in} -> {c.d_sae} latents{out}" + (
-            f", {where}" if where else ""
-        )
+        where = self.site_in if self.site_in == self.site_out else f"{self.site_in} -> {self.site_out}"
+        return f"{c.activation}{k}, {c.d_in} -> {c.d_sae} latents{out}" + (f", {where}" if where else "")
 
     @property
     def site_in(self) -> str:
@@ -187,8 +183,10 @@ class Dictionary(Trained):
         if self.config.activation not in ("topk", "abstopk"):
             raise ConfigError(
                 "the number of active latents varies from row to row",
-                got=self.config.activation, expected="topk or abstopk", fix="use encode",
-            )  # fmt: skip
+                got=self.config.activation,
+                expected="topk or abstopk",
+                fix="use encode",
+            )
         signed = self.config.activation == "abstopk"
         return coding.top(self.preactivations(x), int(self.config.k or 0), signed)
 

@@ -53,9 +53,10 @@ def distil(
     config = config or DistilConfig()
     if teacher.config.is_transcoder or teacher.config.normalize_activations != "none":
         raise ConfigError(
-            "only plain SAEs are distilled", got=f"transcoder: {teacher.config.is_transcoder}, "
+            "only plain SAEs are distilled",
+            got=f"transcoder: {teacher.config.is_transcoder}, "
             f"normalize_activations={teacher.config.normalize_activations!r}",
-        )  # fmt: skip
+        )
     like = teacher.W_dec
     gate = nn.Linear(teacher.config.d_in, teacher.config.d_sae, dtype=like.dtype)
     gate.to(like.device)
@@ -104,16 +105,24 @@ def _as_dictionary(teacher: Dictionary, gate: nn.Linear, x: Tensor) -> Dictionar
     joint = ((pre - mean_pre) * (z - mean_z) * on).sum(0)
     slope = (joint / spread.clamp_min(1e-12)).clamp_min(1e-4)
     config = replace(
-        teacher.config, activation="gated", k=None, max_iterations=None,
-        rescale_acts_by_decoder_norm=False, apply_b_dec_to_input=True,
-    )  # fmt: skip
+        teacher.config,
+        activation="gated",
+        k=None,
+        max_iterations=None,
+        rescale_acts_by_decoder_norm=False,
+        apply_b_dec_to_input=True,
+    )
     student = Dictionary.from_state(
         config,
         {
-            "encoder": gate.weight, "W_dec": teacher.W_dec, "b_dec": teacher.b_dec,
-            "b_gate": gate.bias + offset, "r_mag": slope.log(), "b_mag": mean_z - slope * mean_pre,
+            "encoder": gate.weight,
+            "W_dec": teacher.W_dec,
+            "b_dec": teacher.b_dec,
+            "b_gate": gate.bias + offset,
+            "r_mag": slope.log(),
+            "b_mag": mean_z - slope * mean_pre,
         },
-    )  # fmt: skip
+    )
     student.provenance = teacher.provenance
     student.metadata = dict(teacher.metadata) | {"distilled_from": teacher.config.activation}
     return student

@@ -81,25 +81,30 @@ def finetune(
     if not model.has_head:
         raise ConfigError(
             "finetuning compares predictions, and this model predicts no tokens",
-            got=type(model.module).__name__, expected="a language model",
-        )  # fmt: skip
+            got=type(model.module).__name__,
+            expected="a language model",
+        )
     tokens = sequences(model, data, config.n_ctx)
     batches = _Batches(model, tokens, config)
     made = copy.deepcopy(dictionary).requires_grad_(True)
     tuning = _Tuning(made, batches, config)
     plan = FitConfig(
-        steps=config.steps, lr=config.lr, lr_schedule="linear", seed=config.seed,
-        lr_warmup=round(WARMUP * config.steps), log_every=config.log_every, overwrite=overwrite,
-    )  # fmt: skip
+        steps=config.steps,
+        lr=config.lr,
+        lr_schedule="linear",
+        seed=config.seed,
+        lr_warmup=round(WARMUP * config.steps),
+        log_every=config.log_every,
+        overwrite=overwrite,
+    )
     record = {
         "finetune": asdict(config),
         "text": tokens.fingerprint,
         "dictionary": fingerprint_state(dictionary.state_dict(), {}),
     }
     report = fit(
-        made, tuning.step, batches, plan, out=out, callbacks=[_Norms(made)], resume=resume,
-        record=record,
-    )  # fmt: skip
+        made, tuning.step, batches, plan, out=out, callbacks=[_Norms(made)], resume=resume, record=record
+    )
     if kind in CUT:
         land(made, tuning.rows(), tuning.l0)
     last = {key: report.series(key)[1][-1] for key in ("kl", "fvu", "l0")}
@@ -118,13 +123,15 @@ def check_finetune(config: FinetuneConfig, activations: Sequence[str]) -> None:
         if config.l0 is not None and kind in FIXED_K:
             raise ConfigError(
                 f"a {kind} dictionary has its number of active latents from k",
-                got=f"l0={config.l0}", fix="leave l0 out",
-            )  # fmt: skip
+                got=f"l0={config.l0}",
+                fix="leave l0 out",
+            )
         if kind not in FIXED_K + CUT:
             raise ConfigError(
-                "this activation has no number of active latents to hold", got=kind,
+                "this activation has no number of active latents to hold",
+                got=kind,
                 expected=", ".join(FIXED_K + CUT),
-            )  # fmt: skip
+            )
 
 
 class _Batches:
@@ -174,9 +181,11 @@ class _Tuning:
 
         said = self.model.run_with_hooks(batch, [(d.site_out, put)])
         kl = F.kl_div(
-            said[keep].float().log_softmax(-1), logits[keep].float().log_softmax(-1),
-            reduction="batchmean", log_target=True,
-        )  # fmt: skip
+            said[keep].float().log_softmax(-1),
+            logits[keep].float().log_softmax(-1),
+            reduction="batchmean",
+            log_target=True,
+        )
         fvu = (new - y).square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-30)
         loss = kl.to(fvu) + self.fvu_weight * fvu
         learned = [p for p in d.parameters() if p.requires_grad]

@@ -19,9 +19,7 @@ class Sink(Callback):
         close: Called once after training, however it ends.
     """
 
-    def __init__(
-        self, write: Callable[[dict[str, float], int], Any], close: Callable[[], Any]
-    ) -> None:
+    def __init__(self, write: Callable[[dict[str, float], int], Any], close: Callable[[], Any]) -> None:
         self._write, self._close = write, close
         self._records: list[dict[str, Any]] = []
         self._sent = 0
@@ -58,9 +56,9 @@ def tensorboard(folder: str | Path) -> Sink:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingDependency(
-            "tensorboard is not installed", fix="pip install tensorboard; metrics.jsonl is written "
-            "in any case",
-        ) from error  # fmt: skip
+            "tensorboard is not installed",
+            fix="pip install tensorboard; metrics.jsonl is written in any case",
+        ) from error
     writer = SummaryWriter(str(folder))
 
     def write(metrics: dict[str, float], step: int) -> None:
@@ -105,7 +103,6 @@ def open_sinks(names: tuple[str, ...], folder: str | Path) -> list[Sink]:
     for name in names:
         if name not in known:
             raise ConfigError(
-                "no such sink", got=name, expected=", ".join(known),
-                fix=did_you_mean(name, known) or None,
-            )  # fmt: skip
+                "no such sink", got=name, expected=", ".join(known), fix=did_you_mean(name, known) or None
+            )
     return [known[name]() for name in names]

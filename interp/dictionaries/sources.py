@@ -106,9 +106,7 @@ def sides(site: str, site_out: str, data: Any) -> tuple[str, str]:
     return into, site_out or (OUTPUT if _is_pair(data) else into)
 
 
-def source_of(
-    data: Any, model: Any, sites: Sequence[str], stream: StreamConfig, text: TextConfig
-) -> Source:
+def source_of(data: Any, model: Any, sites: Sequence[str], stream: StreamConfig, text: TextConfig) -> Source:
     """Anything a dictionary can be trained on, as a `Source` of these sites.
 
     Args:
@@ -213,9 +211,7 @@ def _stored(data: Any, sites: list[str], stream: StreamConfig) -> Source | None:
     return None
 
 
-def _from_model(
-    data: Any, model: Any, sites: list[str], stream: StreamConfig, text: TextConfig
-) -> Source:
+def _from_model(data: Any, model: Any, sites: list[str], stream: StreamConfig, text: TextConfig) -> Source:
     if data is None or model is None:
         raise ConfigError(
             "text and a model make activations; one of them is missing",

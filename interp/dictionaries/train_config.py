@@ -136,9 +136,7 @@ class TrainConfig:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(
-                f"{where} must be keys and values",
-                got=_short(values),
-                expected="such as `d_sae: 4096`",
+                f"{where} must be keys and values", got=_short(values), expected="such as `d_sae: 4096`"
             )
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
@@ -197,9 +195,7 @@ class TrainConfig:
             groups=self.groups,
             skip=self.skip,
             apply_b_dec_to_input=self.apply_b_dec_to_input and not is_transcoder,
-            rescale_acts_by_decoder_norm=(
-                self.decoder_norm == "free" and self.activation in TOPK_FAMILY
-            ),
+            rescale_acts_by_decoder_norm=(self.decoder_norm == "free" and self.activation in TOPK_FAMILY),
             max_iterations=steps if pursuit else None,
             residual_threshold=self.residual_threshold if pursuit else 1e-2,
             site_in=site_in,
@@ -241,11 +237,12 @@ class TrainConfig:
         return TextConfig(n_ctx=self.n_ctx)
 
 
-SHARED = (
-    "steps", "batch_size", "lr_schedule", "lr_warmup", "lr_decay", "betas", "autocast",
-    "data_seed", "n_ctx", "exclude_bos", "buffer_sequences", "forward_sequences", "log_every",
-    "checkpoint_seconds",
-)  # fmt: skip
+SHARED = tuple(
+    """
+    steps batch_size lr_schedule lr_warmup lr_decay betas autocast data_seed n_ctx exclude_bos
+    buffer_sequences forward_sequences log_every checkpoint_seconds
+    """.split()
+)
 """Settings that dictionaries trained in one pass have in common: they are the pass."""
 
 

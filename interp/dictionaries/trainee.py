@@ -79,9 +79,13 @@ class Trainee(nn.Module):
         spread = (sample.y - sample.y.mean(0)).double().pow(2).sum(1).mean()
         kind = self.dictionary.W_dec.dtype
         for name, value in {
-            "scale_in": scales[0], "scale_out": scales[1], "variance": spread,
-            "coefficient": config.sparsity, "active": 0.0, "cut": 0.0,
-        }.items():  # fmt: skip
+            "scale_in": scales[0],
+            "scale_out": scales[1],
+            "variance": spread,
+            "coefficient": config.sparsity,
+            "active": 0.0,
+            "cut": 0.0,
+        }.items():
             self.register_buffer(name, torch.as_tensor(value, dtype=kind))
         self.register_buffer("idle", torch.zeros(config.d_sae, dtype=torch.int64))
         self.register_buffer("dead", torch.zeros(config.d_sae, dtype=torch.bool))

@@ -35,13 +35,35 @@ from interp.dictionaries.train_config import MOST, SHARED, TrainConfig
 from interp.dictionaries.trainee import Trainee
 
 _LEAST: dict[str, int] = {
-    "d_sae": 1, "k": 0, "max_iterations": 1, "bandwidth": 0, "l0": 0, "sparsity": 0,
-    "sparsity_warmup": 0, "lp": 0, "lp_final": 0, "k_start": 0, "k_anneal": 1, "auxk_alpha": 0,
-    "dead_after": 1, "resample_every": 1, "residual_threshold": 0, "encoder_scale": 0,
-    "init_rows": 2, "steps": 1, "batch_size": 1, "lr": 0, "lr_warmup": 0, "lr_decay": 1,
-    "grad_clip": 0, "n_ctx": 2, "buffer_sequences": 1, "forward_sequences": 1, "log_every": 1,
+    "d_sae": 1,
+    "k": 0,
+    "max_iterations": 1,
+    "bandwidth": 0,
+    "l0": 0,
+    "sparsity": 0,
+    "sparsity_warmup": 0,
+    "lp": 0,
+    "lp_final": 0,
+    "k_start": 0,
+    "k_anneal": 1,
+    "auxk_alpha": 0,
+    "dead_after": 1,
+    "resample_every": 1,
+    "residual_threshold": 0,
+    "encoder_scale": 0,
+    "init_rows": 2,
+    "steps": 1,
+    "batch_size": 1,
+    "lr": 0,
+    "lr_warmup": 0,
+    "lr_decay": 1,
+    "grad_clip": 0,
+    "n_ctx": 2,
+    "buffer_sequences": 1,
+    "forward_sequences": 1,
+    "log_every": 1,
     "checkpoint_seconds": 0,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +81,7 @@ class DictionaryRun:
 
 @overload
 def train(
-    config: TrainConfig,
-    data: Any = None,
-    *,
-    model: Any = None,
-    out: Path | str | None = None,
-    **options: Any,
+    config: TrainConfig, data: Any = None, *, model: Any = None, out: Path | str | None = None, **options: Any
 ) -> Dictionary: ...
 @overload
 def train(
@@ -219,9 +236,7 @@ def check_configs(configs: Sequence[TrainConfig]) -> list[str]:
     for name in names:
         slug(name)
         if "." in name or names.count(name) > 1:
-            raise ConfigError(
-                "a dictionary's name must be its own, without a dot", got=name, fix="name=..."
-            )
+            raise ConfigError("a dictionary's name must be its own, without a dot", got=name, fix="name=...")
     return names
 
 
@@ -245,8 +260,9 @@ def check_config(config: TrainConfig) -> None:
     if config.l0 is not None and config.activation not in PENALISED:
         raise ConfigError(
             f"a {config.activation} dictionary has its number of active latents from k",
-            got=f"l0={config.l0}", fix=f"k={config.l0}, or {', '.join(PENALISED)}",
-        )  # fmt: skip
+            got=f"l0={config.l0}",
+            fix=f"k={config.l0}, or {', '.join(PENALISED)}",
+        )
     if config.l0 is not None and not 0 < config.l0 < config.d_sae:
         raise ConfigError(
             "l0 is out of range", got=config.l0, expected=f"above 0, below d_sae={config.d_sae}"
@@ -257,9 +273,8 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("an encoder of zeros never fires", got="encoder_scale=0")
     if config.k_start is not None and not config.k <= config.k_start <= config.d_sae:
         raise ConfigError(
-            "k comes down from k_start", got=config.k_start,
-            expected=f"k={config.k} to d_sae={config.d_sae}",
-        )  # fmt: skip
+            "k comes down from k_start", got=config.k_start, expected=f"k={config.k} to d_sae={config.d_sae}"
+        )
     if config.activation == "matching_pursuit" and config.decoder_norm == "free":
         raise ConfigError("matching pursuit needs unit decoder rows", got="decoder_norm='free'")
 
@@ -321,9 +336,7 @@ def _record(names: list[str], configs: list[TrainConfig], source: Source) -> dic
     return json.loads(json.dumps({"dictionaries": settings, "data": data}))
 
 
-def _finish(
-    name: str, trainee: Trainee, source: Source, model: Any, report: FitReport
-) -> Dictionary:
+def _finish(name: str, trainee: Trainee, source: Source, model: Any, report: FitReport) -> Dictionary:
     """The dictionary in raw units, with where it comes from and how its training ended."""
     made = trainee.finished()
     d_in = made.config.d_in

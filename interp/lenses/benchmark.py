@@ -90,9 +90,7 @@ def load_lens_prompts(folder: str | Path) -> list[LensPrompt]:
     """
     files = sorted(Path(folder).glob("lens-eval-*.json"))
     if not files:
-        raise StorageError(
-            "no prompts of the lens benchmark here", got=folder, expected="lens-eval-*.json"
-        )
+        raise StorageError("no prompts of the lens benchmark here", got=folder, expected="lens-eval-*.json")
     found = []
     for file in files:
         task = file.stem.removeprefix("lens-eval-")
@@ -100,11 +98,10 @@ def load_lens_prompts(folder: str | Path) -> list[LensPrompt]:
             items = parse_json(read_bytes(file, JSON_BYTES))["items"]
             found += [
                 LensPrompt(
-                    item["name"], task, item["prompt"], tuple(item["intermediates"]),
-                    item.get("target"),
+                    item["name"], task, item["prompt"], tuple(item["intermediates"]), item.get("target")
                 )
                 for item in items
-            ]  # fmt: skip
+            ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
                 f"{file} is not of this form",
@@ -169,9 +166,12 @@ def benchmark_lenses(
 
 
 def _ranks(
-    model: HookedModel, lenses: Mapping[str, TunedLens], rows: Mapping[str, str], acts: Any,
+    model: HookedModel,
+    lenses: Mapping[str, TunedLens],
+    rows: Mapping[str, str],
+    acts: Any,
     wanted: tuple[Tensor, Tensor],
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Best ranks of the two sets of tokens, [2 lens row]."""
     found = torch.empty(2, len(lenses), len(rows), dtype=torch.long)
     with torch.no_grad():

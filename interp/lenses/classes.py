@@ -58,8 +58,10 @@ class ClassLensResult(Result):
 
     def by_layer(self) -> dict[str, Tensor]:
         """Mean identifiability per layer, of the class token and of the patches, each [layer]."""
-        parts = {"class token": self.identifiability[:, :, : self.special],
-                 "patches": self.identifiability[:, :, self.special :]}  # fmt: skip
+        parts = {
+            "class token": self.identifiability[:, :, : self.special],
+            "patches": self.identifiability[:, :, self.special :],
+        }
         return {name: part.mean((1, 2)) for name, part in parts.items() if part.shape[2]}
 
     def accuracy(self) -> Float[Tensor, "layer pos"]:

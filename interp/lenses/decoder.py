@@ -61,9 +61,9 @@ def encoder_decoder(model: HookedModel) -> EncoderDecoder:
     module: Any = model.module
     encoder = module.get_encoder() if hasattr(module, "get_encoder") else None
     layers = next(
-        (x for x in (getattr(encoder, n, None) for n in ("block", "layers"))
-         if isinstance(x, nn.ModuleList)), None,
-    )  # fmt: skip
+        (x for x in (getattr(encoder, n, None) for n in ("block", "layers")) if isinstance(x, nn.ModuleList)),
+        None,
+    )
     config: Any = getattr(module, "config", None)
     if encoder is None or layers is None or not getattr(config, "is_encoder_decoder", False):
         raise ModelError(
@@ -73,16 +73,20 @@ def encoder_decoder(model: HookedModel) -> EncoderDecoder:
             fix="describe your own with interp.lenses.EncoderDecoder(...)",
         )
     path = {id(part): name for name, part in module.named_modules()}
-    norm = next((part for name in ("final_layer_norm", "layer_norm")
-                 if (part := getattr(encoder, name, None)) is not None), nn.Identity())  # fmt: skip
+    norm = next(
+        (
+            part
+            for name in ("final_layer_norm", "layer_norm")
+            if (part := getattr(encoder, name, None)) is not None
+        ),
+        nn.Identity(),
+    )
     rows = {"embed": f"{path[id(layers[0])]}.hook_in"}
     rows |= {f"enc L{i}": f"{path[id(layer)]}.hook_out" for i, layer in enumerate(layers)}
 
     def decode(memory: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
         more = {} if mask is None else {"attention_mask": mask.long()}
-        return module(
-            encoder_outputs=(memory,), decoder_input_ids=ids, use_cache=False, **more
-        ).logits
+        return module(encoder_outputs=(memory,), decoder_input_ids=ids, use_cache=False, **more).logits
 
     start, stop = config.decoder_start_token_id, config.eos_token_id
     return EncoderDecoder(
@@ -147,8 +151,7 @@ def decoder_lens(
         **columns,
         tokens=tuple(pieces[i] for i in ids[0].tolist()),
         top_tokens=tuple(
-            tuple(tuple(pieces[i] for i in cell) for cell in row)
-            for row in columns["ids_top"].tolist()
+            tuple(tuple(pieces[i] for i in cell) for cell in row) for row in columns["ids_top"].tolist()
         ),
         targets=tuple(pieces[i] for i in wanted.tolist()),
         components=tuple(parts.rows),
@@ -183,9 +186,7 @@ def score_decoder_lens(
         memories, mask = _memories(parts, inputs)
         last = list(memories.values())[-1]
         if len(answers) != last.shape[0] or longest == 0:
-            raise TokenError(
-                "every input needs an answer", got=len(answers), expected=last.shape[0]
-            )
+            raise TokenError("every input needs an answer", got=len(answers), expected=last.shape[0])
         wanted = nn.utils.rnn.pad_sequence(answers, batch_first=True).to(last.device)
         real = torch.arange(longest) < torch.tensor([len(row) for row in answers])[:, None]
         real = real.to(last.device)
@@ -222,9 +223,7 @@ def score_decoder_lens(
     )
 
 
-def greedy(
-    parts: EncoderDecoder, memory: Tensor, mask: Tensor | None, max_new_tokens: int
-) -> Tensor:
+def greedy(parts: EncoderDecoder, memory: Tensor, mask: Tensor | None, max_new_tokens: int) -> Tensor:
     """The decoder's likeliest tokens one by one, start token first, [batch 1 + n].
 
     Every step reads the memory afresh: no cross-attention cache of another layer survives.

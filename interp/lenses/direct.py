@@ -143,9 +143,7 @@ def _result(
 class _Run:
     """Activations of one text at the positions read, each [pos ...] and in full precision."""
 
-    def __init__(
-        self, model: HookedModel, stream: Stream, acts: Activations, index: Tensor
-    ) -> None:
+    def __init__(self, model: HookedModel, stream: Stream, acts: Activations, index: Tensor) -> None:
         self.stream, self._acts, self._index = stream, acts, index
         last = acts[stream.last][:, index]
         self.normalized = wide(model.ln_final(last))[0]
@@ -165,9 +163,7 @@ class _Run:
         return writer.post.adjoint(direction, self[writer.post_scale])
 
 
-def _terms(
-    run: _Run, direction: Tensor, splits: Mapping[str, Coder | Tensor], neurons: bool
-) -> list[_Term]:
+def _terms(run: _Run, direction: Tensor, splits: Mapping[str, Coder | Tensor], neurons: bool) -> list[_Term]:
     """All components but the constants behind the final norm; `direction` [pos d_model]."""
     stream = run.stream
     # Linear in the stream with the scale held fixed: the adjoint of the final norm.
@@ -210,8 +206,9 @@ def _terms(
 def _embeddings(run: _Run, reader: Tensor) -> list[_Term]:
     """Token and position part where they add up to the stream's beginning, else that as one."""
     first = run[run.stream.first]
-    parts = [(site.removeprefix("decoder_").removeprefix("hook_"), run[site])
-             for site in run.stream.embeddings]  # fmt: skip
+    parts = [
+        (site.removeprefix("decoder_").removeprefix("hook_"), run[site]) for site in run.stream.embeddings
+    ]
     total = sum((value for _, value in parts), torch.zeros_like(first))
     if not parts or not torch.allclose(total, first, rtol=1e-3, atol=1e-5):
         parts = [("embed", first)]
@@ -258,13 +255,12 @@ def _splits(
                 expected="a sublayer's output, hook_z, hook_post, hook_resid_pre or _post",
             )
         matrix = coder if isinstance(coder, Tensor) else coder.W_dec
-        width = next((w.weight.flatten(0, -2).shape[0] for w in stream.writers if w.parts == site),
-                     model.cfg.d_model)  # fmt: skip
+        width = next(
+            (w.weight.flatten(0, -2).shape[0] for w in stream.writers if w.parts == site), model.cfg.d_model
+        )
         if matrix.ndim != 2 or matrix.shape[1] != width:
             raise ShapeError(
-                f"the directions at {site!r} do not fit",
-                got=list(matrix.shape),
-                expected=f"[n, {width}]",
+                f"the directions at {site!r} do not fit", got=list(matrix.shape), expected=f"[n, {width}]"
             )
     if sum(site.endswith(_IN_STREAM) for site in splits) > 1:
         raise ConfigError("only one part can stand for the stream itself", got=", ".join(splits))

@@ -178,9 +178,7 @@ def path_vectors(
     )
 
 
-def score_tokens(
-    model: HookedModel, inputs: Any, features: FeatureVectors, **kwargs: Any
-) -> TokenScores:
+def score_tokens(model: HookedModel, inputs: Any, features: FeatureVectors, **kwargs: Any) -> TokenScores:
     """Every feature's score at every position of one text: vector · activation at its site."""
     passed_on(model, inputs, kwargs, score_tokens)
     sites = list(dict.fromkeys(features.sites))

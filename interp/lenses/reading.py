@@ -58,16 +58,13 @@ def read_rows(
             cell_numbers(log_probs(decode(site, acts[site])[0][real]), final, wanted, k)
             for site in rows.values()
         ]
-    columns: dict[str, Any] = {
-        name: torch.stack([cell[name] for cell in cells]) for name in cells[0]
-    }
+    columns: dict[str, Any] = {name: torch.stack([cell[name] for cell in cells]) for name in cells[0]}
     pieces = pieces_of(model, columns["ids_top"], wanted)
     return LensResult(
         **columns,
         tokens=tuple(model.to_str_tokens(tokens)),
         top_tokens=tuple(
-            tuple(tuple(pieces[i] for i in cell) for cell in row)
-            for row in columns["ids_top"].tolist()
+            tuple(tuple(pieces[i] for i in cell) for cell in row) for row in columns["ids_top"].tolist()
         ),
         targets=tuple(pieces[i] for i in wanted.tolist()),
         components=tuple(rows),
@@ -82,11 +79,7 @@ _RUN = ("fwd_hooks", "prepend_bos", "clone", "max_bytes", "truncate")
 
 
 def passed_on(
-    model: HookedModel,
-    inputs: Any,
-    kwargs: Mapping[str, Any],
-    caller: Callable[..., Any],
-    run: bool = True,
+    model: HookedModel, inputs: Any, kwargs: Mapping[str, Any], caller: Callable[..., Any], run: bool = True
 ) -> None:
     """Refuse what neither the run nor the raw module reads, before anything runs.
 
@@ -133,9 +126,7 @@ def stream_rows(model: HookedModel, components: Components) -> dict[str, str]:
             expected="a language model loaded with its head",
         )
     post = "hook_normalized_resid_post" if cfg.style == "post" else "hook_resid_post"
-    parts = {
-        "attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out", "mlp": "hook_mlp_out"
-    }  # fmt: skip
+    parts = {"attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out", "mlp": "hook_mlp_out"}
     rows = {"embed": f"{prefix}.0.hook_resid_pre"}
     for layer in range(n):
         if components == "all":
@@ -224,9 +215,7 @@ def targets_of(model: HookedModel, target: Any, final: Tensor) -> Tensor:
         )
     if bool(((ids < 0) | (ids >= final.shape[-1])).any()):
         raise TokenError(
-            "a target lies outside the vocabulary",
-            got=ids.tolist(),
-            expected=f"0 to {final.shape[-1] - 1}",
+            "a target lies outside the vocabulary", got=ids.tolist(), expected=f"0 to {final.shape[-1] - 1}"
         )
     return ids.expand(len(final))
 

@@ -83,9 +83,7 @@ def read_head(
     return Reading(name, ids, direction, constant, total, output, float(gap))
 
 
-def linear_reading(
-    model: HookedModel, weights: Tensor, n: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def linear_reading(model: HookedModel, weights: Tensor, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Σ_t weights_t · logit_t as (direction behind the final norm [n d_model], constant [n]).
 
     Taken from the head itself at zero; before its soft cap, whose slope is one only where the bias
@@ -94,9 +92,7 @@ def linear_reading(
     refuse_inference("linear readings of the head")
     first = next(model.module.parameters())
     with torch.enable_grad():
-        zero = torch.zeros(
-            n, model.cfg.d_model, dtype=first.dtype, device=first.device, requires_grad=True
-        )
+        zero = torch.zeros(n, model.cfg.d_model, dtype=first.dtype, device=first.device, requires_grad=True)
         logits = _uncapped(model, zero) if model.cfg.final_softcap else wide(model.unembed(zero))
         read = (logits * weights).sum(-1)
         (direction,) = torch.autograd.grad(read.sum(), zero, allow_unused=True)
@@ -126,9 +122,7 @@ def _wanted(
                 expected=[logits.shape[-1]],
             )
         if against is not None:
-            raise ConfigError(
-                "an observable holds both sides already", got="against=", fix="leave it out"
-            )
+            raise ConfigError("an observable holds both sides already", got="against=", fix="leave it out")
         return "observable", (), target.to(logits)
     wanted = [targets_of(model, target, logits)]
     if against is not None:

@@ -39,9 +39,7 @@ class LensScores(Result):
 
     def check(self) -> Checks:
         """The last row of every lens is the model's own output."""
-        return Checks(
-            [Check.at_most("last row = model output (KL)", self.kl[:, -1].max(), self.tolerance)]
-        )
+        return Checks([Check.at_most("last row = model output (KL)", self.kl[:, -1].max(), self.tolerance)])
 
 
 def score_lenses(

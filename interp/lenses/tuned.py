@@ -57,9 +57,7 @@ class TunedLens(Trained):
         super().__init__()
         self.rows: dict[str, str] = dict(rows)
         self.provenance = provenance  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.maps: nn.ModuleList = nn.ModuleList(
-            nn.Linear(d_model, d_model, dtype=dtype) for _ in rows
-        )
+        self.maps: nn.ModuleList = nn.ModuleList(nn.Linear(d_model, d_model, dtype=dtype) for _ in rows)
         self._at = {site: i for i, site in enumerate(self.rows.values())}
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
@@ -197,15 +195,7 @@ def train_tuned_lens(
         }
     )
     record = {"tuned_lens": asdict(config), "provenance": lens.provenance.to_json()}
-    report = fit(
-        lens,
-        _Step(model, last),
-        stream.batch,
-        how,
-        out=out,
-        callbacks=callbacks,
-        record=record,
-    )
+    report = fit(lens, _Step(model, last), stream.batch, how, out=out, callbacks=callbacks, record=record)
     return lens, report
 
 
@@ -229,9 +219,7 @@ class _Step:
             kl = (p * (final - log_q)).sum(-1).mean()
             # Gradients of the maps alone: the model's own weights collect none.
             parameters = list(one.parameters())
-            for parameter, grad in zip(
-                parameters, torch.autograd.grad(kl, parameters), strict=True
-            ):
+            for parameter, grad in zip(parameters, torch.autograd.grad(kl, parameters), strict=True):
                 parameter.grad = grad
             found[f"kl {name}"] = kl.detach()
         return torch.stack(list(found.values())).sum(), found

@@ -14,9 +14,7 @@ SMALL = 64 * 2**20
 """Below this nobody asks how much memory is free."""
 
 
-def estimate_bytes(
-    sites: SiteMap, names: Sequence[str], ready: Prepared, dtype: str
-) -> dict[str, int]:
+def estimate_bytes(sites: SiteMap, names: Sequence[str], ready: Prepared, dtype: str) -> dict[str, int]:
     """Bytes per site; sites whose sizes only the input decides (plain modules) count as 0."""
     if ready.tokens is None:
         return {}
@@ -40,9 +38,7 @@ def refuse_above(sizes: dict[str, int], limit: int | None, device: torch.device)
     """
     total = sum(sizes.values())
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-        raise ConfigError(
-            "max_bytes is a whole number of bytes", got=repr(limit)[:80], fix="max_bytes=2**30"
-        )
+        raise ConfigError("max_bytes is a whole number of bytes", got=repr(limit)[:80], fix="max_bytes=2**30")
     if limit is None:
         if total < SMALL:
             return

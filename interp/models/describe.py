@@ -28,9 +28,7 @@ def model_map(adapter: Adapter, sites: SiteMap, tokenization: Tokenization) -> s
         )
         if value
     ]
-    traits = [
-        t for t in (cfg.normalization_type, cfg.positional, cfg.style and f"{cfg.style}-norm") if t
-    ]
+    traits = [t for t in (cfg.normalization_type, cfg.positional, cfg.style and f"{cfg.style}-norm") if t]
     if cfg.style == "parallel":
         traits[-1] = "attention and MLP in parallel"
     lines = [head, "  " + ", ".join(sizes) if sizes else f"  {kind}"]

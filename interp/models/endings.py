@@ -53,9 +53,7 @@ class Ending:
             )
         self.return_type = return_type
         self.loss: bool = return_type in ("loss", "both")
-        self.site: str | None = (
-            None if stop_at_layer is None else _site_before(model, stop_at_layer)
-        )
+        self.site: str | None = None if stop_at_layer is None else _site_before(model, stop_at_layer)
         if self.site is not None and self.loss:
             raise ConfigError(
                 f"return_type={return_type!r} needs the whole model",
@@ -135,9 +133,7 @@ def _site_before(model: HookedModel, layer: Any) -> str:
             fix="model.capture(inputs, site) stops after the last site it keeps",
         )
     if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer <= n:
-        raise ConfigError(
-            "stop_at_layer is no layer of this model", got=repr(layer), expected=f"{-n} to {n}"
-        )
+        raise ConfigError("stop_at_layer is no layer of this model", got=repr(layer), expected=f"{-n} to {n}")
     layer = layer + n if layer < 0 else layer
     if layer == n:
         return f"blocks.{n - 1}.hook_resid_post"

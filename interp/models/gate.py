@@ -43,9 +43,18 @@ _LAYERS = re.compile(r"layer|depth|block|stage|expert|stack", re.I)
 _COUNT = re.compile(r"^(n|num)_", re.I)
 _POSITIONS = re.compile(r"position|ctx|length|token", re.I)
 _ATTENTION = {
-    "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4",
-    "flex_attention", "paged|eager", "paged|sdpa", "paged|flash_attention_2", None, "",
-}  # fmt: skip
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+    "flex_attention",
+    "paged|eager",
+    "paged|sdpa",
+    "paged|flash_attention_2",
+    None,
+    "",
+}
 """What settings may ask for; any other text names a repository whose kernels would be fetched."""
 
 
@@ -135,9 +144,7 @@ def _check_code(config: Mapping[str, Any], folder: Path) -> None:
         known = [*CONFIG_MAPPING.keys()]
         raise ModelError(
             f"{folder / CONFIG}: transformers has no model of the type {kind!r}",
-            got="auto_map asks to run the folder's own code, which is never done"
-            if wants
-            else None,
+            got="auto_map asks to run the folder's own code, which is never done" if wants else None,
             expected="a model_type that the installed transformers knows",
             fix=(did_you_mean(kind, known) if isinstance(kind, str) else "") or None,
         )
@@ -172,9 +179,7 @@ def _check_quantised(value: Any, folder: Path) -> None:
 
     method = value.get("quant_method") if isinstance(value, dict) else value
     packs = isinstance(value, dict) and ("load_in_4bit" in value or "load_in_8bit" in value)
-    if not packs and (
-        not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING
-    ):
+    if not packs and (not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING):
         raise ModelError(
             f"{folder / CONFIG}: quantised in a way that transformers does not know",
             got=show(repr(method), 120),
@@ -205,9 +210,7 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> str | None:
     if named is None:
         return None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise ModelError(
-            f"{folder / CONFIG}: architectures is a list of names", got=show(repr(named), 120)
-        )
+        raise ModelError(f"{folder / CONFIG}: architectures is a list of names", got=show(repr(named), 120))
     return named[0] if named else None
 
 
@@ -255,9 +258,7 @@ def _weights(folder: Path) -> tuple[int, int]:
         if found is not None:
             return len(found), sum(math.prod(shape) for _, shape in found.values())
     listed = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
-    raise ModelError(
-        f"{folder} holds no weights", got=show(listed, 300), expected=f"{SAFE} or {PICKLED}"
-    )
+    raise ModelError(f"{folder} holds no weights", got=show(listed, 300), expected=f"{SAFE} or {PICKLED}")
 
 
 def _indexed(folder: Path, index: Path, shapes: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -281,9 +282,7 @@ def _indexed(folder: Path, index: Path, shapes: Any) -> dict[str, tuple[str, tup
                 raise CorruptArtefact(f"{folder / file}: {name!r} is in another file, too")
             found[name] = shape
             if places.get(name, file) != file:
-                raise CorruptArtefact(
-                    f"{index} sends {name!r} elsewhere", got=places[name], expected=file
-                )
+                raise CorruptArtefact(f"{index} sends {name!r} elsewhere", got=places[name], expected=file)
     missing = next((name for name in places if name not in found), None)
     if missing is not None:
         raise CorruptArtefact(f"{index} names {missing!r}, which is in no file")
@@ -320,9 +319,7 @@ def _check_sizes(config: Mapping[str, Any], tensors: int, where: Path) -> None:
 
 
 @contextmanager
-def bounded_building(
-    tensors: int, numbers: int, where: Path, packed: bool = False
-) -> Iterator[None]:
+def bounded_building(tensors: int, numbers: int, where: Path, packed: bool = False) -> Iterator[None]:
     """While entered, modules built in this thread may hold what the weights explain, and no more.
 
     Each parameter and buffer is counted as it is registered, so that settings which ask for a
@@ -376,8 +373,5 @@ def refused(source: object, error: BaseException) -> ModelError:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         fix = "it does not fit into memory: dtype='bfloat16', or a smaller model"
     return ModelError(
-        f"cannot open the model in {source}",
-        got=why,
-        expected="a folder that transformers can load",
-        fix=fix,
+        f"cannot open the model in {source}", got=why, expected="a folder that transformers can load", fix=fix
     )

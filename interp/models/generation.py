@@ -162,14 +162,8 @@ class _Settings:
         more: What Hugging Face's `generate` gets besides.
     """
 
-    def __init__(
-        self, model: HookedModel, temperature: float, options: dict[str, Any], own: bool
-    ) -> None:
-        known = (
-            _known_options()
-            if own
-            else ["eos_token_id", "use_cache", "num_return_sequences", *SAMPLING]
-        )
+    def __init__(self, model: HookedModel, temperature: float, options: dict[str, Any], own: bool) -> None:
+        known = _known_options() if own else ["eos_token_id", "use_cache", "num_return_sequences", *SAMPLING]
         given = dict(options)
         for name in given:
             if name in REFUSED:
@@ -211,9 +205,7 @@ class _Settings:
         if any(s.reads_sequence for s in model.splices):
             if given.get("use_cache"):
                 raise ConfigError(
-                    "a coder in this model reads whole sequences",
-                    got="use_cache=True",
-                    fix="use_cache=False",
+                    "a coder in this model reads whole sequences", got="use_cache=True", fix="use_cache=False"
                 )
             given["use_cache"] = False
         self.cache = bool(given.pop("use_cache", True))
@@ -287,12 +279,7 @@ def _warpers(sampling: dict[str, Any]) -> list[Any]:
 
 
 def _loop(
-    model: HookedModel,
-    batch: TokenBatch,
-    run: Run,
-    n: int,
-    draw: _Draw | None,
-    settings: _Settings,
+    model: HookedModel, batch: TokenBatch, run: Run, n: int, draw: _Draw | None, settings: _Settings
 ) -> tuple[Tensor, Tensor]:
     """The naive loop itself, for models without a cache."""
     ids = batch.ids.repeat_interleave(settings.returned, 0)
@@ -316,12 +303,7 @@ def _loop(
 
 
 def _huggingface(
-    model: HookedModel,
-    batch: TokenBatch,
-    run: Run,
-    n: int,
-    draw: _Draw | None,
-    settings: _Settings,
+    model: HookedModel, batch: TokenBatch, run: Run, n: int, draw: _Draw | None, settings: _Settings
 ) -> tuple[Tensor, Tensor]:
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -348,9 +330,7 @@ def _huggingface(
         use_cache=settings.cache,
     )
     # Attributes, not arguments: the constructor would complain of what belongs together.
-    more: dict[str, Any] = dict(settings.more) | {
-        "num_return_sequences": 1 if draw else settings.returned
-    }
+    more: dict[str, Any] = dict(settings.more) | {"num_return_sequences": 1 if draw else settings.returned}
     given: Any = more.pop("logits_processor", None)
     processors = LogitsProcessorList(given or [])
     if draw is not None:
@@ -372,9 +352,7 @@ def _huggingface(
     return written, _written_mask(model, written, mask, settings, pad)
 
 
-def _written_mask(
-    model: HookedModel, ids: Tensor, prompt: Tensor, settings: _Settings, pad: int
-) -> Tensor:
+def _written_mask(model: HookedModel, ids: Tensor, prompt: Tensor, settings: _Settings, pad: int) -> Tensor:
     """Real tokens: the prompt's own, and what was written up to the token that ends a row."""
     real = torch.ones_like(ids, dtype=torch.bool)
     begin = 1 if model.two_sided else prompt.shape[1]

@@ -200,9 +200,7 @@ def _moved_coder(coder: Coder, target: torch.dtype | torch.device) -> Coder:
                 setattr(twin, name, value if whole else value.to(target))
     weight = getattr(twin, "W_enc", None)
     fits = isinstance(weight, Tensor) and (
-        weight.dtype == target
-        if isinstance(target, torch.dtype)
-        else weight.device.type == target.type
+        weight.dtype == target if isinstance(target, torch.dtype) else weight.device.type == target.type
     )
     if not fits:
         raise ModelError(

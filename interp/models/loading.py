@@ -36,9 +36,7 @@ def bundled_models() -> dict[str, Path]:
     """Models that ship with the package: name -> folder."""
     root = Path(str(resources.files("interp.models"))) / "bundled"
     folders = sorted(root.iterdir()) if root.is_dir() else []
-    return {
-        f.name: f for f in folders if (f / CONFIG_FILE).is_file() or (f / "config.json").is_file()
-    }
+    return {f.name: f for f in folders if (f / CONFIG_FILE).is_file() or (f / "config.json").is_file()}
 
 
 def load_model(
@@ -71,9 +69,7 @@ def load_model(
     text = os.fspath(name)
     folder = bundled_models().get(text, Path(text).expanduser())
     if backend not in ("interp", "transformer_lens"):
-        raise ModelError(
-            f"no backend {backend!r}", got=backend, expected="interp or transformer_lens"
-        )
+        raise ModelError(f"no backend {backend!r}", got=backend, expected="interp or transformer_lens")
     try:
         local = folder.is_dir()
     except (OSError, ValueError) as error:  # too long, NUL
@@ -168,10 +164,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype):
         kinds = ["float32", "float64", "bfloat16", "float16"]
         raise ModelError(
-            f"no dtype {dtype!r}",
-            got=dtype,
-            expected=", ".join(kinds),
-            fix=did_you_mean(dtype, kinds),
+            f"no dtype {dtype!r}", got=dtype, expected=", ".join(kinds), fix=did_you_mean(dtype, kinds)
         )
     return found
 
@@ -201,11 +194,7 @@ def _not_here(text: str) -> ModelError:
 
 
 def _pretrained(
-    found: Inspected,
-    source: str,
-    dtype: torch.dtype | None,
-    device_map: Any,
-    options: dict[str, Any],
+    found: Inspected, source: str, dtype: torch.dtype | None, device_map: Any, options: dict[str, Any]
 ) -> torch.nn.Module:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
@@ -247,10 +236,7 @@ def _unreadable(source: str, error: Exception) -> ModelError:
             load_tensors(path)
         except CorruptArtefact as broken:
             return ModelError(
-                broken.what,
-                got=broken.got or one_line(error),
-                expected=broken.expected,
-                fix=broken.fix,
+                broken.what, got=broken.got or one_line(error), expected=broken.expected, fix=broken.fix
             )
     return ModelError(f"cannot read the weights in {source}", got=one_line(error))
 

@@ -61,9 +61,7 @@ def _probe(rows: int, length: int, device: torch.device) -> Tensor:
 
 def _ways(model: HookedModel, intake: Intake) -> Iterator[Padding]:
     own = getattr(getattr(model.module, "config", None), "pad_token_id", None)
-    fills = (
-        [None] if own is None or not 0 <= own < (intake.tokenization.d_vocab or 0) else [None, own]
-    )
+    fills = [None] if own is None or not 0 <= own < (intake.tokenization.d_vocab or 0) else [None, own]
     for fill in fills:
         for placed in (True, False) if "position_ids" in intake.accepted else (True,):
             yield Padding(fill=fill, placed=placed)
@@ -106,9 +104,7 @@ def _differences(model: HookedModel, intake: Intake, ids: Tensor, side: str) -> 
     return bad
 
 
-def _ready(
-    model: HookedModel, intake: Intake, batch: TokenBatch, ids: Tensor, side: str
-) -> Prepared:
+def _ready(model: HookedModel, intake: Intake, batch: TokenBatch, ids: Tensor, side: str) -> Prepared:
     if side:
         first = ids[:, :2].expand(len(batch), -1)
         extra = {"decoder_input_ids": batch.ids, "decoder_attention_mask": batch.mask}

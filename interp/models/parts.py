@@ -49,11 +49,7 @@ class Parts:
         return self.tokenization.tokenizer
 
     def tokenize(
-        self,
-        texts: Any,
-        prepend_bos: bool | None = None,
-        padding_side: str = "right",
-        truncate: bool = False,
+        self, texts: Any, prepend_bos: bool | None = None, padding_side: str = "right", truncate: bool = False
     ) -> TokenBatch:
         """Texts -> `TokenBatch(ids, mask)`, ragged batches padded; see `Tokenization.tokenize`."""
         return self.tokenization.tokenize(texts, prepend_bos, padding_side, truncate)
@@ -213,9 +209,7 @@ class Parts:
     def estimate(self, inputs: Any, sites: Any = None, **kwargs: Any) -> int:
         """Bytes that `capture(inputs, sites)` would keep."""
         ready = self._intake.prepare(inputs, kwargs, None)
-        return sum(
-            estimate_bytes(self.sites, self.sites.resolve(sites), ready, self.cfg.dtype).values()
-        )
+        return sum(estimate_bytes(self.sites, self.sites.resolve(sites), ready, self.cfg.dtype).values())
 
     def __repr__(self) -> str:
         return model_map(self.adapter, self.sites, self.tokenization)

@@ -32,10 +32,12 @@ from interp.models.parts import Parts
 from interp.models.text.keywords import check_flags
 from interp.models.text.prepared import Prepared
 
-_KEYWORDS = (
-    "fwd_hooks", "bwd_hooks", "names_filter", "sites", "positions", "to", "dtype", "grad", "clone",
-    "max_bytes", "return_type", "stop_at_layer", "remove_batch_dim", "prepend_bos", "truncate",
-)  # fmt: skip
+_KEYWORDS = tuple(
+    """
+    fwd_hooks bwd_hooks names_filter sites positions to dtype grad clone max_bytes return_type
+    stop_at_layer remove_batch_dim prepend_bos truncate
+    """.split()
+)
 """What the methods below take, to suggest for misspelt keywords."""
 
 
@@ -73,13 +75,7 @@ class Running(Parts):
             inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
         )
 
-    def _wanted(
-        self,
-        names: list[str],
-        ready: Prepared,
-        fwd_hooks: Any,
-        how: Keeping,
-    ) -> dict[str, Request]:
+    def _wanted(self, names: list[str], ready: Prepared, fwd_hooks: Any, how: Keeping) -> dict[str, Request]:
         if type(how.grad) is not bool or type(how.clone) is not bool:
             check_flags(grad=how.grad, clone=how.clone)
         if how.grad:

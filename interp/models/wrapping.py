@@ -115,9 +115,7 @@ def _assemble(module: nn.Module, adapter: Adapter, tokenizer: Any, check: bool) 
     mapped = getattr(module, "hf_device_map", None)
     if mapped:
         device = _first_device(mapped, device)
-    intake = intake_of(
-        module, adapter, tokenization, device=device, huggingface=is_huggingface(module)
-    )
+    intake = intake_of(module, adapter, tokenization, device=device, huggingface=is_huggingface(module))
     adapter.cfg = replace(cfg, default_prepend_bos=tokenization.bos_policy != "none")
     adapter.born, adapter.links = placement(module), links_of(module)
     # Copies are proved exactly if the model was.

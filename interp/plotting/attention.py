@@ -118,40 +118,57 @@ def _add_thumbnail(fig: go.Figure, grid: _Grid, head: int, name: str, pattern: n
     across, down = grid.thumb(head)
     fig.add_trace(
         go.Heatmap(
-            z=theme.packed(pattern), xaxis=f"x{suffix}", yaxis=f"y{suffix}", coloraxis="coloraxis",
-            hovertemplate="%{meta[0]}" + labels.NO_NAME, meta=[name], hoverongaps=False,
+            z=theme.packed(pattern),
+            xaxis=f"x{suffix}",
+            yaxis=f"y{suffix}",
+            coloraxis="coloraxis",
+            hovertemplate="%{meta[0]}" + labels.NO_NAME,
+            meta=[name],
+            hoverongaps=False,
         )
-    )  # fmt: skip
+    )
     hidden = {"showticklabels": False, "showline": True, "mirror": True, "fixedrange": True}
     fig.update_layout(
         {
             f"xaxis{suffix}": hidden | {"domain": across, "anchor": f"y{suffix}"},
-            f"yaxis{suffix}": hidden
-            | {"domain": down, "anchor": f"x{suffix}", "autorange": "reversed"},
+            f"yaxis{suffix}": hidden | {"domain": down, "anchor": f"x{suffix}", "autorange": "reversed"},
         }
     )
     fig.add_annotation(
-        text=name, x=across[0], y=down[1], xref="paper", yref="paper", showarrow=False,
-        xanchor="left", yanchor="bottom", font={"size": 11},
-    )  # fmt: skip
+        text=name,
+        x=across[0],
+        y=down[1],
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        xanchor="left",
+        yanchor="bottom",
+        font={"size": 11},
+    )
 
 
-def _add_large(
-    fig: go.Figure, name: str, pattern: np.ndarray, tokens: Sequence[str], visible: bool
-) -> None:
+def _add_large(fig: go.Figure, name: str, pattern: np.ndarray, tokens: Sequence[str], visible: bool) -> None:
     seen = [f"{i} {labels.escape_label(labels.full(token))}" for i, token in enumerate(tokens)]
     pairs = [
-        [[seen[query], seen[key]] if np.isfinite(value) else ["", ""]
-         for key, value in enumerate(row)]
+        [[seen[query], seen[key]] if np.isfinite(value) else ["", ""] for key, value in enumerate(row)]
         for query, row in enumerate(pattern)
-    ]  # fmt: skip
+    ]
     fig.add_trace(
         go.Heatmap(
-            z=theme.packed(pattern), xaxis="x999", yaxis="y999", coloraxis="coloraxis", name=name,
-            customdata=pairs, hovertemplate=HOVER, meta=[name], visible=visible,
-            hoverongaps=False, xgap=0.5, ygap=0.5,
+            z=theme.packed(pattern),
+            xaxis="x999",
+            yaxis="y999",
+            coloraxis="coloraxis",
+            name=name,
+            customdata=pairs,
+            hovertemplate=HOVER,
+            meta=[name],
+            visible=visible,
+            hoverongaps=False,
+            xgap=0.5,
+            ygap=0.5,
         )
-    )  # fmt: skip
+    )
 
 
 def _large_axes(fig: go.Figure, grid: _Grid, tokens: Sequence[str]) -> None:
@@ -161,26 +178,42 @@ def _large_axes(fig: go.Figure, grid: _Grid, tokens: Sequence[str]) -> None:
     marks["tickvals"] = marks["tickvals"][::every]
     marks["ticktext"] = marks["ticktext"][::every]
     fig.update_layout(
-        xaxis999={"domain": across, "anchor": "y999", "tickangle": -45, **marks,
-                  "title": {"text": "key (attended to)"}},
-        yaxis999={"domain": down, "anchor": "x999", "autorange": "reversed", **marks,
-                  "title": {"text": "query (attends)"}},
-    )  # fmt: skip
+        xaxis999={
+            "domain": across,
+            "anchor": "y999",
+            "tickangle": -45,
+            **marks,
+            "title": {"text": "key (attended to)"},
+        },
+        yaxis999={
+            "domain": down,
+            "anchor": "x999",
+            "autorange": "reversed",
+            **marks,
+            "title": {"text": "query (attends)"},
+        },
+    )
 
 
 def _menus(heads: list[str], selected: int, array: np.ndarray, grid: _Grid) -> list[dict[str, Any]]:
     n_heads = len(heads)
     choose = [
-        {"label": f"{name} large", "method": "restyle",
-         "args": ["visible", [True] * n_heads + [i == head for i in range(n_heads)]]}
+        {
+            "label": f"{name} large",
+            "method": "restyle",
+            "args": ["visible", [True] * n_heads + [i == head for i in range(n_heads)]],
+        }
         for head, name in enumerate(heads)
-    ]  # fmt: skip
+    ]
     rest = array[:, 1:, 1:]
     high = float(np.nanmax(rest)) if rest.size else 1.0
     rescale = [
         {"label": "scale 0 to 1", "method": "relayout", "args": ["coloraxis.cmax", 1]},
-        {"label": f"scale to later keys (0 to {high:.2f})", "method": "relayout",
-         "args": ["coloraxis.cmax", max(high, 1e-3)]},
-    ]  # fmt: skip
+        {
+            "label": f"scale to later keys (0 to {high:.2f})",
+            "method": "relayout",
+            "args": ["coloraxis.cmax", max(high, 1e-3)],
+        },
+    ]
     head_menu = theme.menu(choose, selected, type="dropdown", direction="down")
     return [head_menu, theme.menu(rescale, 0, x=grid.main()[0][0])]

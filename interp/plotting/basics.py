@@ -56,15 +56,20 @@ def heatmap(
     trace = go.Heatmap(
         z=theme.packed(array),
         customdata=[
-            [_cell_hover(row, column, value, quantity, signed) for column, value in zip(
-                column_names, line, strict=True)]
+            [
+                _cell_hover(row, column, value, quantity, signed)
+                for column, value in zip(column_names, line, strict=True)
+            ]
             for row, line in zip(row_names, array, strict=True)
         ],
         hovertemplate="%{customdata}" + labels.NO_NAME,
-        xgap=1, ygap=1, hoverongaps=False, name=labels.plain(quantity.axis, 80),
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+        name=labels.plain(quantity.axis, 80),
         colorbar=theme.colorbar(quantity, cell_h * n_rows),
         **theme.scale(array, quantity),
-    )  # fmt: skip
+    )
     if with_text:
         trace.text = [[_short(value) for value in line] for line in array]
         trace.texttemplate = "%{text}"
@@ -109,18 +114,23 @@ def lines(
             fig.add_trace(_band(x, bands[name], color))
         fig.add_trace(
             go.Scatter(
-                x=list(x), y=array, name=labels.plain(name, 40), mode="lines+markers",
-                line={"color": color, "width": 2}, marker={"size": 5},
+                x=list(x),
+                y=array,
+                name=labels.plain(name, 40),
+                mode="lines+markers",
+                line={"color": color, "width": 2},
+                marker={"size": 5},
                 meta=[labels.plain(x_axis), labels.plain(name, 40)],
                 hovertemplate="%{meta[0]} %{x} · %{meta[1]} · %{y:.4g}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     for name, level in (reference or {}).items():
         fig.add_hline(
-            y=level, line={"dash": "dot", "color": theme.INK, "width": 1},
+            y=level,
+            line={"dash": "dot", "color": theme.INK, "width": 1},
             annotation={"text": labels.plain(name, 40), "font": {"size": 11}},
             annotation_position="bottom right",
-        )  # fmt: skip
+        )
     fig.update_xaxes(title_text=labels.plain(x_axis))
     fig.update_yaxes(title_text=labels.plain(quantity.axis), showgrid=True)
     fig.update_layout(showlegend=len(series) > 1, margin_t=theme.HEADER + 22 * (len(series) > 1))
@@ -136,15 +146,20 @@ def bars(values: object, names: Sequence[str], title: str, quantity: Quantity) -
     fig = theme.figure(title, _legend(quantity, signed), 712, 150 + 22 * len(array))
     fig.add_trace(
         go.Bar(
-            x=theme.packed(array), y=list(range(len(array))), orientation="h",
+            x=theme.packed(array),
+            y=list(range(len(array))),
+            orientation="h",
             marker={"color": [negative if value < 0 else positive for value in array]},
-            customdata=[labels.hover(f"{name} · {labels.number(value, signed)}")
-                        for name, value in zip(shown, array, strict=True)],
+            customdata=[
+                labels.hover(f"{name} · {labels.number(value, signed)}")
+                for name, value in zip(shown, array, strict=True)
+            ],
             hovertemplate="%{customdata}" + labels.NO_NAME,
         )
-    )  # fmt: skip
-    fig.update_xaxes(title_text=labels.plain(quantity.axis), showgrid=True, zeroline=True,
-                     zerolinecolor=theme.INK)  # fmt: skip
+    )
+    fig.update_xaxes(
+        title_text=labels.plain(quantity.axis), showgrid=True, zeroline=True, zerolinecolor=theme.INK
+    )
     fig.update_yaxes(autorange="reversed", **_axis_ticks(shown, 22))
     return fig
 
@@ -159,18 +174,23 @@ def _legend(quantity: Quantity, signed: bool) -> Quantity:
 def _band(x: Sequence[float | int], band: tuple[object, object], color: str) -> go.Scatter:
     low, high = (_of_length(edge, len(x), "band") for edge in band)
     return go.Scatter(
-        x=[*x, *reversed(x)], y=np.concatenate([high, low[::-1]]), fill="toself", opacity=0.2,
-        fillcolor=color, line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
+        x=[*x, *reversed(x)],
+        y=np.concatenate([high, low[::-1]]),
+        fill="toself",
+        opacity=0.2,
+        fillcolor=color,
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def _names(names: Sequence[str] | None, n: int, axis: str) -> list[str]:
     if names is None:
         return [str(index) for index in range(n)]
     if len(names) != n:
-        raise ShapeError(
-            f"labels of the {axis} axis do not fit", got=f"{len(names)} labels", expected=n
-        )
+        raise ShapeError(f"labels of the {axis} axis do not fit", got=f"{len(names)} labels", expected=n)
     return [labels.label(str(name), 24) for name in names]
 
 

@@ -33,10 +33,7 @@ def plot_result(
     Raises:
         ConfigError: an unknown field, or one with no axes or more than two after cutting.
     """
-    left = {
-        name: tuple(axis for axis in axes if axis not in index)
-        for name, axes in result.axes.items()
-    }
+    left = {name: tuple(axis for axis in axes if axis not in index) for name, axes in result.axes.items()}
     field = field or next((name for name, axes in left.items() if len(axes) in (1, 2)), None)
     if field not in left or len(left[field]) not in (1, 2):
         raise ConfigError(
@@ -49,15 +46,18 @@ def plot_result(
     title = title or type(result).__name__
     at = tuple(index.get(axis, slice(None)) for axis in result.axes[field])
     values, axes = getattr(result, field)[at], left[field]
-    names = {
-        axis: _names(result, axis, size) for axis, size in zip(axes, values.shape, strict=True)
-    }
+    names = {axis: _names(result, axis, size) for axis, size in zip(axes, values.shape, strict=True)}
     if len(axes) == 2:
         rows, columns = axes
         return basics.heatmap(
-            values, title, quantity, rows=names[rows], columns=names[columns], row_axis=rows,
+            values,
+            title,
+            quantity,
+            rows=names[rows],
+            columns=names[columns],
+            row_axis=rows,
             column_axis=columns,
-        )  # fmt: skip
+        )
     if len(values) <= MAX_BARS:
         return basics.bars(values, names[axes[0]], title, quantity)
     array = theme.as_array(values, 1, field)

@@ -64,11 +64,7 @@ def prose(text: str, width: int = 160) -> str:
 def escape_label(text: str) -> str:
     """Escape markup for plotly, `%{`, which it would fill in, and `$`, which could start TeX."""
     return (
-        esc(text)
-        .replace("&quot;", '"')
-        .replace("&#x27;", "'")
-        .replace("%{", "&#37;{")
-        .replace("$", "&#36;")
+        esc(text).replace("&quot;", '"').replace("&#x27;", "'").replace("%{", "&#37;{").replace("$", "&#36;")
     )
 
 

@@ -30,23 +30,38 @@ Scale = list[tuple[float, str]]
 
 _RED, _BLUE = "#b2332e", "#1f65ad"
 SIGNED: Scale = [(0.0, _RED), (0.25, "#ec9a7d"), (0.5, "#f6f6f4"), (0.75, "#88b9dc"), (1.0, _BLUE)]
-SEQUENTIAL: Scale = [(0.0, "#f4f7fb"), (0.25, "#c5daee"), (0.5, "#7fb2da"), (0.75, "#377fbc"),
-              (1.0, "#0b3d7a")]  # fmt: skip
-PROBABILITY: Scale = [(0.0, "#440154"), (0.25, "#3b528b"), (0.5, "#21918c"), (0.75, "#5ec962"),
-               (1.0, "#fde725")]  # fmt: skip
+SEQUENTIAL: Scale = [
+    (0.0, "#f4f7fb"),
+    (0.25, "#c5daee"),
+    (0.5, "#7fb2da"),
+    (0.75, "#377fbc"),
+    (1.0, "#0b3d7a"),
+]
+PROBABILITY: Scale = [
+    (0.0, "#440154"),
+    (0.25, "#3b528b"),
+    (0.5, "#21918c"),
+    (0.75, "#5ec962"),
+    (1.0, "#fde725"),
+]
 # Okabe-Ito, without black and yellow, which vanish on one of the two grounds.
 LINES = ("#1b7fc4", "#d9730d", "#109873", "#c65b99", "#8a6fd1", "#b08900")
 
 _AXIS = {
-    "showgrid": False, "zeroline": False, "linecolor": GRID, "gridcolor": GRID, "ticks": "",
-    "automargin": True, "ticklabelstandoff": 4, "title": {"standoff": 10, "font": {"size": 12}},
-}  # fmt: skip
+    "showgrid": False,
+    "zeroline": False,
+    "linecolor": GRID,
+    "gridcolor": GRID,
+    "ticks": "",
+    "automargin": True,
+    "ticklabelstandoff": 4,
+    "title": {"standoff": 10, "font": {"size": 12}},
+}
 
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": FONT, "size": 12, "color": INK},
-        "title": {"x": 0, "xref": "container", "xanchor": "left",
-                  "font": {"size": 16, "weight": 600}},
+        "title": {"x": 0, "xref": "container", "xanchor": "left", "font": {"size": 16, "weight": 600}},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "colorway": list(LINES),
@@ -55,7 +70,7 @@ TEMPLATE = go.layout.Template(
         "hoverlabel": {"align": "left", "font": {"family": MONO, "size": 12}},
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
     }
-)  # fmt: skip
+)
 
 
 def figure(title: str, quantity: Quantity | None, width: int, height: int) -> go.Figure:
@@ -117,20 +132,34 @@ def colorbar(quantity: Quantity, length: int, **extra: Any) -> dict[str, Any]:
     text = plain(fitting[0]) if fitting else ""
     return {
         "title": {"text": text, "side": "right", "font": {"size": 12}},
-        "thickness": 12, "outlinewidth": 0, "len": 1, "xpad": 8, "tickfont": {"size": 11},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "len": 1,
+        "xpad": 8,
+        "tickfont": {"size": 11},
         "nticks": 2 if length < 100 else 6,
-    } | extra  # fmt: skip
+    } | extra
 
 
 def menu(buttons: list[dict[str, Any]], active: int = 0, **place: Any) -> dict[str, Any]:
     """A row of buttons above the picture. Plotly's hover colour is fixed and light, so the buttons
     bring their own ground and ink and read the same on a dark page."""
     return {
-        "type": "buttons", "direction": "right", "buttons": buttons, "active": active,
-        "showactive": True, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom",
-        "pad": {"l": 0, "b": 6, "t": 0, "r": 0}, "bgcolor": "#e8ecf1", "bordercolor": "#c3cad3",
-        "borderwidth": 1, "font": {"size": 11, "color": "#1f2733"},
-    } | place  # fmt: skip
+        "type": "buttons",
+        "direction": "right",
+        "buttons": buttons,
+        "active": active,
+        "showactive": True,
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "bottom",
+        "pad": {"l": 0, "b": 6, "t": 0, "r": 0},
+        "bgcolor": "#e8ecf1",
+        "bordercolor": "#c3cad3",
+        "borderwidth": 1,
+        "font": {"size": 11, "color": "#1f2733"},
+    } | place
 
 
 def as_array(values: Any, ndim: int, what: str) -> np.ndarray:

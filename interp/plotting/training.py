@@ -67,9 +67,8 @@ def _keys(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] | None, x
     for key in [*(metrics or []), x]:
         if key not in found:
             raise ConfigError(
-                "no record has this number", got=key, expected=", ".join(found),
-                fix=did_you_mean(key, found),
-            )  # fmt: skip
+                "no record has this number", got=key, expected=", ".join(found), fix=did_you_mean(key, found)
+            )
     chosen = list(metrics) if metrics else [k for k in found if k not in NOT_METRICS | {x}]
     if not chosen:
         raise ConfigError("records hold counters only", got=", ".join(found))
@@ -115,12 +114,20 @@ def _panel(fig: go.Figure, index: int, key: str, config: CurvesConfig) -> None:
     matches = {} if index == 0 else {"matches": "x"}
     fig.update_layout(
         {
-            f"xaxis{suffix}": {"type": "log" if config.log_x else "linear", "anchor": f"y{suffix}",
-                               "showgrid": True, "showline": True, **matches},
-            f"yaxis{suffix}": {"type": "log" if key in config.log_y else "linear",
-                               "anchor": f"x{suffix}", "showgrid": True},
+            f"xaxis{suffix}": {
+                "type": "log" if config.log_x else "linear",
+                "anchor": f"y{suffix}",
+                "showgrid": True,
+                "showline": True,
+                **matches,
+            },
+            f"yaxis{suffix}": {
+                "type": "log" if key in config.log_y else "linear",
+                "anchor": f"x{suffix}",
+                "showgrid": True,
+            },
         }
-    )  # fmt: skip
+    )
 
 
 def _place(fig: go.Figure, index: int, columns: int, inner: tuple[int, int]) -> None:
@@ -133,33 +140,55 @@ def _place(fig: go.Figure, index: int, columns: int, inner: tuple[int, int]) -> 
     fig.update_layout({f"xaxis{suffix}": {"domain": across}, f"yaxis{suffix}": {"domain": up}})
 
 
-def _draw(
-    fig: go.Figure, index: int, key: str, x: np.ndarray, y: np.ndarray, config: CurvesConfig
-) -> None:
+def _draw(fig: go.Figure, index: int, key: str, x: np.ndarray, y: np.ndarray, config: CurvesConfig) -> None:
     suffix = "" if index == 0 else str(index + 1)
     name = labels.plain(key, 40)
     color = theme.LINES[index % len(theme.LINES)]
     axis_name = labels.plain(config.x, 40)
-    axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "mode": "lines", "name": name,
-            "meta": [name, axis_name]}  # fmt: skip
+    axes = {
+        "xaxis": f"x{suffix}",
+        "yaxis": f"y{suffix}",
+        "mode": "lines",
+        "name": name,
+        "meta": [name, axis_name],
+    }
     about = "%{meta[0]} · %{meta[1]} %{x:,} · %{y:.4g}" + labels.NO_NAME
     along = np.log10(x) if config.log_x else x  # smooth along the axis as drawn
     span = float(along[-1] - along[0]) if len(x) > 1 else 0.0
     smoothing = config.smoothing > 0 and span > 0
     thin = {"width": 1 if smoothing else 2, "color": color}
     fig.add_trace(
-        go.Scatter(x=theme.packed(x), y=y, line=thin, opacity=0.35 if smoothing else 1,
-                   hovertemplate="raw " + about, **axes)
-    )  # fmt: skip
+        go.Scatter(
+            x=theme.packed(x),
+            y=y,
+            line=thin,
+            opacity=0.35 if smoothing else 1,
+            hovertemplate="raw " + about,
+            **axes,
+        )
+    )
     if smoothing:
         fig.add_trace(
-            go.Scatter(x=theme.packed(x), y=smooth(along, y, config.smoothing * span),
-                       line={"width": 2.4, "color": color}, hovertemplate=about, **axes)
-        )  # fmt: skip
+            go.Scatter(
+                x=theme.packed(x),
+                y=smooth(along, y, config.smoothing * span),
+                line={"width": 2.4, "color": color},
+                hovertemplate=about,
+                **axes,
+            )
+        )
     fig.add_annotation(
-        text=name, x=0, y=1, xref=f"x{suffix} domain", yref=f"y{suffix} domain", yshift=4,
-        showarrow=False, xanchor="left", yanchor="bottom", font={"size": 13},
-    )  # fmt: skip
+        text=name,
+        x=0,
+        y=1,
+        xref=f"x{suffix} domain",
+        yref=f"y{suffix} domain",
+        yshift=4,
+        showarrow=False,
+        xanchor="left",
+        yanchor="bottom",
+        font={"size": 13},
+    )
     fig.update_layout({f"xaxis{suffix}": {"title": {"text": axis_name, "standoff": 4}}})
 
 

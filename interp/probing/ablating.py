@@ -52,9 +52,7 @@ def ablate_neurons(
     """
     names = model.sites.resolve(site)
     if not texts or len(names) != 1:
-        raise ConfigError(
-            "an ablation needs texts and one site", got=f"{len(texts)} groups, sites {names}"
-        )
+        raise ConfigError("an ablation needs texts and one site", got=f"{len(texts)} groups, sites {names}")
     batches = {name: model.read(group) for name, group in texts.items()}
     averages = _averages(model, list(batches.values()), names[0])
     chosen, d = list(dict.fromkeys(neurons)), len(averages)

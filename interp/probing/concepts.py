@@ -68,8 +68,9 @@ def elude(
     middle, width = x[cut.train].mean(0), x[cut.train].std(0, correction=0)
     x = (x - middle) / torch.where(width > 1e-7, width, 1.0)
     classes = len(target.classes)
-    model = LogisticRegression(C=strength, l1_ratio=1, solver="saga", max_iter=2000, tol=1e-3,
-                               random_state=seed)  # fmt: skip
+    model = LogisticRegression(
+        C=strength, l1_ratio=1, solver="saga", max_iter=2000, tol=1e-3, random_state=seed
+    )
     model.fit(a[cut.train].numpy(), target[cut.train].values.numpy())
     weight = torch.zeros(classes, a.shape[1], dtype=torch.float64)
     bias = torch.full((classes,), NEVER, dtype=torch.float64)  # no training row: never guessed
@@ -121,15 +122,20 @@ def _rest(
     def step(module: nn.Module, batch: Tensor, t: int) -> Tensor:
         return nn.functional.cross_entropy(told[batch] + module(x[batch]), labels[batch])
 
-    schedule = FitConfig(steps=steps, lr=0.02, lr_schedule="cosine", optimizer="adamw",
-                         weight_decay=1e-2, seed=seed, log_every=steps)  # fmt: skip
+    schedule = FitConfig(
+        steps=steps,
+        lr=0.02,
+        lr_schedule="cosine",
+        optimizer="adamw",
+        weight_decay=1e-2,
+        seed=seed,
+        log_every=steps,
+    )
     fit(rest, step, batches, schedule)
     return (up.weight @ down.weight).detach().T
 
 
-def concept_agreement(
-    weight: Float[Tensor, "c a"], truth: Float[Tensor, "c a"]
-) -> Float[Tensor, "c"]:
+def concept_agreement(weight: Float[Tensor, "c a"], truth: Float[Tensor, "c a"]) -> Float[Tensor, "c"]:
     """Per class, the cosine of a model's concept weights with the true class-concept matrix (CGIM).
 
     0 where either row is zero.
@@ -141,9 +147,7 @@ def concept_agreement(
     return nn.functional.cosine_similarity(weight.double(), truth.double(), dim=1)
 
 
-def concept_existence(
-    contribution: Float[Tensor, "n a"], present: Float[Tensor, "n a"], k: int = 3
-) -> float:
+def concept_existence(contribution: Float[Tensor, "n a"], present: Float[Tensor, "n a"], k: int = 3) -> float:
     """Of the k concepts that contribute most to each prediction, the share that is there (CEM).
 
     Raises:
@@ -153,9 +157,10 @@ def concept_existence(
     check_rows(contribution, "the contributions of concepts")
     if contribution.shape != present.shape or not 1 <= k <= contribution.shape[1]:
         raise ShapeError(
-            "contributions and presence of concepts", got=f"{tuple(contribution.shape)}, k = {k}",
+            "contributions and presence of concepts",
+            got=f"{tuple(contribution.shape)}, k = {k}",
             expected=f"{tuple(present.shape)}",
-        )  # fmt: skip
+        )
     top = contribution.topk(k, dim=1).indices
     return float(present.bool().gather(1, top).double().mean())
 

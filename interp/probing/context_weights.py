@@ -78,9 +78,10 @@ def probe_context(
     config = config or ContextProbeConfig()
     if states.ndim != 4 or 0 in states.shape:
         raise ShapeError(
-            "hidden states of a probe", got=tuple(states.shape),
+            "hidden states of a probe",
+            got=tuple(states.shape),
             expected="[layer, problem, pos, d], none of them empty",
-        )  # fmt: skip
+        )
     check_finite(states, "the hidden states")
     split = split_rows(states.shape[1], config.test_fraction, config.seed)
     wanted = _standardised(targets, states.shape[1], split)
@@ -131,9 +132,7 @@ def _probe_layer(
     centre = seen.mean((0, 1))
     size = (seen - centre).square().mean((0, 1)).sqrt()
     states = (states - centre) / torch.where(size > 1e-6 * seen.abs().amax((0, 1)), size, 1.0)
-    probes = PooledProbes(
-        len(targets), states.shape[1], states.shape[2], targets.shape[2], config, layer
-    )
+    probes = PooledProbes(len(targets), states.shape[1], states.shape[2], targets.shape[2], config, layer)
 
     def batches(t: int) -> Tensor:
         pick = generator(config.seed, "context probe batch", t)
@@ -144,9 +143,14 @@ def _probe_layer(
         return (module(states[rows]) - targets[:, rows]).square().mean((1, 2)).sum()
 
     schedule = FitConfig(
-        steps=config.steps, lr=config.lr, lr_schedule="cosine", optimizer="adamw",
-        weight_decay=config.weight_decay, seed=config.seed, log_every=config.steps,
-    )  # fmt: skip
+        steps=config.steps,
+        lr=config.lr,
+        lr_schedule="cosine",
+        optimizer="adamw",
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        log_every=config.steps,
+    )
     fit(probes, step, batches, schedule)
     with torch.no_grad():
         residual = probes(states[split.test]) - targets[:, split.test]

@@ -18,11 +18,7 @@ from interp.probing.syntax.alignment import LabelledTokens
 
 
 def gather(
-    model: HookedModel,
-    labelled: LabelledTokens,
-    sites: str | Iterable[str],
-    *,
-    texts_per_pass: int = 32,
+    model: HookedModel, labelled: LabelledTokens, sites: str | Iterable[str], *, texts_per_pass: int = 32
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Activations at the labelled tokens, one row per label, float32 or float64.
 
@@ -52,9 +48,7 @@ def gather(
         if not len(wanted):
             continue
         acts = model.capture(_rows_of(batch, part).to(model.device), names, to="cpu")
-        row_of = torch.zeros(len(batch), dtype=torch.int64).index_copy_(
-            0, part, torch.arange(len(part))
-        )
+        row_of = torch.zeros(len(batch), dtype=torch.int64).index_copy_(0, part, torch.arange(len(part)))
         for name in names:
             values = acts[name].flatten(2)
             values = values if values.dtype == torch.float64 else values.float()

@@ -94,9 +94,7 @@ def _portions(group_of: Tensor, n_classes: int) -> list[int]:
     return sorted(set(ends))
 
 
-def _online(
-    x: Tensor, target: Target, order: Tensor, cuts: list[int], config: ProbeConfig
-) -> float:
+def _online(x: Tensor, target: Target, order: Tensor, cuts: list[int], config: ProbeConfig) -> float:
     """Bits of all labels in this order."""
     n_classes = len(target.classes)
     bits = cuts[0] * torch.tensor(float(n_classes)).double().log2()

@@ -82,8 +82,9 @@ class Probe(Trained):
         if rows.shape[-1] != self.shape.d_in:
             raise ShapeError(
                 f"the probe {self.shape.name!r} reads another width",
-                got=rows.shape[-1], expected=self.shape.d_in,
-            )  # fmt: skip
+                got=rows.shape[-1],
+                expected=self.shape.d_in,
+            )
         rows = rows.to(self.mean.dtype)
         return self.net((rows - self.mean) / self.scale)
 
@@ -103,9 +104,7 @@ class Probe(Trained):
             ConfigError: The probe has a hidden layer.
         """
         if not isinstance(self.net, nn.Linear):
-            raise ConfigError(
-                "this probe has no direction", got=self.shape.kind, expected="a linear probe"
-            )
+            raise ConfigError("this probe has no direction", got=self.shape.kind, expected="a linear probe")
         return self.net.weight.detach() / self.scale
 
     def files(self) -> dict[str, Any]:
@@ -171,9 +170,7 @@ def train_probe(
     return probe.requires_grad_(False)
 
 
-def train_mlp(
-    x: Tensor, target: Target, config: ProbeConfig, origin: Provenance | None = None
-) -> Probe:
+def train_mlp(x: Tensor, target: Target, config: ProbeConfig, origin: Provenance | None = None) -> Probe:
     """One hidden layer on standardised rows [n, d], trained by `interp.activations.fit`."""
     shape = ProbeShape(x.shape[1], target.name, "mlp", target.classes, config.hidden)
     probe = Probe(shape, origin)
@@ -206,9 +203,14 @@ def train_mlp(
         return nn.functional.binary_cross_entropy_with_logits(scores[:, 0], batch[1])
 
     schedule = FitConfig(
-        steps=config.steps, lr=config.lr, lr_schedule="cosine", optimizer="adamw",
-        weight_decay=1e-2, seed=config.seed, log_every=max(config.steps // 10, 1),
-    )  # fmt: skip
+        steps=config.steps,
+        lr=config.lr,
+        lr_schedule="cosine",
+        optimizer="adamw",
+        weight_decay=1e-2,
+        seed=config.seed,
+        log_every=max(config.steps // 10, 1),
+    )
     fit(probe, step, batches, schedule)
     if real:  # back to the target's own unit
         last = list(probe.parameters())[-2:]

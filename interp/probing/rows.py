@@ -98,9 +98,8 @@ def encode(name: str, labels: Labels, n: int | None = None) -> Target:
         check_finite(values, f"target {name!r}")
         if bool((values == values[0]).all()):
             raise ConfigError(
-                f"target {name!r} is the same at every row", got=plain[0],
-                expected="something that varies",
-            )  # fmt: skip
+                f"target {name!r} is the same at every row", got=plain[0], expected="something that varies"
+            )
         return Target(name, "real", values)
     known = sorted(set(plain), key=lambda value: (isinstance(value, str), value))
     if len(known) < 2:
@@ -130,14 +129,16 @@ def _refuse_non_labels(name: str, plain: list[Any]) -> None:
     for row, value in enumerate(plain):
         if value is None or (names and value != value):
             raise ConfigError(
-                f"target {name!r} has a row without label", got=f"{value} at row {row}",
+                f"target {name!r} has a row without label",
+                got=f"{value} at row {row}",
                 fix="leave such rows out of rows and labels",
-            )  # fmt: skip
+            )
         if not isinstance(value, str | int | float):
             raise ConfigError(
                 f"target {name!r} has a label that is neither text nor number",
-                got=f"{type(value).__name__} at row {row}", expected="str, int, bool or float",
-            )  # fmt: skip
+                got=f"{type(value).__name__} at row {row}",
+                expected="str, int, bool or float",
+            )
 
 
 def require_classes(target: Target, where: str) -> None:
@@ -160,15 +161,14 @@ def _plain(name: str, labels: Labels) -> list[Any]:
     """Labels as a flat list of Python values."""
     if hasattr(labels, "tolist"):
         if labels.ndim != 1:
-            raise ShapeError(
-                f"target {name!r} must be one label per row", got=f"shape {tuple(labels.shape)}"
-            )
+            raise ShapeError(f"target {name!r} must be one label per row", got=f"shape {tuple(labels.shape)}")
         return labels.tolist()
     if isinstance(labels, str) or not isinstance(labels, Sequence):
         raise ConfigError(
-            f"target {name!r} is no sequence of labels", got=type(labels).__name__,
+            f"target {name!r} is no sequence of labels",
+            got=type(labels).__name__,
             expected="a tensor, array, list or tuple with one label per row",
-        )  # fmt: skip
+        )
     plain = [value.item() if hasattr(value, "item") else value for value in labels]
     if any(isinstance(value, float) for value in plain):  # 1 and 2.5 are numbers together
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in plain)

@@ -106,8 +106,9 @@ def rank_neurons(
     elif ranking in ("l1", "svm"):
         score = _sklearn_weight(x, y, ranking, seed) + 1e-9 * gap / gap.max().clamp(min=1e-30)
     else:
-        raise ConfigError("unknown ranking", got=ranking,
-                          expected="mean_diff, f_stat, mutual_info, l1, svm or random")  # fmt: skip
+        raise ConfigError(
+            "unknown ranking", got=ranking, expected="mean_diff, f_stat, mutual_info, l1, svm or random"
+        )
     return score.argsort(descending=True, stable=True)
 
 
@@ -146,9 +147,7 @@ class _Curve(NamedTuple):
     unconverged: int
 
 
-def _curve(
-    x: Tensor, target: Target, split: Split, ks: Sequence[int], config: SparseConfig
-) -> _Curve:
+def _curve(x: Tensor, target: Target, split: Split, ks: Sequence[int], config: SparseConfig) -> _Curve:
     """Test scores and support for each k."""
     seen, train = x[split.train], target[split.train]
     positive = target[split.test].values == 1
@@ -223,9 +222,8 @@ def prune_neurons(
     target = _two_classes(encode(name, labels, len(x)))
     if not 1 <= k <= x.shape[1] or rounds < 0:
         raise ConfigError(
-            "pruning", got=f"k = {k}, {rounds} rounds",
-            expected=f"k from 1 to {x.shape[1]}, rounds from 0",
-        )  # fmt: skip
+            "pruning", got=f"k = {k}, {rounds} rounds", expected=f"k from 1 to {x.shape[1]}, rounds from 0"
+        )
     split = split_rows(len(x), config.test_fraction, config.seed, groups)
     for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
         require_classes(target[part], where)
@@ -239,9 +237,12 @@ def prune_neurons(
         removed.append(int(support[best]))
         left = left[left != removed[-1]]
     return PruningCurve(
-        f1=torch.tensor(f1).double(), removed=tuple(removed), k=k, target=name,
+        f1=torch.tensor(f1).double(),
+        removed=tuple(removed),
+        k=k,
+        target=name,
         labels={"round": [str(i) for i in range(len(f1))]},
-    )  # fmt: skip
+    )
 
 
 def _two_classes(target: Target) -> Target:

@@ -66,9 +66,10 @@ def split_rows(
     n_test = round(n_groups * test_fraction)
     if n_groups < 2:
         raise ConfigError(
-            "too few rows to hold some out", got=f"{n} rows in {n_groups} groups",
+            "too few rows to hold some out",
+            got=f"{n} rows in {n_groups} groups",
             expected="at least two groups",
-        )  # fmt: skip
+        )
     n_test = min(max(n_test, 1), n_groups - 1)
     held_out = torch.zeros(n_groups, dtype=torch.bool)
     held_out[permutation(n_groups, seed, "probe split")[:n_test]] = True

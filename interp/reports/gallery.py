@@ -104,10 +104,12 @@ def gallery(page: Gallery, path: str | Path, *, overwrite: bool = False) -> Path
     if path.suffix != ".html" or not page.examples:
         raise ConfigError("a gallery is an .html file with examples", got=path.name)
     data = {
-        "schema": SCHEMA, "title": page.title, "subtitle": page.subtitle,
+        "schema": SCHEMA,
+        "title": page.title,
+        "subtitle": page.subtitle,
         "summary": [_grid(g) for g in page.summary],
         "examples": [_example(i, e) for i, e in enumerate(page.examples)],
-    }  # fmt: skip
+    }
     island = json_island(data)
     script = (HERE / "assets" / "gallery.js").read_text(encoding="utf-8")
     keys = list(page.examples[0].numbers)
@@ -136,12 +138,16 @@ def _example(index: int, example: Example) -> dict[str, Any]:
         "text": labels.prose(example.text, 400),
         "numbers": {k: _number(v) for k, v in example.numbers.items()},
         "strips": [
-            {"name": s.name, "tokens": [labels.shown(t, 40) for t in s.tokens],
-             "scores": [_number(v) for v in s.scores], "note": s.note}
+            {
+                "name": s.name,
+                "tokens": [labels.shown(t, 40) for t in s.tokens],
+                "scores": [_number(v) for v in s.scores],
+                "note": s.note,
+            }
             for s in example.strips
         ],
         "grids": [_grid(g) for g in example.grids],
-    }  # fmt: skip
+    }
 
 
 def _grid(grid: Grid) -> dict[str, Any]:

@@ -41,10 +41,7 @@ class Part:
 
 
 def report(
-    sections: Sequence[object],
-    path: str | Path,
-    title: str,
-    config: PageConfig | None = None,
+    sections: Sequence[object], path: str | Path, title: str, config: PageConfig | None = None
 ) -> Path:
     """Write `path` (one self-contained HTML page) and the same numbers as `<path>.json`'s sibling.
 
@@ -74,9 +71,7 @@ def report(
         raise ConfigError("a report needs something to show", got="no sections")
     for target in (page, numbers):
         if target.exists() and not config.overwrite:
-            raise StorageError(
-                "the report exists already", got=target, fix="overwrite=True, or --overwrite"
-            )
+            raise StorageError("the report exists already", got=target, fix="overwrite=True, or --overwrite")
     parts = _parts(sections, max(config.table_rows, config.json_rows))
     html = render_page(parts, title, config)
     digest = hashlib.sha256(html.encode()).hexdigest()
@@ -159,9 +154,7 @@ def _sources(parts: Sequence[Part]) -> list[dict[str, object]]:
     models: dict[str, dict[str, list[object]]] = {}
     for part in parts:
         for block in part.blocks:
-            mark = json_island(
-                [block.provenance.get(key) for key in ("model", "model_fingerprint")]
-            )
+            mark = json_island([block.provenance.get(key) for key in ("model", "model_fingerprint")])
             for key, value in block.provenance.items():
                 seen = models.setdefault(mark, {}).setdefault(key, [])
                 entries = value if isinstance(value, list) else [value]

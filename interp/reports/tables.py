@@ -30,8 +30,7 @@ class Numbers:
     def as_json(self, limit: int) -> dict[str, object]:
         """Columns and at most `limit` rows; NaN and infinity become null."""
         rows = [[_json_value(value) for value in row] for row in self.rows[:limit]]
-        return {"caption": self.caption, "columns": list(self.columns), "n_rows": self.total,
-                "rows": rows}  # fmt: skip
+        return {"caption": self.caption, "columns": list(self.columns), "n_rows": self.total, "rows": rows}
 
 
 def of_rows(columns: Iterable[object], rows: Iterable[Iterable[object]], caption: str) -> Numbers:

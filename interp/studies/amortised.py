@@ -42,8 +42,9 @@ class Amortised(Result):
     @property
     def worth(self) -> int:
         """The largest budget whose error is still above the amortised one; 0: none is."""
-        above = [int(b) for b, e in zip(self.budgets, self.cheaper_error, strict=True)
-                 if float(e) > self.error]  # fmt: skip
+        above = [
+            int(b) for b, e in zip(self.budgets, self.cheaper_error, strict=True) if float(e) > self.error
+        ]
         return max(above, default=0)
 
     def check(self) -> Checks:

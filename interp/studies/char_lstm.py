@@ -30,9 +30,7 @@ class CharLSTM(nn.Module):
         super().__init__()
         width = d_embed or d
         self.embedding: nn.Embedding = nn.Embedding(d_vocab, width)
-        self.cells: nn.ModuleList = nn.ModuleList(
-            nn.LSTMCell(d if i else width, d) for i in range(n_layers)
-        )
+        self.cells: nn.ModuleList = nn.ModuleList(nn.LSTMCell(d if i else width, d) for i in range(n_layers))
         self.head: nn.Linear = nn.Linear(d, d_vocab)
         self.d = d
 
@@ -116,9 +114,10 @@ def clamp_unit(layer: int, unit: int | Sequence[int], value: float | Sequence[fl
     values = [value] * len(units) if isinstance(value, int | float) else list(value)
     if len(values) != len(units) or not all(-1 < v < 1 for v in values):
         raise ConfigError(
-            "tanh of a cell", got=f"{values} for {len(units)} units",
+            "tanh of a cell",
+            got=f"{values} for {len(units)} units",
             expected="between -1 and 1, one number or one per unit",
-        )  # fmt: skip
+        )
     held = torch.tensor(values, dtype=torch.float64)
 
     def edit(step: int, at: int, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,14 +103,14 @@ def clamped_writing(
     rest = sorted(set(range(x.shape[1])) - set(chosen))
     if target.kind != "binary" or not 0.5 < reach <= 1:
         raise ConfigError(
-            "clamping toward one of two classes", got=f"{target.kind} labels, reach {reach}",
+            "clamping toward one of two classes",
+            got=f"{target.kind} labels, reach {reach}",
             expected="two classes, .5 < reach <= 1",
-        )  # fmt: skip
+        )
     if not chosen or len(rest) + len(chosen) != x.shape[1] or len(rest) < len(chosen):
         raise ConfigError(
-            "units to hold", got=chosen,
-            expected=f"different ones below {x.shape[1]}, half of them at most",
-        )  # fmt: skip
+            "units to hold", got=chosen, expected=f"different ones below {x.shape[1]}, half of them at most"
+        )
     ends = torch.quantile(x, torch.tensor([1 - reach, reach], dtype=torch.float64), dim=0)
     upward = x[target.values == 1].mean(0) >= x[target.values == 0].mean(0)
     ends = torch.where(upward, ends, ends.flip(0))  # [class, d]
@@ -134,9 +134,7 @@ def clamped_writing(
 def _share(samples: Any, judge: Judge) -> float:
     found = torch.as_tensor(judge(samples)).double()
     if found.ndim != 1 or not len(found) or len(found) != len(samples):
-        raise ShapeError(
-            "a judge gives one number per sample", got=tuple(found.shape), expected=len(samples)
-        )
+        raise ShapeError("a judge gives one number per sample", got=tuple(found.shape), expected=len(samples))
     check_finite(found, "the judge's verdicts")
     return float(found.mean())
 
@@ -155,8 +153,7 @@ def lstm_writer(
     def write(held: Held) -> Tensor:
         edit = None
         if held:  # quantiles of a tanh in single precision may be 1.0
-            edit = clamp_unit(layer, list(held), [min(max(v, -0.9999), 0.9999)
-                                                  for v in held.values()])  # fmt: skip
+            edit = clamp_unit(layer, list(held), [min(max(v, -0.9999), 0.9999) for v in held.values()])
         return model.generate(prompts, n, edit=edit, temperature=temperature, seed=seed)
 
     return write
@@ -182,8 +179,12 @@ def model_writer(
     def write(held: Held) -> Any:
         hooks = [clamp(name, unit, value) for name in names for unit, value in held.items()]
         return model.generate(
-            inputs, n, fwd_hooks=hooks, temperature=temperature, seed=seed,
+            inputs,
+            n,
+            fwd_hooks=hooks,
+            temperature=temperature,
+            seed=seed,
             return_ids=isinstance(inputs, Tensor),
-        )  # fmt: skip
+        )
 
     return write

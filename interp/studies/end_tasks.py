@@ -103,9 +103,15 @@ def recourse(
 
 
 def spurious(
-    f: Function, data: Tensor, feature: int, *, tolerance: float = 1e-6, samples: int = 64,
-    confidence: float = 0.95, seed: int = 0,
-) -> Answer:  # fmt: skip
+    f: Function,
+    data: Tensor,
+    feature: int,
+    *,
+    tolerance: float = 1e-6,
+    samples: int = 64,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Answer:
     """Does f use a feature at all? Its value is exchanged between rows of the data [row feature].
 
     `share` is the share of rows whose output moves by more than `tolerance`.
@@ -178,8 +184,9 @@ def endtask_benchmark(
 
 def _random_case(seed: int, index: int, n: int, width: int) -> tuple[nn.Module, Tensor]:
     drawn = generator(seed, "endtask", index)
-    module = nn.Sequential(nn.Linear(n, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
-                           nn.Linear(width, 1))  # fmt: skip
+    module = nn.Sequential(
+        nn.Linear(n, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+    )
     with torch.no_grad():
         for parameter in module.parameters():
             fan = parameter.shape[-1] if parameter.dim() > 1 else 4

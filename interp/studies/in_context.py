@@ -178,10 +178,7 @@ def compare_in_context(
         loss=torch.tensor(loss).double(),
         d=d,
         noise=float(noise),
-        labels={
-            "algorithm": [*named, "one GD step, best rate"],
-            "exemplars": list(map(str, exemplars)),
-        },
+        labels={"algorithm": [*named, "one GD step, best rate"], "exemplars": list(map(str, exemplars))},
     )
 
 
@@ -194,7 +191,8 @@ def _checked(predictions: Tensor, queries: Tensor) -> Tensor:
     if predictions.shape != queries.shape[:2]:
         raise ShapeError(
             "an in-context regressor gives one number per query",
-            got=tuple(predictions.shape), expected=tuple(queries.shape[:2]),
-        )  # fmt: skip
+            got=tuple(predictions.shape),
+            expected=tuple(queries.shape[:2]),
+        )
     check_finite(predictions, "the regressor's predictions")
     return predictions.detach().double()

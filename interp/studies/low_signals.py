@@ -62,16 +62,12 @@ class Elimination(Result):
 Formula = Callable[[Tensor], Tensor]
 
 FORMULAS: dict[str, tuple[int, Formula]] = {
-    "sin(3a) + 3ab + 2c^2": (
-        3, lambda x: (3 * x[:, 0]).sin() + 3 * x[:, 0] * x[:, 1] + 2 * x[:, 2] ** 2
-    ),
+    "sin(3a) + 3ab + 2c^2": (3, lambda x: (3 * x[:, 0]).sin() + 3 * x[:, 0] * x[:, 1] + 2 * x[:, 2] ** 2),
     "2a - 3b": (2, lambda x: 2 * x[:, 0] - 3 * x[:, 1]),
     "abc + exp(d)": (4, lambda x: x[:, 0] * x[:, 1] * x[:, 2] + x[:, 3].exp()),
     "a^3 + |b| + tanh(4c)": (3, lambda x: x[:, 0] ** 3 + x[:, 1].abs() + (4 * x[:, 2]).tanh()),
-    "cos(5a) b + d e": (
-        4, lambda x: (5 * x[:, 0]).cos() * x[:, 1] + x[:, 2] * x[:, 3]
-    ),
-}  # fmt: skip
+    "cos(5a) b + d e": (4, lambda x: (5 * x[:, 0]).cos() * x[:, 1] + x[:, 2] * x[:, 3]),
+}
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,12 @@ class Data:
 def low_signal_data(config: LowSignalConfig) -> Data:
     """x = clip(N(0, 1/3^2), -1, 1), y = formula(x) + N(0, 0.01^2)."""
     if config.formula not in FORMULAS:
-        raise ConfigError("no such formula", got=config.formula, expected=", ".join(FORMULAS),
-                          fix=did_you_mean(config.formula, FORMULAS) or None)  # fmt: skip
+        raise ConfigError(
+            "no such formula",
+            got=config.formula,
+            expected=", ".join(FORMULAS),
+            fix=did_you_mean(config.formula, FORMULAS) or None,
+        )
     n_true, formula = FORMULAS[config.formula]
     drawn = generator(config.seed, "low signal")
     x = torch.randn(config.n_rows, n_true + config.n_noise, generator=drawn) / 3
@@ -161,9 +161,14 @@ def trained(data: Data, features: list[int], config: LowSignalConfig) -> tuple[n
     drawn = generator(config.seed, "network", len(features))
     w = config.width
     module = nn.Sequential(
-        nn.Linear(len(features), w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(),
-        nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 1),
-    )  # fmt: skip
+        nn.Linear(len(features), w),
+        nn.ReLU(),
+        nn.Linear(w, w),
+        nn.ReLU(),
+        nn.Linear(w, w),
+        nn.ReLU(),
+        nn.Linear(w, 1),
+    )
     with torch.no_grad():
         for parameter in module.parameters():
             fan = parameter.shape[-1] if parameter.dim() > 1 else w
@@ -174,9 +179,14 @@ def trained(data: Data, features: list[int], config: LowSignalConfig) -> tuple[n
     def step(net: nn.Module, batch: Any, t: int) -> Tensor:
         return (net(batch[0])[:, 0] - batch[1]).pow(2).mean()
 
-    fit(module, step, lambda t: (x, y),
-        FitConfig(steps=config.steps, lr=config.lr, lr_schedule="cosine", seed=config.seed,
-                  log_every=config.steps))  # fmt: skip
+    fit(
+        module,
+        step,
+        lambda t: (x, y),
+        FitConfig(
+            steps=config.steps, lr=config.lr, lr_schedule="cosine", seed=config.seed, log_every=config.steps
+        ),
+    )
     with torch.no_grad():
         missed = module(data.test[0][:, features])[:, 0] - data.test[1]
     return module.eval().requires_grad_(False), float(missed.abs().mean())
@@ -187,11 +197,12 @@ def scores_of(module: nn.Module, rows: Tensor, method: str, config: LowSignalCon
     model = wrap(module)
     return torch.stack(
         [
-            attribute(model, row[None], _only, method=method, seed=config.seed, window=1,
-                      tolerance=0.05).scores.float()
+            attribute(
+                model, row[None], _only, method=method, seed=config.seed, window=1, tolerance=0.05
+            ).scores.float()
             for row in rows
         ]
-    )  # fmt: skip
+    )
 
 
 def _only(out: Tensor) -> Tensor:

@@ -122,9 +122,10 @@ def optimal_support(
     d = min(x.shape[1], config.prefilter)
     if target.kind != "binary" or not 1 <= k <= d:
         raise ConfigError(
-            "an optimal support", got=f"k = {k} for a {target.kind} target",
+            "an optimal support",
+            got=f"k = {k} for a {target.kind} target",
             expected=f"k from 1 to {d} and two classes",
-        )  # fmt: skip
+        )
     candidates = rank_neurons(x, target, "mean_diff")[:d].sort().values
     part = x[:, candidates]
     spread = part.std(0, correction=0)
@@ -143,9 +144,7 @@ def optimal_support(
     )
 
 
-def _search(
-    problem: _Problem, k: int, config: OptimalConfig
-) -> tuple[np.ndarray, float, float, int]:
+def _search(problem: _Problem, k: int, config: OptimalConfig) -> tuple[np.ndarray, float, float, int]:
     """Cuts until the bound meets the best price: (support, cost, bound, cuts)."""
     start = time.monotonic()
     support = _warm_start(problem, k)
@@ -173,9 +172,7 @@ def _warm_start(problem: _Problem, k: int) -> np.ndarray:
     return np.sort(np.argsort(slope, kind="stable")[:k])
 
 
-def _master(
-    priced: list[_Priced], k: int, d: int, seconds: float
-) -> tuple[np.ndarray | None, float]:
+def _master(priced: list[_Priced], k: int, d: int, seconds: float) -> tuple[np.ndarray | None, float]:
     """The support with the lowest bound under all cuts, and that bound."""
     from scipy import optimize
 

@@ -143,9 +143,7 @@ def find_unit(
         label=target.values,
         unit_accuracy=torch.tensor(single).double(),
         full_accuracy=torch.tensor(_full(seen, train, held, test)).double(),
-        shuffled_accuracy=torch.tensor(
-            _full(seen, wrong[cut.train], held, wrong[cut.test])
-        ).double(),
+        shuffled_accuracy=torch.tensor(_full(seen, wrong[cut.train], held, wrong[cut.test])).double(),
         unit=unit,
         sign=int(sign),
         threshold=float(threshold * spread[unit] + centre[unit]),

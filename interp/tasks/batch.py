@@ -338,9 +338,7 @@ class _Answers:
         self.dropped.update(dict.fromkeys(left_out))
         return list(dict.fromkeys(found))
 
-    def _several(
-        self, index: int, prompt: Prompt, text: str, what: str, tokens: list[int]
-    ) -> TokenError:
+    def _several(self, index: int, prompt: Prompt, text: str, what: str, tokens: list[int]) -> TokenError:
         pieces = self.reader.model.to_str_tokens(tokens) if tokens else []
         return TokenError(
             f"prompt {index}: the {what} {text!r} is not a single token",

@@ -141,8 +141,7 @@ def measure(
             model, prepend_bos=prepend_bos, first_token=first_token, drop=drop, aligned=False
         )
         rows = [
-            _sentences(model, part) if whole else _answers(model, part)
-            for part in batch.batches(batch_size)
+            _sentences(model, part) if whole else _answers(model, part) for part in batch.batches(batch_size)
         ]
         scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         shortened |= set(batch.shortened)
@@ -199,12 +198,9 @@ def _sentences(model: HookedModel, batch: PromptBatch) -> dict[str, Tensor]:
     if batch.corrupted is None:
         raise ConfigError("the criterion `sentence` compares clean with corrupted sentences")
     good, bad = (
-        metrics.sentence_log_probability(model(side).float(), side)
-        for side in (batch.clean, batch.corrupted)
+        metrics.sentence_log_probability(model(side).float(), side) for side in (batch.clean, batch.corrupted)
     )
-    return _complete(
-        {"preferred": (good > bad).float(), "logit_difference": good - bad}, len(batch)
-    )
+    return _complete({"preferred": (good > bad).float(), "logit_difference": good - bad}, len(batch))
 
 
 def _complete(found: dict[str, Tensor], n: int) -> dict[str, Tensor]:

@@ -16,12 +16,7 @@ from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.tasks.catalogue import TASKS, bundled
 from interp.tasks.formats.archives import open_files
-from interp.tasks.formats.registry import (
-    LABEL_ARCHIVES,
-    LABEL_FORMATS,
-    TASK_FORMATS,
-    Labels,
-)
+from interp.tasks.formats.registry import LABEL_ARCHIVES, LABEL_FORMATS, TASK_FORMATS, Labels
 from interp.tasks.formats.source import File
 from interp.tasks.formats.table import ArchiveFormat, Format, Options
 from interp.tasks.prompts import Prompt, Prompts
@@ -129,9 +124,7 @@ def _content(files: Sequence[File]) -> list[File]:
     return [file for file in files if file.stem.casefold() not in ASIDE]
 
 
-def _chosen(
-    file: File, known: Sequence[Format[Any]], other: Sequence[Format[Any]], door: str
-) -> Format[Any]:
+def _chosen(file: File, known: Sequence[Format[Any]], other: Sequence[Format[Any]], door: str) -> Format[Any]:
     """The first format that reads the file, or the error that says what it looks like instead."""
     found = next((kind for kind in known if kind.reads(file)), None)
     if found is not None:

@@ -85,9 +85,7 @@ def held_out_blocks(config: InductionConfig) -> Tensor:
     return _sequences(config, source, block, torch.zeros_like(block))
 
 
-def _sequences(
-    config: InductionConfig, source: torch.Generator, block: Tensor, filler: Tensor
-) -> Tensor:
+def _sequences(config: InductionConfig, source: torch.Generator, block: Tensor, filler: Tensor) -> Tensor:
     """Filler and repeated block of the lengths given per row [row 1]; ids [row pos]."""
     tokens = torch.rand(len(block), config.d_vocab, generator=source).argsort(1)
     position = torch.arange(config.n_ctx)

@@ -145,9 +145,7 @@ class LabelledCorpus(Sequence[Labelled]):
         """
         if layer not in self.layers:
             raise _no_layer(layer, self.layers, self.name)
-        found = Counter(
-            label for sentence in self for label in sentence.labels[layer] if label is not None
-        )
+        found = Counter(label for sentence in self for label in sentence.labels[layer] if label is not None)
         return dict(found.most_common())
 
     def to_frame(self) -> pd.DataFrame:

@@ -136,9 +136,7 @@ def preference(
     return _reduced(best.float(), reduce)
 
 
-def rank(
-    logits: Float[Tensor, "batch *pos d_vocab"], batch: PromptBatch, reduce: Reduce = "mean"
-) -> Tensor:
+def rank(logits: Float[Tensor, "batch *pos d_vocab"], batch: PromptBatch, reduce: Reduce = "mean") -> Tensor:
     """How many tokens that are no answer are at least as likely as the best answer; 0 = top-1.
 
     Raises:
@@ -171,8 +169,7 @@ def sentence_log_probability(
         )
     if bool((tokens.lengths < 2).any()):
         raise ConfigError(
-            "a sequence of one token has no probability to sum",
-            fix="prepend_bos=True, or longer sentences",
+            "a sequence of one token has no probability to sum", fix="prepend_bos=True, or longer sentences"
         )
     losses, counted = token_losses(logits, tokens.ids, tokens.mask if tokens.padded else None)
     return -(losses * counted).sum(-1)
@@ -181,10 +178,16 @@ def sentence_log_probability(
 METRICS: dict[str, Metric] = {
     function.__name__: function
     for function in (
-        logit_difference, probability_difference, mass_difference, answer_probability,
-        log_probability, accuracy, preference, rank,
+        logit_difference,
+        probability_difference,
+        mass_difference,
+        answer_probability,
+        log_probability,
+        accuracy,
+        preference,
+        rank,
     )
-}  # fmt: skip
+}
 """Metric name -> function(logits, batch, reduce)."""
 
 
@@ -196,9 +199,7 @@ def metric(name: str) -> Metric:
     """
     if name not in METRICS:
         raise ConfigError(
-            f"no metric {name!r}",
-            expected=", ".join(METRICS),
-            fix=did_you_mean(name, METRICS) or None,
+            f"no metric {name!r}", expected=", ".join(METRICS), fix=did_you_mean(name, METRICS) or None
         )
     return METRICS[name]
 
@@ -234,21 +235,15 @@ def _gathered(
     return found.masked_fill(absent, fill)
 
 
-def _sum(
-    values: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch k"]
-) -> Float[Tensor, " batch"]:
+def _sum(values: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch k"]) -> Float[Tensor, " batch"]:
     return _gathered(values, ids, 0.0).sum(-1)
 
 
-def _mean(
-    values: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch k"]
-) -> Float[Tensor, " batch"]:
+def _mean(values: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch k"]) -> Float[Tensor, " batch"]:
     return _sum(values, ids) / (ids >= 0).sum(-1)
 
 
-def _best(
-    values: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch k"]
-) -> Float[Tensor, " batch"]:
+def _best(values: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, "batch k"]) -> Float[Tensor, " batch"]:
     return _gathered(values, ids, -torch.inf).amax(-1)
 
 

@@ -38,9 +38,7 @@ class Prompt:
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigError(
-                    f"a prompt's {name} are a tuple of texts",
-                    got=repr(value),
-                    fix=f"({value!r},)",
+                    f"a prompt's {name} are a tuple of texts", got=repr(value), fix=f"({value!r},)"
                 )
             object.__setattr__(self, name, tuple(value))
         # by type, at C speed: agreement prompts have thousands of verbs for answers

@@ -17,9 +17,16 @@ def small_model(bos: int | None = 0, **changes: Any) -> Any:
     """2 layers, random weights; `bos` is the id of the BOS or None for a tokenizer without."""
     tokenizer = word_level(bos)
     fields: dict[str, Any] = {
-        "n_layers": 2, "d_model": D_MODEL, "n_heads": N_HEADS, "d_head": D_HEAD, "d_mlp": 11,
-        "d_vocab": len(tokenizer), "n_ctx": N_CTX, "act_fn": "relu", "normalization_type": "LN",
-    }  # fmt: skip
+        "n_layers": 2,
+        "d_model": D_MODEL,
+        "n_heads": N_HEADS,
+        "d_head": D_HEAD,
+        "d_mlp": 11,
+        "d_vocab": len(tokenizer),
+        "n_ctx": N_CTX,
+        "act_fn": "relu",
+        "normalization_type": "LN",
+    }
     module = SmallTransformer(SmallConfig.from_dict({**fields, **changes}))
     source = torch.Generator().manual_seed(11)
     with torch.no_grad():

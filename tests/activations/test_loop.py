@@ -205,9 +205,13 @@ def test_evaluations_come_at_their_interval_and_at_the_end(tmp_path: Path) -> No
         return {"distance": torch.tensor(module.distance())}
 
     report = fit(
-        Translators(), step, batches, config(log_every=4), out=tmp_path / "run",
+        Translators(),
+        step,
+        batches,
+        config(log_every=4),
+        out=tmp_path / "run",
         callbacks=[Evaluate(measure, every=7)],
-    )  # fmt: skip
+    )
     assert seen == [6, 13, 16] == report.series("distance")[0]
     assert [r["step"] for r in metrics(tmp_path / "run")] == [3, 6, 7, 11, 13, 15, 16]
 
@@ -261,10 +265,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, name: str, stop: int) -> N
     whole, broken = Translators(dropout=0.4), Translators(dropout=0.4)
     fit(whole, step, batches, config(**chosen), out=tmp_path / "whole")
     with pytest.raises(Stop):
-        fit(
-            broken, step, batches, config(**chosen), out=tmp_path / "broken",
-            callbacks=[StopAt(stop)],
-        )  # fmt: skip
+        fit(broken, step, batches, config(**chosen), out=tmp_path / "broken", callbacks=[StopAt(stop)])
     resumed = Translators(dropout=0.4)
     report = fit(resumed, step, batches, config(**chosen), out=tmp_path / "broken")
     assert report.resumed_at == stop, "the step that did not end is done again"
@@ -440,15 +441,16 @@ def test_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     train(tmp_path / "run", keep_last=3, **EVERY_STEP)
     assert checkpoints(tmp_path / "run") == [15, 16, 17]
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "checkpoints",
-    }  # fmt: skip
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
     files = {p.name for p in (tmp_path / "run" / "checkpoints" / "step_17").iterdir()}
     assert files == {"weights.safetensors", "moments.safetensors", "state.json", "manifest.json"}
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     save = RunFolder.save
 
@@ -532,9 +534,8 @@ def test_skipping_equals_a_run_without_those_steps(guard: str, tmp_path: Path) -
     bad = {2, 3, 9}
     module, plain = Translators(), Translators()
     report = fit(
-        module, poisoned(bad), batches, config(on_nonfinite="skip", log_every=17),
-        out=tmp_path / "run",
-    )  # fmt: skip
+        module, poisoned(bad), batches, config(on_nonfinite="skip", log_every=17), out=tmp_path / "run"
+    )
     optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, fused=True)
     for t in sorted(set(range(17)) - bad):
         optimizer.zero_grad()
@@ -545,9 +546,7 @@ def test_skipping_equals_a_run_without_those_steps(guard: str, tmp_path: Path) -
     assert report.skipped == 3 and report.records[-1]["skipped"] == 3
 
 
-def test_skipping_gives_up_after_ten_in_a_row_also_across_a_resume(
-    guard: str, tmp_path: Path
-) -> None:
+def test_skipping_gives_up_after_ten_in_a_row_also_across_a_resume(guard: str, tmp_path: Path) -> None:
     nine = poisoned(set(range(3, 12)))
     chosen = config(on_nonfinite="skip", steps=20, **EVERY_STEP)
     assert fit(Translators(), nine, batches, chosen).skipped == 9
@@ -555,23 +554,26 @@ def test_skipping_gives_up_after_ten_in_a_row_also_across_a_resume(
         fit(Translators(), poisoned(set(range(3, 20))), batches, chosen)
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        fit(
-            Translators(), poisoned(set(range(3, 20))), batches, chosen, out=run,
-            callbacks=[StopAt(8)],
-        )  # fmt: skip
+        fit(Translators(), poisoned(set(range(3, 20))), batches, chosen, out=run, callbacks=[StopAt(8)])
     with pytest.raises(NonFiniteError, match="step 12, 10 in a row"):
         fit(Translators(), poisoned(set(range(3, 20))), batches, chosen, out=run)
 
 
 def test_the_report_is_a_result(tmp_path: Path) -> None:
     report = fit(
-        Translators(), poisoned({4}), batches, config(on_nonfinite="skip", log_every=2),
-        out=tmp_path / "run", callbacks=[Evaluate(lambda m, t: {"x": 1.0}, every=5)],
-    )  # fmt: skip
+        Translators(),
+        poisoned({4}),
+        batches,
+        config(on_nonfinite="skip", log_every=2),
+        out=tmp_path / "run",
+        callbacks=[Evaluate(lambda m, t: {"x": 1.0}, every=5)],
+    )
     assert report.step.tolist() == [1, 3, 4, 5, 7, 9, 11, 13, 14, 15, 16]
-    assert [not x for x in report.loss.isfinite().tolist()] == [False] * 2 + [True] + [
-        False
-    ] * 5 + [True, False, False]
+    assert [not x for x in report.loss.isfinite().tolist()] == [False] * 2 + [True] + [False] * 5 + [
+        True,
+        False,
+        False,
+    ]
     assert not report.check().ok, "more than one step in a hundred was skipped"
     assert fit(Translators(), step, batches, config()).check().ok
     saved = FitReport.load(report.save(tmp_path / "report"))
@@ -654,14 +656,29 @@ def test_it_trains_in_a_thread_without_touching_handlers() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("steps", 0), ("steps", True), ("steps", 3.0), ("lr", float("nan")), ("lr", -1.0),
-        ("lr", float("inf")), ("lr", "fast"), ("lr_schedule", "cosin"), ("lr_warmup", 100),
-        ("lr_decay", 0), ("betas", (0.9,)), ("betas", (0.9, 1.0)), ("optimizer", "Adam"),
-        ("keep_last", 1), ("log_every", 0), ("checkpoint_fraction", 0.0), ("seed", None),
-        ("autocast", "float16"), ("overwrite", 1), ("grad_clip", float("nan")),
+        ("steps", 0),
+        ("steps", True),
+        ("steps", 3.0),
+        ("lr", float("nan")),
+        ("lr", -1.0),
+        ("lr", float("inf")),
+        ("lr", "fast"),
+        ("lr_schedule", "cosin"),
+        ("lr_warmup", 100),
+        ("lr_decay", 0),
+        ("betas", (0.9,)),
+        ("betas", (0.9, 1.0)),
+        ("optimizer", "Adam"),
+        ("keep_last", 1),
+        ("log_every", 0),
+        ("checkpoint_fraction", 0.0),
+        ("seed", None),
+        ("autocast", "float16"),
+        ("overwrite", 1),
+        ("grad_clip", float("nan")),
         ("on_nonfinite", "ignore"),
     ],
-)  # fmt: skip
+)
 def test_impossible_settings_name_the_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
         unchecked(config)(**{field: value})
@@ -731,11 +748,20 @@ def test_any_torch_optimizer_resumes_exactly(tmp_path: Path, make: Any) -> None:
     stop = random.Random(0).randrange(2, 15)
     with pytest.raises(Stop):
         fit(
-            broken, step, batches, config(**EVERY_STEP), out=tmp_path / "run",
-            optimizer=make(broken.parameters()), callbacks=[StopAt(stop)],
-        )  # fmt: skip
+            broken,
+            step,
+            batches,
+            config(**EVERY_STEP),
+            out=tmp_path / "run",
+            optimizer=make(broken.parameters()),
+            callbacks=[StopAt(stop)],
+        )
     fit(
-        resumed, step, batches, config(**EVERY_STEP), out=tmp_path / "run",
+        resumed,
+        step,
+        batches,
+        config(**EVERY_STEP),
+        out=tmp_path / "run",
         optimizer=make(resumed.parameters()),
-    )  # fmt: skip
+    )
     assert same(whole, resumed)

@@ -47,8 +47,11 @@ def saved_splits(path: Path) -> Path:
 
 
 SOURCES: dict[str, Callable[[Path], Path]] = {
-    "a.jsonl": jsonl, "a.json": write_json, "a.parquet": parquet, "folder": saved,
-}  # fmt: skip
+    "a.jsonl": jsonl,
+    "a.json": write_json,
+    "a.parquet": parquet,
+    "folder": saved,
+}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -113,7 +116,7 @@ def bad(name: str, content: bytes) -> Callable[[Path], Any]:
         (lambda p: ["a", 3], ConfigError, "document 1"),
         (lambda p: 7, ConfigError, "int"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_says_why(
     make: Callable[[Path], Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:

@@ -111,9 +111,7 @@ class Failing:
         return self.stream.batch(t)
 
 
-def test_writing_goes_on_where_it_stopped(
-    stream: ActivationStream, folder: Path, tmp_path: Path
-) -> None:
+def test_writing_goes_on_where_it_stopped(stream: ActivationStream, folder: Path, tmp_path: Path) -> None:
     settings, root = ShardConfig(rows_per_shard=50), tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         write_shards(Failing(stream, last=8), root, settings)
@@ -130,9 +128,7 @@ def test_writing_goes_on_where_it_stopped(
         assert all(torch.equal(read[site], expected[site]) for site in SITES)
 
 
-def test_a_damaged_shard_is_refused_and_written_again(
-    stream: ActivationStream, folder: Path
-) -> None:
+def test_a_damaged_shard_is_refused_and_written_again(stream: ActivationStream, folder: Path) -> None:
     expected = ShardReader(folder, batch_size=BATCH, shuffle=False).batch(4)
     file = folder / "shard_00001" / "rows.safetensors"
     data = bytearray(file.read_bytes())

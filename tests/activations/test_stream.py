@@ -41,9 +41,7 @@ def tokens(model: Any) -> TokenSequences:
 
 
 def make(model: Any, tokens: Any, **changes: Any) -> ActivationStream:
-    defaults: dict[str, Any] = {
-        "batch_size": 23, "buffer_sequences": 7, "forward_sequences": 3, "seed": 1,
-    }  # fmt: skip
+    defaults: dict[str, Any] = {"batch_size": 23, "buffer_sequences": 7, "forward_sequences": 3, "seed": 1}
     return ActivationStream(model, SITES, tokens, StreamConfig(**{**defaults, **changes}))
 
 
@@ -70,9 +68,7 @@ def test_every_row_comes_once_per_epoch(model: Any, tokens: Any, exclude_bos: bo
     }
     n = stream.order.per_epoch
     assert n == len(expected) == tokens.n_tokens - exclude_bos * len(tokens)
-    epochs = [
-        [tuple(stream.origins(t)[0].tolist()) for t in range(e * n, (e + 1) * n)] for e in (0, 1)
-    ]
+    epochs = [[tuple(stream.origins(t)[0].tolist()) for t in range(e * n, (e + 1) * n)] for e in (0, 1)]
     for rows in epochs:
         assert Counter(rows) == Counter(expected)
     assert epochs[0] != epochs[1], "each epoch has its own order"
@@ -143,9 +139,7 @@ def test_pieces_cover_the_range_in_order(rows: list[int], block: int, first: int
 
 
 def test_a_deeper_buffer_mixes_more_sequences(model: Any, tokens: Any) -> None:
-    shallow, deep = (
-        make(model, tokens, buffer_sequences=size).distinct_sequences(0) for size in (2, 37)
-    )
+    shallow, deep = (make(model, tokens, buffer_sequences=size).distinct_sequences(0) for size in (2, 37))
     assert shallow <= 6 < deep <= 23
     assert f"{deep} distinct sequences" in repr(make(model, tokens, buffer_sequences=37))
 
@@ -180,9 +174,10 @@ def test_dtype_and_provenance(model: Any, tokens: Any) -> None:
 
 
 def test_globs_and_what_cannot_be_streamed(model: Any, tokens: Any) -> None:
-    assert ActivationStream(
-        model, "blocks.*.hook_resid_post", tokens, StreamConfig(batch_size=5)
-    ).sites == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    assert ActivationStream(model, "blocks.*.hook_resid_post", tokens, StreamConfig(batch_size=5)).sites == [
+        "blocks.0.hook_resid_post",
+        "blocks.1.hook_resid_post",
+    ]
     with pytest.raises(SiteError, match=r"blocks\.1\.hook_resid_post"):
         ActivationStream(model, "blocks.1.hook_resid_pst", tokens)
     with pytest.raises(SiteError, match="no rows"):
@@ -210,9 +205,7 @@ def test_what_is_streamed_is_what_the_model_computes(model: Any, tokens: Any) ->
     z, target = (torch.cat([batch[site] for batch in stream]).double() for site in (Z, out))
     z = torch.cat([z, torch.ones(len(z), 1)], 1)
     solved = torch.linalg.lstsq(z, target).solution
-    torch.testing.assert_close(
-        solved[:-1].float(), model.W_O[0].flatten(0, 1), rtol=1e-2, atol=1e-2
-    )
+    torch.testing.assert_close(solved[:-1].float(), model.W_O[0].flatten(0, 1), rtol=1e-2, atol=1e-2)
 
     linear = torch.nn.Linear(N_HEADS * D_HEAD, D_MODEL)
 
@@ -235,6 +228,4 @@ def test_a_real_model_and_real_text(shared_data: Path) -> None:
     for i in (0, 250, 499):
         sequence, position = stream.origins(3)[i].tolist()
         acts = model.capture(tokens.batch([sequence]), "blocks.2.hook_resid_post")
-        torch.testing.assert_close(
-            rows[i], acts["resid_post", 2][0, position], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(rows[i], acts["resid_post", 2][0, position], rtol=1e-4, atol=1e-4)

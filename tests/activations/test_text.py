@@ -82,27 +82,25 @@ def test_one_sequence_per_document_equals_the_models_own_tokens() -> None:
 def test_a_tokenizer_without_bos_packs_without() -> None:
     model, texts = small_model(None), stories(9)
     rows = real_rows(tokenize_texts(model, texts))
-    assert model.tokenizer.convert_ids_to_tokens([t for r in rows for t in r]) == (
-        " ".join(texts).split()
-    )
+    assert model.tokenizer.convert_ids_to_tokens([t for r in rows for t in r]) == (" ".join(texts).split())
     with pytest.raises(TokenError, match="no BOS"):
         tokenize_texts(model, texts, TextConfig(prepend_bos=True))
 
 
 def test_max_sequences_is_a_prefix() -> None:
     model, texts = small_model(), stories(50)
-    whole, some = (
-        tokenize_texts(model, texts),
-        tokenize_texts(model, texts, TextConfig(max_sequences=5)),
-    )
+    whole, some = (tokenize_texts(model, texts), tokenize_texts(model, texts, TextConfig(max_sequences=5)))
     assert len(some) == 5 and real_rows(some) == real_rows(whole)[:5]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"n_ctx": N_CTX + 1}, "longer than the model"), ({"n_ctx": 1}, "n_ctx"),
-     ({"max_sequences": 0}, "max_sequences")],
-)  # fmt: skip
+    [
+        ({"n_ctx": N_CTX + 1}, "longer than the model"),
+        ({"n_ctx": 1}, "n_ctx"),
+        ({"max_sequences": 0}, "max_sequences"),
+    ],
+)
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tokenize_texts(small_model(), stories(3), TextConfig(**changes))

@@ -12,14 +12,40 @@ from tests.architecture.source import Module, modules
 
 WRITERS = re.compile(r"interp\.core\.(store|disk\..*)")
 WRITING_CALLS = {
-    "torch.save", "save_file", "safetensors.torch.save_file", "json.dump", "yaml.dump", "np.save",
-    "np.savez", "numpy.save", "shutil.copy", "shutil.move", "shutil.rmtree", "os.rename",
-    "os.replace", "os.remove", "os.unlink", "os.mkdir", "os.makedirs", "os.open",
-}  # fmt: skip
+    "torch.save",
+    "save_file",
+    "safetensors.torch.save_file",
+    "json.dump",
+    "yaml.dump",
+    "np.save",
+    "np.savez",
+    "numpy.save",
+    "shutil.copy",
+    "shutil.move",
+    "shutil.rmtree",
+    "os.rename",
+    "os.replace",
+    "os.remove",
+    "os.unlink",
+    "os.mkdir",
+    "os.makedirs",
+    "os.open",
+}
 WRITING_METHODS = {
-    "write_text", "write_bytes", "mkdir", "touch", "unlink", "rename", "rmdir", "to_csv",
-    "to_parquet", "to_pickle", "write_html", "write_image", "save_pretrained",
-}  # fmt: skip
+    "write_text",
+    "write_bytes",
+    "mkdir",
+    "touch",
+    "unlink",
+    "rename",
+    "rmdir",
+    "to_csv",
+    "to_parquet",
+    "to_pickle",
+    "write_html",
+    "write_image",
+    "save_pretrained",
+}
 # Markup is made where it is escaped: the escape itself, result tables, pictures' hovers, pages.
 MARKUP_PLACES = re.compile(r"interp\.(core\.(escape|result|_?tables?)|plotting|reports)(\..*)?$")
 TAG = re.compile(
@@ -141,28 +167,45 @@ def test_rule(rule: str) -> None:
 
 BROKEN = {
     "only core/store writes files": [
-        "open(p, 'w')", "open(p, mode='ab')", "p.open('r+b')", "p.write_text(s)",
-        "torch.save(x, p)", "json.dump(x, f)", "save_file(t, p)", "np.save(p, x)", "open(p, mode)",
+        "open(p, 'w')",
+        "open(p, mode='ab')",
+        "p.open('r+b')",
+        "p.write_text(s)",
+        "torch.save(x, p)",
+        "json.dump(x, f)",
+        "save_file(t, p)",
+        "np.save(p, x)",
+        "open(p, mode)",
         "os.replace(a, b)",
     ],
     "only the command line prints": ["print(1)"],
     "asserts vanish under -O": ["assert x"],
     "no foreign code is run": [
-        "torch.load(p)", "torch.load(p, weights_only=False)", "eval(s)", "import pickle",
-        "from joblib import load", "yaml.load(s)", "f(trust_remote_code=True)",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "eval(s)",
+        "import pickle",
+        "from joblib import load",
+        "yaml.load(s)",
+        "f(trust_remote_code=True)",
         "subprocess.run(c, shell=True)",
     ],
-    "no error is swallowed": [
-        "try:\n f()\nexcept:\n g()", "try:\n f()\nexcept Exception:\n pass",
-    ],
+    "no error is swallowed": ["try:\n f()\nexcept:\n g()", "try:\n f()\nexcept Exception:\n pass"],
     "markup is built where it is escaped": ["f'<b>{x}</b>'", "f'</div>{x}'"],
     "nobody speaks HTTP by hand": ["import requests"],
-}  # fmt: skip
+}
 FINE = [
-    "open(p)", "open(p, 'rb')", "p.open('rb')", "p.read_text()", "store.write_text(p, s)",
-    "torch.load(p, weights_only=True)", "yaml.safe_load(s)", "f'{a} < {b}'", "f'<site {x}>'",
+    "open(p)",
+    "open(p, 'rb')",
+    "p.open('rb')",
+    "p.read_text()",
+    "store.write_text(p, s)",
+    "torch.load(p, weights_only=True)",
+    "yaml.safe_load(s)",
+    "f'{a} < {b}'",
+    "f'<site {x}>'",
     "try:\n f()\nexcept KeyError:\n pass",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("rule, line", [(r, line) for r, lines in BROKEN.items() for line in lines])

@@ -12,18 +12,31 @@ import pytest
 
 from tests.architecture.source import ROOT, Module, modules
 
-LEANING = re.compile(
-    r"(The same|Of |Its |Their |Those |Likewise|And |How\.|Where\.|Which \w+\.|Upper end\.)"
-)
+LEANING = re.compile(r"(The same|Of |Its |Their |Those |Likewise|And |How\.|Where\.|Which \w+\.|Upper end\.)")
 """How a field's doc begins that says something only beside the line above it."""
 FILE = re.compile(r"`([\w/]+\.(?:py|md|json|yaml))`")
 DOTTED = re.compile(r"`(interp(?:\.\w+)+)`")
 OF_OTHERS = {
-    "config.json", "cfg.json", "adapter_config.json", "hooked_transformer.json", "manifest.json",
-    "metrics.json", "env.json", "state.json", "tokenizer_config.json", "tokenizer.json",
-    "generation_config.json", "config.yaml", "run.yaml", "dataset_info.json", "order.json",
-    "README.md", "vocab.json", "report.json", "known_1000.json",
-}  # fmt: skip
+    "config.json",
+    "cfg.json",
+    "adapter_config.json",
+    "hooked_transformer.json",
+    "manifest.json",
+    "metrics.json",
+    "env.json",
+    "state.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "generation_config.json",
+    "config.yaml",
+    "run.yaml",
+    "dataset_info.json",
+    "order.json",
+    "README.md",
+    "vocab.json",
+    "report.json",
+    "known_1000.json",
+}
 """Files that models, runs and other libraries bring."""
 
 

@@ -68,9 +68,7 @@ def result_types() -> dict[str, str]:
 
 def test_every_result_type_can_be_loaded_without_importing_its_room_first() -> None:
     known = {
-        name: place[0]
-        for room in interp._WITH_RESULTS
-        for name, place in face(f"interp.{room}").items()
+        name: place[0] for room in interp._WITH_RESULTS for name, place in face(f"interp.{room}").items()
     }
     for name, module in result_types().items():
         assert known.get(name) == module, name

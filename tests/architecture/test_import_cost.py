@@ -12,9 +12,20 @@ from tests.architecture.source import ROOT
 from tests.architecture.test_rooms import ROOMS
 
 HEAVY = (
-    "torch", "numpy", "transformers", "transformer_lens", "sae_lens", "captum", "plotly", "pandas",
-    "sklearn", "scipy", "safetensors", "jaxtyping", "jinja2",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "transformers",
+    "transformer_lens",
+    "sae_lens",
+    "captum",
+    "plotly",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "safetensors",
+    "jaxtyping",
+    "jinja2",
+)
 HELP = "import interp.cli.main as m; m.main(['--help'])"
 
 

@@ -49,8 +49,6 @@ def test_failures_are_listed(script: Any, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_a(): pass\ndef test_b(): assert 0\ndef test_c(nothing): pass\n"
     )
-    options = script.parse(
-        ["-n", "0", "--", str(tmp_path / "test_it.py"), "-p", "no:cacheprovider"]
-    )
+    options = script.parse(["-n", "0", "--", str(tmp_path / "test_it.py"), "-p", "no:cacheprovider"])
     failed = script.run("default", 1, options, tmp_path / "report.xml")
     assert [name.rsplit("::")[-1] for name in failed] == ["test_b", "test_c"]

@@ -28,9 +28,11 @@ def pyright(site: Path, *arguments: str) -> dict[str, Any]:
     libraries = [str(site), *(p for p in sys.path if p.endswith("site-packages"))]
     done = subprocess.run(
         [sys.executable, "-m", "pyright", "--outputjson", *arguments],
-        cwd=site.parent, capture_output=True, text=True,
+        cwd=site.parent,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(libraries)},
-    )  # fmt: skip
+    )
     assert done.stdout.startswith("{"), done.stderr[-2000:] or done.stdout[-2000:]
     return json.loads(done.stdout)
 

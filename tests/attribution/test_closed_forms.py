@@ -38,8 +38,7 @@ def test_the_path_integral_of_a_polynomial() -> None:
 
 
 def test_smoothgrad_is_the_mean_slope_under_noise() -> None:
-    found = attribute(cubes(), X, toys.first, method="smoothgrad", noise=1.0, samples=20_000,
-                      rows=5_000)  # fmt: skip
+    found = attribute(cubes(), X, toys.first, method="smoothgrad", noise=1.0, samples=20_000, rows=5_000)
     variance = float(X.std()) ** 2
     torch.testing.assert_close(found.scores, 3 * (X[0] ** 2 + variance), rtol=0.05, atol=0)
     plain = 3 * X[0] ** 2
@@ -47,16 +46,16 @@ def test_smoothgrad_is_the_mean_slope_under_noise() -> None:
 
 
 def test_gradient_shap_is_the_path_integral_in_expectation() -> None:
-    found = attribute(cubes(), X, toys.first, method="gradient_shap", noise=0.0, samples=40_000,
-                      rows=10_000)  # fmt: skip
+    found = attribute(cubes(), X, toys.first, method="gradient_shap", noise=0.0, samples=40_000, rows=10_000)
     torch.testing.assert_close(found.scores, X[0] ** 3, rtol=0.02, atol=0)
 
 
 def test_functional_information_of_an_exponential() -> None:
     w = torch.tensor([0.5, -1.0, 0.3, 0.0, 0.8])
     model = toys.wrapped(lambda m, x: (x @ w).exp()[:, None])
-    found = attribute(model, X, toys.first, method="functional_information", noise=0.6,
-                      samples=40_000, rows=10_000)  # fmt: skip
+    found = attribute(
+        model, X, toys.first, method="functional_information", noise=0.6, samples=40_000, rows=10_000
+    )
     variance = (0.6 * float(X.std())) ** 2
     mean = float((X[0] @ w + variance * w @ w / 2).exp())
     torch.testing.assert_close(found.scores, variance * w**2 * mean, rtol=0.02, atol=1e-7)
@@ -68,8 +67,7 @@ def test_conductance_of_a_hidden_unit_is_its_share_of_the_output() -> None:
     with torch.no_grad():
         hidden, rest = module[:2](X)[0], module[:2](torch.zeros(1, 5))[0]
     expected = module[2].weight[0].detach() * (hidden - rest)
-    found = attribute(interp.wrap(module), X, toys.first, method="layer_conductance",
-                      at="1.hook_out")  # fmt: skip
+    found = attribute(interp.wrap(module), X, toys.first, method="layer_conductance", at="1.hook_out")
     # captum sums over 64 differences of the path: that is its accuracy
     torch.testing.assert_close(found.scores, expected, rtol=2e-3, atol=1e-5)
 
@@ -100,8 +98,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Tensor, Tensor
 
 
 def rows_of(asked: list[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
-    return (torch.cat([z for z, _ in asked]).double().numpy(),
-            torch.cat([v for _, v in asked]).numpy())  # fmt: skip
+    return (torch.cat([z for z, _ in asked]).double().numpy(), torch.cat([v for _, v in asked]).numpy())
 
 
 def test_lime_is_scikit_learns_lasso(asked: list[tuple[Tensor, Tensor]]) -> None:
@@ -156,9 +153,7 @@ def test_path_integrals_are_captums_on_transformers(name: str) -> None:
 def test_deeplift_is_captums_on_modules_with_one_nonlinearity_each(act: type[nn.Module]) -> None:
     for seed in range(5):
         torch.manual_seed(seed)
-        module = nn.Sequential(
-            nn.Linear(7, 13), act(), nn.Linear(13, 11), act(), nn.Linear(11, 1)
-        )  # fmt: skip
+        module = nn.Sequential(nn.Linear(7, 13), act(), nn.Linear(13, 11), act(), nn.Linear(11, 1))
         x, r = torch.randn(2, 1, 7)
         ours = attribute(interp.wrap(module), x, toys.first, method="deeplift", baseline=r)
         theirs = DeepLift(module).attribute(x, r)
@@ -168,9 +163,14 @@ def test_deeplift_is_captums_on_modules_with_one_nonlinearity_each(act: type[nn.
 def test_deeplift_is_captums_through_convolutions() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 5, 2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(20, 1),
-    )  # fmt: skip
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(3, 5, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(20, 1),
+    )
     x, r = torch.randn(2, 1, 2, 6, 6)
     ours = attribute(interp.wrap(module), x, toys.first, method="deeplift", baseline=r)
     theirs = DeepLift(module).attribute(x, r).detach()
@@ -179,10 +179,12 @@ def test_deeplift_is_captums_through_convolutions() -> None:
 
 @pytest.mark.parametrize(
     "method, rule, options",
-    [("lrp_epsilon", lambda: EpsilonRule(1e-9), {"epsilon": 1e-9}),
-     ("lrp_alpha_beta", lambda: Alpha1_Beta0_Rule(set_bias_to_zero=True), {"alpha": 1.0})],
+    [
+        ("lrp_epsilon", lambda: EpsilonRule(1e-9), {"epsilon": 1e-9}),
+        ("lrp_alpha_beta", lambda: Alpha1_Beta0_Rule(set_bias_to_zero=True), {"alpha": 1.0}),
+    ],
     ids=["epsilon", "alpha 1 beta 0"],
-)  # fmt: skip
+)
 def test_relevance_is_captums_on_relu_networks(method: str, rule: Any, options: Any) -> None:
     torch.manual_seed(6)
     module = toys.mlp((5, 11, 7, 1), bias=False)

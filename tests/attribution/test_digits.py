@@ -47,14 +47,17 @@ def digits() -> Digits:
     x, order = x.float() / 16, torch.randperm(len(y), generator=generator(0, "digits"))
     x, y = x[order], y[order]
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
-                        nn.Linear(64, 10))  # fmt: skip
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def step(module: nn.Module, batch: Any, t: int) -> Tensor:
         return nn.functional.cross_entropy(module(batch[0]), batch[1])
 
-    fit(net, step, lambda t: (x[:1400], y[:1400]),
-        FitConfig(steps=300, lr=3e-3, lr_schedule="cosine", log_every=300))  # fmt: skip
+    fit(
+        net,
+        step,
+        lambda t: (x[:1400], y[:1400]),
+        FitConfig(steps=300, lr=3e-3, lr_schedule="cosine", log_every=300),
+    )
     model = interp.wrap(net.eval().requires_grad_(False))
     return Digits(model, x[:1400], y[:1400], x[1400:], y[1400:])
 
@@ -73,15 +76,17 @@ def scores(digits: Digits, n: int, method: str, prob: bool = False, **options: A
 
 def test_the_baseline_separates_what_the_method_does_not(digits: Digits) -> None:
     n, mean = 20, digits.x.mean(0, keepdim=True)
-    found = agreement({
-        "ig zero": scores(digits, n, "integrated_gradients"),
-        "deeplift zero": scores(digits, n, "deeplift"),
-        "ig mean": scores(digits, n, "integrated_gradients", baseline=mean),
-        "shapley mean": scores(digits, n, "shapley", baseline=mean, samples=64 * 40, rows=512),
-        "gradient x input": scores(digits, n, "gradient_x_input"),
-        "lrp epsilon": scores(digits, n, "lrp_epsilon"),
-        "saliency": scores(digits, n, "saliency"),
-    })  # fmt: skip
+    found = agreement(
+        {
+            "ig zero": scores(digits, n, "integrated_gradients"),
+            "deeplift zero": scores(digits, n, "deeplift"),
+            "ig mean": scores(digits, n, "integrated_gradients", baseline=mean),
+            "shapley mean": scores(digits, n, "shapley", baseline=mean, samples=64 * 40, rows=512),
+            "gradient x input": scores(digits, n, "gradient_x_input"),
+            "lrp epsilon": scores(digits, n, "lrp_epsilon"),
+            "saliency": scores(digits, n, "saliency"),
+        }
+    )
     place = {name: i for i, name in enumerate(found.labels["method"])}
 
     def tau(a: str, b: str) -> float:
@@ -109,9 +114,7 @@ def deleted(digits: Digits, rows: list[Tensor], k: int) -> float:
     return digits.accuracy(x)
 
 
-def test_deletion_by_functional_information_is_bad_and_said_so(
-    digits: Digits, full_count: bool
-) -> None:
+def test_deletion_by_functional_information_is_bad_and_said_so(digits: Digits, full_count: bool) -> None:
     n, mean = (240 if full_count else 80), digits.x.mean(0, keepdim=True)
     rows = {
         "path": scores(digits, n, "integrated_gradients", baseline=mean),
@@ -167,8 +170,13 @@ def test_relevance_starves_a_narrow_network(digits: Digits) -> None:
     rows, labels = references(digits, 5)
     scored = unit_relevance(digits.model, rows, labels, HIDDEN, method="lrp_alpha_beta", alpha=1.0)
     fractions = [0.0, 0.2, 0.56]
-    found = prune_curve(digits.model, judge(digits.model, digits.test_x, digits.test_y),
-                        {"relevance": scored}, fractions, n_random=20)  # fmt: skip
+    found = prune_curve(
+        digits.model,
+        judge(digits.model, digits.test_x, digits.test_y),
+        {"relevance": scored},
+        fractions,
+        n_random=20,
+    )
     assert float(found.accuracy[0, 0]) > 0.92
     assert float(found.accuracy[0, 2]) < float(found.accuracy[1, 2])  # worse than a random order
 
@@ -179,8 +187,15 @@ def test_a_wide_network_bears_it_and_a_random_order_as_well() -> None:
     x, y = (torch.tensor(part) for part in make_moons(900, noise=0.1, random_state=0))
     x, width = x.float(), 1000
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
-                        nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))  # fmt: skip
+    net = nn.Sequential(
+        nn.Linear(2, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, 2),
+    )
 
     def step(module: nn.Module, batch: Any, t: int) -> Tensor:
         return nn.functional.cross_entropy(module(batch[0]), batch[1])
@@ -188,10 +203,12 @@ def test_a_wide_network_bears_it_and_a_random_order_as_well() -> None:
     fit(net, step, lambda t: (x[:256], y[:256]), FitConfig(steps=60, lr=1e-3, log_every=60))
     model = interp.wrap(net.eval().requires_grad_(False))
     rows = [x[i : i + 1] for i in range(10)]
-    scored = unit_relevance(model, rows, y[:10].tolist(), [*HIDDEN, "5.hook_out"],
-                            method="lrp_alpha_beta", alpha=1.0)  # fmt: skip
-    found = prune_curve(model, judge(model, x[256:], y[256:]), {"relevance": scored},
-                        [0.0, 0.33], n_random=10)  # fmt: skip
+    scored = unit_relevance(
+        model, rows, y[:10].tolist(), [*HIDDEN, "5.hook_out"], method="lrp_alpha_beta", alpha=1.0
+    )
+    found = prune_curve(
+        model, judge(model, x[256:], y[256:]), {"relevance": scored}, [0.0, 0.33], n_random=10
+    )
     assert float(found.accuracy[0, 0] - found.accuracy[0, 1]) < 0.03
     assert float(found.random_high[1]) >= float(found.accuracy[0, 1])  # no better than chance
 

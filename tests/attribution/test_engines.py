@@ -132,8 +132,16 @@ def test_a_linear_model_is_the_same_for_every_complete_method() -> None:
     layer = nn.Linear(6, 1)
     x, r = torch.randn(2, 1, 6)
     expected = (layer.weight[0] * (x - r)[0]).detach()
-    for method in ("integrated_gradients", "deeplift", "deeplift_reveal_cancel", "captum_deeplift",
-                   "gradient_x_input", "feature_ablation", "shapley", "kernel_shap"):  # fmt: skip
+    for method in (
+        "integrated_gradients",
+        "deeplift",
+        "deeplift_reveal_cancel",
+        "captum_deeplift",
+        "gradient_x_input",
+        "feature_ablation",
+        "shapley",
+        "kernel_shap",
+    ):
         found = attribute(interp.wrap(layer), x, toys.first, method=method, baseline=r)
         torch.testing.assert_close(found.scores.float(), expected, rtol=0, atol=2e-3)
 

@@ -67,8 +67,7 @@ def test_layers_before_the_site_need_one_row(name: str) -> None:
     handle = first.register_forward_pre_hook(
         lambda m, args, kwargs: rows.append(len(args[0])), with_kwargs=True
     )
-    found = attribute_pair(model, toys.IDS, toys.IDS.flip(0), at="blocks.2.hook_resid_pre",
-                           reference="mean")  # fmt: skip
+    found = attribute_pair(model, toys.IDS, toys.IDS.flip(0), at="blocks.2.hook_resid_pre", reference="mean")
     handle.remove()
     assert found.check().ok
     assert found.converged
@@ -88,8 +87,9 @@ def test_a_model_that_insists_on_its_batch_runs_whole() -> None:
             return self.out(self.words(ids).tanh().view(len(ids), -1, 5))
 
     model = interp.wrap(Stubborn())
-    found = attribute_pair(model, toys.IDS[None], toys.IDS.flip(0)[None], at="words.hook_out",
-                           reference="zero")  # fmt: skip
+    found = attribute_pair(
+        model, toys.IDS[None], toys.IDS.flip(0)[None], at="words.hook_out", reference="zero"
+    )
     assert found.check().ok
     assert len(found.tokens_a) == 7
 
@@ -97,18 +97,14 @@ def test_a_model_that_insists_on_its_batch_runs_whole() -> None:
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_the_matrix_sums_to_its_four_terms(similarity: Any) -> None:
     model, other = bert(), toys.IDS.flip(0)[:5]
-    found = attribute_pair(
-        model, toys.IDS, other, reference="zero", similarity=similarity, tolerance=1e-5
-    )
+    found = attribute_pair(model, toys.IDS, other, reference="zero", similarity=similarity, tolerance=1e-5)
 
     def embed(ids: Tensor, zero: bool) -> Tensor:
         hooks = [interp.zero("blocks.1.hook_resid_pre")] if zero else []
         with torch.no_grad():
             return model.run_with_hooks(ids[None], hooks).mean(1)[0]
 
-    a, b, ra, rb = embed(toys.IDS, False), embed(other, False), embed(toys.IDS, True), embed(
-        other, True
-    )  # fmt: skip
+    a, b, ra, rb = embed(toys.IDS, False), embed(other, False), embed(toys.IDS, True), embed(other, True)
     norm = float(a.norm() * b.norm()) if similarity == "cosine" else 1.0
     terms = [float(u @ v) / norm for u, v in ((a, b), (ra, b), (a, rb), (ra, rb))]
     assert [found.f_ab, found.f_rb, found.f_ar, found.f_rr] == pytest.approx(terms, rel=1e-9)
@@ -134,8 +130,9 @@ def test_two_different_towers() -> None:
 
 
 def test_a_budget_too_small_is_said() -> None:
-    found = attribute_pair(bert(), toys.IDS, toys.IDS, at="hook_embed", reference="zero",
-                           max_nodes=8, tolerance=1e-9)  # fmt: skip
+    found = attribute_pair(
+        bert(), toys.IDS, toys.IDS, at="hook_embed", reference="zero", max_nodes=8, tolerance=1e-9
+    )
     assert not found.converged
     assert not found.check().ok
 

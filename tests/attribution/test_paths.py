@@ -18,9 +18,14 @@ from tests.attribution import toys
 from tests.models import zoo
 
 SITES = [
-    "hook_embed", "blocks.1.hook_resid_pre", "blocks.0.attn.hook_z", "blocks.0.mlp.hook_post",
-    "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_q", "blocks.1.hook_attn_out",
-]  # fmt: skip
+    "hook_embed",
+    "blocks.1.hook_resid_pre",
+    "blocks.0.attn.hook_z",
+    "blocks.0.mlp.hook_post",
+    "blocks.1.attn.hook_pattern",
+    "blocks.1.attn.hook_q",
+    "blocks.1.hook_attn_out",
+]
 
 
 # ---- identity ---------------------------------------------------------------------------------
@@ -45,9 +50,7 @@ def test_panels_are_cut_only_where_the_path_is_rough() -> None:
     def steep(at: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(200 * (at - 0.8))
 
-    found = integrate(
-        lambda at: 200 * steep(at) * (1 - steep(at)), steep, lambda part: part, 1e-6, 1024
-    )
+    found = integrate(lambda at: 200 * steep(at) * (1 - steep(at)), steep, lambda part: part, 1e-6, 1024)
     uniform = 8 * 2**6
     assert found.converged
     assert found.error <= 1e-6
@@ -116,13 +119,9 @@ def test_every_gap_is_met_or_flagged(full_count: bool) -> None:
         depth = seed % 3
         sizes = (5, *[11] * depth, 1)
         module = toys.mlp(sizes, dtype=torch.float64)
-        x, r = torch.randn(2, 1, 5, dtype=torch.float64) * 10 ** float(
-            torch.empty(1).uniform_(-2, 2)
-        )
+        x, r = torch.randn(2, 1, 5, dtype=torch.float64) * 10 ** float(torch.empty(1).uniform_(-2, 2))
         nodes = int(torch.randint(8, 200, ()))
-        found = attribute(
-            interp.wrap(module), x, toys.first, baseline=r, tolerance=1e-3, max_nodes=nodes
-        )
+        found = attribute(interp.wrap(module), x, toys.first, baseline=r, tolerance=1e-3, max_nodes=nodes)
         with torch.no_grad():
             wanted = float(module(x) - module(r))
         true_gap = abs(float(found.scores.sum()) - wanted)

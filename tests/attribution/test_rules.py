@@ -181,9 +181,7 @@ def share_epsilon(parts: Tensor) -> Tensor:
 
 
 def share_gamma(parts: Tensor) -> Tensor:
-    tilted = parts + 0.25 * parts.clamp(min=0) if parts.sum() >= 0 else (
-        parts + 0.25 * parts.clamp(max=0)
-    )  # fmt: skip
+    tilted = parts + 0.25 * parts.clamp(min=0) if parts.sum() >= 0 else (parts + 0.25 * parts.clamp(max=0))
     return tilted / tilted.sum()
 
 
@@ -194,9 +192,8 @@ def share_alpha_beta(parts: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "method, rule",
-    [("lrp_epsilon", share_epsilon), ("lrp_gamma", share_gamma),
-     ("lrp_alpha_beta", share_alpha_beta)],
-)  # fmt: skip
+    [("lrp_epsilon", share_epsilon), ("lrp_gamma", share_gamma), ("lrp_alpha_beta", share_alpha_beta)],
+)
 def test_lrp_is_the_naive_loop(method: str, rule: Any) -> None:
     torch.manual_seed(6)
     module = toys.mlp((5, 11, 7, 1), bias=False)
@@ -220,9 +217,11 @@ def test_relevance_is_conserved_without_biases(method: str) -> None:
     torch.manual_seed(1)
     model = toys.wrapped(
         lambda m, x: m.out(F.silu(m.a(m.norm(x))) * m.b(m.norm(x))),
-        norm=nn.LayerNorm(7, elementwise_affine=False), a=nn.Linear(7, 13, bias=False),
-        b=nn.Linear(7, 13, bias=False), out=nn.Linear(13, 1, bias=False),
-    )  # fmt: skip
+        norm=nn.LayerNorm(7, elementwise_affine=False),
+        a=nn.Linear(7, 13, bias=False),
+        b=nn.Linear(7, 13, bias=False),
+        out=nn.Linear(13, 1, bias=False),
+    )
     x = torch.randn(1, 7)
     found = attribute(model, x, toys.first, method=method, epsilon=1e-9)
     product = attribute(model, x, toys.first, method="gradient_x_input")

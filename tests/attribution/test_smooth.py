@@ -22,9 +22,7 @@ def bump(at: Tensor) -> Tensor:
 
 
 def speed(at: Tensor) -> Tensor:
-    return torch.stack(
-        [WIDTH / ((at - CENTRE) ** 2 + WIDTH**2), 3 * (3 * at).cos()], 1
-    )  # fmt: skip
+    return torch.stack([WIDTH / ((at - CENTRE) ** 2 + WIDTH**2), 3 * (3 * at).cos()], 1)
 
 
 def missed(sums: Tensor) -> float:

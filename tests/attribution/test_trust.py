@@ -51,9 +51,7 @@ def test_overlaps_by_hand() -> None:
     rbo = rank_biased_overlap(rows, 0.9)
     assert float(rbo[0, 2]) == pytest.approx(1.0)
     overlap = [0, 0, 2 / 3, 1]
-    expected = overlap[-1] * 0.9**4 + 0.1 / 0.9 * sum(
-        a * 0.9 ** (d + 1) for d, a in enumerate(overlap)
-    )
+    expected = overlap[-1] * 0.9**4 + 0.1 / 0.9 * sum(a * 0.9 ** (d + 1) for d, a in enumerate(overlap))
     assert float(rbo[0, 1]) == pytest.approx(expected, abs=1e-6)
 
 
@@ -76,9 +74,7 @@ def test_the_baseline_moves_scores_more_than_the_method() -> None:
     texts = [torch.randint(0, 61, (9,)) for _ in range(6)]
     found = agreement(
         {
-            f"{method}/{base}": [
-                attribute(model, t, (3, 5), method=method, baseline=base) for t in texts
-            ]
+            f"{method}/{base}": [attribute(model, t, (3, 5), method=method, baseline=base) for t in texts]
             for method in ("integrated_gradients", "deeplift")
             for base in ("zero", "mean")
         }
@@ -133,16 +129,17 @@ def test_infidelity_is_captums_at_its_best_scale() -> None:
     from interp.attribution.targets import logit_difference
     from interp.core.randomness import generator
 
-    game = make_game(
-        model, Rows(model, toys.IDS), logit_difference(model, 3, 5), None, AttributionConfig()
-    )
+    game = make_game(model, Rows(model, toys.IDS), logit_difference(model, 3, 5), None, AttributionConfig())
     config = TrustConfig(samples=64)
     removed = (torch.rand(64, 7, generator=generator(0, "infidelity", 0)) < 0.3).float()
     theirs = infidelity(
         lambda z: game.coalition(z).float(),
         lambda z: (removed, z.expand(64, -1) - removed),
-        torch.ones(1, 7), one.scores[None].float(), n_perturb_samples=64, normalize=True,
-    )  # fmt: skip
+        torch.ones(1, 7),
+        one.scores[None].float(),
+        n_perturb_samples=64,
+        normalize=True,
+    )
     change = game.values(game.x) - game.coalition(1 - removed)
     ours = faithfulness(model, [toys.IDS], (3, 5), {"a": [one]}, config=config)
     expected = float(theirs[0] / change.pow(2).mean())
@@ -263,8 +260,9 @@ def test_entropy_is_below_the_functional_information() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 1), nn.Sigmoid()).double()
     x = torch.randn(1, 3, dtype=torch.float64)
-    found = attribute(interp.wrap(net), x, toys.first, method="functional_information",
-                      samples=4000, noise=0.5)  # fmt: skip
+    found = attribute(
+        interp.wrap(net), x, toys.first, method="functional_information", samples=4000, noise=0.5
+    )
     spread = 0.5 * float(x.std())
     values = net(x + spread * torch.randn(20_000, 3, dtype=torch.float64))[:, 0]
     mean = values.mean()

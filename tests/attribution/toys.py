@@ -48,9 +48,10 @@ def gated(d: int = 7, dtype: torch.dtype = torch.float32, seed: int = 3) -> inte
     torch.manual_seed(seed)
     return wrapped(
         lambda m, x: m.out(F.silu(m.a(x)) * m.b(x)),
-        a=nn.Linear(d, 13, dtype=dtype), b=nn.Linear(d, 13, dtype=dtype),
+        a=nn.Linear(d, 13, dtype=dtype),
+        b=nn.Linear(d, 13, dtype=dtype),
         out=nn.Linear(13, 1, dtype=dtype),
-    )  # fmt: skip
+    )
 
 
 def normed(d: int = 7, dtype: torch.dtype = torch.float32, seed: int = 4) -> interp.HookedModel:
@@ -58,16 +59,15 @@ def normed(d: int = 7, dtype: torch.dtype = torch.float32, seed: int = 4) -> int
     torch.manual_seed(seed)
     return wrapped(
         lambda m, x: m.out(F.gelu(m.up(m.norm(x)))),
-        norm=nn.LayerNorm(d, dtype=dtype), up=nn.Linear(d, 13, dtype=dtype),
+        norm=nn.LayerNorm(d, dtype=dtype),
+        up=nn.Linear(d, 13, dtype=dtype),
         out=nn.Linear(13, 1, dtype=dtype),
-    )  # fmt: skip
+    )
 
 
 def small(seed: int = 1, dtype: torch.dtype = torch.float32, **more: Any) -> interp.HookedModel:
     sizes = {"n_layers": 2, "d_model": 15, "n_ctx": 13, "d_head": 5, "n_heads": 3, "d_mlp": 11}
-    return interp.wrap(
-        SmallTransformer(SmallConfig(**{**sizes, "d_vocab": 61, **more}), seed=seed).to(dtype)
-    )
+    return interp.wrap(SmallTransformer(SmallConfig(**{**sizes, "d_vocab": 61, **more}), seed=seed).to(dtype))
 
 
 def first(out: Tensor) -> Tensor:

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 # Runs before the page: any way for its text to execute code or to speak is written down.
 TRAPS = """
 window.__hits = [];

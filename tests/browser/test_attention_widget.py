@@ -46,9 +46,12 @@ def test_twelve_by_twelve_heads_on_64_tokens_take_three_megabytes_at_most() -> N
     size = len(attention_page(record(LAYERS, HEADS, N, D)).html().encode())
     assert 1_500_000 < size <= 3_000_000
     no_vectors = AttentionRecord(
-        patterns=torch.full((6, 12, N, N), 1 / N), queries=None, keys=None,
-        tokens=tuple("x" * N), causal=False,
-    )  # fmt: skip
+        patterns=torch.full((6, 12, N, N), 1 / N),
+        queries=None,
+        keys=None,
+        tokens=tuple("x" * N),
+        causal=False,
+    )
     assert len(attention_page(no_vectors).html()) < 500_000
 
 
@@ -153,9 +156,7 @@ def test_hostile_tokens_are_shown_as_they_are_and_do_nothing(
     assert seen.page.locator("iframe, base, object, embed, img").count() == 0
 
 
-def test_views_change_by_keyboard_and_without_vectors_there_are_two(
-    tmp_path: Path, visit: Open
-) -> None:
+def test_views_change_by_keyboard_and_without_vectors_there_are_two(tmp_path: Path, visit: Open) -> None:
     source = record()
     bare = AttentionRecord(
         patterns=source.patterns, queries=None, keys=None, tokens=source.tokens, causal=True

@@ -151,9 +151,7 @@ def test_drawn_labels_read_back_exactly(tmp_path: Path, visit: Open) -> None:
     assert seen.complaints == [] and seen.hits() == []
 
 
-def test_a_batch_of_hostile_pages_runs_nothing(
-    tmp_path: Path, visit: Open, full_count: bool
-) -> None:
+def test_a_batch_of_hostile_pages_runs_nothing(tmp_path: Path, visit: Open, full_count: bool) -> None:
     strings = hostile(1_000 if full_count else 50, seed=1)
     for start in range(0, len(strings), 50):
         batch = strings[start : start + 50]

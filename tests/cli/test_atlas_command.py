@@ -22,9 +22,14 @@ def test_atlas_writes_both_pages_and_the_results(
     assert main(["atlas", stories, "--out", str(out)]) == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == [
-        "attention.html", "config.json", "distances", "heads", "report.html", "report.json",
+        "attention.html",
+        "config.json",
+        "distances",
+        "heads",
+        "report.html",
+        "report.json",
         "weights",
-    ]  # fmt: skip
+    ]
     atlas = Result.load(out / "heads")
     assert atlas.previous.shape == (5, 8)  # type: ignore[attr-defined]
     said = capsys.readouterr().out

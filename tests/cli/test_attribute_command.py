@@ -9,10 +9,7 @@ import pytest
 
 from interp.cli.main import main
 
-TEXTS = [
-    "When Mary and John went to the park, John gave a book to",
-    "The <b>keys</b> to the cabinet",
-]
+TEXTS = ["When Mary and John went to the park, John gave a book to", "The <b>keys</b> to the cabinet"]
 METHODS = ["--methods", "deeplift", "gradient_x_input"]
 
 
@@ -20,9 +17,7 @@ METHODS = ["--methods", "deeplift", "gradient_x_input"]
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run; the tests look at what it wrote."""
     folder = tmp_path_factory.mktemp("attribute") / "out"
-    assert (
-        main(["attribute", "tiny-grammar", "--text", *TEXTS, *METHODS, "--out", str(folder)]) == 0
-    )
+    assert main(["attribute", "tiny-grammar", "--text", *TEXTS, *METHODS, "--out", str(folder)]) == 0
     return folder
 
 

@@ -21,9 +21,7 @@ def run(*argv: object) -> int:
 @pytest.mark.parametrize(
     "name", ["sparsify/layers.3", "dictionary_learning/BatchTopKSAE", "sparsify/layers.3.mlp"]
 )
-def test_other_libraries_to_native(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_libraries_to_native(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(GOLDEN / name, tmp_path / "out") == 0
     said = capsys.readouterr().out
     assert "no manifest vouches for it" in said and str(tmp_path / "out") in said
@@ -38,10 +36,7 @@ def test_a_set_to_native_and_back(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "native").iterdir()) == ["layer_0", "layer_1"]
     back = ("--to", "circuit-tracer", "--model-name", "google/gemma-2-2b")
     assert run(tmp_path / "native", tmp_path / "set", *back) == 0
-    first, second = (
-        load_transcoders(tmp_path / "set"),
-        load_transcoders(GOLDEN / "circuit_tracer/relu"),
-    )
+    first, second = (load_transcoders(tmp_path / "set"), load_transcoders(GOLDEN / "circuit_tracer/relu"))
     assert all(torch.equal(a(rows()), b(rows())) for a, b in zip(first, second, strict=True))
     config = yaml.safe_load((tmp_path / "set" / "config.yaml").read_text())
     assert config["model_name"] == "google/gemma-2-2b"
@@ -57,9 +52,8 @@ def test_topk_transcoders_to_jumprelu_to_circuit_tracer(
     for layer in range(2):
         sites = (f"blocks.{layer}.ln2.hook_normalized", f"blocks.{layer}.hook_mlp_out")
         config = DictionaryConfig(
-            d_in=d, d_sae=2 * d, d_out=d, k=7, apply_b_dec_to_input=False,
-            site_in=sites[0], site_out=sites[1],
-        )  # fmt: skip
+            d_in=d, d_sae=2 * d, d_out=d, k=7, apply_b_dec_to_input=False, site_in=sites[0], site_out=sites[1]
+        )
         dictionary = Dictionary(config, seed=layer)
         dictionary.provenance = model.provenance(sites, d_in=d)
         save(dictionary, tmp_path / "topk" / f"layer_{layer}")
@@ -92,9 +86,12 @@ def test_topk_transcoders_to_jumprelu_to_circuit_tracer(
     ],
 )
 def test_refusals_say_what_to_do_and_leave_nothing(
-    argv: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     save(make("topk"), "IN")
     assert run(*argv) == 2

@@ -48,12 +48,18 @@ def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
     numbers = json.loads((page / "report.json").read_text())
     titles = [section["title"] for section in numbers["sections"]]
     assert titles == [
-        "What the model can do", "What each layer predicts",
-        "What a layer knows, and in which basis", "Which part says it", "What each head does",
+        "What the model can do",
+        "What each layer predicts",
+        "What a layer knows, and in which basis",
+        "Which part says it",
+        "What each head does",
         "Where heads look",
-        "Which tokens made the answer", "What the weights say", "What a probe can read",
-        "What the stream is made of", "A circuit appears",
-    ]  # fmt: skip
+        "Which tokens made the answer",
+        "What the weights say",
+        "What a probe can read",
+        "What the stream is made of",
+        "A circuit appears",
+    ]
     checks = [c for s in numbers["sections"] for block in s["blocks"] for c in block["checks"]]
     names = [check["name"] for check in checks]
     assert {"held_out_accuracy", "previous_token_head", "induction_head"} <= set(names)

@@ -29,9 +29,7 @@ def test_it_prints_and_writes_the_same_facts(
 
 def test_it_knows_every_requirement_of_the_package() -> None:
     names = doctor.examine()["packages"]
-    assert {"torch", "jinja2", "pyyaml", "sae-lens", "transformer-lens", "scikit-learn"} <= set(
-        names
-    )
+    assert {"torch", "jinja2", "pyyaml", "sae-lens", "transformer-lens", "scikit-learn"} <= set(names)
     assert None not in names.values()
     assert "pytest" not in names
 

@@ -9,9 +9,7 @@ import pytest
 
 from interp.cli.main import main
 
-TEXT = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-)
+TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +33,7 @@ def test_it_writes_the_page_the_numbers_and_the_question(page: Path) -> None:
     assert config["reading"]["top_k"] == 5
 
 
-def test_the_saved_result_is_the_models_own_distribution_at_the_last_layer(
-    page: Path, stories: str
-) -> None:
+def test_the_saved_result_is_the_models_own_distribution_at_the_last_layer(page: Path, stories: str) -> None:
     import torch
 
     from interp.core.result import Result
@@ -63,10 +59,7 @@ def test_a_second_run_is_refused_before_the_model_is_read(
 
 
 def test_without_out_the_folder_is_named_and_printed(
-    stories: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    stories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     argv = ["lens", stories, "Once upon", "--components", "all", "--top-k", "2"]
@@ -80,11 +73,7 @@ def test_without_out_the_folder_is_named_and_printed(
 
 @pytest.mark.parametrize(
     "argv, says",
-    [
-        (["--target", "Lily Lily"], "Lily Lily"),
-        (["--top-k", "0"], "top_k"),
-        (["--device", "warp"], "warp"),
-    ],
+    [(["--target", "Lily Lily"], "Lily Lily"), (["--top-k", "0"], "top_k"), (["--device", "warp"], "warp")],
 )
 def test_what_the_model_cannot_do_is_exit_2_and_leaves_nothing(
     stories: str, tmp_path: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
@@ -119,10 +108,7 @@ def test_an_encoder_decoder_is_read_by_the_decoder_lens(
 
 
 def test_models_prints_and_writes_the_map(
-    stories: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    stories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["models", stories]) == 0

@@ -40,8 +40,11 @@ def test_an_interp_error_is_its_four_lines_and_exit_2(
     assert cli.main(["doctor"]) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
-        "interp: no such site", "  got: hook_q", "  expected: a site", "  fix: hook_z",
-    ]  # fmt: skip
+        "interp: no such site",
+        "  got: hook_q",
+        "  expected: a site",
+        "  fix: hook_z",
+    ]
     assert captured.out == ""
 
 
@@ -56,9 +59,7 @@ def test_a_fault_is_one_line_and_exit_1(
     assert "--debug" in text
 
 
-@pytest.mark.parametrize(
-    "error, code", [(KeyboardInterrupt(), 130), (Interrupted("stopped at step 7"), 130)]
-)
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (Interrupted("stopped at step 7"), 130)])
 def test_an_interruption_has_its_own_code(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
@@ -127,8 +128,7 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
-    [(["lnes", "a"], "did you mean 'lens'"), (["--out", "lens"], "--out"), ([""], "demo")],
+    ("argv", "says"), [(["lnes", "a"], "did you mean 'lens'"), (["--out", "lens"], "--out"), ([""], "demo")]
 )
 def test_the_first_word_must_be_a_command(
     argv: list[str], says: str, capsys: pytest.CaptureFixture[str]

@@ -24,8 +24,16 @@ from tests.activations.toys import unchecked
 from tests.models.zoo import make
 
 SITE = "blocks.0.hook_resid_post"
-SMALL = {"site": SITE, "d_sae": 37, "k": 3, "steps": 12, "batch_size": 53, "lr": 1e-3,
-         "log_every": 1, "init_rows": 106}  # fmt: skip
+SMALL = {
+    "site": SITE,
+    "d_sae": 37,
+    "k": 3,
+    "steps": 12,
+    "batch_size": 53,
+    "lr": 1e-3,
+    "log_every": 1,
+    "init_rows": 106,
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +76,7 @@ def test_finetuned_dictionaries_are_written_beside_the_others(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "texts.txt"
-    data.write_text(
-        "\n\n".join(f"John saw {i} cats near the old house by the lake." for i in range(9))
-    )
+    data.write_text("\n\n".join(f"John saw {i} cats near the old house by the lake." for i in range(9)))
     settings = SMALL | {"site": "blocks.1.hook_resid_post", "finetune": 7}
     run = written(tmp_path / "run.yaml", settings | {"model": "tiny-grammar", "data": str(data)})
     out = tmp_path / "out"
@@ -130,12 +136,16 @@ def test_k_above_the_width_and_missing_data_are_refused(
 
 
 _junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-    | st.integers(min_value=2**70) | st.sampled_from(["topk", "unit", "mean", "linear"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner,
-                                                                max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.integers(min_value=2**70)
+    | st.sampled_from(["topk", "unit", "mean", "linear"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 _names = st.sampled_from([*TrainConfig.__dataclass_fields__, "d_sea", "dictionaries", ""])
 
 
@@ -151,9 +161,7 @@ def test_any_mapping_makes_a_config_or_an_error_of_ours(values: dict[str, Any]) 
 
 @settings(max_examples=100)
 @given(text=st.text(max_size=60) | st.binary(max_size=60))
-def test_any_file_is_yaml_or_refused(
-    text: str | bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_file_is_yaml_or_refused(text: str | bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("yaml") / "run.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
     try:

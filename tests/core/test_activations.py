@@ -11,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.core.activations import Activations
-from interp.core.errors import (
-    ConfigError,
-    CorruptArtefact,
-    ModelError,
-    ShapeError,
-    SiteError,
-    StorageError,
-)
+from interp.core.errors import ConfigError, CorruptArtefact, ModelError, ShapeError, SiteError, StorageError
 from interp.core.provenance import Provenance
 
 BATCH, POS, HEADS, D_HEAD, D_MODEL, LAYERS = 2, 7, 3, 5, 11, 3
@@ -103,9 +96,7 @@ def test_wrong_keys_say_what_was_meant(key, fragment):
     assert key not in make()
 
 
-@pytest.mark.parametrize(
-    "key", [(), ("resid_post", 1.0), ("resid_post", True), (3, 1), tuple("abcd")]
-)
+@pytest.mark.parametrize("key", [(), ("resid_post", 1.0), ("resid_post", True), (3, 1), tuple("abcd")])
 def test_malformed_keys(key):
     with pytest.raises(SiteError, match="not an activation's key"):
         make()[key]
@@ -224,8 +215,9 @@ def test_to_moves_floats_and_leaves_integers():
     meta = acts.to("meta")
     everything = [*meta.values(), meta.tokens, meta.mask, meta.positions]
     assert all(t.is_meta for t in everything)
-    assert all(t.is_meta and t.dtype == torch.float16 for t in
-               acts.to(device="meta", dtype=torch.float16).values())  # fmt: skip
+    assert all(
+        t.is_meta and t.dtype == torch.float16 for t in acts.to(device="meta", dtype=torch.float16).values()
+    )
 
 
 def test_a_new_dtype_is_noted_in_the_provenance():

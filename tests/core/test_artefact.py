@@ -15,9 +15,7 @@ from interp.core.errors import CorruptArtefact, StorageError
 from interp.core.provenance import Provenance
 from interp.core.version import VERSION
 
-ORIGIN = Provenance(
-    "tiny", "f" * 64, ("blocks.0.hook_resid_post",), 7, "float32", True, "a" * 64, "none"
-)
+ORIGIN = Provenance("tiny", "f" * 64, ("blocks.0.hook_resid_post",), 7, "float32", True, "a" * 64, "none")
 
 
 class Scaler(Trained):
@@ -55,8 +53,7 @@ def test_it_comes_back_whole(tmp_path: Path) -> None:
 
 
 def test_older_schemas_are_migrated_and_newer_ones_named(tmp_path: Path) -> None:
-    content = {"w.safetensors": {"log_factor": torch.tensor([0.0])},
-               "about.json": {"provenance": None}}  # fmt: skip
+    content = {"w.safetensors": {"log_factor": torch.tensor([0.0])}, "about.json": {"provenance": None}}
     store.commit(tmp_path / "old", content, schema="scaler/1")
     assert float(Scaler.load(tmp_path / "old").factor) == 1.0
     store.commit(tmp_path / "new", content, schema="scaler/3")
@@ -64,8 +61,13 @@ def test_older_schemas_are_migrated_and_newer_ones_named(tmp_path: Path) -> None
         Scaler.load(tmp_path / "new")
     said = str(caught.value)
     installed = store.open_artefact(tmp_path / "new").manifest["versions"]["interp"]
-    for part in (f"written by interp {installed}", f"you have {VERSION}: upgrade", "scaler/3",
-                 "pip install", str(tmp_path / "new")):  # fmt: skip
+    for part in (
+        f"written by interp {installed}",
+        f"you have {VERSION}: upgrade",
+        "scaler/3",
+        "pip install",
+        str(tmp_path / "new"),
+    ):
         assert part in said, said
 
 
@@ -79,9 +81,7 @@ def test_other_artefacts_are_refused(schema: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tensors", [{}, {"factor": torch.ones(2)}, {"factor": torch.ones(1), "more": torch.ones(1)}]
 )
-def test_tensors_that_do_not_fit_are_named(
-    tensors: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_tensors_that_do_not_fit_are_named(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     content = {"w.safetensors": tensors, "about.json": {"provenance": None}}
     store.commit(tmp_path / "s", content, schema="scaler/2")
     with pytest.raises(CorruptArtefact, match=r"factor|more") as caught:

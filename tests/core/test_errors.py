@@ -8,21 +8,14 @@ import pytest
 from interp.core import errors
 from interp.core.errors import InterpError, SiteError
 
-KINDS = [
-    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, InterpError)
-]
+KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, InterpError)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_parts_in_order(kind):
     error = kind("no such thing", got=5, expected="7", fix="ask again")
     assert str(error) == "no such thing\n  got: 5\n  expected: 7\n  fix: ask again"
-    assert (error.what, error.got, error.expected, error.fix) == (
-        "no such thing",
-        "5",
-        "7",
-        "ask again",
-    )
+    assert (error.what, error.got, error.expected, error.fix) == ("no such thing", "5", "7", "ask again")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -42,18 +42,14 @@ HOSTILE = [
     "日本語 العربية 👩‍👩‍👧",
 ]
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-SHOWN = {letter: f"\\u{ord(letter):04x}" for letter in BIDI} | {
-    "\x00": "␀",
-    "\x1b": "␛",
-    "\x7f": "␡",
-}
+SHOWN = {letter: f"\\u{ord(letter):04x}" for letter in BIDI} | {"\x00": "␀", "\x1b": "␛", "\x7f": "␡"}
 
 hostile = st.one_of(
     st.sampled_from(HOSTILE),
     st.text(st.characters(codec=None, exclude_categories=())),
-    st.lists(
-        st.sampled_from(["<", ">", "&", '"', "'", "/", "!", "-", "script", "\x00", "\ud800", " "])
-    ).map("".join),
+    st.lists(st.sampled_from(["<", ">", "&", '"', "'", "/", "!", "-", "script", "\x00", "\ud800", " "])).map(
+        "".join
+    ),
 )
 
 
@@ -147,12 +143,15 @@ def test_json_island_cannot_be_left(text):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
         | hostile,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(hostile, inner, max_size=4),
         max_leaves=8,
     )
-)  # fmt: skip
+)
 def test_json_island_round_trips(value):
     assert json.loads(json_island(value)) == value
 

@@ -42,11 +42,7 @@ def plain_distance(a, b):
     table |= {(i, -1): i + 1 for i in range(len(a))} | {(-1, j): j + 1 for j in range(len(b))}
     for i in range(len(a)):
         for j in range(len(b)):
-            options = [
-                table[i - 1, j] + 1,
-                table[i, j - 1] + 1,
-                table[i - 1, j - 1] + (a[i] != b[j]),
-            ]
+            options = [table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (a[i] != b[j])]
             if i and j and a[i] == b[j - 1] and a[i - 1] == b[j]:
                 options.append(table[i - 2, j - 2] + 1)
             table[i, j] = min(options)
@@ -138,9 +134,7 @@ def unchecked(monkeypatch):
 
 
 def test_a_query_takes_some_thousand_calls(unchecked):
-    names = [
-        f"blocks.{layer}.attn.hook_{hook}" for layer in range(12) for hook in "kqvzabcdefghijkl"
-    ]
+    names = [f"blocks.{layer}.attn.hook_{hook}" for layer in range(12) for hook in "kqvzabcdefghijkl"]
     rng = random.Random(0)
     queries = [rng.choice(names).replace("k", "kk").replace("hook", "hok") for _ in range(200)]
     with counted_calls() as calls:
@@ -173,9 +167,7 @@ def test_globs_mind_the_case_and_the_whole_name():
         match("hook_emb?", SITES)
 
 
-@pytest.mark.parametrize(
-    "patterns", ["hook_embd", ["hook_embed", "hook_embd"], ["hook_*", "hook_embd"]]
-)
+@pytest.mark.parametrize("patterns", ["hook_embd", ["hook_embed", "hook_embd"], ["hook_*", "hook_embd"]])
 def test_one_bad_name_refuses_the_list_and_is_named(patterns):
     with pytest.raises(SiteError) as caught:
         match(patterns, SITES, where="tiny")
@@ -269,9 +261,31 @@ def test_slugs_pass(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a..b", "../x", "/etc", "~", "a/b", "a\\b", "a\0", "a\n", " a", "-a", "_a", "é",
-     "a" * 101, "con", "NUL.txt", "com1", "a.", "a:b", "x" * 10_000],
-)  # fmt: skip
+    [
+        "",
+        ".",
+        "..",
+        "a..b",
+        "../x",
+        "/etc",
+        "~",
+        "a/b",
+        "a\\b",
+        "a\0",
+        "a\n",
+        " a",
+        "-a",
+        "_a",
+        "é",
+        "a" * 101,
+        "con",
+        "NUL.txt",
+        "com1",
+        "a.",
+        "a:b",
+        "x" * 10_000,
+    ],
+)
 def test_names_that_must_not_become_paths_are_refused(name):
     with pytest.raises(BadName) as caught:
         slug(name)

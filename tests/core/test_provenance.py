@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from interp.core.errors import ProvenanceError
-from interp.core.provenance import (
-    MATCHED,
-    Provenance,
-    _pieces,
-    fingerprint_state,
-    fingerprint_text,
-    versions,
-)
+from interp.core.provenance import MATCHED, Provenance, _pieces, fingerprint_state, fingerprint_text, versions
 from tests.support.work import counted_elements
 
 HOME = Provenance(
@@ -100,10 +93,10 @@ def test_all_contradictions_are_named_at_once():
 def test_what_was_not_recorded_is_noted_not_refused(field, missing):
     accepted = HOME.require_match(dataclasses.replace(HOME, **{field: missing}))
     assert accepted.notes == (
-        f"{field}: made for "
-        f"{HOME.sites[0]!r}, applied to not recorded" if field == "sites"
+        f"{field}: made for {HOME.sites[0]!r}, applied to not recorded"
+        if field == "sites"
         else f"{field}: made for {getattr(HOME, field)!r}, applied to not recorded",
-    )  # fmt: skip
+    )
 
 
 def test_false_is_recorded():

@@ -53,9 +53,7 @@ def test_another_process_draws_the_same():
         "print(json.dumps([torch.randint(10**9, (3,), generator=generator(7, 'p', 2)).tolist(),"
         " permutation(13, 7, 'p').tolist(), permuted_index(12345, 10**12, 7, 'p')]))"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == [
         torch.randint(10**9, (3,), generator=generator(7, "p", 2)).tolist(),
         permutation(13, 7, "p").tolist(),

@@ -168,18 +168,21 @@ def test_a_forgotten_decorator_or_option_does_no_harm() -> None:
 @pytest.mark.parametrize("axes", ["... pos", "*batch pos", "pos-1 layer"])
 def test_axes_without_plain_names_are_refused(axes: str) -> None:
     kind = dataclasses.make_dataclass(
-        "Vague", [("values", Float[Tensor, axes])], bases=(Result,), frozen=True, kw_only=True,
-        eq=False,
-    )  # fmt: skip
+        "Vague", [("values", Float[Tensor, axes])], bases=(Result,), frozen=True, kw_only=True, eq=False
+    )
     with pytest.raises(ConfigError, match="plain name"):
         kind(values=torch.zeros(2, 2))
 
 
 def test_literal_and_anonymous_axes() -> None:
     kind = dataclasses.make_dataclass(
-        "Mixed", [("a", Float[Tensor, "2 _ pos"]), ("b", Float[Tensor, "_ pos"])],
-        bases=(Result,), frozen=True, kw_only=True, eq=False,
-    )  # fmt: skip
+        "Mixed",
+        [("a", Float[Tensor, "2 _ pos"]), ("b", Float[Tensor, "_ pos"])],
+        bases=(Result,),
+        frozen=True,
+        kw_only=True,
+        eq=False,
+    )
     made = kind(a=torch.zeros(2, 5, 3), b=torch.zeros(7, 3))
     assert list(made.to_frame("a").columns) == ["2", "_", "pos", "a"]
     with pytest.raises(ShapeError, match="axis '2'"):
@@ -235,12 +238,7 @@ def test_to_frame_shows_labels_and_narrow_dtypes() -> None:
 
 def test_column_names_never_collide() -> None:
     kind = dataclasses.make_dataclass(
-        "Square",
-        [("d", Float[Tensor, "d d"])],
-        bases=(Result,),
-        frozen=True,
-        kw_only=True,
-        eq=False,
+        "Square", [("d", Float[Tensor, "d d"])], bases=(Result,), frozen=True, kw_only=True, eq=False
     )
     values = torch.randn(3, 3)
     frame = kind(d=values).to_frame()
@@ -420,9 +418,7 @@ def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
         options={"plain": {"k": (1,)}, 3: "int key", "__tuple__": [1]},
     )
     target = made.save(tmp_path / "r")
-    assert sorted(p.name for p in target.iterdir()) == [
-        "manifest.json", "result.json", "tensors.safetensors",
-    ]  # fmt: skip
+    assert sorted(p.name for p in target.iterdir()) == ["manifest.json", "result.json", "tensors.safetensors"]
     for read in (Result.load(target), ToyScores.load(target)):
         assert type(read) is ToyScores
         for field in dataclasses.fields(ToyScores):
@@ -445,7 +441,7 @@ json_values = st.recursive(
         | st.dictionaries(keys, inner, max_size=3)
     ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(json_values)

@@ -47,16 +47,28 @@ class Bread(Settings):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("kind", "rie", "did you mean 'rye'"), ("kind", 3, "'rye', 'wheat'"),
-        ("loaves", 0, ">= 1"), ("loaves", True, "int"), ("loaves", 2.0, "int"),
-        ("seeds", -1, ">= 0"), ("hours", 0, "> 0"), ("hours", math.nan, "> 0"),
-        ("hours", math.inf, "> 0"), ("hours", "long", "float"), ("salt", -1e-9, ">= 0"),
-        ("water", 1, "between 0 and 1"), ("water", 0.0, "between 0 and 1"),
-        ("rest", (0.5, 1.0), "below 1"), ("rest", (0.5,), "float, float"),
-        ("weights", (1, 0), ">= 1"), ("weights", [1], "a tuple of int"),
-        ("heat", -300.0, ">= -273"), ("heat", "hot", "float or None"), ("sliced", 1, "bool"),
+        ("kind", "rie", "did you mean 'rye'"),
+        ("kind", 3, "'rye', 'wheat'"),
+        ("loaves", 0, ">= 1"),
+        ("loaves", True, "int"),
+        ("loaves", 2.0, "int"),
+        ("seeds", -1, ">= 0"),
+        ("hours", 0, "> 0"),
+        ("hours", math.nan, "> 0"),
+        ("hours", math.inf, "> 0"),
+        ("hours", "long", "float"),
+        ("salt", -1e-9, ">= 0"),
+        ("water", 1, "between 0 and 1"),
+        ("water", 0.0, "between 0 and 1"),
+        ("rest", (0.5, 1.0), "below 1"),
+        ("rest", (0.5,), "float, float"),
+        ("weights", (1, 0), ">= 1"),
+        ("weights", [1], "a tuple of int"),
+        ("heat", -300.0, ">= -273"),
+        ("heat", "hot", "float or None"),
+        ("sliced", 1, "bool"),
     ],
-)  # fmt: skip
+)
 def test_what_a_type_excludes_is_named(field: str, value: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         unchecked(Bread)(**{field: value})
@@ -66,11 +78,19 @@ def test_what_a_type_excludes_is_named(field: str, value: Any, said: str) -> Non
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("kind", "wheat"), ("loaves", 10**9), ("seeds", 0), ("hours", 1), ("salt", 0),
-        ("water", 1e-9), ("rest", (0, 0.999)), ("weights", ()), ("weights", (3, 4)),
-        ("heat", None), ("heat", -273),
+        ("kind", "wheat"),
+        ("loaves", 10**9),
+        ("seeds", 0),
+        ("hours", 1),
+        ("salt", 0),
+        ("water", 1e-9),
+        ("rest", (0, 0.999)),
+        ("weights", ()),
+        ("weights", (3, 4)),
+        ("heat", None),
+        ("heat", -273),
     ],
-)  # fmt: skip
+)
 def test_what_a_type_allows_is_kept(field: str, value: Any) -> None:
     assert getattr(unchecked(Bread)(**{field: value}), field) == value
 

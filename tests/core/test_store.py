@@ -70,9 +70,7 @@ def test_awkward_tensors_come_back_bit_equal(tmp_path: Path) -> None:
 
 def test_bytes_equal_those_of_the_library() -> None:
     tensors = {
-        f"{kind}{i}": torch.full((i, 3), 2).to(dtype)
-        for i in range(3)
-        for dtype, kind in DTYPES.items()
+        f"{kind}{i}": torch.full((i, 3), 2).to(dtype) for i in range(3) for dtype, kind in DTYPES.items()
     }
     for sample in (tensors, {}, {"a": torch.zeros(())}):
         size, chunks = encode_tensors("x", sample)
@@ -330,9 +328,7 @@ def test_write_text_is_atomic_and_refuses_to_replace(tmp_path: Path) -> None:
     assert leftovers(path.parent) == [] and not (tmp_path / "s.txt").exists()
 
 
-def test_write_text_lets_no_rival_be_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_text_lets_no_rival_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rival's file that appears after the check and before the rename survives."""
 
     def rival(operation: str, path: Path) -> None:
@@ -444,9 +440,7 @@ def test_twenty_processes_one_winner(tmp_path: Path, stale: bool, full_count: bo
         if stale:
             write_lock(folder, pid=dead_pid())
         go, done, wins = context.Barrier(20), context.Barrier(20), context.Queue()
-        workers = [
-            context.Process(target=contend, args=(folder, go, done, wins)) for _ in range(20)
-        ]
+        workers = [context.Process(target=contend, args=(folder, go, done, wins)) for _ in range(20)]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -36,9 +36,7 @@ def compiled() -> None:
 def equal() -> None:
     """Every product, plain and by the kernels."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shapes = itertools.product(
-        (1, 5, 33), (1, 7, 130), ((), (9, 40)), (torch.float32, torch.float64)
-    )
+    shapes = itertools.product((1, 5, 33), (1, 7, 130), ((), (9, 40)), (torch.float32, torch.float64))
     for n, d, groups, dtype in shapes:
         draw = torch.Generator().manual_seed(n * 1000 + d)
         m = 40

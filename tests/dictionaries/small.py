@@ -35,10 +35,20 @@ def planted(rows: int, d: int = D, n: int = N_FEATURES, p: float = 0.08, seed: i
 
 def small(**changes: Any) -> TrainConfig:
     """A few quick steps."""
-    return TrainConfig(**{
-        "d_sae": 37, "k": 3, "steps": 40, "batch_size": 53, "lr": 3e-3, "lr_warmup": 5,
-        "log_every": 1, "init_rows": 211, "sparsity_warmup": 10, **changes,
-    })  # fmt: skip
+    return TrainConfig(
+        **{
+            "d_sae": 37,
+            "k": 3,
+            "steps": 40,
+            "batch_size": 53,
+            "lr": 3e-3,
+            "lr_warmup": 5,
+            "log_every": 1,
+            "init_rows": 211,
+            "sparsity_warmup": 10,
+            **changes,
+        }
+    )
 
 
 def everything(steps: int = 40) -> list[TrainConfig]:

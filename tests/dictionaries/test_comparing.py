@@ -50,8 +50,7 @@ def test_a_permuted_copy_is_the_same_dictionary() -> None:
 
 def test_agreement_counts_what_is_shared() -> None:
     """40 of 100 rows in common, in 300 dimensions, where strangers are nearly orthogonal."""
-    shared, a, b = random_directions(40, 300, 5), random_directions(60, 300, 6), random_directions(
-        60, 300, 7)  # fmt: skip
+    shared, a, b = random_directions(40, 300, 5), random_directions(60, 300, 6), random_directions(60, 300, 7)
     first, second = torch.cat([shared, a]), torch.cat([b, shared])
     found = stability([plain(first), plain(second)], names=["one", "two"])
     assert found.mean_shared == pytest.approx(0.4)
@@ -66,9 +65,7 @@ def test_strangers_agree_as_chance_does() -> None:
     assert found.mean_agreement == pytest.approx(float(found.null), abs=0.02)
     assert found.mean_shared < 0.02
     signed = stability([plain(random_directions(7, 5)), plain(-random_directions(7, 5))])
-    either = stability(
-        [plain(random_directions(7, 5)), plain(-random_directions(7, 5))], signed=False
-    )
+    either = stability([plain(random_directions(7, 5)), plain(-random_directions(7, 5))], signed=False)
     assert either.mean_agreement == pytest.approx(1) and signed.mean_agreement < 0.9
 
 
@@ -120,9 +117,7 @@ def test_strangers_have_no_children() -> None:
     parents, _, rows = family()
     found = feature_splitting(plain(parents), plain(random_directions(40, 29)), rows)
     assert int(found.n_children.sum()) <= 3
-    rare = feature_splitting(
-        plain(parents), plain(parents), rows[:20], SplittingConfig(min_firings=100)
-    )
+    rare = feature_splitting(plain(parents), plain(parents), rows[:20], SplittingConfig(min_firings=100))
     assert not bool(rare.is_measured.any()) and int(rare.n_children.sum()) == 0
     with pytest.raises(ShapeError):
         feature_splitting(plain(parents), plain(parents), rows[:0])
@@ -161,9 +156,8 @@ def test_absorption_is_found_where_it_was_built_in() -> None:
     world, features = orthogonal_world()
     x, truth = world.sample(12_000)
     found = absorption(
-        absorbing(features, world.parent), x, roots_of(world, truth),
-        AbsorptionConfig(max_latents=1),
-    )  # fmt: skip
+        absorbing(features, world.parent), x, roots_of(world, truth), AbsorptionConfig(max_latents=1)
+    )
     # half of the root's firings come with a child, and there its latent is silent
     torch.testing.assert_close(found.rate, torch.full((7,), 0.5), atol=0.05, rtol=0)
     assert [m[0] for m in found.main] == list(range(7))

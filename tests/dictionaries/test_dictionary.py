@@ -26,15 +26,17 @@ SIZES = {"d_in": 7, "d_sae": 23}
         ({"k": 3, "d_out": 5}, "set apply_b_dec_to_input=False"),
         ({"k": 3, "site_in": "a", "site_out": "b"}, "set apply_b_dec_to_input=False"),
         ({"k": 3, "skip": True}, "copies the input"),
-        ({"activation": "matching_pursuit", "d_out": 5, "apply_b_dec_to_input": False},
-         "cannot be a transcoder"),
+        (
+            {"activation": "matching_pursuit", "d_out": 5, "apply_b_dec_to_input": False},
+            "cannot be a transcoder",
+        ),
         ({"activation": "matching_pursuit", "groups": (5, 23)}, "no groups"),
         ({"k": 3, "groups": (5, 11)}, "ending in d_sae = 23"),
         ({"k": 3, "groups": (11, 5, 23)}, "increasing"),
         ({"k": 3, "groups": (0, 23)}, "increasing"),
         ({"k": 3, "d_in": 0}, "d_in"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_be(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Dictionary(DictionaryConfig(**SIZES | given))
@@ -43,12 +45,19 @@ def test_settings_that_cannot_be(given: dict[str, Any], words: str) -> None:
 def test_architecture_is_saelens_name_or_none() -> None:
     free = {"d_out": 5, "apply_b_dec_to_input": False}
     expected = {
-        ("relu", ""): "standard", ("relu", "t"): "transcoder", ("relu", "s"): "skip_transcoder",
-        ("topk", ""): "topk", ("topk", "t"): "jumprelu_transcoder",
-        ("batchtopk", ""): "jumprelu", ("batchtopk", "s"): "jumprelu_skip_transcoder",
-        ("jumprelu", "t"): "jumprelu_transcoder", ("gated", ""): "gated", ("gated", "t"): None,
-        ("abstopk", "t"): None, ("matching_pursuit", ""): "matching_pursuit",
-    }  # fmt: skip
+        ("relu", ""): "standard",
+        ("relu", "t"): "transcoder",
+        ("relu", "s"): "skip_transcoder",
+        ("topk", ""): "topk",
+        ("topk", "t"): "jumprelu_transcoder",
+        ("batchtopk", ""): "jumprelu",
+        ("batchtopk", "s"): "jumprelu_skip_transcoder",
+        ("jumprelu", "t"): "jumprelu_transcoder",
+        ("gated", ""): "gated",
+        ("gated", "t"): None,
+        ("abstopk", "t"): None,
+        ("matching_pursuit", ""): "matching_pursuit",
+    }
     for (activation, kind), name in expected.items():
         more = free | {"skip": kind == "s"} if kind else {}
         config = DictionaryConfig(**SIZES, activation=activation, **more)

@@ -53,38 +53,49 @@ CASES = [
     ("standard", {}, {"activation": "relu"}),
     ("standard", FREE, {"activation": "relu", **FREE}),
     ("topk", {"k": 7}, {"k": 7}),
-    ("topk", {"k": 7, "rescale_acts_by_decoder_norm": True},
-     {"k": 7, "rescale_acts_by_decoder_norm": True}),
+    ("topk", {"k": 7, "rescale_acts_by_decoder_norm": True}, {"k": 7, "rescale_acts_by_decoder_norm": True}),
     ("abstopk", {"k": 7}, {"k": 7, "activation": "abstopk"}),
-    ("abstopk", {"k": 7, "rescale_acts_by_decoder_norm": True},
-     {"k": 7, "activation": "abstopk", "rescale_acts_by_decoder_norm": True}),
+    (
+        "abstopk",
+        {"k": 7, "rescale_acts_by_decoder_norm": True},
+        {"k": 7, "activation": "abstopk", "rescale_acts_by_decoder_norm": True},
+    ),
     ("jumprelu", {}, {"activation": "jumprelu"}),
     ("jumprelu", FREE, {"activation": "batchtopk", "k": 3.5, **FREE}),
     ("gated", {}, {"activation": "gated"}),
     ("matching_pursuit", {}, {"activation": "matching_pursuit"}),
-    ("matching_pursuit", {"max_iterations": 5, "residual_threshold": 1.5, **FREE},
-     {"activation": "matching_pursuit", "max_iterations": 5, "residual_threshold": 1.5, **FREE}),
-    ("matching_pursuit", {"max_iterations": 5, "stop_on_duplicate_support": False},
-     {"activation": "matching_pursuit", "max_iterations": 5,
-      "stop_on_duplicate_support": False}),
-    *[(name, {"d_out": D_OUT, **FREE}, {"activation": activation, "d_out": D_OUT,
-       "skip": "skip" in name, **FREE})
-      for name, activation in [("transcoder", "relu"), ("skip_transcoder", "relu"),
-                               ("jumprelu_transcoder", "jumprelu"),
-                               ("jumprelu_skip_transcoder", "jumprelu")]],
-]  # fmt: skip
+    (
+        "matching_pursuit",
+        {"max_iterations": 5, "residual_threshold": 1.5, **FREE},
+        {"activation": "matching_pursuit", "max_iterations": 5, "residual_threshold": 1.5, **FREE},
+    ),
+    (
+        "matching_pursuit",
+        {"max_iterations": 5, "stop_on_duplicate_support": False},
+        {"activation": "matching_pursuit", "max_iterations": 5, "stop_on_duplicate_support": False},
+    ),
+    *[
+        (
+            name,
+            {"d_out": D_OUT, **FREE},
+            {"activation": activation, "d_out": D_OUT, "skip": "skip" in name, **FREE},
+        )
+        for name, activation in [
+            ("transcoder", "relu"),
+            ("skip_transcoder", "relu"),
+            ("jumprelu_transcoder", "jumprelu"),
+            ("jumprelu_skip_transcoder", "jumprelu"),
+        ]
+    ],
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case[:2])))
-@pytest.mark.parametrize(
-    "norm", ["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"]
-)
+@pytest.mark.parametrize("norm", ["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"])
 def test_encode_and_decode_are_saelens(case: tuple[str, dict, dict], norm: str) -> None:
     architecture, theirs, ours = case
     sae, dictionary = pair(
-        architecture,
-        theirs | {"normalize_activations": norm},
-        ours | {"normalize_activations": norm},
+        architecture, theirs | {"normalize_activations": norm}, ours | {"normalize_activations": norm}
     )
     if architecture == "matching_pursuit":  # it diverges with long rows: every peer needs unit ones
         unit = dictionary.W_dec / dictionary.decoder_norms[:, None]
@@ -137,16 +148,16 @@ def test_gradients_are_those_of_saelens_training(activation: str) -> None:
     """Its training step by autograd against ours written out; the same losses on both sides."""
     name = "standard" if activation == "relu" else activation
     more: dict[str, Any] = {
-        "relu": {"l1_coefficient": 0.3}, "topk": {"k": 5}, "batchtopk": {"k": 3.5},
+        "relu": {"l1_coefficient": 0.3},
+        "topk": {"k": 5},
+        "batchtopk": {"k": 3.5},
         "jumprelu": {"l0_coefficient": 0.3, "jumprelu_bandwidth": 0.3},
-    }[activation]  # fmt: skip
+    }[activation]
     kind, make = get_sae_training_class(name)
     sae = kind(make(d_in=D_IN, d_sae=D_SAE, **more))
     in_topk_family = activation in ("topk", "batchtopk")
     about = {"rescale_acts_by_decoder_norm": True, "k": more["k"]} if in_topk_family else {}
-    config = DictionaryConfig(
-        d_in=D_IN, d_sae=D_SAE, activation=activation, bandwidth=0.3, **about
-    )  # fmt: skip
+    config = DictionaryConfig(d_in=D_IN, d_sae=D_SAE, activation=activation, bandwidth=0.3, **about)
     ours = Dictionary.from_state(config, random_state(Dictionary(config)))
     for parameter, tensor in ours.named_parameters():
         theirs = tensor.detach().clone()
@@ -157,9 +168,8 @@ def test_gradients_are_those_of_saelens_training(activation: str) -> None:
     x = torch.randn(N, D_IN, generator=torch.Generator().manual_seed(2))
     coefficients = {"relu": {"l1": 0.3}, "jumprelu": {"l0": 0.3}}.get(activation, {})
     given = TrainStepInput(
-        sae_in=x, coefficients=coefficients, dead_neuron_mask=None, n_training_steps=0,
-        is_logging_step=False,
-    )  # fmt: skip
+        sae_in=x, coefficients=coefficients, dead_neuron_mask=None, n_training_steps=0, is_logging_step=False
+    )
     expected = sae.training_forward_pass(given).loss
     expected.backward()
     dead = torch.zeros(D_SAE, dtype=torch.bool)

@@ -35,8 +35,13 @@ def test_two_dictionaries_are_compared(
     quick = ["--max-sequences", "5", "--n-ctx", "61"]
     assert main(["evaluate", *places, "--out", str(out), *quick]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
-        "config.json", "evaluation-0", "evaluation-1", "report.html", "report.json", "scores.json",
-    ]  # fmt: skip
+        "config.json",
+        "evaluation-0",
+        "evaluation-1",
+        "report.html",
+        "report.json",
+        "scores.json",
+    ]
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores) == ["k7", "k29"] and scores["k7"]["l0"] == 7
     assert scores["k29"]["ce_recovered"] > scores["k7"]["ce_recovered"]
@@ -58,9 +63,8 @@ def test_two_dictionaries_are_compared(
     ],
 )
 def test_what_cannot_be_is_explained(
-    places: list[str], tmp_path: Path, change: object, words: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    places: list[str], tmp_path: Path, change: object, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = change(places)  # type: ignore[operator]
     assert main(["evaluate", *changed, "--out", str(tmp_path / "out")]) == 2
     assert words in capsys.readouterr().err

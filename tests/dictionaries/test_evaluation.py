@@ -38,9 +38,15 @@ def identity(site_in: str = SITE, site_out: str = SITE, d: int = D, **more: Any)
     """x = relu(x) - relu(-x): a ReLU dictionary that loses nothing."""
     is_sae = site_in == site_out
     config = DictionaryConfig(
-        d_in=d, d_sae=2 * d, d_out=None if is_sae else d, activation="relu", site_in=site_in,
-        site_out=site_out, apply_b_dec_to_input=is_sae, **more,
-    )  # fmt: skip
+        d_in=d,
+        d_sae=2 * d,
+        d_out=None if is_sae else d,
+        activation="relu",
+        site_in=site_in,
+        site_out=site_out,
+        apply_b_dec_to_input=is_sae,
+        **more,
+    )
     both = torch.cat([torch.eye(d), -torch.eye(d)])
     zeros = {"b_enc": torch.zeros(2 * d), "b_dec": torch.zeros(d)}
     return Dictionary.from_state(config, {"encoder": both, "W_dec": both, **zeros})
@@ -213,9 +219,7 @@ def test_bf16_models_are_measured_in_fp32() -> None:
     x = x.double()
     fvu = (x - y).square().sum() / (x - x.mean(0)).square().sum()
     assert float(report.fvu) == pytest.approx(float(fvu), rel=8 * 2**-24)
-    assert float(report.norm_ratio) == pytest.approx(
-        float((y.norm(dim=1) / x.norm(dim=1)).mean()), rel=1e-6
-    )
+    assert float(report.norm_ratio) == pytest.approx(float((y.norm(dim=1) / x.norm(dim=1)).mean()), rel=1e-6)
     logits = model(tokens[:5])[:, :-1].float()
     ce = F.cross_entropy(logits.transpose(1, 2), tokens[:5, 1:], reduction="none").mean(1)
     assert report.ce is not None

@@ -62,38 +62,23 @@ def test_the_figures_are_those_of_sae_lens(tmp_path: Path) -> None:
     store: Any = SimpleNamespace(get_batch_tokens=lambda n: tokens, context_size=13)
     like: Any = AsTransformerLens(model)
     metrics, features = evals.get_sparsity_and_variance_metrics(
-        theirs,
-        like,
-        store,
-        ActivationScaler(),
-        1,
-        True,
-        True,
-        True,
-        True,
-        7,
-        {},
-        [BOS],
+        theirs, like, store, ActivationScaler(), 1, True, True, True, True, 7, {}, [BOS]
     )
     ours = {
-        "l0": report.l0, "l1": report.l1, "mse": report.mse, "cossim": report.cosine,
-        "l2_ratio": report.norm_ratio, "explained_variance": report.explained_variance,
+        "l0": report.l0,
+        "l1": report.l1,
+        "mse": report.mse,
+        "cossim": report.cosine,
+        "l2_ratio": report.norm_ratio,
+        "explained_variance": report.explained_variance,
         "relative_reconstruction_bias": report.shrinkage,
-    }  # fmt: skip
+    }
     for name, value in ours.items():
         assert float(value) == pytest.approx(metrics[name], rel=1e-5), name
     assert abs(metrics["explained_variance_legacy"] - report.explained_variance) > 1e-3
     assert report.density.tolist() == pytest.approx(features["feature_density"], abs=1e-6)
     found = evals.get_downstream_reconstruction_metrics(
-        theirs,
-        like,
-        store,
-        ActivationScaler(),
-        True,
-        True,
-        1,
-        7,
-        [BOS],
+        theirs, like, store, ActivationScaler(), True, True, 1, 7, [BOS]
     )
     assert report.loss("intact") == pytest.approx(found["ce_loss_without_sae"], abs=1e-5)
     assert report.loss("spliced") == pytest.approx(found["ce_loss_with_sae"], abs=1e-5)

@@ -18,14 +18,7 @@ from interp.core import store
 from interp.core.errors import NonFiniteError, StorageError
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.training import run_training
-from tests.activations.toys import (
-    checkpoints,
-    forked,
-    metrics,
-    no_power_cuts,
-    one_thread,
-    tensors_on_disk,
-)
+from tests.activations.toys import checkpoints, forked, metrics, no_power_cuts, one_thread, tensors_on_disk
 from tests.dictionaries.small import (
     every_step,
     everything,
@@ -37,9 +30,7 @@ from tests.dictionaries.small import (
 )
 from tests.support.children import Instants, exit_code, hold, wait_for
 
-pytestmark = pytest.mark.usefixtures(
-    no_power_cuts.__name__, every_step.__name__, one_thread.__name__
-)
+pytestmark = pytest.mark.usefixtures(no_power_cuts.__name__, every_step.__name__, one_thread.__name__)
 
 ROWS = planted(700)
 
@@ -63,9 +54,7 @@ def finished(pid: int) -> bool:
     return os.WIFEXITED(status)
 
 
-def test_killed_at_random_instants_weights_and_moments_end_equal(
-    tmp_path: Path, full_count: bool
-) -> None:
+def test_killed_at_random_instants_weights_and_moments_end_equal(tmp_path: Path, full_count: bool) -> None:
     whole = train(tmp_path / "whole")
     reference = last_state(tmp_path / "whole")
     said = {key for line in metrics(tmp_path / "whole") for key in line}
@@ -208,9 +197,7 @@ class HeldAt(Callback):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_finishes_the_step_and_the_run_goes_on_later(
-    tmp_path: Path, number: int, code: int
-) -> None:
+def test_a_signal_finishes_the_step_and_the_run_goes_on_later(tmp_path: Path, number: int, code: int) -> None:
     run = tmp_path / "run"
 
     def work() -> None:

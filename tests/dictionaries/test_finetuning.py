@@ -41,9 +41,7 @@ def random_dictionary(model: Any, activation: Any = "topk", **more: Any) -> Dict
     with torch.no_grad():
         made.W_dec.mul_(torch.linspace(0.5, 2, 51)[:, None])  # norms to keep
         if activation in ("jumprelu", "batchtopk"):
-            made.threshold.uniform_(0.5, 1.5) if activation == "jumprelu" else made.threshold.fill_(
-                1
-            )
+            made.threshold.uniform_(0.5, 1.5) if activation == "jumprelu" else made.threshold.fill_(1)
         if activation == "gated":
             made.b_gate.fill_(-1)
     made.provenance = model.provenance([site], d_in=zoo.D)
@@ -144,9 +142,7 @@ def test_heads_side_by_side_and_a_transcoder_are_finetuned_too() -> None:
 
 
 def texts(*batches: int) -> TokenSequences:
-    return TokenSequences(
-        torch.cat([grammar(GrammarConfig(seed=0), t)[0] for t in batches])[:, :65]
-    )
+    return TokenSequences(torch.cat([grammar(GrammarConfig(seed=0), t)[0] for t in batches])[:, :65])
 
 
 @pytest.mark.full

@@ -22,13 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from interp.core import store
-from interp.core.errors import (
-    ConfigError,
-    CorruptArtefact,
-    InterpError,
-    ProvenanceError,
-    StorageError,
-)
+from interp.core.errors import ConfigError, CorruptArtefact, InterpError, ProvenanceError, StorageError
 from interp.core.provenance import MATCHED
 from interp.core.version import VERSION
 from interp.dictionaries import DictionaryConfig, load, load_transcoders, save
@@ -83,9 +77,7 @@ def test_f9_a_native_folder_cut_anywhere(tmp_path: Path, full_count: bool) -> No
         ("gemma", "params.npz"),
     ],
 )
-def test_f9_foreign_files_cut_anywhere(
-    name: str, file: str, tmp_path: Path, full_count: bool
-) -> None:
+def test_f9_foreign_files_cut_anywhere(name: str, file: str, tmp_path: Path, full_count: bool) -> None:
     if name == "gemma":
         folder = gemma(tmp_path / "d")
     else:
@@ -183,12 +175,14 @@ def test_f11_hostile_arrays(tmp_path: Path) -> None:
         "no array": {"W_enc.npy": b"not an array"},
         "empty": {},
         "other file": {"../../canary": b"x"},
-        "bomb": {"W_enc.npy": npy("{'descr': '<f4', 'fortran_order': False, 'shape': "
-                                  "(25000000,)}", b"\0" * 100_000_000)},
-        "negative shape": {"W_enc.npy": npy("{'descr': '<f4', 'fortran_order': False, "
-                                            "'shape': (-4,)}")},
+        "bomb": {
+            "W_enc.npy": npy(
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (25000000,)}", b"\0" * 100_000_000
+            )
+        },
+        "negative shape": {"W_enc.npy": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-4,)}")},
         "code for a header": {"W_enc.npy": npy("__import__('os').system('touch x')")},
-    }  # fmt: skip
+    }
     for name, content in members.items():
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for member, data in content.items():
@@ -205,11 +199,21 @@ def test_f11_hostile_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * 100_000, "{", '"x"', "3", "null", "[]", '{"d_in": 1e999}', '{"interp": {}}',
-        '{"interp": {"schema": "dictionary/1", "config": null}}', "{}".encode("utf-16"),
-        '{"interp": {"schema": "dictionary/1", "config": {"d_in": 13}}}', "{}", b"\xff\xfe\x00",
+        "[" * 100_000,
+        "{",
+        '"x"',
+        "3",
+        "null",
+        "[]",
+        '{"d_in": 1e999}',
+        '{"interp": {}}',
+        '{"interp": {"schema": "dictionary/1", "config": null}}',
+        "{}".encode("utf-16"),
+        '{"interp": {"schema": "dictionary/1", "config": {"d_in": 13}}}',
+        "{}",
+        b"\xff\xfe\x00",
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("_as_in_production")
 def test_f11_settings_that_are_junk(text: str | bytes, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(NATIVE / "gated", tmp_path / "d"))
@@ -240,10 +244,14 @@ def test_f11_links_out_of_a_vouched_folder_are_refused(tmp_path: Path) -> None:
 # --- F14: applied where it does not belong --------------------------------------------------------
 
 OTHER: dict[str, Any] = {
-    "model_fingerprint": "0" * 64, "sites": ("blocks.0.hook_mlp_out",), "d_in": 17,
-    "dtype": "bfloat16", "prepend_bos": False, "tokenizer_hash": "b" * 64,
+    "model_fingerprint": "0" * 64,
+    "sites": ("blocks.0.hook_mlp_out",),
+    "d_in": 17,
+    "dtype": "bfloat16",
+    "prepend_bos": False,
+    "tokenizer_hash": "b" * 64,
     "normalisation": "layer_norm",
-}  # fmt: skip
+}
 
 
 def test_f14_the_table_has_every_field() -> None:
@@ -295,13 +303,15 @@ def test_f14_in_a_model(tmp_path: Path) -> None:
 # --- F17: settings from JSON ----------------------------------------------------------------------
 
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
     | st.sampled_from(["topk", "relu", "float32", "hook_z", "none", 10**30, -1, 0]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 KEYS = st.sampled_from([field.name for field in fields(DictionaryConfig)]) | st.text(max_size=12)
 
 

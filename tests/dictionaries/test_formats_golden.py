@@ -23,12 +23,21 @@ from tests.support.closeness import assert_close_across
 
 GOLDEN = Path(__file__).parent / "golden"
 LIBRARY = [
-    *(f"dictionary_learning/{name}" for name in (
-        "AutoEncoder", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
-        "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder",
-    )),
-    "sparsify/layers.3", "sparsify/layers.3.mlp", "sparsify/h.1.mlp",
-]  # fmt: skip
+    *(
+        f"dictionary_learning/{name}"
+        for name in (
+            "AutoEncoder",
+            "GatedAutoEncoder",
+            "AutoEncoderTopK",
+            "BatchTopKSAE",
+            "MatryoshkaBatchTopKSAE",
+            "JumpReluAutoEncoder",
+        )
+    ),
+    "sparsify/layers.3",
+    "sparsify/layers.3.mlp",
+    "sparsify/h.1.mlp",
+]
 
 
 def same(found: Tensor, told: Tensor, *widths: int) -> None:
@@ -50,9 +59,7 @@ def test_the_library_and_we_compute_the_same(name: str, tmp_path: Path) -> None:
     same(dictionary(told["x"]), told["out"], dictionary.config.d_in, dictionary.config.d_sae)
     save(dictionary, tmp_path / "native")
     again = load(tmp_path / "native")
-    assert again.config == dictionary.config and torch.equal(
-        again(told["x"]), dictionary(told["x"])
-    )
+    assert again.config == dictionary.config and torch.equal(again(told["x"]), dictionary(told["x"]))
     assert 0.02 < float((told["latents"] != 0).float().mean()) < 0.6
 
 
@@ -107,9 +114,7 @@ def test_topk_without_settings_is_not_guessed(tmp_path: Path) -> None:
         ({"activation_dim": 14}, "W_dec"),
     ],
 )
-def test_dictionary_learning_settings_must_fit(
-    changes: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_dictionary_learning_settings_must_fit(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     folder = copied("dictionary_learning/AutoEncoderTopK", tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["trainer"] |= changes
@@ -261,10 +266,12 @@ def gemma(folder: Path, **arrays: Any) -> Path:
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     content = {
-        "W_enc": draw.normal(size=(13, 29)), "W_dec": draw.normal(size=(29, 13)),
-        "b_enc": draw.normal(size=29), "b_dec": draw.normal(size=13),
+        "W_enc": draw.normal(size=(13, 29)),
+        "W_dec": draw.normal(size=(29, 13)),
+        "b_enc": draw.normal(size=29),
+        "b_dec": draw.normal(size=13),
         "threshold": draw.uniform(0.5, 2, size=29),
-    } | arrays  # fmt: skip
+    } | arrays
     kept = {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in content.items()}
     np.savez(folder / "params.npz", **kept)
     return folder
@@ -278,15 +285,14 @@ def gemma(folder: Path, **arrays: Any) -> Path:
         ("gemma-scope-2b-pt-att/layer_0/width_16k/average_l0_9", "blocks.0.attn.hook_z", ""),
         (
             "gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_7",
-            "blocks.5.ln2.hook_normalized", "blocks.5.hook_mlp_out",
+            "blocks.5.ln2.hook_normalized",
+            "blocks.5.hook_mlp_out",
         ),
         ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6", "hook_embed", ""),
         ("mine", "", ""),
     ],
-)  # fmt: skip
-def test_gemma_scope_against_the_formula(
-    path: str, site_in: str, site_out: str, tmp_path: Path
-) -> None:
+)
+def test_gemma_scope_against_the_formula(path: str, site_in: str, site_out: str, tmp_path: Path) -> None:
     folder = gemma(tmp_path / path)
     dictionary = load(folder)
     assert dictionary.config.site_in == site_in and dictionary.config.site_out == site_out

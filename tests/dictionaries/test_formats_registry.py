@@ -44,9 +44,7 @@ def put(cache: Path, repo: str, files: dict[str, bytes]) -> Path:
         blob.write_bytes(data)
         link = root / "snapshots" / COMMIT / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(
-            Path(*[".."] * len(link.relative_to(root).parent.parts), "blobs", blob.name)
-        )
+        link.symlink_to(Path(*[".."] * len(link.relative_to(root).parent.parts), "blobs", blob.name))
     return root / "snapshots" / COMMIT
 
 
@@ -54,12 +52,21 @@ def old_folder(name: str, **changes: Any) -> dict[str, bytes]:
     """Files of a release from before sae-lens 6."""
     dictionary = make(name)
     cfg = {
-        "architecture": "standard", "d_in": D, "d_sae": M, "dtype": "torch.float32",
-        "device": "mps", "activation_fn_str": "relu", "apply_b_dec_to_input": True,
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": M,
+        "dtype": "torch.float32",
+        "device": "mps",
+        "activation_fn_str": "relu",
+        "apply_b_dec_to_input": True,
         "model_name": "gpt2-small",
-        "hook_point": "blocks.8.hook_resid_pre", "hook_point_layer": 8, "context_size": 128,
-        "finetuning_scaling_factor": False, "normalize_activations": "none", **changes,
-    }  # fmt: skip
+        "hook_point": "blocks.8.hook_resid_pre",
+        "hook_point_layer": 8,
+        "context_size": 128,
+        "finetuning_scaling_factor": False,
+        "normalize_activations": "none",
+        **changes,
+    }
     state = {k: t.detach() for k, t in dictionary.state_dict().items()}
     state["W_enc"] = state.pop("encoder").T.contiguous()
     return {
@@ -215,8 +222,7 @@ def test_a_half_filled_cache_names_the_file(cache: Path) -> None:
 
 def test_another_cache_can_be_named(cache: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere"
-    put_folder(other, "jbloom/GPT2-Small-SAEs-Reformatted", NAME.split("/")[1],
-               old_folder("standard"))  # fmt: skip
+    put_folder(other, "jbloom/GPT2-Small-SAEs-Reformatted", NAME.split("/")[1], old_folder("standard"))
     with pytest.raises(StorageError):
         load(NAME)
     assert load(NAME, cache_dir=other).config.d_sae == M

@@ -208,9 +208,7 @@ def foreign(tmp_path: Path, name: str = "topk", **changes: Any) -> Path:
         ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input"),
     ],
 )
-def test_settings_that_contradict_are_refused(
-    changes: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_settings_that_contradict_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     folder = foreign(tmp_path, **changes)
     with pytest.raises(InterpError, match=said) as caught:
         load(folder)
@@ -247,8 +245,10 @@ def test_strict_false_reads_as_sae_lens_does_and_says_so(tmp_path: Path) -> None
 
 
 def test_one_head_has_no_site(tmp_path: Path) -> None:
-    folder = foreign(tmp_path, metadata={"sae_lens_version": "6.5.0", "hook_head_index": 3,
-                                         "hook_name": "blocks.0.attn.hook_z"})  # fmt: skip
+    folder = foreign(
+        tmp_path,
+        metadata={"sae_lens_version": "6.5.0", "hook_head_index": 3, "hook_name": "blocks.0.attn.hook_z"},
+    )
     with pytest.raises(ConfigError, match="one attention head"):
         load(folder)
     assert load(folder, strict=False).site_in == ""
@@ -274,12 +274,18 @@ def test_our_settings_outlive_the_manifest_but_its_word_does_not(tmp_path: Path)
 def old(tmp_path: Path, name: str, **changes: Any) -> Path:
     """The same folder as sae-lens 3 to 5 wrote it."""
     settings = {
-        "activation_fn_str": "relu", "architecture": "standard",
+        "activation_fn_str": "relu",
+        "architecture": "standard",
         "hook_name": "blocks.2.hook_mlp_out",
-        "hook_layer": 2, "hook_head_index": None, "model_name": "gpt2-small", "context_size": 128,
-        "finetuning_scaling_factor": False, "sae_lens_training_version": "3.1.0",
-        "normalize_activations": False, "dataset_path": "x",
-    }  # fmt: skip
+        "hook_layer": 2,
+        "hook_head_index": None,
+        "model_name": "gpt2-small",
+        "context_size": 128,
+        "finetuning_scaling_factor": False,
+        "sae_lens_training_version": "3.1.0",
+        "normalize_activations": False,
+        "dataset_path": "x",
+    }
     return foreign(tmp_path, name, metadata=None, **{**settings, **changes})
 
 
@@ -339,8 +345,14 @@ def test_a_finetuning_scale_is_refused_unless_it_is_one(tmp_path: Path) -> None:
 
 
 def test_a_hook_z_dictionary_before_version_6_flattens_heads(tmp_path: Path) -> None:
-    folder = old(tmp_path, "hook_z", hook_name="blocks.0.attn.hook_z", reshape_activations=None,
-                 activation_fn_str="topk", activation_fn_kwargs={"k": 7})  # fmt: skip
+    folder = old(
+        tmp_path,
+        "hook_z",
+        hook_name="blocks.0.attn.hook_z",
+        reshape_activations=None,
+        activation_fn_str="topk",
+        activation_fn_kwargs={"k": 7},
+    )
     assert load(folder).config == replace(
         load(folder).config, reshape="hook_z", site_in="blocks.0.attn.hook_z"
     )

@@ -23,8 +23,10 @@ def test_they_are_equal_on_any_shape_and_compile(what: str) -> None:
     interpreted = what == "equal" and not torch.cuda.is_available()
     ran = subprocess.run(
         [sys.executable, "-m", "tests.dictionaries.kernel_cases", what],
-        capture_output=True, text=True, timeout=600,
+        capture_output=True,
+        text=True,
+        timeout=600,
         env=os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {}),
-    )  # fmt: skip
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert ran.stdout.split()[-1] == what

@@ -13,10 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "docs" / "real_dictionaries.json"
-LEAST = {
-    "sae_12": 0.92, "sae_25": 0.96, "jumprelu_12": 0.92,
-    "transcoder_12": 0.86, "transcoder_25": 0.92,
-}  # fmt: skip
+LEAST = {"sae_12": 0.92, "sae_25": 0.96, "jumprelu_12": 0.92, "transcoder_12": 0.86, "transcoder_25": 0.92}
 """CE recovered."""
 
 

@@ -29,9 +29,12 @@ SMALL = SyntheticConfig(d=23, n_features=47, p_first=0.08, p_last=0.02, seed=3)
 def pursuit(rows: torch.Tensor, residual_threshold: float = 0.6) -> Dictionary:
     """Matching pursuit with given directions."""
     config = DictionaryConfig(
-        d_in=rows.shape[1], d_sae=len(rows), activation="matching_pursuit", max_iterations=20,
+        d_in=rows.shape[1],
+        d_sae=len(rows),
+        activation="matching_pursuit",
+        max_iterations=20,
         residual_threshold=residual_threshold,
-    )  # fmt: skip
+    )
     return Dictionary.from_state(config, {"W_dec": rows, "b_dec": torch.zeros(rows.shape[1])})
 
 
@@ -113,8 +116,7 @@ def test_the_matching_is_the_best_of_all() -> None:
     matrix = torch.rand(6, 6)
     partner = matching.best_pairs(matrix)
     best = max(
-        sum(float(matrix[i, p]) for i, p in enumerate(order))
-        for order in itertools.permutations(range(6))
+        sum(float(matrix[i, p]) for i, p in enumerate(order)) for order in itertools.permutations(range(6))
     )
     assert float(matrix.gather(1, partner[:, None]).sum()) == pytest.approx(best)
     assert sorted(partner.tolist()) == list(range(6))

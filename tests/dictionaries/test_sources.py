@@ -69,9 +69,15 @@ def test_one_pass_trains_what_single_runs_train(model: Any, ids: torch.Tensor) -
     configs = [
         small(site=SITES[0], name="resid", buffer_sequences=8),
         small(site=SITES[2], name="z", buffer_sequences=8, activation="batchtopk"),
-        small(site="blocks.1.ln2.hook_normalized", site_out="blocks.1.hook_mlp_out",
-              name="mlp", buffer_sequences=8, lr=1e-3, grad_clip=0.1),
-    ]  # fmt: skip
+        small(
+            site="blocks.1.ln2.hook_normalized",
+            site_out="blocks.1.hook_mlp_out",
+            name="mlp",
+            buffer_sequences=8,
+            lr=1e-3,
+            grad_clip=0.1,
+        ),
+    ]
     together = run_training(configs, ids, model=model)
     for config, made in zip(configs, together.dictionaries.values(), strict=True):
         alone = train(config, ids, model=model)
@@ -97,7 +103,7 @@ def test_one_pass_trains_what_single_runs_train(model: Any, ids: torch.Tensor) -
         (object(), {}, ConfigError),
     ],
     ids=["nothing", "text", "3d", "few", "unequal", "one side", "site", "inf", "object"],
-)  # fmt: skip
+)
 def test_what_cannot_be_trained_on_is_refused(data: Any, config: Any, error: type) -> None:
     with pytest.raises(error):
         run_training(small(**config), data)

@@ -219,9 +219,7 @@ def test_metrics_say_what_fired() -> None:
             assert torch.equal(step.fired, (z != 0).any(0))
             if activation == "batchtopk":
                 # the step's product and the dictionary's need not add in one order
-                assert_close_across(
-                    metrics["cut"], z[z > 0].min(), terms=D_IN + 2, scale=float(z.max())
-                )
+                assert_close_across(metrics["cut"], z[z > 0].min(), terms=D_IN + 2, scale=float(z.max()))
 
 
 def test_a_step_repeats_itself_bit_by_bit_whatever_its_buffers_held() -> None:
@@ -237,9 +235,7 @@ def test_a_step_repeats_itself_bit_by_bit_whatever_its_buffers_held() -> None:
             assert torch.equal(p.grad, grad)
 
 
-def test_under_autocast_only_the_choice_of_latents_is_coarse(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_under_autocast_only_the_choice_of_latents_is_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse, "CROSSOVER", 1.0)
     for activation in ("topk", "batchtopk", "relu", "jumprelu", "gated"):
         d = made(activation, dtype="float32", **SHAPES["groups"])

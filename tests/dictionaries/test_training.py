@@ -307,9 +307,15 @@ def test_pursuit_without_repetitions_finds_more_features(seed: int) -> None:
     world = SyntheticWorld(shape)
     x = torch.cat([world.batch(t, 512) for t in range(40)])
     base = small(
-        activation="matching_pursuit", d_sae=128, max_iterations=8, residual_threshold=0.6,
-        steps=500, batch_size=512, lr=1e-2, scale=False,
-    )  # fmt: skip
+        activation="matching_pursuit",
+        d_sae=128,
+        max_iterations=8,
+        residual_threshold=0.6,
+        steps=500,
+        batch_size=512,
+        lr=1e-2,
+        scale=False,
+    )
     once = dataclasses.replace(base, resample_every=50, resample_similar=0.9)
     twice, one = (score_recovery(train(c, x), world, with_ceiling=False) for c in (base, once))
     assert one.dead == twice.dead == 0

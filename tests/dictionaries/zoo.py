@@ -20,9 +20,7 @@ MAKES: dict[str, dict[str, Any]] = {
     "topk, rescaled": {"activation": "topk", "k": 7, "rescale_acts_by_decoder_norm": True},
     "abstopk": {"activation": "abstopk", "k": 5},
     "batchtopk": {"activation": "batchtopk", "k": 6.5},
-    "batchtopk, rescaled": {
-        "activation": "batchtopk", "k": 7, "rescale_acts_by_decoder_norm": True,
-    },
+    "batchtopk, rescaled": {"activation": "batchtopk", "k": 7, "rescale_acts_by_decoder_norm": True},
     "matryoshka": {"activation": "batchtopk", "k": 7, "groups": (11, 29, M)},
     "jumprelu": {"activation": "jumprelu"},
     "gated": {"activation": "gated"},
@@ -33,15 +31,11 @@ MAKES: dict[str, dict[str, Any]] = {
     "jumprelu skip transcoder": {"activation": "jumprelu", "skip": True, **_TRANSCODER},
     "batchtopk transcoder": {"activation": "batchtopk", "k": 7, **_TRANSCODER},
     "layer_norm": {"activation": "relu", "normalize_activations": "layer_norm"},
-    "constant norm": {
-        "activation": "topk", "k": 7, "normalize_activations": "constant_norm_rescale",
-    },
-    "hook_z": {
-        "activation": "topk", "k": 7, "reshape": "hook_z", "site_in": "blocks.0.attn.hook_z",
-    },
+    "constant norm": {"activation": "topk", "k": 7, "normalize_activations": "constant_norm_rescale"},
+    "hook_z": {"activation": "topk", "k": 7, "reshape": "hook_z", "site_in": "blocks.0.attn.hook_z"},
     "bfloat16": {"activation": "relu", "dtype": "bfloat16"},
     "float64": {"activation": "gated", "dtype": "float64"},
-}  # fmt: skip
+}
 """Makes that sae-lens has, too."""
 OURS: dict[str, dict[str, Any]] = {
     "topk transcoder": {"activation": "topk", "k": 7, **_TRANSCODER},

@@ -105,9 +105,7 @@ def theirs(model: interp.HookedModel) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("row", rows("TransformerLens"), ids=lambda row: row[0][:60])
-def test_transformer_lens(
-    row: tuple[str, str, str], names: dict[str, Any], theirs: dict[str, Any]
-) -> None:
+def test_transformer_lens(row: tuple[str, str, str], names: dict[str, Any], theirs: dict[str, Any]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         their, our = result(row[0], theirs), result(row[1], names)

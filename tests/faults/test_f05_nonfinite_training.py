@@ -139,17 +139,19 @@ def test_nothing_non_finite_reaches_the_disk(
 
 @pytest.mark.parametrize("value", VALUES, ids=str)
 @pytest.mark.parametrize("place", ["batch", "loss", "gradient"])
-def test_it_stops_before_the_step_that_would_spread_it(
-    tmp_path: Path, place: str, value: float
-) -> None:
+def test_it_stops_before_the_step_that_would_spread_it(tmp_path: Path, place: str, value: float) -> None:
     injection = Injection(4, place, value, index=3)
     module, reference = Statistics(), Statistics()
     fit(reference, step, batches, config(steps=4))
     with pytest.raises(NonFiniteError, match="before the update of step 4") as caught:
         fit(
-            module, injection.step, injection.batches, config(**EVERY_STEP), out=tmp_path / "run",
+            module,
+            injection.step,
+            injection.batches,
+            config(**EVERY_STEP),
+            out=tmp_path / "run",
             callbacks=[injection],
-        )  # fmt: skip
+        )
     assert "maps." in caught.value.what, "the first affected parameter is named"
     for ours, theirs in zip(module.parameters(), reference.parameters(), strict=True):
         assert torch.equal(ours, theirs)

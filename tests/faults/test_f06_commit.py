@@ -23,11 +23,7 @@ N = 1013
 def files(version: int) -> dict[str, object]:
     """A folder whose three files agree on one version."""
     weight = torch.full((N,), float(version))
-    return {
-        "w.safetensors": {"w": weight},
-        "state.json": {"version": version},
-        "note.txt": f"{version}",
-    }
+    return {"w.safetensors": {"w": weight}, "state.json": {"version": version}, "note.txt": f"{version}"}
 
 
 def version_of(folder: Path) -> int | None:
@@ -84,9 +80,7 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-def test_sigkill_before_every_system_call(
-    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigkill_before_every_system_call(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes, boundary, code = [], 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         boundary += 1
@@ -147,14 +141,10 @@ def test_interruption_by_exception_at_every_system_call(
         pytest.fail("commit never ended")
 
 
-def test_everything_is_flushed_before_it_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_is_flushed_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a power cut needs: each file, the manifest last, its folder; rename; the parent."""
     trace: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        store, "_fault", lambda operation, path: trace.append((operation, path.name))
-    )
+    monkeypatch.setattr(store, "_fault", lambda operation, path: trace.append((operation, path.name)))
     commit(tmp_path / "run", 1, overwrite=False)
     flushed = [name for operation, name in trace if operation == "fsync"]
     assert flushed[:3] == list(files(1)) and flushed[3] == "manifest.json"

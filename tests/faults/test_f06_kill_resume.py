@@ -62,9 +62,7 @@ def check(run: Path, whole: Translators, whole_run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole_run(
-    one_thread: None, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Translators, Path]:
+def whole_run(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Translators, Path]:
     run = tmp_path_factory.mktemp("whole") / "run"
     return train(run), run
 
@@ -140,9 +138,7 @@ def test_killed_before_every_system_call_of_a_commit(
         check(run, whole, reference)
 
 
-def test_the_oracle_notices_an_inexact_resume(
-    tmp_path: Path, whole_run: tuple[Translators, Path]
-) -> None:
+def test_the_oracle_notices_an_inexact_resume(tmp_path: Path, whole_run: tuple[Translators, Path]) -> None:
     """What the tests above compare does differ when one moment is lost (they can fail)."""
     run = tmp_path / "run"
 

@@ -64,9 +64,7 @@ def whole(one_thread: None) -> Translators:
     return train(None)
 
 
-def test_signals_commit_and_resume_exactly(
-    tmp_path: Path, full_count: bool, whole: Translators
-) -> None:
+def test_signals_commit_and_resume_exactly(tmp_path: Path, full_count: bool, whole: Translators) -> None:
     chance = random.Random(7)
     instants = Instants(chance, most=13)
     for number in range(50 if full_count else 5):

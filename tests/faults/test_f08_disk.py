@@ -62,9 +62,7 @@ def test_each_system_call_failing_in_turn(
                 error = caught
         if len(hook.seen) < boundary:
             break  # a run without failure
-        left = {p.name for p in folder.parent.glob("*")} | {
-            p.name for p in folder.parent.glob(".*")
-        }
+        left = {p.name for p in folder.parent.glob("*")} | {p.name for p in folder.parent.glob(".*")}
         if error is None:  # the call was one of the clean-up's
             harmless.append(hook.seen[boundary - 1])
             assert store.open_artefact(folder).json("v.json") == {"v": 2}
@@ -80,9 +78,7 @@ def test_each_system_call_failing_in_turn(
 
 
 @pytest.mark.parametrize("kind", ["exchange", "set-aside"])
-def test_a_disk_that_stays_broken(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_stays_broken(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the clean-up and the way back fail as well; still a reader finds old or new, whole."""
     if kind == "set-aside":
         monkeypatch.setattr(_disk, "_renameat2", lambda staged, target: False)
@@ -101,9 +97,7 @@ def test_a_disk_that_stays_broken(
         assert found.tensors("w.safetensors")["w"].unique().tolist() == [float(version)]
 
 
-def test_single_files_survive_each_failing_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_single_files_survive_each_failing_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, log = tmp_path / "r.html", tmp_path / "m.jsonl"
     failures = 0
     for boundary in range(1, 20):
@@ -128,9 +122,7 @@ def test_single_files_survive_each_failing_call(
     assert failures >= 8
 
 
-def test_a_torn_append_is_repaired_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_torn_append_is_repaired_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "m.jsonl"
     store.append(log, {"step": 1})
     real = os.write
@@ -153,9 +145,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:7]))
     store.commit(tmp_path / "run", files(5), schema="run")
     monkeypatch.undo()
-    assert (
-        store.open_artefact(tmp_path / "run").tensors("w.safetensors")["w"].tolist() == [5.0] * 503
-    )
+    assert store.open_artefact(tmp_path / "run").tensors("w.safetensors")["w"].tolist() == [5.0] * 503
 
 
 def test_a_real_limit_of_the_file_size(tmp_path: Path) -> None:
@@ -205,7 +195,5 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("no unshare on this machine")
     script = f'{mount} && exec "{sys.executable}" -c "$0" {tmp_path}'
-    run = subprocess.run(
-        [*inside, script, FILL], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([*inside, script, FILL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 7, run.stderr

@@ -102,9 +102,7 @@ BYTEARRAY = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x70\x85R."  # bytearra
 TORCH: dict[str, Callable[[Path, Path], object]] = {
     "evil pickle, zip": lambda path, canary: torch_zip(path, b"\x80\x02" + evil_code(canary)),
     "evil pickle, bare": lambda path, canary: path.write_bytes(evil_code(canary)),
-    "evil pickle, protocol 2": lambda path, canary: path.write_bytes(
-        b"\x80\x02" + evil_code(canary)
-    ),
+    "evil pickle, protocol 2": lambda path, canary: path.write_bytes(b"\x80\x02" + evil_code(canary)),
     "zip bomb": lambda path, canary: torch_zip(
         path, b"\x80\x02}.", extra=b"\0" * 300_000_000, compressed=True
     ),
@@ -183,18 +181,21 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
     good = [str(folder / "good.safetensors"), str(folder / "good.pt")]
     command = [sys.executable, "-c", READ, *good]
     run = subprocess.run(
-        command, input="\n".join(lines) + "\n", cwd=ROOT, capture_output=True, text=True,
-        check=False, timeout=900,
-    )  # fmt: skip
+        command,
+        input="\n".join(lines) + "\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
     assert run.returncode == 0, run.stderr
     found = [json.loads(line) for line in run.stdout.splitlines()]
     return {names[r["path"]]: r for r in found} | {"canary": {"exists": canary.exists()}}
 
 
 @pytest.mark.parametrize("name", [*SAFETENSORS, *(f"torch: {name}" for name in TORCH)])
-def test_refused_with_little_work_and_memory(
-    reports: dict[str, dict[str, object]], name: str
-) -> None:
+def test_refused_with_little_work_and_memory(reports: dict[str, dict[str, object]], name: str) -> None:
     report = reports[name]
     assert report["outcome"] == "refused", report
     print(name, report)

@@ -59,9 +59,7 @@ TABLE = [
 
 
 def snapshot(root: Path) -> dict[str, bytes | None]:
-    return {
-        str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in root.rglob("*")
-    }
+    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in root.rglob("*")}
 
 
 @pytest.mark.parametrize("overwrite", [False, True], ids=["plain", "overwrite"])
@@ -88,9 +86,7 @@ def test_table(
         assert snapshot(tmp_path) == before
 
 
-def test_the_old_stays_until_the_new_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_stays_until_the_new_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every moment before and after the exchange the folder verifies."""
     target = tmp_path / "out"
     ours(target)

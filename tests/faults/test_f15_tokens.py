@@ -28,9 +28,7 @@ words = st.lists(st.sampled_from([*WORDS, "violet"]), max_size=7).map(" ".join)
 id_rows = st.integers(0, 3).flatmap(
     lambda batch: st.integers(0, 9).flatmap(
         lambda pos: st.lists(
-            st.lists(st.integers(-2, 13), min_size=pos, max_size=pos),
-            min_size=batch,
-            max_size=batch,
+            st.lists(st.integers(-2, 13), min_size=pos, max_size=pos), min_size=batch, max_size=batch
         )
     )
 )
@@ -50,9 +48,7 @@ class Lookup(nn.Module):
 @cache
 def reader(bos: int | None, d_vocab: int, n_ctx: int, adds: bool) -> Tokenization:
     tokenizer = word_level(bos, adds_bos=adds and bos is not None, adds_eos=adds)
-    return Tokenization(
-        tokenizer, d_vocab=d_vocab, n_ctx=n_ctx, default_prepend_bos=None, family="decoder"
-    )
+    return Tokenization(tokenizer, d_vocab=d_vocab, n_ctx=n_ctx, default_prepend_bos=None, family="decoder")
 
 
 def readable(ids: Tensor, d_vocab: int, n_ctx: int) -> bool:
@@ -101,13 +97,7 @@ def test_ids_are_accepted_exactly_when_the_model_can_look_them_up(
     truncate=st.booleans(),
 )
 def test_text_is_looked_up_or_refused(
-    texts: list[str],
-    bos: int | None,
-    d_vocab: int,
-    adds: bool,
-    asked: bool | None,
-    side: str,
-    truncate: bool,
+    texts: list[str], bos: int | None, d_vocab: int, adds: bool, asked: bool | None, side: str, truncate: bool
 ) -> None:
     t = reader(bos, d_vocab, 5, adds)
     try:

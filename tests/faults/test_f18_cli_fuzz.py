@@ -14,26 +14,87 @@ from interp.cli.main import main
 
 COMMANDS = ["demo", "lens", "models", "doctor", "report", "lnes", ""]
 FLAGS = [
-    "--out", "--overwrite", "--colour", "--color", "--top-k", "--components", "--device", "--dtype",
-    "--debug", "--json", "--seed", "--model", "--help", "-h", "--version", "--", "-", "---", "-5",
-    "--no-debug", "--top_k", "--top-k=-1", "--top-k=9" * 40, "--out=", "--dtype=float8",
+    "--out",
+    "--overwrite",
+    "--colour",
+    "--color",
+    "--top-k",
+    "--components",
+    "--device",
+    "--dtype",
+    "--debug",
+    "--json",
+    "--seed",
+    "--model",
+    "--help",
+    "-h",
+    "--version",
+    "--",
+    "-",
+    "---",
+    "-5",
+    "--no-debug",
+    "--top_k",
+    "--top-k=-1",
+    "--top-k=9" * 40,
+    "--out=",
+    "--dtype=float8",
     "--device=",
-]  # fmt: skip
+]
 VALUES = [
-    "", " ", "x", "3", "-3", "1e309", "nan", "True", "None", "null", "kl", "entropy", "all",
-    "cuda:99", "cpu", "float32", "resid", "nosuchmodel", "../..", "/", "/dev/null", "~", ".",
-    "a" * 5_000, "{}", "[1,2", "%s%n", "'; drop table", "<script>", "\n", "\t", "é", "日本語", "🦊",
-    "\u202e", "\ud800", "@file", "--=", "=", "a=b", "\\", "*", "$HOME", "interp-out", "café\u0301",
+    "",
+    " ",
+    "x",
+    "3",
+    "-3",
+    "1e309",
+    "nan",
+    "True",
+    "None",
+    "null",
+    "kl",
+    "entropy",
+    "all",
+    "cuda:99",
+    "cpu",
+    "float32",
+    "resid",
+    "nosuchmodel",
+    "../..",
+    "/",
+    "/dev/null",
+    "~",
+    ".",
+    "a" * 5_000,
+    "{}",
+    "[1,2",
+    "%s%n",
+    "'; drop table",
+    "<script>",
+    "\n",
+    "\t",
+    "é",
+    "日本語",
+    "🦊",
+    "\u202e",
+    "\ud800",
+    "@file",
+    "--=",
+    "=",
+    "a=b",
+    "\\",
+    "*",
+    "$HOME",
+    "interp-out",
+    "café\u0301",
     "\x1b[31m",
     "0x10",
-]  # fmt: skip
+]
 
 
 def random_argv(rng: random.Random) -> list[str]:
     """Half sensible: a command, then flags, values and noise in any order and number."""
-    noise = "".join(
-        chr(rng.choice((rng.randrange(1, 128), rng.randrange(0xA0, 0xD7FF)))) for _ in "..."
-    )
+    noise = "".join(chr(rng.choice((rng.randrange(1, 128), rng.randrange(0xA0, 0xD7FF)))) for _ in "...")
     pool = [*FLAGS, *VALUES, noise]
     argv = [rng.choice(pool) for _ in range(rng.randrange(8))]
     return [rng.choice(COMMANDS), *argv] if rng.random() < 0.9 else argv
@@ -51,9 +112,7 @@ def outcome(argv: list[str]) -> tuple[int, str]:
     return code, output.buffer.getvalue().decode()
 
 
-def test_random_command_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_count: bool
-) -> None:
+def test_random_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_count: bool) -> None:
     monkeypatch.chdir(tmp_path)
     demos: list[Demo] = []
     monkeypatch.setattr(Demo, "run", lambda self: demos.append(self) or 0)  # its own test runs it

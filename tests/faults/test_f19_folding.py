@@ -122,9 +122,7 @@ def gpt2(rng: random.Random, dtype: torch.dtype) -> Case:
     s = sizes(rng)
     shape = {"vocab_size": V, "n_embd": s["d"], "n_layer": s["layers"], "n_head": s["heads"]}
     tie = {"tie_word_embeddings": rng.random() < 0.5}
-    return Case(
-        "gpt2", hf.GPT2LMHeadModel(hf.GPT2Config(**shape, n_inner=M, n_positions=C, **tie)), dtype
-    )
+    return Case("gpt2", hf.GPT2LMHeadModel(hf.GPT2Config(**shape, n_inner=M, n_positions=C, **tie)), dtype)
 
 
 def neox(rng: random.Random, dtype: torch.dtype) -> Case:
@@ -217,17 +215,13 @@ def parallel(rng: random.Random, dtype: torch.dtype) -> Case:
     shape = {"vocab_size": V, "n_embd": d, "n_layer": s["layers"], "n_head": heads}
     shape |= {"n_inner": M, "n_positions": C, "rotary_dim": 2}
     kind = "GPTJ" if name == "gptj" else "CodeGen"
-    return Case(
-        name, getattr(hf, f"{kind}ForCausalLM")(getattr(hf, f"{kind}Config")(**shape)), dtype
-    )
+    return Case(name, getattr(hf, f"{kind}ForCausalLM")(getattr(hf, f"{kind}Config")(**shape)), dtype)
 
 
 def alibi(rng: random.Random, dtype: torch.dtype) -> Case:
     s = sizes(rng)
     if rng.random() < 0.5:
-        config = hf.MptConfig(
-            vocab_size=V, d_model=24, n_layers=s["layers"], n_heads=4, max_seq_len=C
-        )
+        config = hf.MptConfig(vocab_size=V, d_model=24, n_layers=s["layers"], n_heads=4, max_seq_len=C)
         return Case("mpt", hf.MptForCausalLM(config), dtype)
     flag = rng.random() < 0.3
     config = hf.BloomConfig(

@@ -30,10 +30,12 @@ def dictionaries(draw: st.DrawFn, **fixed: Any) -> Dictionary:
     activation = fixed.get("activation") or draw(st.sampled_from(ACTIVATIONS))
     d_in, d_sae = (draw(st.sampled_from(PRIMES)) for _ in range(2))
     about: dict[str, Any] = {
-        "d_in": d_in, "d_sae": d_sae, "activation": activation,
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "activation": activation,
         "dtype": draw(st.sampled_from(sorted(BOUND))),
         "apply_b_dec_to_input": draw(st.booleans()),
-    }  # fmt: skip
+    }
     if activation in ("topk", "abstopk", "batchtopk"):
         about["k"] = draw(st.integers(1, d_sae))
         about["rescale_acts_by_decoder_norm"] = draw(st.booleans())
@@ -115,9 +117,7 @@ def test_folding_norms_is_the_same_function(dictionary: Dictionary) -> None:
     scale=st.sampled_from([0.125, 4.0]),
     other=st.sampled_from([0.5, 8.0]),
 )
-def test_folding_a_scale_is_the_same_function(
-    dictionary: Dictionary, scale: float, other: float
-) -> None:
+def test_folding_a_scale_is_the_same_function(dictionary: Dictionary, scale: float, other: float) -> None:
     other = other if dictionary.config.is_transcoder else scale
     raw = dictionary.unscaled(scale, other)
     x = rows(dictionary)

@@ -23,10 +23,14 @@ from interp.dictionaries.steps.table import TrainLoss, make_step
 
 FULL = os.environ.get("INTERP_FULL") == "1"
 CASES: dict[str, dict[str, Any]] = {
-    "topk": {"k": 3}, "abstopk": {"k": 3}, "batchtopk": {"k": 2.5}, "relu": {},
-    "jumprelu": {"bandwidth": 1e-12}, "gated": {},
+    "topk": {"k": 3},
+    "abstopk": {"k": 3},
+    "batchtopk": {"k": 2.5},
+    "relu": {},
+    "jumprelu": {"bandwidth": 1e-12},
+    "gated": {},
     "matching_pursuit": {"max_iterations": 3, "residual_threshold": 0.0},
-}  # fmt: skip
+}
 NO_SLOPE = {"jumprelu": ("threshold",), "gated": ("W_dec", "b_dec", "W_skip")}
 
 
@@ -34,9 +38,7 @@ class StepLoss(torch.autograd.Function):
     """The loss of a step as a function of the parameters, with the step's own gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any, d: Dictionary, weight: float, x: Tensor, y: Tensor, *given: Tensor
-    ) -> Any:
+    def forward(ctx: Any, d: Dictionary, weight: float, x: Tensor, y: Tensor, *given: Tensor) -> Any:
         names = [name for name, p in d.named_parameters() if p.requires_grad]
         state = d.state_dict() | dict(zip(names, given, strict=True))
         copy = Dictionary.from_state(d.config, state)

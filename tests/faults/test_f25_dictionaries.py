@@ -20,9 +20,17 @@ def rows(n: int = 4 * N) -> torch.Tensor:
 
 def test_thresholds_move_under_adam_on_bfloat16_rows() -> None:
     config = TrainConfig(
-        d_sae=D_SAE, activation="jumprelu", steps=40, batch_size=N, lr=1e-3, lr_warmup=0,
-        bandwidth=0.3, sparsity=0.3, sparsity_warmup=0, init_rows=N,
-    )  # fmt: skip
+        d_sae=D_SAE,
+        activation="jumprelu",
+        steps=40,
+        batch_size=N,
+        lr=1e-3,
+        lr_warmup=0,
+        bandwidth=0.3,
+        sparsity=0.3,
+        sparsity_warmup=0,
+        init_rows=N,
+    )
     trained = train(config, rows())
     assert {p.dtype for p in trained.parameters()} == {torch.float32}
     # an Adam step of 1e-3 on a threshold near 1 rounds away in bfloat16 (eps 2^-8)

@@ -49,9 +49,7 @@ def skeleton(html: str) -> tuple[Counter[tuple[str, ...]], list[str]]:
     """Elements with their attribute names, counted, and the figures' JSON."""
     html = re.sub(r'(id="plotly">)[^<]*', r"\1", html)  # 2 MB of base64 tell a parser nothing
     tree = html5lib.parse(html, namespaceHTMLElements=False)
-    kinds = Counter(
-        (str(node.tag), *sorted(node.attrib)) for node in tree.iter() if node.tag not in ELASTIC
-    )
+    kinds = Counter((str(node.tag), *sorted(node.attrib)) for node in tree.iter() if node.tag not in ELASTIC)
     islands = [n.text for n in tree.iter("script") if n.attrib.get("type") == "application/json"]
     return kinds, islands
 
@@ -61,9 +59,7 @@ def written(strings: list[str], path: Path) -> str:
     return report([*every_kind(strings), raw_figure(strings)], path, strings[5], config).read_text()
 
 
-def test_pages_have_the_elements_of_a_harmless_page(
-    batches: list[list[str]], tmp_path: Path
-) -> None:
+def test_pages_have_the_elements_of_a_harmless_page(batches: list[list[str]], tmp_path: Path) -> None:
     benign = [f"word{i}" for i in range(BATCH)]
     expected, _ = skeleton(written(benign, tmp_path / "benign.html"))
     for strings in batches:

@@ -13,11 +13,54 @@ from interp.core.errors import BadName, StorageError
 from interp.core.names import slug
 
 PIECES = [
-    "..", ".", "/", "\\", "~", "~root", "$HOME", "%2e%2e", "a", "weights", "escaped", "con", "NUL",
-    "com1", "aux.txt", "\0", "\n", " ", "-", "_", ":", "C:", "//host/share", "file://", "link",
-    "broken", "é", "\u202e", "\ud800", "．．", "／", ".tmp-", "manifest.json", "x" * 99, "y" * 300,
-    ".safetensors", ".json", "*", "?", "|", ";rm", "`id`", "'", '"', "<b>", "\x7f", "etc/passwd",
-]  # fmt: skip
+    "..",
+    ".",
+    "/",
+    "\\",
+    "~",
+    "~root",
+    "$HOME",
+    "%2e%2e",
+    "a",
+    "weights",
+    "escaped",
+    "con",
+    "NUL",
+    "com1",
+    "aux.txt",
+    "\0",
+    "\n",
+    " ",
+    "-",
+    "_",
+    ":",
+    "C:",
+    "//host/share",
+    "file://",
+    "link",
+    "broken",
+    "é",
+    "\u202e",
+    "\ud800",
+    "．．",
+    "／",
+    ".tmp-",
+    "manifest.json",
+    "x" * 99,
+    "y" * 300,
+    ".safetensors",
+    ".json",
+    "*",
+    "?",
+    "|",
+    ";rm",
+    "`id`",
+    "'",
+    '"',
+    "<b>",
+    "\x7f",
+    "etc/passwd",
+]
 
 
 def names(count: int) -> list[str]:
@@ -52,9 +95,7 @@ def outside(tmp_path: Path, root: Path) -> list[tuple[str, bytes | None]]:
     return sorted(found)
 
 
-def test_ten_thousand_names_stay_inside(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ten_thousand_names_stay_inside(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # thousands of files, durability aside
     monkeypatch.chdir(root)
     before = outside(tmp_path, root)
@@ -99,9 +140,7 @@ def test_names_asked_of_an_artefact(tmp_path: Path, root: Path) -> None:
                 found.bytes(name)
 
 
-def test_links_are_refused_for_names_but_followed_for_the_users_paths(
-    tmp_path: Path, root: Path
-) -> None:
+def test_links_are_refused_for_names_but_followed_for_the_users_paths(tmp_path: Path, root: Path) -> None:
     for name in ("link", "broken"):
         with pytest.raises(BadName, match="leads outside"):
             store.child(root, name)

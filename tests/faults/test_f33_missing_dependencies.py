@@ -14,10 +14,24 @@ from tests.architecture.test_rooms import STOREY
 
 PICTURES = STOREY["plotting"]
 EVERYTHING_BUT_CORE = (
-    "captum", "plotly", "sae_lens", "transformer_lens", "pandas", "transformers", "sklearn",
-    "scipy", "jinja2", "tqdm", "yaml", "tyro", "datasets", "matplotlib", "wandb", "kaleido",
+    "captum",
+    "plotly",
+    "sae_lens",
+    "transformer_lens",
+    "pandas",
+    "transformers",
+    "sklearn",
+    "scipy",
+    "jinja2",
+    "tqdm",
+    "yaml",
+    "tyro",
+    "datasets",
+    "matplotlib",
+    "wandb",
+    "kaleido",
     "IPython",
-)  # fmt: skip
+)
 OPTIONAL = ("captum", "plotly", "sae_lens", "transformer_lens", "pandas", "kaleido", "datasets")
 
 
@@ -27,9 +41,7 @@ def child(
     """Run Python in a process where these packages are not installed."""
     environment = os.environ | {"INTERP_TEST_ABSENT": ",".join(absent)}
     command = [sys.executable, *(args or ("-c", code))]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=timeout
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=timeout)
 
 
 def test_the_blocker_blocks() -> None:
@@ -40,9 +52,7 @@ def test_the_blocker_blocks() -> None:
 
 def test_core_imports_with_torch_numpy_and_safetensors_only() -> None:
     names = [module.name for module in modules().values() if module.room == "core"]
-    done = child(
-        f"import importlib; [importlib.import_module(n) for n in {names}]", EVERYTHING_BUT_CORE
-    )
+    done = child(f"import importlib; [importlib.import_module(n) for n in {names}]", EVERYTHING_BUT_CORE)
     assert done.returncode == 0, done.stderr
 
 
@@ -73,10 +83,7 @@ def test_rooms_below_the_pictures_import_without_optional_packages() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "absent, use",
-    [("plotly", "result.plot()"), ("pandas", "result.to_frame()")],
-)
+@pytest.mark.parametrize("absent, use", [("plotly", "result.plot()"), ("pandas", "result.to_frame()")])
 def test_a_missing_package_is_named_with_its_cure(absent: str, use: str) -> None:
     code = f"""
 import interp, torch

@@ -98,9 +98,7 @@ def _tuned(x: Any, **more: Any) -> Any:
 
 
 def _attribution(name: str) -> Call:
-    return lambda x, **o: getattr(interp.attribution, name)(
-        decoder(), x, 3, method="gradient_x_input", **o
-    )
+    return lambda x, **o: getattr(interp.attribution, name)(decoder(), x, 3, method="gradient_x_input", **o)
 
 
 def _faithful(x: Any, **more: Any) -> Any:
@@ -136,15 +134,9 @@ ONE: dict[str, Call] = {
     "lenses.propagate": lambda x, **o: interp.lenses.propagate(
         decoder(), x, parts()["observable"], SITE, **o
     ),
-    "lenses.score_tokens": lambda x, **o: interp.lenses.score_tokens(
-        decoder(), x, parts()["features"], **o
-    ),
-    "lenses.record_attention": lambda x, **o: (
-        interp.lenses.record_attention(decoder(), x, **o).patterns
-    ),
-    "lenses.decoder_lens": lambda x, **o: interp.lenses.decoder_lens(
-        two_sided(), x, max_new_tokens=2, **o
-    ),
+    "lenses.score_tokens": lambda x, **o: interp.lenses.score_tokens(decoder(), x, parts()["features"], **o),
+    "lenses.record_attention": lambda x, **o: interp.lenses.record_attention(decoder(), x, **o).patterns,
+    "lenses.decoder_lens": lambda x, **o: interp.lenses.decoder_lens(two_sided(), x, max_new_tokens=2, **o),
     "lenses.run_stitched": lambda x, **o: interp.lenses.run_stitched(
         decoder(), decoder(), x, (1, 1), torch.eye(decoder().cfg.d_model), **o
     ),
@@ -170,16 +162,10 @@ ONE: dict[str, Call] = {
 
 MANY: dict[str, Call] = {
     "lenses.head_atlas": lambda x, **o: interp.lenses.head_atlas(decoder(), x, **o),
-    "lenses.head_distances": lambda x, **o: interp.lenses.head_distances(
-        decoder(), x, n_permutations=9, **o
-    ),
+    "lenses.head_distances": lambda x, **o: interp.lenses.head_distances(decoder(), x, n_permutations=9, **o),
     "lenses.active_overlap": lambda x, **o: interp.lenses.active_overlap(decoder(), x, k=3, **o),
-    "lenses.clamp_neuron": lambda x, **o: interp.lenses.clamp_neuron(
-        decoder(), x, (0, 1), 1.0, **o
-    ),
-    "lenses.neuron_directions": lambda x, **o: interp.lenses.neuron_directions(
-        decoder(), x, 0, [1, 2], **o
-    ),
+    "lenses.clamp_neuron": lambda x, **o: interp.lenses.clamp_neuron(decoder(), x, (0, 1), 1.0, **o),
+    "lenses.neuron_directions": lambda x, **o: interp.lenses.neuron_directions(decoder(), x, 0, [1, 2], **o),
     "lenses.ablate_second_order": lambda x, **o: interp.lenses.ablate_second_order(
         decoder(), x, [1, 2, 3], [0], **o
     ),
@@ -252,19 +238,26 @@ def forms(rows: list[list[int]]) -> dict[str, Any]:
             "input_ids": torch.cat([ids, fill], 1),
             "attention_mask": torch.cat([real, none], 1),
         },
-        "left-padded batch": TokenBatch(
-            torch.cat([fill, ids], 1), torch.cat([none, real], 1).bool()
-        ),
+        "left-padded batch": TokenBatch(torch.cat([fill, ids], 1), torch.cat([none, real], 1).bool()),
     }
     if len(rows) > 1:
         given["series"] = pd.Series(rows)
     return given
 
 
-PADDED_AS_GIVEN = {f"HookedModel.{n}" for n in (
-    "__call__", "capture", "run_with_cache", "run_with_hooks", "run_from", "estimate", "read",
-    "generate",
-)}  # fmt: skip
+PADDED_AS_GIVEN = {
+    f"HookedModel.{n}"
+    for n in (
+        "__call__",
+        "capture",
+        "run_with_cache",
+        "run_with_hooks",
+        "run_from",
+        "estimate",
+        "read",
+        "generate",
+    )
+}
 """They answer for every column they were given; test_door.py compares those."""
 
 
@@ -336,9 +329,7 @@ def test_padding_is_cut_before_a_target_at_minus_one_is_read() -> None:
     ids = torch.tensor([[*ROW, 7, 7]])
     mask = torch.tensor([[1] * 5 + [0] * 2])
     alone = attribute(decoder(), torch.tensor([ROW]), 3, method="gradient_x_input")
-    padded = attribute(
-        decoder(), {"input_ids": ids, "attention_mask": mask}, 3, method="gradient_x_input"
-    )
+    padded = attribute(decoder(), {"input_ids": ids, "attention_mask": mask}, 3, method="gradient_x_input")
     assert padded.value == pytest.approx(alone.value) and len(padded.tokens) == 5
 
 

@@ -40,14 +40,7 @@ def lens(out: Path) -> list[str]:
 def ran(words: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     options = {"env": environment(), **options}
     return subprocess.run(
-        words,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=300,
-        **options,
+        words, cwd=cwd, capture_output=True, text=True, errors="replace", check=False, timeout=300, **options
     )  # type: ignore[call-overload]
 
 
@@ -62,17 +55,22 @@ WEATHERS: dict[str, tuple[list[str], dict[str, str | None]]] = {
     ALL: (
         ["-O", "-W", "error"],
         {
-            "HOME": None, "XDG_CACHE_HOME": None, "LC_ALL": "C", "PYTHONUTF8": "0",
-            "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "random",
+            "HOME": None,
+            "XDG_CACHE_HOME": None,
+            "LC_ALL": "C",
+            "PYTHONUTF8": "0",
+            "PYTHONCOERCECLOCALE": "0",
+            "PYTHONHASHSEED": "random",
         },
     ),
     "no HOME, -O": (["-O"], {"HOME": None, "XDG_CACHE_HOME": None}),
     "a HOME that is not there, a locale without UTF-8": (
-        [], {"HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        [],
+        {"HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     "-W error, a random hash seed": (["-W", "error"], {"PYTHONHASHSEED": "random"}),
     "Latin-1 streams": ([], {"PYTHONIOENCODING": "latin-1"}),
-}  # fmt: skip
+}
 
 
 EACH = [ALL, *(pytest.param(name, marks=pytest.mark.full) for name in WEATHERS if name != ALL)]
@@ -81,9 +79,7 @@ EACH = [ALL, *(pytest.param(name, marks=pytest.mark.full) for name in WEATHERS i
 @pytest.mark.parametrize("name", EACH)
 def test_the_same_page_in_every_weather(name: str, tmp_path: Path) -> None:
     python, changes = WEATHERS[name]
-    done = ran(
-        command(*lens(tmp_path / "out"), python=python), tmp_path, env=environment(**changes)
-    )
+    done = ran(command(*lens(tmp_path / "out"), python=python), tmp_path, env=environment(**changes))
     require_clean(done.stdout + done.stderr)
     assert done.returncode == 0, done.stderr
     assert {"report.html", "report.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
@@ -92,10 +88,7 @@ def test_the_same_page_in_every_weather(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EACH)
 def test_one_error_in_every_weather(name: str, tmp_path: Path) -> None:
     python, changes = WEATHERS[name]
-    done = ran(
-        command("tasks", "caf\u00e9\u202e.json", python=python), tmp_path,
-        env=environment(**changes),
-    )  # fmt: skip
+    done = ran(command("tasks", "caf\u00e9\u202e.json", python=python), tmp_path, env=environment(**changes))
     require_clean(done.stdout + done.stderr)
     assert done.returncode == 2
     assert done.stderr.startswith("interp: ") and "\u202e" not in done.stderr
@@ -103,24 +96,25 @@ def test_one_error_in_every_weather(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["--version"],
-        *(pytest.param([w], marks=pytest.mark.full) for w in ("models", "--help", "tasks")),
-    ],
+    [["--version"], *(pytest.param([w], marks=pytest.mark.full) for w in ("models", "--help", "tasks"))],
 )
 def test_a_full_standard_output(words: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            command(*words), cwd=tmp_path, env=environment(), stdout=full, text=True,
-            stderr=subprocess.PIPE, check=False, timeout=300,
-        )  # fmt: skip
+            command(*words),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            text=True,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=300,
+        )
     require_clean(done.stderr)
     assert done.returncode in (1, 2) and "No space left" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "closed", [(0, 1, 2), *(pytest.param((n,), marks=pytest.mark.full) for n in (1, 2))]
-)
+@pytest.mark.parametrize("closed", [(0, 1, 2), *(pytest.param((n,), marks=pytest.mark.full) for n in (1, 2))])
 def test_closed_streams(closed: tuple[int, ...], tmp_path: Path) -> None:
     """No file that the command writes may become its standard output."""
     shut = " ".join(f"{number}>&-" for number in closed)
@@ -135,9 +129,13 @@ def test_closed_streams(closed: tuple[int, ...], tmp_path: Path) -> None:
 @pytest.mark.full
 def test_a_reader_that_leaves(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command("models", "tiny-grammar"), cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command("models", "tiny-grammar"),
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     said = process.stderr.read()
@@ -189,9 +187,7 @@ def begun(process: subprocess.Popen[str], run: Path) -> None:
 def listening() -> None:
     """In a child: the suite itself may run under nohup, and then everybody ignores SIGHUP."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
-        )
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
@@ -199,19 +195,20 @@ def listening() -> None:
     [
         ([signal.SIGHUP], {129}),
         pytest.param([signal.SIGINT, signal.SIGINT], {130, -signal.SIGINT}, marks=pytest.mark.full),
-        pytest.param(
-            [signal.SIGTERM, signal.SIGHUP], {129, 143, -signal.SIGHUP}, marks=pytest.mark.full
-        ),
+        pytest.param([signal.SIGTERM, signal.SIGHUP], {129, 143, -signal.SIGHUP}, marks=pytest.mark.full),
     ],
     ids=["SIGHUP", "SIGINT twice", "SIGTERM and SIGHUP"],
 )
-def test_a_training_that_is_stopped(
-    signals: list[signal.Signals], codes: set[int], tmp_path: Path
-) -> None:
+def test_a_training_that_is_stopped(signals: list[signal.Signals], codes: set[int], tmp_path: Path) -> None:
     process = subprocess.Popen(
-        training(tmp_path), cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening,
-    )  # fmt: skip
+        training(tmp_path),
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=listening,
+    )
     begun(process, tmp_path / "run")
     for number in signals:
         process.send_signal(number)
@@ -236,9 +233,14 @@ def test_a_page_that_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     for attempt in range(tries):
         out = tmp_path / str(attempt)
         process = subprocess.Popen(
-            command(*lens(out)), cwd=tmp_path, env=environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening,
-        )  # fmt: skip
+            command(*lens(out)),
+            cwd=tmp_path,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=listening,
+        )
         try:
             said = process.communicate(timeout=whole * (0.3 + 0.6 * attempt / tries))
         except subprocess.TimeoutExpired:
@@ -256,9 +258,13 @@ def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     """nohup: the training goes on."""
     words = " ".join(f"'{word}'" for word in training(tmp_path))
     process = subprocess.Popen(
-        ["sh", "-c", f"trap '' HUP; exec {words}"], cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        ["sh", "-c", f"trap '' HUP; exec {words}"],
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     begun(process, tmp_path / "run")
     process.send_signal(signal.SIGHUP)
     log = tmp_path / "run" / "metrics.jsonl"

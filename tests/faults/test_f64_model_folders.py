@@ -141,8 +141,7 @@ PLAIN: dict[str, Callable[[Path], object]] = {
         (f / "model.safetensors").read_bytes()[:-9]
     ),
     "weights of another model": write(
-        "model.safetensors",
-        header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}) + b"\0" * 4,
+        "model.safetensors", header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}) + b"\0" * 4
     ),
     "a shape that lies": write(
         "model.safetensors",
@@ -152,14 +151,13 @@ PLAIN: dict[str, Callable[[Path], object]] = {
         "model.safetensors",
         struct.pack("<Q", 110)
         + (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},' * 2)[:-1].ljust(109)
-        + b"}" + b"\0" * 4,
+        + b"}"
+        + b"\0" * 4,
     ),
     "weights of another shape": reshaped,
     "no weights": lambda f: (f / "model.safetensors").unlink(),
-    "weights a folder": lambda f: (
-        (f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()
-    ),
-}  # fmt: skip
+    "weights a folder": lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
+}
 SHARDS: dict[str, Callable[[Path], object]] = {
     "index leaves the folder": index(first="../plain/model.safetensors"),
     "index names /etc": index(first="/etc/passwd"),
@@ -172,12 +170,8 @@ SHARDS: dict[str, Callable[[Path], object]] = {
     ),
 }
 PICKLED: dict[str, Callable[[Path], object]] = {
-    "a pickle that runs": lambda f: torch_zip(
-        f / "pytorch_model.bin", b"\x80\x02" + evil_code(f / "canary")
-    ),
-    "a bare pickle that runs": lambda f: (f / "pytorch_model.bin").write_bytes(
-        evil_code(f / "canary")
-    ),
+    "a pickle that runs": lambda f: torch_zip(f / "pytorch_model.bin", b"\x80\x02" + evil_code(f / "canary")),
+    "a bare pickle that runs": lambda f: (f / "pytorch_model.bin").write_bytes(evil_code(f / "canary")),
     "a pickle of two gigabytes": lambda f: torch_zip(f / "pytorch_model.bin", BYTEARRAY),
     "a tensor made of a number": lambda f: torch_zip(
         f / "pytorch_model.bin", b"\x80\x02ctorch\nFloatTensor\nJ\x00\x00\x00\x70\x85R."
@@ -248,10 +242,7 @@ def test_the_canary_sings_where_code_is_trusted(honest: dict[str, Path], tmp_pat
     folder = tmp_path / "model"
     shutil.copytree(honest["plain"], folder)
     own_code(folder)
-    judged(
-        lambda: transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=True),
-        tmp_path,
-    )
+    judged(lambda: transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=True), tmp_path)
     assert (folder / "canary").exists()
 
 

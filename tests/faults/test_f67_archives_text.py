@@ -143,10 +143,7 @@ def wide(path: Path) -> Path:
     return path
 
 
-ARCHIVES = [
-    gz, zipped, lying_zip, many_members, tarred, lying_tar, sparse, fifo, deep, digits, values,
-    wide,
-]  # fmt: skip
+ARCHIVES = [gz, zipped, lying_zip, many_members, tarred, lying_tar, sparse, fifo, deep, digits, values, wide]
 
 
 @pytest.mark.parametrize("door", [load_task, load_labels])
@@ -287,11 +284,7 @@ LABELS = {
     "NA among whole numbers": ("t.tsv", "text\tlabel\na\t1\nb\tN/A\n", 3),
     "no label": ("t.csv", "text,label\na,1\nb,\n", 3),
     "NaN in JSON lines": ("t.jsonl", '{"text":"a","label":1}\n{"text":"b","label":NaN}\n', 2),
-    "overflow in JSON lines": (
-        "t.jsonl",
-        '{"text":"a","label":1}\n{"text":"b","label":1e999}\n',
-        2,
-    ),
+    "overflow in JSON lines": ("t.jsonl", '{"text":"a","label":1}\n{"text":"b","label":1e999}\n', 2),
     "null in JSON lines": ("t.jsonl", '{"text":"a","label":1}\n{"text":"b","label":null}\n', 2),
     "a list in JSON lines": ("t.jsonl", '{"text":"a","label":[1]}\n', 1),
     "a NaN statement": ("s.csv", "statement,label\na,1\nb,nan\n", 3),

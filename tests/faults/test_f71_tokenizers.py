@@ -37,35 +37,41 @@ RULES: dict[str, dict[str, Any]] = {
     "a letter of a megabyte": {"normalizer": replace("x" * (1 << 20), String="a")},
     "an expression that matches nothing": {"normalizer": replace("x" * 99, Regex="q*")},
     "a character map that swells": {
-        "normalizer": {
-            "type": "Precompiled", "precompiled_charsmap": base64.b64encode(TRIE).decode(),
-        }
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(TRIE).decode()}
     },
-    "a decoder that doubles": {
-        "decoder": {"type": "Sequence", "decoders": [replace("aa", String="a")] * 40}
-    },
+    "a decoder that doubles": {"decoder": {"type": "Sequence", "decoders": [replace("aa", String="a")] * 40}},
     "a pattern for hours": {
         "pre_tokenizer": {
-            "type": "Split", "pattern": {"Regex": r"(a+)+$"}, "behavior": "Isolated",
+            "type": "Split",
+            "pattern": {"Regex": r"(a+)+$"},
+            "behavior": "Isolated",
             "invert": False,
         }
     },
     "padding of a billion": {
         "padding": {
-            "strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None,
-            "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>",
+            "strategy": {"Fixed": 10**9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 1,
+            "pad_type_id": 0,
+            "pad_token": "<pad>",
         }
     },
     "padding to a multiple": {
         "padding": {
-            "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": 10**9,
-            "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>",
+            "strategy": "BatchLongest",
+            "direction": "Right",
+            "pad_to_multiple_of": 10**9,
+            "pad_id": 1,
+            "pad_type_id": 0,
+            "pad_token": "<pad>",
         }
     },
     "no model": {"model": None},
     "a model of numbers": {"model": {"type": "WordLevel", "vocab": {"a": "b"}, "unk_token": 3}},
     "ids that overflow": {"model": {"type": "WordLevel", "vocab": {"a": 2**63}, "unk_token": "a"}},
-}  # fmt: skip
+}
 FILES = {
     "nested": '{"a": ' + "[" * 100_000,
     "a list": "[]",
@@ -127,10 +133,8 @@ def chatty(folder: Path, template: str) -> Any:
 
 CHAT = [{"role": "user", "content": "the cat"}]
 TEMPLATES = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}"
-    "{% endfor %}{% endfor %}",
-    "loops that write": "{% for a in range(9999) %}{% for b in range(9999) %}x"
-    "{% endfor %}{% endfor %}",
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "loops that write": "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
     "doubling without a loop": "{% set s = 'aaaa' %}" + "{% set s = s ~ s %}" * 40 + "{{ s }}",
     "doubling": "{% set ns = namespace(s='a') %}{% for a in 'x' * 60 %}"
     "{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
@@ -143,8 +147,7 @@ TEMPLATES = {
     "just": "{{ 'a'.ljust(9999999999) }}",
     "power": "{{ 9 ** (9 ** (9 ** 9)) }}",
     "recursion": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
-    "two macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}"
-    "{{ f(60) }}",
+    "two macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "the sandbox": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "no template": "{% for %}",
     "too long": "x" * (1 << 19),
@@ -167,9 +170,7 @@ SIMPLE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-RECURSIVE = (
-    "{% macro f(m) %}{{ m.content }}{% endmacro %}{% for m in messages %}{{ f(m) }}{% endfor %}"
-)
+RECURSIVE = "{% macro f(m) %}{{ m.content }}{% endmacro %}{% for m in messages %}{{ f(m) }}{% endfor %}"
 
 
 def test_honest_templates_read_the_same(tmp_path: Path) -> None:

@@ -38,15 +38,61 @@ from interp.tasks import load_labels, load_task
 from tests.support.folders import model_folder, tokenizer_files
 
 WRONG: list[Any] = [
-    None, True, 0, -1, 3.5, 1e308, 2**31, 2**63, 10**30, "", "a", "\ud800", "../../x", "\0", [],
-    [[]], {}, {"a": 1}, ["a", 1, None], "\x1b[2J", "9" * 40, {"type": "Sequence"}, "nan",
+    None,
+    True,
+    0,
+    -1,
+    3.5,
+    1e308,
+    2**31,
+    2**63,
+    10**30,
+    "",
+    "a",
+    "\ud800",
+    "../../x",
+    "\0",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    ["a", 1, None],
+    "\x1b[2J",
+    "9" * 40,
+    {"type": "Sequence"},
+    "nan",
     float("nan"),
-]  # fmt: skip
+]
 PIECES = [
-    b"[", b"]", b"{", b"}", b'"', b",", b":", b"NaN", b"1e999", b"-", b"\n", b"\0", b"\xff", b"&a ",
-    b"*a", b"<<: ", b"!!python/object:a", b"\xef\xbb\xbf", b"9" * 70, b"[" * 120, b"\\ud800", b"\t",
-    b"PK\3\4", b"\x1b[2J", b"'", b"#", b"\r", b"null",
-]  # fmt: skip
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b'"',
+    b",",
+    b":",
+    b"NaN",
+    b"1e999",
+    b"-",
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"!!python/object:a",
+    b"\xef\xbb\xbf",
+    b"9" * 70,
+    b"[" * 120,
+    b"\\ud800",
+    b"\t",
+    b"PK\3\4",
+    b"\x1b[2J",
+    b"'",
+    b"#",
+    b"\r",
+    b"null",
+]
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
@@ -114,10 +160,12 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
     """Every reader of foreign files."""
     model = model_folder(root / "model")
     yield "model folder", Target(model, ["config.json", "model.safetensors"], inspect_folder)
-    yield "loaded model", Target(
-        model_folder(root / "loaded"), ["config.json", "model.safetensors", "tokenizer.json"],
-        load_model,
-    )  # fmt: skip
+    yield (
+        "loaded model",
+        Target(
+            model_folder(root / "loaded"), ["config.json", "model.safetensors", "tokenizer.json"], load_model
+        ),
+    )
     shards = model_folder(root / "shards", shards=True)
     yield "index", Target(shards, ["model.safetensors.index.json"], inspect_folder)
     pickled = model_folder(root / "pickled", pickled=True)
@@ -145,14 +193,20 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
     result = root / "result"
     zero, ids = torch.zeros(2, 3), torch.zeros(2, 3, 1, dtype=torch.int64)
     LensResult(
-        probs_top=torch.ones(2, 3, 1), ids_top=ids, entropy=zero, kl=zero, target_prob=None,
-        target_rank=None, tokens=("a", "b", "c"), top_tokens=((("x",),) * 3,) * 2, targets=None,
-        components=("0", "1"), kind="logit", tolerance=1e-6,
-    ).save(result)  # fmt: skip
-    yield (
-        "result",
-        Target(result, ["result.json", "tensors.safetensors"], Result.load, checked=True),
-    )
+        probs_top=torch.ones(2, 3, 1),
+        ids_top=ids,
+        entropy=zero,
+        kl=zero,
+        target_prob=None,
+        target_rank=None,
+        tokens=("a", "b", "c"),
+        top_tokens=((("x",),) * 3,) * 2,
+        targets=None,
+        components=("0", "1"),
+        kind="logit",
+        tolerance=1e-6,
+    ).save(result)
+    yield ("result", Target(result, ["result.json", "tensors.safetensors"], Result.load, checked=True))
     schema = json.loads((result / "manifest.json").read_bytes())["schema"]
     forged = root / "forged"
     shutil.copytree(result, forged)
@@ -166,10 +220,14 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
     text = root / "text"
     text.mkdir()
     (text / "run.yaml").write_text("d_sae: 64\nlr: 1e-3\ndictionaries: [&a {k: 4}, *a]\n")
-    yield "run.yaml", Target(
-        text, ["run.yaml"],
-        lambda f: (read_file(f / "run.yaml"), Train.preset(["--config", str(f / "run.yaml")])),
-    )  # fmt: skip
+    yield (
+        "run.yaml",
+        Target(
+            text,
+            ["run.yaml"],
+            lambda f: (read_file(f / "run.yaml"), Train.preset(["--config", str(f / "run.yaml")])),
+        ),
+    )
     (text / "t.json").write_text(
         json.dumps({"prompts": [{"clean": "a b", "answers": [" c"], "read_at": 1}], "bar": 0.5})
     )
@@ -195,11 +253,29 @@ def targets(root: Path) -> Iterator[tuple[str, Target]]:
 
 
 NAMES = [
-    "model folder", "loaded model", "index", "pickle", "tokenizer", "small model", "dictionary",
-    "foreign dictionary", "checkpoint", "result", "forged result", "run.yaml", "task t.json",
-    "task t.csv", "labels l.csv", "labels l.jsonl", "labels l.conllu", "labels w.tsv",
-    "labels a.zip", "texts", "lens prompts", "plan",
-]  # fmt: skip
+    "model folder",
+    "loaded model",
+    "index",
+    "pickle",
+    "tokenizer",
+    "small model",
+    "dictionary",
+    "foreign dictionary",
+    "checkpoint",
+    "result",
+    "forged result",
+    "run.yaml",
+    "task t.json",
+    "task t.csv",
+    "labels l.csv",
+    "labels l.jsonl",
+    "labels l.conllu",
+    "labels w.tsv",
+    "labels a.zip",
+    "texts",
+    "lens prompts",
+    "plan",
+]
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +308,7 @@ def test_mutated_files(name: str, known: dict[str, Target], full_count: bool) ->
             if type(error).__name__ == "TypeCheckError":
                 counts["refused"] += 1  # the suite's own checker stands before the package's
                 continue
-            raise AssertionError(
-                f"{name}: raw {type(error).__name__} for {data[:2000]!r}"
-            ) from error
+            raise AssertionError(f"{name}: raw {type(error).__name__} for {data[:2000]!r}") from error
         finally:
             (target.folder / file).write_bytes(whole[file])
         slowest = max(slowest, time.process_time() - start)

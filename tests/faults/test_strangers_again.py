@@ -43,10 +43,16 @@ from interp.tasks import load_labels
 from tests.support.folders import model_folder
 
 RULES: dict[str, Any] = {
-    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-    "pre_tokenizer": None, "post_processor": None, "decoder": None,
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
     "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "<unk>": 2}, "unk_token": "<unk>"},
-}  # fmt: skip
+}
 
 
 def run(out: Path, steps: int = 6, **options: Any) -> nn.Module:
@@ -106,9 +112,7 @@ def test_a_pipe_in_a_run_folder_is_refused_and_not_read(tmp_path: Path) -> None:
     ],
     ids=lambda change: json.dumps(change)[:40],
 )
-def test_a_forged_checkpoint_turns_no_training_round(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_forged_checkpoint_turns_no_training_round(change: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path / "run")
     folder = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: p.stat().st_mtime_ns)
     held = store.open_artefact(folder)
@@ -242,11 +246,18 @@ class Zeros:
         ),
     ],
     ids=[
-        "a pattern without end", "a huge rank", "a rank beyond the file", "no pattern",
+        "a pattern without end",
+        "a huge rank",
+        "a rank beyond the file",
+        "no pattern",
         "a number of patterns",
-        "no such user", "a long name", "tokens that are not there", "depth", "a pickle",
+        "no such user",
+        "a long name",
+        "tokens that are not there",
+        "depth",
+        "a pickle",
     ],
-)  # fmt: skip
+)
 def test_adapter_folders_pass_the_gate(spoil: Callable[[Path], Any], tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
@@ -294,9 +305,7 @@ def test_an_artefact_of_no_numbers_is_refused(tmp_path: Path) -> None:
     probe = train_probe(torch.randn(40, 4), [i % 2 for i in range(40)])
     files = probe.files()
     (name,) = (n for n in files if n.endswith(".safetensors"))
-    spoiled = {
-        k: torch.full_like(v, torch.nan) for k, v in files[name].items() if v.is_floating_point()
-    }
+    spoiled = {k: torch.full_like(v, torch.nan) for k, v in files[name].items() if v.is_floating_point()}
     store.commit(tmp_path / "p", files | {name: files[name] | spoiled}, schema=probe.schema)
     with pytest.raises(NonFiniteError):
         Probe.load(tmp_path / "p")
@@ -313,19 +322,18 @@ def test_a_result_of_no_known_type_is_one_error(values: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"shards": 10**9}, {"shards": 0}, {"rows": "x"}, {"rows_per_shard": -3}, {"sites": [5]},
-        {"rows": 10**6}, {"provenance": "x"},
+        {"shards": 10**9},
+        {"shards": 0},
+        {"rows": "x"},
+        {"rows_per_shard": -3},
+        {"sites": [5]},
+        {"rows": 10**6},
+        {"provenance": "x"},
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_a_forged_index_of_shards_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
-    from interp.activations import (
-        ActivationStream,
-        ShardConfig,
-        StreamConfig,
-        TextConfig,
-        tokenize_texts,
-    )  # fmt: skip
+    from interp.activations import ActivationStream, ShardConfig, StreamConfig, TextConfig, tokenize_texts
 
     model = load_model("tiny-grammar")
     tokens = tokenize_texts(model, ["the dog runs"] * 12, TextConfig(pack=False))
@@ -346,9 +354,7 @@ def test_a_forged_index_of_shards_is_refused(change: dict[str, Any], tmp_path: P
 
 @pytest.mark.parametrize("word", ["nan", "?", "#N/A", "∞", "-nan(ind)", "1e400", "1.#INF", "None"])
 @pytest.mark.parametrize("beside", ["?", "nan", "0.25"])
-def test_what_is_no_number_becomes_no_class_beside_numbers(
-    word: str, beside: str, tmp_path: Path
-) -> None:
+def test_what_is_no_number_becomes_no_class_beside_numbers(word: str, beside: str, tmp_path: Path) -> None:
     path = tmp_path / "o.csv"
     path.write_text(f"text,label\na,0.5\nb,{word}\nc,{beside}\n")
     with pytest.raises(ConfigError, match=r"(?s)no number.*line 3|line 3.*no number"):

@@ -52,9 +52,7 @@ def test_the_map_has_exact_distances_where_the_plane_can_and_sklearns_stress_els
     places = torch.randn(13, 2)
     flat, stress = scaled(torch.cdist(places, places))
     assert stress < 1e-3
-    torch.testing.assert_close(
-        torch.cdist(flat, flat), torch.cdist(places, places), atol=1e-2, rtol=1e-2
-    )
+    torch.testing.assert_close(torch.cdist(flat, flat), torch.cdist(places, places), atol=1e-2, rtol=1e-2)
     wide = torch.randn(23, 7)
     distance = torch.cdist(wide, wide)
     _, ours = scaled(distance)
@@ -81,9 +79,7 @@ def test_planted_layers_are_found_and_shuffled_ones_are_not() -> None:
 @pytest.mark.parametrize("name", ["minilm", "stories260k"])
 def test_layer_mates_cluster_in_real_models(shared_data: Path, name: str) -> None:
     model = minilm() if name == "minilm" else interp.load_model(shared_data / "models" / name)
-    found = head_distances(
-        model, stories(shared_data, 6), HeadAtlasConfig(max_tokens=48), n_permutations=999
-    )
+    found = head_distances(model, stories(shared_data, 6), HeadAtlasConfig(max_tokens=48), n_permutations=999)
     assert found.p_value < 0.01 and found.within < 0.9 * found.between
     assert found.check().ok and found.stress < 0.5
     assert sorted(found.order.tolist()) == list(range(model.cfg.n_layers * model.cfg.n_heads))
@@ -91,9 +87,7 @@ def test_layer_mates_cluster_in_real_models(shared_data: Path, name: str) -> Non
 
 def test_layer_mates_do_not_cluster_in_random_weights(shared_data: Path) -> None:
     texts = stories(shared_data, 5)
-    null = head_distances(
-        minilm().randomised(0), texts, HeadAtlasConfig(max_tokens=48), n_permutations=999
-    )
+    null = head_distances(minilm().randomised(0), texts, HeadAtlasConfig(max_tokens=48), n_permutations=999)
     assert null.p_value > 0.01 and null.within > 0.95 * null.between
 
 
@@ -106,9 +100,7 @@ def test_attention_to_a_split_word_is_summed_and_from_it_averaged() -> None:
     found = word_attention(patterns, words)
     assert found.shape == (3, 3, 3)
     assert float(found[1, 0, 1]) == pytest.approx(float(patterns[1, 1, 2] + patterns[1, 1, 3]))
-    assert float(found[2, 1, 2]) == pytest.approx(
-        float((patterns[2, 2, 4] + patterns[2, 3, 4]) / 2)
-    )
+    assert float(found[2, 1, 2]) == pytest.approx(float((patterns[2, 2, 4] + patterns[2, 3, 4]) / 2))
     assert (found.diagonal(0, 1, 2) == -1).all()
 
 

@@ -76,9 +76,8 @@ def test_any_classifier_by_naming_its_rows_and_head(shared_data: Path) -> None:
     pixels = builders.normalised(pixels, builders.RESNET_NORM)
     rows = {f"layer3.{i}": f"layer3.{i}.hook_out" for i in range(3)}
     result = class_lens(
-        model, pixels, labels, rows=rows, decode=net.linear, special=0,
-        classes=builders.CIFAR_CLASSES,
-    )  # fmt: skip
+        model, pixels, labels, rows=rows, decode=net.linear, special=0, classes=builders.CIFAR_CLASSES
+    )
     assert result.check().ok  # the head is linear in the mean over places
     assert result.grid == (8, 8) and result.prob.shape == (3, 40, 64)
     rise = result.by_layer()["patches"]
@@ -115,9 +114,7 @@ def test_digits_become_readable_layer_by_layer_and_first_in_the_class_token(
     )
 
 
-def test_nothing_is_readable_in_a_random_model_or_with_shuffled_answers(
-    digits: toys.Digits,
-) -> None:
+def test_nothing_is_readable_in_a_random_model_or_with_shuffled_answers(digits: toys.Digits) -> None:
     model, pixels, labels = digits.model, digits.pixels, digits.labels
     null = class_lens(model.randomised(0), pixels, labels)
     shuffled = class_lens(model, pixels, labels.roll(1))

@@ -14,13 +14,7 @@ from torch import Tensor, nn
 import interp
 from interp.core.errors import ModelError, TokenError
 from interp.core.result import Result
-from interp.lenses import (
-    DecoderScores,
-    EncoderDecoder,
-    decoder_lens,
-    encoder_decoder,
-    score_decoder_lens,
-)
+from interp.lenses import DecoderScores, EncoderDecoder, decoder_lens, encoder_decoder, score_decoder_lens
 from interp.lenses.decoder import greedy
 from interp.models.text.tokens import TokenBatch
 from tests.lenses import toys
@@ -30,10 +24,15 @@ IDS = torch.randint(5, zoo.V, (3, 7), generator=torch.Generator().manual_seed(0)
 MASK = torch.arange(7) < torch.tensor([7, 5, 3])[:, None]
 GOLD = [[5, 6, 7, 1], [8, 9], [4, 3, 2, 1, 7]]
 SIZES: dict[str, Any] = {
-    "vocab_size": zoo.V, "d_model": zoo.D, "encoder_layers": 3, "decoder_layers": 2,
-    "encoder_attention_heads": zoo.H, "decoder_attention_heads": zoo.H,
-    "encoder_ffn_dim": zoo.M, "decoder_ffn_dim": zoo.M,
-}  # fmt: skip
+    "vocab_size": zoo.V,
+    "d_model": zoo.D,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": zoo.H,
+    "decoder_attention_heads": zoo.H,
+    "encoder_ffn_dim": zoo.M,
+    "decoder_ffn_dim": zoo.M,
+}
 
 
 def make(name: str) -> nn.Module:
@@ -50,10 +49,16 @@ def make(name: str) -> nn.Module:
         "mbart": lambda: t.MBartForConditionalGeneration(t.MBartConfig(**text)),
         "marian": lambda: t.MarianMTModel(t.MarianConfig(**text)),
         "whisper": lambda: t.WhisperForConditionalGeneration(
-            t.WhisperConfig(**SIZES, **ends, num_mel_bins=5, max_source_positions=11,
-                            max_target_positions=13, bos_token_id=1)
+            t.WhisperConfig(
+                **SIZES,
+                **ends,
+                num_mel_bins=5,
+                max_source_positions=11,
+                max_target_positions=13,
+                bos_token_id=1,
+            )
         ),
-    }  # fmt: skip
+    }
     model = makers[name]()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -98,9 +103,7 @@ def test_the_last_layer_is_the_model_under_batch_and_padding(name: str) -> None:
 def test_greedy_output_is_hugging_faces(name: str) -> None:
     module: Any = make(name)
     parts = encoder_decoder(interp.wrap(module))
-    acts = parts.model.capture(
-        given(name), parts.output, decoder_input_ids=torch.full((3, 1), parts.start)
-    )
+    acts = parts.model.capture(given(name), parts.output, decoder_input_ids=torch.full((3, 1), parts.start))
     mask = None if name == "whisper" else MASK
     found = greedy(parts, acts[parts.output], mask, 6)
     plain = {"forced_eos_token_id": None, "forced_bos_token_id": None, "num_beams": 1}
@@ -114,9 +117,13 @@ def _generate(module: Any, inputs: dict[str, Tensor], settings: dict[str, Any]) 
     from transformers import GenerationConfig, GenerationMixin
 
     config = GenerationConfig(
-        max_new_tokens=6, do_sample=False, pad_token_id=2, eos_token_id=2,
-        decoder_start_token_id=module.config.decoder_start_token_id, **settings,
-    )  # fmt: skip
+        max_new_tokens=6,
+        do_sample=False,
+        pad_token_id=2,
+        eos_token_id=2,
+        decoder_start_token_id=module.config.decoder_start_token_id,
+        **settings,
+    )
     if module.config.model_type == "t5":
         config.eos_token_id = config.pad_token_id = module.config.eos_token_id
     return GenerationMixin.generate(module, **inputs, generation_config=config)
@@ -126,14 +133,13 @@ def test_an_intermediate_layer_by_hand() -> None:
     module: Any = make("t5")
     scores = score_decoder_lens(interp.wrap(module), TokenBatch(IDS, MASK), GOLD)
     with torch.no_grad():
-        states = module.encoder(
-            IDS, attention_mask=MASK.long(), output_hidden_states=True
-        ).hidden_states
+        states = module.encoder(IDS, attention_mask=MASK.long(), output_hidden_states=True).hidden_states
         memory = module.encoder.final_layer_norm(states[1])
         logits = module(
-            encoder_outputs=(memory,), attention_mask=MASK.long(),
+            encoder_outputs=(memory,),
+            attention_mask=MASK.long(),
             decoder_input_ids=torch.tensor([[0, 5, 6, 7]] * 3),
-        ).logits.log_softmax(-1)  # fmt: skip
+        ).logits.log_softmax(-1)
     at = logits[0, range(4), GOLD[0]].sum()
     assert float(scores.gold_log_prob[1, 0]) == pytest.approx(float(at), abs=1e-5)
 
@@ -196,9 +202,7 @@ def check_that_copying_comes_first(module: toys.Seq2Seq) -> DecoderScores:
     return copy
 
 
-def test_copying_is_solved_at_earlier_layers_than_sorting(
-    seq2seq: toys.Seq2Seq, tmp_path: Path
-) -> None:
+def test_copying_is_solved_at_earlier_layers_than_sorting(seq2seq: toys.Seq2Seq, tmp_path: Path) -> None:
     copy = check_that_copying_comes_first(seq2seq)
     copy.save(tmp_path / "copy")
     again = Result.load(tmp_path / "copy")

@@ -54,14 +54,10 @@ def test_the_parts_of_every_family_sum_to_its_own_logit(name: str) -> None:
     with torch.no_grad():
         logits = model(IDS, **kwargs_for(name))[0]
     for neurons in (False, True):
-        result = interp.direct_logit_attribution(
-            model, IDS, 19, 31, neurons=neurons, **kwargs_for(name)
-        )
+        result = interp.direct_logit_attribution(model, IDS, 19, 31, neurons=neurons, **kwargs_for(name))
         assert gap(result) <= 1e-4 and result.head_gap <= 1e-4
         assert result.check().ok
-        torch.testing.assert_close(
-            result.output, logits[:, 19] - logits[:, 31], atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(result.output, logits[:, 19] - logits[:, 31], atol=1e-5, rtol=1e-5)
     layers = model.cfg.n_decoder_layers or model.cfg.n_layers
     heads = layers * model.cfg.n_heads * (2 if name in SEQ2SEQ else 1)
     assert result.kinds.count("head") == heads
@@ -110,9 +106,7 @@ def test_under_a_soft_cap_the_parts_sum_to_what_is_capped() -> None:
     result = interp.direct_logit_attribution(model, IDS, 19)
     assert result.softcap == 30.0 and result.check().ok
     torch.testing.assert_close(result.output, logits[:, 19])
-    torch.testing.assert_close(
-        30 * torch.tanh(result.total / 30), logits[:, 19], atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(30 * torch.tanh(result.total / 30), logits[:, 19], atol=1e-4, rtol=1e-4)
     assert float((result.total - result.output).abs().max()) > 1.0  # the cap bites
     assert "soft cap" in result.plot(position=-1, kind="waterfall").to_json()
 
@@ -140,8 +134,13 @@ def test_taking_a_part_out_of_the_stream_changes_the_logit_by_its_contribution(n
     """The direct path, measured: the final norm's scale held, nothing else rerun."""
     model = interp.wrap(zoo.make(name, dtype=torch.float64))
     result = interp.direct_logit_attribution(model, IDS, 19, 31)
-    sites = ["blocks.1.attn.hook_result", "blocks.1.hook_mlp_out", "hook_embed",
-             "ln_final.hook_scale", "blocks.1.hook_attn_out"]  # fmt: skip
+    sites = [
+        "blocks.1.attn.hook_result",
+        "blocks.1.hook_mlp_out",
+        "hook_embed",
+        "ln_final.hook_scale",
+        "blocks.1.hook_attn_out",
+    ]
     sites += ["blocks.1.ln1_post.hook_scale"] if name == "gemma2" else []
     acts = model.capture(IDS, sites)
     head = acts["blocks.1.attn.hook_result"][:, :, 4]
@@ -178,8 +177,11 @@ def test_neurons_and_bias_sum_to_their_mlp(gpt2: interp.HookedModel) -> None:
     whole = interp.direct_logit_attribution(gpt2, IDS, 19)
     fine = interp.direct_logit_attribution(gpt2, IDS, 19, neurons=True)
     for layer in range(zoo.L):
-        rows = [i for i, name in enumerate(fine.components)
-                if name.startswith(f"L{layer}N") or name == f"L{layer} mlp bias"]  # fmt: skip
+        rows = [
+            i
+            for i, name in enumerate(fine.components)
+            if name.startswith(f"L{layer}N") or name == f"L{layer} mlp bias"
+        ]
         assert len(rows) == zoo.M + 1
         expected = whole.values[whole.components.index(f"L{layer} mlp")]
         torch.testing.assert_close(fine.values[rows].sum(0), expected, atol=1e-5, rtol=1e-5)
@@ -212,8 +214,7 @@ def test_an_observable_reads_a_weighted_sum_of_logits(gpt2: interp.HookedModel) 
     assert weights[[19, 20, 31]].tolist() == [0.5, 0.5, -1.0] and int((weights != 0).sum()) == 3
     read = interp.direct_logit_attribution(gpt2, IDS, weights)
     parts = [interp.direct_logit_attribution(gpt2, IDS, plus, 31) for plus in (19, 20)]
-    torch.testing.assert_close(read.values, (parts[0].values + parts[1].values) / 2,
-                               atol=1e-5, rtol=1e-4)  # fmt: skip
+    torch.testing.assert_close(read.values, (parts[0].values + parts[1].values) / 2, atol=1e-5, rtol=1e-4)
     assert read.reading == "observable" and read.check().ok
 
 
@@ -233,10 +234,7 @@ def test_padding_never_reaches_the_attribution(gpt2: interp.HookedModel) -> None
 def coder(site: str, width: int, exact: bool = False, source: str | None = None) -> Any:
     draw = torch.Generator().manual_seed(3)
     encode = torch.randn(width, 41, generator=draw) * 0.3
-    decode, offset = (
-        torch.randn(41, width, generator=draw) * 0.3,
-        torch.randn(width, generator=draw),
-    )
+    decode, offset = (torch.randn(41, width, generator=draw) * 0.3, torch.randn(width, generator=draw))
     if exact:
         encode, decode = torch.eye(width), torch.eye(width)
     return SimpleNamespace(
@@ -251,9 +249,15 @@ def coder(site: str, width: int, exact: bool = False, source: str | None = None)
 
 @pytest.mark.parametrize(
     "site",
-    ["blocks.1.hook_mlp_out", "blocks.1.hook_attn_out", "blocks.1.attn.hook_z",
-     "blocks.0.mlp.hook_post", "blocks.1.hook_resid_post", "blocks.2.hook_resid_pre"],
-)  # fmt: skip
+    [
+        "blocks.1.hook_mlp_out",
+        "blocks.1.hook_attn_out",
+        "blocks.1.attn.hook_z",
+        "blocks.0.mlp.hook_post",
+        "blocks.1.hook_resid_post",
+        "blocks.2.hook_resid_pre",
+    ],
+)
 def test_a_dictionarys_latents_bias_and_error_take_the_place_of_what_they_split(
     gpt2: interp.HookedModel, site: str
 ) -> None:
@@ -375,9 +379,7 @@ def test_several_texts_are_refused(gpt2: interp.HookedModel) -> None:
 # --- the result as a value ---------------------------------------------------------------------
 
 
-def test_the_result_is_a_frame_a_folder_and_pictures(
-    gpt2: interp.HookedModel, tmp_path: Path
-) -> None:
+def test_the_result_is_a_frame_a_folder_and_pictures(gpt2: interp.HookedModel, tmp_path: Path) -> None:
     result = interp.direct_logit_attribution(gpt2, IDS, 19, 31)
     result.save(tmp_path / "it")
     again = Result.load(tmp_path / "it")

@@ -29,13 +29,7 @@ def planted() -> dict[str, torch.Tensor]:
     following[-1, -1] = 1
     first, last = torch.zeros(N, N), torch.zeros(N, N)
     first[:, 0], last[:, -1] = 1, 1
-    return {
-        "previous": previous,
-        "next": following,
-        "self_token": eye,
-        "first": first,
-        "last": last,
-    }
+    return {"previous": previous, "next": following, "self_token": eye, "first": first, "last": last}
 
 
 def test_planted_heads_score_one_in_their_own_statistic_only() -> None:
@@ -88,9 +82,7 @@ def test_scores_are_those_of_transformer_lens_head_detector(shared_data: Path) -
                 exclude_current_token=False,
                 error_measure="mul",
             )
-            assert score * n / (n - 1) == pytest.approx(
-                float(atlas.previous[layer, head]), abs=1e-5
-            )
+            assert score * n / (n - 1) == pytest.approx(float(atlas.previous[layer, head]), abs=1e-5)
 
 
 def test_the_induction_models_heads_are_found_on_data_and_from_weights(shared_data: Path) -> None:
@@ -100,9 +92,7 @@ def test_the_induction_models_heads_are_found_on_data_and_from_weights(shared_da
     assert atlas.previous.flatten().argmax() == 2 and atlas.previous[0, 2] > 0.4
     assert atlas.induction is not None
     assert (atlas.induction[1, 1:] > 0.35).all() and atlas.induction[0].max() < 0.03
-    assert {h for h, kinds in atlas.kinds().items() if "induction" in kinds} == {
-        "L1H1", "L1H2", "L1H3",
-    }  # fmt: skip
+    assert {h for h, kinds in atlas.kinds().items() if "induction" in kinds} == {"L1H1", "L1H2", "L1H3"}
     assert weights.previous is not None and weights.matching is not None
     assert weights.previous.flatten().argmax() == 2
     assert weights.previous[0, 2] > 6 * weights.previous_chance
@@ -134,9 +124,16 @@ def test_an_ideal_induction_circuit_is_recalled_exactly() -> None:
 
     d, vocabulary, context = 61, 13, 17
     shape = SmallConfig(
-        n_layers=2, d_model=d, d_head=d, n_heads=1, n_ctx=context, d_vocab=vocabulary,
-        attn_only=True, normalization_type=None, default_prepend_bos=False,
-    )  # fmt: skip
+        n_layers=2,
+        d_model=d,
+        d_head=d,
+        n_heads=1,
+        n_ctx=context,
+        d_vocab=vocabulary,
+        attn_only=True,
+        normalization_type=None,
+        default_prepend_bos=False,
+    )
     module = SmallTransformer(shape, 0)
     basis = torch.linalg.qr(torch.randn(d, d))[0]
     tokens, positions, copies = basis[:13], basis[13:30], basis[30:43]
@@ -203,9 +200,7 @@ def test_minilm_has_known_kinds_and_its_random_twin_has_none(shared_data: Path) 
     assert {kind for found in null.kinds().values() for kind in found} == {"broad"}
 
 
-def test_stories_have_previous_token_heads_and_the_atlas_is_saved(
-    shared_data: Path, tmp_path: Path
-) -> None:
+def test_stories_have_previous_token_heads_and_the_atlas_is_saved(shared_data: Path, tmp_path: Path) -> None:
     model = interp.load_model(shared_data / "models" / "stories260k")
     atlas = head_atlas(model, "Once upon a time, there was a little girl named Lily. She ran!")
     assert atlas.previous.shape == (5, 8)

@@ -10,17 +10,16 @@ import torch
 import interp
 from interp.core.errors import ConfigError, ProvenanceError, StorageError
 from interp.core.result import Result
-from interp.lenses import (
-    LensBenchmark,
-    LensPrompt,
-    TunedLens,
-    benchmark_lenses,
-    load_lens_prompts,
-)
+from interp.lenses import LensBenchmark, LensPrompt, TunedLens, benchmark_lenses, load_lens_prompts
 from tests.models import zoo
 
-OWN = [("Once upon a", "time"), ("The little girl was very", "happy"), ("She wanted to", "play"),
-       ("He said, \"Thank", "you"), ("They lived in a big", "house")]  # fmt: skip
+OWN = [
+    ("Once upon a", "time"),
+    ("The little girl was very", "happy"),
+    ("She wanted to", "play"),
+    ('He said, "Thank', "you"),
+    ("They lived in a big", "house"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,11 @@ def test_ranks_by_hand(stories: interp.HookedModel) -> None:
     blank = {i for i in ids if not stories.to_string([i]).strip()}
     for row in range(len(found.components)):
         order = lens.ids_top[row]
-        expected = min(
-            int((order[p] == i).nonzero()[0]) for p in range(len(order)) for i in ids - blank
-        ) if ids - blank else None  # fmt: skip
+        expected = (
+            min(int((order[p] == i).nonzero()[0]) for p in range(len(order)) for i in ids - blank)
+            if ids - blank
+            else None
+        )
         if expected is not None:
             assert int(found.rank[0, row, 0]) <= expected
     assert found.items[0] == text and found.skipped == ()

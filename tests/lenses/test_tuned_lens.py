@@ -122,9 +122,7 @@ def test_half_precision_models_get_maps_in_single(gpt2: interp.HookedModel) -> N
 # --- the artefact ------------------------------------------------------------------------------
 
 
-def test_it_is_saved_and_loaded_with_its_provenance(
-    gpt2: interp.HookedModel, tmp_path: Path
-) -> None:
+def test_it_is_saved_and_loaded_with_its_provenance(gpt2: interp.HookedModel, tmp_path: Path) -> None:
     tokens = TokenSequences.of(rows_of_ids())
     lens, report = interp.train_tuned_lens(gpt2, tokens, QUICK, out=tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
@@ -183,8 +181,7 @@ def test_it_beats_the_logit_lens_at_every_layer_but_the_last(
 def test_scores_equal_the_lens_itself(stories: interp.HookedModel, trained: TunedLens) -> None:
     text = "Once upon a time there was a dog."
     scores = score_lenses(stories, stories.to_tokens(text), {"tuned": trained})
-    for i, lens in enumerate((interp.logit_lens(stories, text),
-                              interp.tuned_lens(stories, text, trained))):  # fmt: skip
+    for i, lens in enumerate((interp.logit_lens(stories, text), interp.tuned_lens(stories, text, trained))):
         torch.testing.assert_close(scores.kl[i], lens.kl[:, :-1].mean(1), atol=1e-4, rtol=1e-4)
 
 

@@ -33,9 +33,7 @@ def texts(batch: int, t: int, purpose: str = "topics") -> tuple[torch.Tensor, to
     return torch.where(own, word, common), topic[:, 0]
 
 
-def loss(
-    model: SmallTransformer, ids: torch.Tensor, _t: int
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def loss(model: SmallTransformer, ids: torch.Tensor, _t: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     logits = model(ids)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()), {}
 
@@ -43,9 +41,17 @@ def loss(
 @pytest.fixture(scope="module")
 def toy() -> HookedModel:
     shape = SmallConfig(
-        n_layers=1, d_model=48, n_ctx=N, d_head=24, n_heads=2, d_vocab=V, d_mlp=D_MLP,
-        act_fn="relu", normalization_type="LN", default_prepend_bos=False,
-    )  # fmt: skip
+        n_layers=1,
+        d_model=48,
+        n_ctx=N,
+        d_head=24,
+        n_heads=2,
+        d_vocab=V,
+        d_mlp=D_MLP,
+        act_fn="relu",
+        normalization_type="LN",
+        default_prepend_bos=False,
+    )
     model = SmallTransformer(shape, 0)
     config = FitConfig(steps=200, lr=3e-3, lr_warmup=20, seed=0, log_every=100)
     fit(model, loss, lambda t: texts(64, t)[0], config)
@@ -74,16 +80,11 @@ def test_decoded_neurons_fire_on_their_topic(toy: HookedModel, side: str) -> Non
     fires = toy.capture(ids, site)[site][:, -1]
     found = topical(toy, side)
     assert len(found) > 20
-    good = [
-        roc_auc_score((topic == own).numpy(), fires[:, neuron].numpy()) >= 0.8
-        for neuron, own in found
-    ]
+    good = [roc_auc_score((topic == own).numpy(), fires[:, neuron].numpy()) >= 0.8 for neuron, own in found]
     assert sum(good) >= 0.6 * len(good)
 
 
-def test_clamping_a_topical_neuron_raises_its_topic_and_a_random_one_does_not(
-    toy: HookedModel,
-) -> None:
+def test_clamping_a_topical_neuron_raises_its_topic_and_a_random_one_does_not(toy: HookedModel) -> None:
     ids = texts(40, 1, "held out")[0]
     site = "blocks.0.mlp.hook_post"
     largest = toy.capture(ids, site)[site].flatten(0, 1).amax(0)
@@ -95,10 +96,7 @@ def test_clamping_a_topical_neuron_raises_its_topic_and_a_random_one_does_not(
     own = [raised(*pair) for pair in topical(toy, "out")[:10]]
     assert sum(own) / len(own) >= 0.8
     source = torch.Generator().manual_seed(0)
-    pairs = (
-        torch.randint(D_MLP, (16,), generator=source),
-        torch.randint(10, (16,), generator=source),
-    )
+    pairs = (torch.randint(D_MLP, (16,), generator=source), torch.randint(10, (16,), generator=source))
     rand = [raised(int(n), int(t)) for n, t in zip(*pairs, strict=True)]
     # A neuron that raises its own topic lowers the nine others: chance lies below one half.
     assert sum(rand) / len(rand) <= 0.6
@@ -106,9 +104,17 @@ def test_clamping_a_topical_neuron_raises_its_topic_and_a_random_one_does_not(
 
 def test_untrained_neurons_decode_to_no_topic() -> None:
     shape = SmallConfig(
-        n_layers=1, d_model=48, n_ctx=N, d_head=24, n_heads=2, d_vocab=V, d_mlp=D_MLP,
-        act_fn="relu", normalization_type="LN", default_prepend_bos=False,
-    )  # fmt: skip
+        n_layers=1,
+        d_model=48,
+        n_ctx=N,
+        d_head=24,
+        n_heads=2,
+        d_vocab=V,
+        d_mlp=D_MLP,
+        act_fn="relu",
+        normalization_type="LN",
+        default_prepend_bos=False,
+    )
     model = interp.wrap(SmallTransformer(shape, 1).eval())
     assert len(topical(model, "out")) <= 1
 
@@ -116,9 +122,17 @@ def test_untrained_neurons_decode_to_no_topic() -> None:
 def test_the_effect_of_a_clamp_is_that_of_its_own_output_direction() -> None:
     """Oracle by hand: in a one-layer model without norm the logits move by (v - a) W_out W_U."""
     shape = SmallConfig(
-        n_layers=1, d_model=11, n_ctx=7, d_head=5, n_heads=2, d_vocab=13, d_mlp=17,
-        act_fn="gelu", normalization_type=None, default_prepend_bos=False,
-    )  # fmt: skip
+        n_layers=1,
+        d_model=11,
+        n_ctx=7,
+        d_head=5,
+        n_heads=2,
+        d_vocab=13,
+        d_mlp=17,
+        act_fn="gelu",
+        normalization_type=None,
+        default_prepend_bos=False,
+    )
     model = interp.wrap(SmallTransformer(shape, 0).eval())
     ids = torch.randint(13, (3, 7))
     effect = clamp_neuron(model, ids, (0, 5), 2.5)

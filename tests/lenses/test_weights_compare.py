@@ -86,9 +86,7 @@ def test_the_correlation_is_that_of_numpy_over_the_vocabulary() -> None:
     partner = int(found.neuron[layer, 5])
     left = (model.W_E @ model.W_out[layer, 5]).detach().numpy()
     right = (other.W_E @ other.W_out[j, partner]).detach().numpy()
-    assert float(found.correlation[layer, 5]) == pytest.approx(
-        np.corrcoef(left, right)[0, 1], abs=1e-4
-    )
+    assert float(found.correlation[layer, 5]) == pytest.approx(np.corrcoef(left, right)[0, 1], abs=1e-4)
     # Null: strangers' neurons match no better than with permuted tokens.
     assert found.similarity.mean() < 1.2 * found.similarity_control.mean()
 

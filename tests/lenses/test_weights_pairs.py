@@ -31,9 +31,13 @@ def test_streamed_pairs_are_the_dense_matrix_s_at_2000_tokens() -> None:
 
 
 @given(
-    st.integers(1, 23), st.integers(1, 19), st.integers(1, 5), st.integers(1, 40),
-    st.integers(0, 10**6), st.booleans(),
-)  # fmt: skip
+    st.integers(1, 23),
+    st.integers(1, 19),
+    st.integers(1, 5),
+    st.integers(1, 40),
+    st.integers(0, 10**6),
+    st.booleans(),
+)
 def test_streamed_pairs_are_the_dense_ones_for_any_sizes(
     n: int, m: int, rank: int, k: int, seed: int, negative: bool
 ) -> None:

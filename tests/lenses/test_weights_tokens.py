@@ -83,9 +83,11 @@ def test_planted_directions_read_as_their_tokens_and_their_negatives() -> None:
         model.W_U.zero_()
         model.W_U[:, 7 : 7 + D] = vectors
     table = read_directions(
-        model, torch.stack([vectors[:, 4], -3 * vectors[:, 5]]), ["a", "b"],
+        model,
+        torch.stack([vectors[:, 4], -3 * vectors[:, 5]]),
+        ["a", "b"],
         TokenTableConfig(k=2, final_norm=False),
-    )  # fmt: skip
+    )
     assert table.ids[0, 0, 0] == 11 and table.ids[1, 1, 0] == 12
     torch.testing.assert_close(table.scores[:, :, 0].diagonal(), torch.tensor([1.0, 3.0]))
     assert table.tokens("b", "-")[0] == "12"
@@ -157,9 +159,7 @@ def test_a_model_without_a_head_is_read_through_its_embedding() -> None:
     base = transformers.BertModel(transformers.BertConfig(**_bert())).eval()
     table = neuron_atlas(interp.wrap(base), TokenTableConfig(k=2))
     assert table.space == "embed"
-    dots = (
-        base.embeddings.word_embeddings.weight @ base.encoder.layer[0].intermediate.dense.weight[0]
-    )
+    dots = base.embeddings.word_embeddings.weight @ base.encoder.layer[0].intermediate.dense.weight[0]
     assert table.ids[0, 0, 0] == dots.argmax()
 
 

@@ -84,9 +84,7 @@ class Seq2Seq(nn.Module):
     nothing, and dropout, so that training changes the stream little by little.
     """
 
-    def __init__(
-        self, seed: int = 0, width: int = 64, length: int = 8, gradual: bool = False
-    ) -> None:
+    def __init__(self, seed: int = 0, width: int = 64, length: int = 8, gradual: bool = False) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.width, self.length = width, length
@@ -94,9 +92,7 @@ class Seq2Seq(nn.Module):
         for table in (self.embed, self.places):
             nn.init.normal_(table.weight, std=0.1)
         how = {"batch_first": True, "norm_first": True, "dropout": 0.1 if gradual else 0.0}
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 4 * width, **how) for _ in range(4)
-        )
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(width, 4, 4 * width, **how) for _ in range(4))
         self.norm = nn.LayerNorm(width)
         self.decoder = nn.TransformerDecoder(
             nn.TransformerDecoderLayer(width, 4, 4 * width, **how), 2, nn.LayerNorm(width)
@@ -245,16 +241,30 @@ def train_chains(seed: int, steps: int = 200, n_layers: int = 4) -> Any:
     torch.manual_seed(seed)
     drop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     module = GPT2LMHeadModel(
-        GPT2Config(vocab_size=NO + 1, n_positions=CHAIN_LENGTH, n_embd=48, n_layer=n_layers,
-                   n_head=4, bos_token_id=None, eos_token_id=None, **drop)
-    )  # fmt: skip
+        GPT2Config(
+            vocab_size=NO + 1,
+            n_positions=CHAIN_LENGTH,
+            n_embd=48,
+            n_layer=n_layers,
+            n_head=4,
+            bos_token_id=None,
+            eos_token_id=None,
+            **drop,
+        )
+    )
 
     def loss(module: Any, rows: Tensor, t: int) -> Tensor:
         logits = module(rows).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
-    config = FitConfig(steps=steps, lr=3e-3, lr_schedule="linear", lr_warmup=min(20, steps),
-                       optimizer="adamw", weight_decay=0.01)  # fmt: skip
+    config = FitConfig(
+        steps=steps,
+        lr=3e-3,
+        lr_schedule="linear",
+        lr_warmup=min(20, steps),
+        optimizer="adamw",
+        weight_decay=0.01,
+    )
     fit(module, loss, lambda t: chain_texts(48, seed + 10, t)[0], config)
     return module.eval()
 
@@ -306,11 +316,18 @@ def train_digits(steps: int = 600) -> Digits:
     torch.manual_seed(0)
     module = ViTForImageClassification(
         ViTConfig(
-            image_size=8, patch_size=2, num_channels=1, hidden_size=48, num_hidden_layers=4,
-            num_attention_heads=4, intermediate_size=96, num_labels=10,
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            image_size=8,
+            patch_size=2,
+            num_channels=1,
+            hidden_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=96,
+            num_labels=10,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
-    )  # fmt: skip
+    )
 
     def loss(module: Any, index: Tensor, t: int) -> Tensor:
         logits = module(pixel_values=pixels[index]).logits

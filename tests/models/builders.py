@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer, load_parameters
 
-CIFAR_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRACR_PROGRAMS = ("frac_prevs", "reverse", "hist", "count_a", "length")
 
 

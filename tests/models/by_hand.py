@@ -43,8 +43,7 @@ def put(value: Any, path: tuple[Any, ...], new: Tensor) -> Any:
         parts = [*value[:i], put(value[i], rest, new), *value[i + 1 :]]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return type(value)(
-        **{f.name: getattr(value, f.name) for f in fields(value)}
-        | {key: put(getattr(value, key), rest, new)}
+        **{f.name: getattr(value, f.name) for f in fields(value)} | {key: put(getattr(value, key), rest, new)}
     )
 
 
@@ -129,6 +128,4 @@ def edited(module: nn.Module, call: Call, site: str, edit: Callable[[Tensor], Te
 def gap(a: Any, b: Any) -> float:
     """The largest difference between two outputs of any form."""
     pairs = zip(tensors(a), tensors(b), strict=True)
-    return max(
-        float((x.detach().double() - y.detach().double()).abs().max()) for (_, x), (_, y) in pairs
-    )
+    return max(float((x.detach().double() - y.detach().double()).abs().max()) for (_, x), (_, y) in pairs)

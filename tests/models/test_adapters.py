@@ -21,9 +21,24 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 WEIGHTS = (
-    "W_E", "W_pos", "W_U", "b_U", "W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O",
-    "W_in", "W_gate", "W_out", "b_in", "b_out",
-)  # fmt: skip
+    "W_E",
+    "W_pos",
+    "W_U",
+    "b_U",
+    "W_Q",
+    "W_K",
+    "W_V",
+    "W_O",
+    "b_Q",
+    "b_K",
+    "b_V",
+    "b_O",
+    "W_in",
+    "W_gate",
+    "W_out",
+    "b_in",
+    "b_out",
+)
 UNTIED: dict[str, Any] = {
     "gpt2": lambda t: zoo._gpt2(t, tie_word_embeddings=False),
     "llama": zoo.MAKERS["llama"],
@@ -35,15 +50,20 @@ UNTIED: dict[str, Any] = {
 TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc", "wte", "wpe", "lm_head"],
     "llama": [
-        "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj",
-        "embed_tokens", "lm_head",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "up_proj",
+        "gate_proj",
+        "down_proj",
+        "embed_tokens",
+        "lm_head",
     ],
-    "neox": [
-        "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "embed_in", "lm_head",
-    ],
+    "neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "embed_in", "lm_head"],
     "bert": ["query", "key", "value", "dense"],
     "t5": ["q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"],
-}  # fmt: skip
+}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rank-stabilised": {"use_rslora": True, "lora_alpha": 5},
@@ -72,9 +92,7 @@ def stir(module: nn.Module, seed: int = 1) -> None:
 
 
 def adapted(family: str, **options: Any) -> Any:
-    config = peft.LoraConfig(
-        r=3, target_modules=TARGETS[family], fan_in_fan_out=family == "gpt2", **options
-    )
+    config = peft.LoraConfig(r=3, target_modules=TARGETS[family], fan_in_fan_out=family == "gpt2", **options)
     model = peft.get_peft_model(base(family), config)
     stir(model)
     return model

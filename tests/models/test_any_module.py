@@ -145,8 +145,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
     ),
     "conv2d": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(30, 3),
+            nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(30, 3)
         ),
         [(2, 3, 6, 8)],
     ),
@@ -158,10 +157,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
         lambda: Readout(nn.LSTM(5, 7, 2), 14, lambda o: torch.cat([o[0], o[1][1][:1] + o[0]], -1)),
         [(2, 4, 5)],
     ),
-    "gru": (
-        lambda: Readout(nn.GRU(5, 7), 14, lambda o: torch.cat([o[0], o[1] + o[0]], -1)),
-        [(2, 4, 5)],
-    ),
+    "gru": (lambda: Readout(nn.GRU(5, 7), 14, lambda o: torch.cat([o[0], o[1] + o[0]], -1)), [(2, 4, 5)]),
     "cell": (Unrolled, [(2, 3, 5)]),
     "attention": (
         lambda: Readout(nn.MultiheadAttention(6, 2), 6, lambda o: o[0] + o[1].mean()),
@@ -172,23 +168,14 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
         [(2, 5, 8)],
     ),
     "transformer": (_masked_transformer, [(2, 5, 8), (2, 3, 8)]),
-    "dict": (
-        lambda: Readout(Splitter(lambda a, b: {"a": a, "b": b, "n": 3}), 5, _left_right),
-        [(2, 5)],
-    ),
+    "dict": (lambda: Readout(Splitter(lambda a, b: {"a": a, "b": b, "n": 3}), 5, _left_right), [(2, 5)]),
     "named tuple": (lambda: Readout(Splitter(Pair), 5, _left_right), [(2, 5)]),
-    "dataclass": (
-        lambda: Readout(Splitter(lambda a, b: Boxed(a, [b])), 5, _left_right),
-        [(2, 5)],
-    ),
-    "nest": (
-        lambda: Readout(Splitter(lambda a, b: [None, (a, {"deep": b})]), 5, _left_right),
-        [(2, 5)],
-    ),
+    "dataclass": (lambda: Readout(Splitter(lambda a, b: Boxed(a, [b])), 5, _left_right), [(2, 5)]),
+    "nest": (lambda: Readout(Splitter(lambda a, b: [None, (a, {"deep": b})]), 5, _left_right), [(2, 5)]),
     "several inputs": (Caller, [(2, 5)]),
     "dead and repeated": (Dead, [(2, 5)]),
     "in place": (InPlace, [(2, 5)]),
-}  # fmt: skip
+}
 
 
 def built(kind: str) -> tuple[nn.Module, Call]:
@@ -409,9 +396,7 @@ def test_a_map_without_its_batch_and_a_row_of_numbers() -> None:
 
 
 @pytest.mark.parametrize(("kind", "site"), [("conv2d", "2.hook_out"), ("conv1d", "1.hook_out")])
-def test_where_nothing_tells_channels_from_columns_an_index_is_refused(
-    kind: str, site: str
-) -> None:
+def test_where_nothing_tells_channels_from_columns_an_index_is_refused(kind: str, site: str) -> None:
     module, call = built(kind)
     with pytest.raises(EditError, match="which axis"):
         interp.wrap(module).run_with_hooks(inputs_of(call), [interp.zero(site, index=1)])
@@ -429,20 +414,20 @@ _SIZES = {
 }
 _PATCHES = {"image_size": 12, "patch_size": 4}
 ROWLESS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...] | None]] = {
-    "electra": (
-        lambda t: t.ElectraForMaskedLM(t.ElectraConfig(**_SIZES, embedding_size=16)),
-        None,
-    ),
-    "xlm-roberta": (
-        lambda t: t.XLMRobertaForMaskedLM(t.XLMRobertaConfig(**_SIZES, pad_token_id=1)),
-        None,
-    ),
+    "electra": (lambda t: t.ElectraForMaskedLM(t.ElectraConfig(**_SIZES, embedding_size=16)), None),
+    "xlm-roberta": (lambda t: t.XLMRobertaForMaskedLM(t.XLMRobertaConfig(**_SIZES, pad_token_id=1)), None),
     "bart": (
         lambda t: t.BartForConditionalGeneration(
             t.BartConfig(
-                vocab_size=101, d_model=24, encoder_layers=1, decoder_layers=1,
-                encoder_attention_heads=6, decoder_attention_heads=6, encoder_ffn_dim=37,
-                decoder_ffn_dim=37, max_position_embeddings=31,
+                vocab_size=101,
+                d_model=24,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=6,
+                decoder_attention_heads=6,
+                encoder_ffn_dim=37,
+                decoder_ffn_dim=37,
+                max_position_embeddings=31,
             )
         ),
         None,
@@ -455,15 +440,10 @@ ROWLESS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...] | None]] = {
         ),
         None,
     ),
-    "deit": (
-        lambda t: t.DeiTForImageClassification(t.DeiTConfig(**_SIZES, **_PATCHES)),
-        (2, 3, 12, 12),
-    ),
+    "deit": (lambda t: t.DeiTForImageClassification(t.DeiTConfig(**_SIZES, **_PATCHES)), (2, 3, 12, 12)),
     "resnet": (
         lambda t: t.ResNetForImageClassification(
-            t.ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic"
-            )
+            t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
         ),
         (2, 3, 16, 16),
     ),
@@ -471,13 +451,16 @@ ROWLESS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...] | None]] = {
         lambda t: t.Wav2Vec2Model(
             t.Wav2Vec2Config(
                 **{k: v for k, v in _SIZES.items() if "position" not in k},
-                conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3),
-                num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+                conv_dim=(8, 8),
+                conv_stride=(5, 2),
+                conv_kernel=(10, 3),
+                num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=2,
             )
         ),
         (2, 200),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ROWLESS)
@@ -503,9 +486,7 @@ def test_a_model_without_a_row_gives_what_fires_and_names_the_rest(kind: str) ->
     with torch.no_grad():
         for name in names[:: max(len(names) // 4, 1)]:
             ours = model.run_with_hooks(call[1], [(name, halve)])
-            theirs = by_hand.edited(
-                module, call, name, lambda v: v * 0.5 if v.is_floating_point() else v
-            )
+            theirs = by_hand.edited(module, call, name, lambda v: v * 0.5 if v.is_floating_point() else v)
             theirs = getattr(theirs, "logits", getattr(theirs, "last_hidden_state", None))
             assert gap(ours, theirs) < 1e-5, name
     assert seen
@@ -610,9 +591,8 @@ def test_a_bloom_whose_residual_starts_behind_its_norms_is_no_sum(behind: bool) 
     import transformers
 
     config = transformers.BloomConfig(
-        vocab_size=101, hidden_size=24, n_layer=3, n_head=6,
-        apply_residual_connection_post_layernorm=behind,
-    )  # fmt: skip
+        vocab_size=101, hidden_size=24, n_layer=3, n_head=6, apply_residual_connection_post_layernorm=behind
+    )
     model = interp.wrap(random(transformers.BloomForCausalLM(config)))
     assert interp.logit_lens(model, IDS[0]).check().ok
     if not behind:

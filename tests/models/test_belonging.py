@@ -45,9 +45,7 @@ def test_heads_are_read_singly_or_side_by_side(model: interp.HookedModel) -> Non
         Scaler(1.0, model.provenance([site], d_in=3)).for_model(model)
 
 
-def test_without_provenance_everything_is_noted_and_nothing_kept(
-    model: interp.HookedModel,
-) -> None:
+def test_without_provenance_everything_is_noted_and_nothing_kept(model: interp.HookedModel) -> None:
     scaler = Scaler()
     assert scaler.for_model(model).provenance is None
     assert any("model_fingerprint" in note for note in scaler.check_model(model).notes)

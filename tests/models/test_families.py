@@ -52,9 +52,7 @@ def test_outputs_equal_the_raw_model_and_every_site_fires(name: str, dtype: torc
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_wrapping_leaves_state_dict_and_save_pretrained_untouched(
-    name: str, tmp_path: Path
-) -> None:
+def test_wrapping_leaves_state_dict_and_save_pretrained_untouched(name: str, tmp_path: Path) -> None:
     raw = zoo.make(name)
     before = {k: v.clone() for k, v in raw.state_dict().items()}
     attention = raw.config._attn_implementation
@@ -184,9 +182,7 @@ def test_head_results_and_residual_stream_add_up(name: str) -> None:
         total = acts[f"{p}hook_resid_pre"] + acts[f"{p}hook_attn_out"] + acts[f"{p}hook_mlp_out"]
         assert close(total, acts[f"{p}hook_resid_post"])
     else:
-        assert close(
-            acts[f"{p}hook_resid_pre"] + acts[f"{p}hook_attn_out"], acts[f"{p}hook_resid_mid"]
-        )
+        assert close(acts[f"{p}hook_resid_pre"] + acts[f"{p}hook_attn_out"], acts[f"{p}hook_resid_mid"])
 
 
 HAND_EDITS = {
@@ -211,12 +207,7 @@ def test_edits_equal_the_same_edit_made_by_hand(name: str, edit: str) -> None:
     model = interp.wrap(raw)
     p = "decoder_blocks.1." if model.cfg.family == "T5" else "blocks.1."
     attn = "self_attn" if model.cfg.family == "T5" else "attn"
-    for site in (
-        f"{p}hook_resid_pre",
-        f"{p}{attn}.hook_z",
-        f"{p}mlp.hook_post",
-        f"{p}hook_attn_out",
-    ):
+    for site in (f"{p}hook_resid_pre", f"{p}{attn}.hook_z", f"{p}mlp.hook_post", f"{p}hook_attn_out"):
         value = model.capture(kwargs, site)[site]
         new = {
             "zero": torch.zeros_like(value),
@@ -285,9 +276,7 @@ def test_identity_edits_at_every_site_change_nothing_and_real_ones_do(name: str)
     last = "decoder_blocks.1." if model.cfg.family == "T5" else "blocks.1."
     for site in [s for s in model.sites if s.startswith(last)]:
         with torch.no_grad():
-            edited = model.run_with_hooks(
-                kwargs, [(site, lambda v, hook: v * 1.7 + 0.3 * v.flip(1))]
-            )
+            edited = model.run_with_hooks(kwargs, [(site, lambda v, hook: v * 1.7 + 0.3 * v.flip(1))])
         # The middle layer: in the last one some positions no longer matter.
         assert not close(edited, expected, torch.float64), site
 
@@ -323,9 +312,7 @@ def test_architectures_out_of_reach_say_so(name: str) -> None:
     with pytest.raises(interp.errors.SiteError, match="does not go through"):
         model.capture(torch.tensor([[5, 6, 7]]), "blocks.0.attn.hook_pattern")
     assert "not offered" in repr(model)
-    assert {"blocks.1.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.mlp.hook_post"} <= set(
-        model.sites
-    )
+    assert {"blocks.1.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.mlp.hook_post"} <= set(model.sites)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -22,18 +22,7 @@ from tests.models import zoo
 
 POST = ("opt-post", "bert", "roberta", "distilbert")
 FAMILIES = [name for name in (*zoo.MAKERS, *zoo.UNREACHED) if name not in POST]
-CENTRED = (
-    "gpt2",
-    "neox",
-    "neox-sequential",
-    "opt",
-    "gptj",
-    "codegen",
-    "gpt-neo",
-    "falcon",
-    "mpt",
-    "vit",
-)
+CENTRED = ("gpt2", "neox", "neox-sequential", "opt", "gptj", "codegen", "gpt-neo", "falcon", "mpt", "vit")
 FLOAT32_INSIDE = ("gemma2", "gemma3", "bloom")
 """These multiply the gain or take the softmax in float32 in a float64 model."""
 OFF: dict[str, Any] = {
@@ -73,14 +62,7 @@ def tiny(kind: str, config: str, dtype: torch.dtype = torch.float64, **fields: A
     return model.to(dtype).eval()
 
 
-GPT2 = {
-    "vocab_size": zoo.V,
-    "n_embd": 24,
-    "n_layer": 2,
-    "n_head": 6,
-    "n_positions": zoo.C,
-    "pad_token_id": 0,
-}
+GPT2 = {"vocab_size": zoo.V, "n_embd": 24, "n_layer": 2, "n_head": 6, "n_positions": zoo.C, "pad_token_id": 0}
 OPT = {
     "vocab_size": zoo.V,
     "hidden_size": 24,
@@ -241,24 +223,15 @@ def test_parameters_keep_their_requires_grad(requires: bool) -> None:
 
 VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "narrow-opt": ("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 10}),
-    "plain-norm-opt": (
-        "OPTForCausalLM",
-        "OPTConfig",
-        OPT | {"layer_norm_elementwise_affine": False},
-    ),
+    "plain-norm-opt": ("OPTForCausalLM", "OPTConfig", OPT | {"layer_norm_elementwise_affine": False}),
     "no-final-opt": ("OPTForCausalLM", "OPTConfig", OPT | {"_remove_final_layer_norm": True}),
     "biasless-opt": ("OPTForCausalLM", "OPTConfig", OPT | {"enable_bias": False}),
     "falcon-sequential": ("FalconForCausalLM", "FalconConfig", FALCON | {"parallel_attn": False}),
-    "falcon-heads": (
-        "FalconForCausalLM",
-        "FalconConfig",
-        FALCON | {"multi_query": False, "bias": True},
-    ),
+    "falcon-heads": ("FalconForCausalLM", "FalconConfig", FALCON | {"multi_query": False, "bias": True}),
     "falcon-one-norm": (
         "FalconForCausalLM",
         "FalconConfig",
-        FALCON
-        | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+        FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
     ),
     "gpt2-base": ("GPT2Model", "GPT2Config", GPT2),
     "gpt2-classifier": ("GPT2ForSequenceClassification", "GPT2Config", GPT2),
@@ -478,13 +451,9 @@ def ids() -> Tensor:
     return torch.randint(0, 29, (3, 11), generator=torch.Generator().manual_seed(7))
 
 
-@pytest.mark.parametrize(
-    "flags", [{}, {"fold_ln": False}, {"fold_value_biases": False}, OFF], ids=str
-)
+@pytest.mark.parametrize("flags", [{}, {"fold_ln": False}, {"fold_value_biases": False}, OFF], ids=str)
 @pytest.mark.parametrize("variant", SMALL)
-def test_weights_equal_those_transformer_lens_processes(
-    variant: str, flags: dict[str, Any]
-) -> None:
+def test_weights_equal_those_transformer_lens_processes(variant: str, flags: dict[str, Any]) -> None:
     lens = pytest.importorskip("transformer_lens")
     if variant == "solu-ln" and flags.get("fold_ln") is False:
         flags = {**flags, "fold_ln": True}  # TransformerLens only knows the folded form
@@ -532,9 +501,7 @@ def test_gated_layer_norm_bias_is_refused_where_transformer_lens_is_wrong() -> N
     model = small(dtype="float32", **fields)
     with pytest.raises(FoldError, match=r"mlp\.W_in has no bias that could take up"):
         fold(model)
-    reference = lens.HookedTransformer(
-        lens.HookedTransformerConfig(**SIZES, **fields, device="cpu")
-    )
+    reference = lens.HookedTransformer(lens.HookedTransformerConfig(**SIZES, **fields, device="cpu"))
     start = dict(reference.state_dict()) | copy.deepcopy(dict(model.module.state_dict()))
     reference.load_and_process_state_dict(start)
     wrong = (reference(ids()).log_softmax(-1) - log_probs(model, ids())).abs().max()
@@ -553,10 +520,7 @@ def test_coders_are_spliced_after_folding() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.W_enc, self.W_dec = (
-                nn.Parameter(torch.randn(22, 31)),
-                nn.Parameter(torch.randn(31, 22)),
-            )
+            self.W_enc, self.W_dec = (nn.Parameter(torch.randn(22, 31)), nn.Parameter(torch.randn(31, 22)))
 
         def encode(self, x: Tensor) -> Tensor:
             return (x @ self.W_enc.to(x.dtype)).relu()

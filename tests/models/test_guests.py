@@ -50,25 +50,25 @@ KINDS: dict[str, Callable[[], Any]] = {
     "capped": lambda: hooked(output_logits_soft_cap=CAP),
     "grouped": lambda: hooked(n_key_value_heads=2),
     "capped and grouped": lambda: hooked(
-        output_logits_soft_cap=CAP, n_key_value_heads=3, normalization_type="RMS",
-        positional_embedding_type="rotary", rotary_dim=4, gated_mlp=True, attn_scores_soft_cap=2.0,
+        output_logits_soft_cap=CAP,
+        n_key_value_heads=3,
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=4,
+        gated_mlp=True,
+        attn_scores_soft_cap=2.0,
     ),
     "norms behind": lambda: hooked(
-        output_logits_soft_cap=CAP, normalization_type="RMS",
-        use_normalization_before_and_after=True,
+        output_logits_soft_cap=CAP, normalization_type="RMS", use_normalization_before_and_after=True
     ),
     "parallel": lambda: hooked(parallel_attn_mlp=True),
     "no norm": lambda: hooked(normalization_type=None),
     "attention only": lambda: hooked(attn_only=True, d_mlp=None),
     "split inputs": lambda: hooked(use_split_qkv_input=True, use_attn_result=True),
     "encoder": lambda: hooked("HookedEncoder", **_BOTH),
-    "encoder and decoder": lambda: hooked(
-        "HookedEncoderDecoder", tie_word_embeddings=False, **_T5
-    ),
-    "tied encoder and decoder": lambda: hooked(
-        "HookedEncoderDecoder", tie_word_embeddings=True, **_T5
-    ),
-}  # fmt: skip
+    "encoder and decoder": lambda: hooked("HookedEncoderDecoder", tie_word_embeddings=False, **_T5),
+    "tied encoder and decoder": lambda: hooked("HookedEncoderDecoder", tie_word_embeddings=True, **_T5),
+}
 DECODERS = [k for k in KINDS if "encoder" not in k]
 
 
@@ -113,9 +113,7 @@ def by_point(module: Any, more: dict[str, Any]) -> tuple[Tensor, dict[str, list[
             handle.remove()
 
 
-def edited(
-    module: Any, more: dict[str, Any], site: str, edit: Callable[[Tensor], Tensor]
-) -> Tensor:
+def edited(module: Any, more: dict[str, Any], site: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """The output where one call of one hook point gives something else."""
     name, _, number = site.partition("#")
     calls = 0
@@ -184,10 +182,7 @@ def test_edits_are_what_they_are_by_hand(kind: str) -> None:
     with torch.no_grad():
         for name in sites:
             site = model.sites[name]
-            pairs: list[Any] = [
-                (interp.zero(name), torch.zeros_like),
-                ((name, halve), lambda v: v * 0.5),
-            ]
+            pairs: list[Any] = [(interp.zero(name), torch.zeros_like), ((name, halve), lambda v: v * 0.5)]
             # Scores and norms of a decoder with a text of its own count along that text.
             if "pos" in site.axes.split() and "decoder" not in kind:
                 pairs.append((interp.zero(name, positions=-1), lambda v, s=site: last(v, s)))
@@ -283,8 +278,22 @@ def test_a_bridge_is_whole_or_says_what_it_lacks(bridge: Any, family: str) -> No
         site = f"blocks.{zoo.L - 1}.hook_resid_post"
         assert gap(guest.unembed(guest.ln_final(acts[site])), logits) < 1e-5
     assert interp.logit_lens(guest, IDS[0]).check().ok
-    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O", "W_in", "b_in",
-                 "W_out", "b_out", "W_U", "b_U"):  # fmt: skip
+    for name in (
+        "W_Q",
+        "W_K",
+        "W_V",
+        "W_O",
+        "b_Q",
+        "b_K",
+        "b_V",
+        "b_O",
+        "W_in",
+        "b_in",
+        "W_out",
+        "b_out",
+        "W_U",
+        "b_U",
+    ):
         ours = getattr(native, name).detach()
         assert getattr(guest, name).shape == ours.shape, name
         assert gap(getattr(guest, name), ours) < 1e-6, name

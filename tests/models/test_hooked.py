@@ -39,15 +39,7 @@ def gpt2() -> interp.HookedModel:
 
 
 def small(**more: object) -> SmallTransformer:
-    sizes = {
-        "n_layers": 2,
-        "d_model": 16,
-        "n_ctx": 13,
-        "d_head": 4,
-        "d_vocab": 19,
-        "n_heads": 3,
-        "d_mlp": 11,
-    }
+    sizes = {"n_layers": 2, "d_model": 16, "n_ctx": 13, "d_head": 4, "d_vocab": 19, "n_heads": 3, "d_mlp": 11}
     return SmallTransformer(SmallConfig(**{**sizes, **more}), seed=1)  # type: ignore[arg-type]
 
 
@@ -66,9 +58,7 @@ def small(**more: object) -> SmallTransformer:
         3,
     ],
 )
-def test_requests_that_match_nothing_never_reach_the_model(
-    llama: interp.HookedModel, asked: object
-) -> None:
+def test_requests_that_match_nothing_never_reach_the_model(llama: interp.HookedModel, asked: object) -> None:
     ran: list[int] = []
     handle = llama.module.register_forward_pre_hook(lambda *_: ran.append(1))
     try:
@@ -102,8 +92,7 @@ def test_capture_stops_after_the_last_site(llama: interp.HookedModel) -> None:
     reached: list[str] = []
     layers = llama.module.model.layers
     handles = [
-        b.register_forward_pre_hook(lambda *_, i=i: reached.append(str(i)))
-        for i, b in enumerate(layers)
+        b.register_forward_pre_hook(lambda *_, i=i: reached.append(str(i))) for i, b in enumerate(layers)
     ]
     head = llama.module.lm_head.register_forward_pre_hook(lambda *_: reached.append("head"))
     acts = llama.capture(IDS, "blocks.1.hook_resid_mid")
@@ -111,8 +100,7 @@ def test_capture_stops_after_the_last_site(llama: interp.HookedModel) -> None:
         handle.remove()
     assert reached == ["0", "1"]
     assert torch.equal(
-        acts["resid_mid", 1],
-        llama.run_with_cache(IDS, "blocks.1.hook_resid_mid")[1]["resid_mid", 1],
+        acts["resid_mid", 1], llama.run_with_cache(IDS, "blocks.1.hook_resid_mid")[1]["resid_mid", 1]
     )
 
 
@@ -177,9 +165,7 @@ def test_interventions_select_heads_positions_and_entries(llama: interp.HookedMo
         llama.run_with_hooks(IDS, [interp.steer(site, torch.ones(5))])
 
 
-def test_patching_the_whole_residual_stream_reproduces_the_source(
-    llama: interp.HookedModel,
-) -> None:
+def test_patching_the_whole_residual_stream_reproduces_the_source(llama: interp.HookedModel) -> None:
     other = IDS.flip(1)
     source = llama.capture(other, "blocks.1.hook_resid_post")
     with torch.no_grad():
@@ -227,13 +213,7 @@ def test_exceptions_inside_hooks_leave_the_model_as_it_was(
     before = _state(llama.module)
     expected = llama(IDS)
     names = list(llama.sites)
-    kinds = [
-        ValueError("x"),
-        KeyboardInterrupt(),
-        SystemExit(1),
-        RuntimeError("y"),
-        GeneratorExit(),
-    ]
+    kinds = [ValueError("x"), KeyboardInterrupt(), SystemExit(1), RuntimeError("y"), GeneratorExit()]
     for i in range(1000 if full_count else 100):
         site, error = names[i * 7 % len(names)], kinds[i % len(kinds)]
 
@@ -376,20 +356,7 @@ def _roll(cell: nn.LSTMCell, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(
     "name",
-    [
-        "gpt2",
-        "llama",
-        "neox",
-        "gemma2",
-        "opt",
-        "bert",
-        "roberta",
-        "qwen3",
-        "phi3",
-        "bloom",
-        "gptj",
-        "small",
-    ],
+    ["gpt2", "llama", "neox", "gemma2", "opt", "bert", "roberta", "qwen3", "phi3", "bloom", "gptj", "small"],
 )
 def test_a_ragged_batch_answers_as_one_text_at_a_time(name: str, side: str) -> None:
     raw = small(d_vocab=zoo.V, n_ctx=zoo.C) if name == "small" else zoo.make(name)
@@ -563,9 +530,7 @@ def test_a_coder_of_another_width_or_site_is_refused(llama: interp.HookedModel) 
     with pytest.raises(ShapeError, match="does not fit"):
         llama.with_coder(LinearCoder("blocks.0.hook_resid_post", "blocks.0.hook_resid_post", 5, 5))
     with pytest.raises(SiteError):
-        llama.with_coder(
-            LinearCoder("blocks.0.hook_resid_pots", "blocks.0.hook_resid_post", zoo.D, zoo.D)
-        )
+        llama.with_coder(LinearCoder("blocks.0.hook_resid_pots", "blocks.0.hook_resid_post", zoo.D, zoo.D))
 
 
 # --- weights ---

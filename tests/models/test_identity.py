@@ -26,9 +26,18 @@ FAMILIES = ("gpt2", "llama", "bert", "t5", "vit")
 
 def small() -> nn.Module:
     cfg = SmallConfig.from_dict(
-        {"n_layers": 2, "d_model": 12, "n_heads": 3, "d_head": 4, "d_mlp": 17, "n_ctx": 9,
-         "d_vocab": 23, "act_fn": "relu", "normalization_type": "LN"}
-    )  # fmt: skip
+        {
+            "n_layers": 2,
+            "d_model": 12,
+            "n_heads": 3,
+            "d_head": 4,
+            "d_mlp": 17,
+            "n_ctx": 9,
+            "d_vocab": 23,
+            "act_fn": "relu",
+            "normalization_type": "LN",
+        }
+    )
     return SmallTransformer(cfg, seed=0)
 
 
@@ -104,9 +113,18 @@ def an_optimiser_step(module: nn.Module) -> None:
 
 
 WAYS = (
-    in_place, through_data, through_numpy, rows_swapped_in_data, signs_flipped_in_data,
-    data_replaced, parameter_replaced, state_loaded, state_assigned, halved, an_optimiser_step,
-)  # fmt: skip
+    in_place,
+    through_data,
+    through_numpy,
+    rows_swapped_in_data,
+    signs_flipped_in_data,
+    data_replaced,
+    parameter_replaced,
+    state_loaded,
+    state_assigned,
+    halved,
+    an_optimiser_step,
+)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -234,11 +252,7 @@ IDS = torch.tensor([[11, 25, 60, 33, 40]])
 def inputs_of(kind: str) -> Any:
     if kind == "t5":
         return {"input_ids": IDS, "decoder_input_ids": IDS[:, :3]}
-    return (
-        torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(2))
-        if (kind == "vit")
-        else IDS
-    )
+    return torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(2)) if (kind == "vit") else IDS
 
 
 def run(model: Any, inputs: Any) -> Tensor:

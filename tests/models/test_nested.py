@@ -71,9 +71,7 @@ def test_generate_inside_an_edit_is_generate(family: str) -> None:
         return list(steps), ids.tolist()
 
     expected, found = told(), []
-    model.run_with_hooks(
-        IDS, [(next(iter(model.sites)), lambda value, hook: found.append(told()) and None)]
-    )
+    model.run_with_hooks(IDS, [(next(iter(model.sites)), lambda value, hook: found.append(told()) and None)])
     assert found == [expected]
 
 
@@ -87,11 +85,9 @@ def test_a_torch_hook_that_runs_the_model_is_refused(outer: str, inner: str) -> 
     model = gpt2()
     module: Any = model.module
     other, busy = torch.arange(5, 14)[None], []
-    call: Callable[[Tensor], Any] = {
-        "the module": module,
-        "its base": module.transformer,
-        "the view": model,
-    }[inner]
+    call: Callable[[Tensor], Any] = {"the module": module, "its base": module.transformer, "the view": model}[
+        inner
+    ]
 
     def hook(*_: object) -> None:
         if not busy:

@@ -135,9 +135,7 @@ def test_every_site_equals_the_bridges(boot: Callable[[str], Any], family: str) 
     assert not mended
 
 
-def test_what_the_bridge_mislabels_in_bert_is_what_the_list_says(
-    boot: Callable[[str], Any],
-) -> None:
+def test_what_the_bridge_mislabels_in_bert_is_what_the_list_says(boot: Callable[[str], Any]) -> None:
     with torch.no_grad():
         _, cache = boot("bert").run_with_cache(IDS)
         _, acts = interp.wrap(zoo.make("bert")).run_with_cache(IDS)
@@ -157,10 +155,20 @@ def test_every_bert_site_equals_hooked_encoders() -> None:
 
     module = zoo.make("bert")
     cfg = HookedTransformerConfig(
-        n_layers=zoo.L, d_model=zoo.D, n_ctx=zoo.C, d_head=zoo.DH, n_heads=zoo.H, d_mlp=zoo.M,
-        d_vocab=zoo.V, act_fn="gelu", normalization_type="LN", attention_dir="bidirectional",
-        eps=module.config.layer_norm_eps, use_attn_result=True, device="cpu",
-    )  # fmt: skip
+        n_layers=zoo.L,
+        d_model=zoo.D,
+        n_ctx=zoo.C,
+        d_head=zoo.DH,
+        n_heads=zoo.H,
+        d_mlp=zoo.M,
+        d_vocab=zoo.V,
+        act_fn="gelu",
+        normalization_type="LN",
+        attention_dir="bidirectional",
+        eps=module.config.layer_norm_eps,
+        use_attn_result=True,
+        device="cpu",
+    )
     lent = zoo.make("bert")  # the conversion insists on heads that a masked-LM model does not have
     lent.bert.pooler, lent.cls.seq_relationship = BertPooler(lent.config), nn.Linear(zoo.D, 2)
     theirs = HookedEncoder(cfg)
@@ -170,9 +178,7 @@ def test_every_bert_site_equals_hooked_encoders() -> None:
         ours, acts = interp.wrap(module).run_with_cache(IDS, ["*", "*.hook_result"])
     embeddings = {"hook_embed", "hook_pos_embed", "hook_token_type_embed"}
     renamed = {f"embed.{site}": acts[site] for site in embeddings}
-    renamed |= {
-        f"embed.ln.{at}": acts[f"embed_ln.{at}"] for at in ("hook_scale", "hook_normalized")
-    }
+    renamed |= {f"embed.ln.{at}": acts[f"embed_ln.{at}"] for at in ("hook_scale", "hook_normalized")}
     found = same_everywhere(cache, {**acts, **renamed})
     assert difference(output, ours) < 1e-5
     assert len(found) == len(acts) == 63
@@ -192,14 +198,26 @@ def test_every_t5_site_equals_hooked_encoder_decoders() -> None:
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     cfg = HookedTransformerConfig(
-        n_layers=zoo.L, d_model=zoo.D, n_ctx=zoo.C, d_head=5, n_heads=zoo.H, d_mlp=zoo.M,
-        d_vocab=zoo.V, act_fn="relu", normalization_type="RMS", attention_dir="bidirectional",
-        eps=config.layer_norm_epsilon, use_attn_scale=False, use_attn_result=True, device="cpu",
-        positional_embedding_type="relative_positional_bias", tie_word_embeddings=True,
+        n_layers=zoo.L,
+        d_model=zoo.D,
+        n_ctx=zoo.C,
+        d_head=5,
+        n_heads=zoo.H,
+        d_mlp=zoo.M,
+        d_vocab=zoo.V,
+        act_fn="relu",
+        normalization_type="RMS",
+        attention_dir="bidirectional",
+        eps=config.layer_norm_epsilon,
+        use_attn_scale=False,
+        use_attn_result=True,
+        device="cpu",
+        positional_embedding_type="relative_positional_bias",
+        tie_word_embeddings=True,
         relative_attention_max_distance=config.relative_attention_max_distance,
         relative_attention_num_buckets=config.relative_attention_num_buckets,
         decoder_start_token_id=0,
-    )  # fmt: skip
+    )
     theirs = HookedEncoderDecoder(cfg)
     theirs.load_state_dict(convert_t5_weights(module, cfg), strict=False)
     with torch.no_grad():
@@ -221,13 +239,10 @@ def test_every_t5_site_equals_hooked_encoder_decoders() -> None:
 
 
 @pytest.mark.parametrize(
-    "site",
-    ["attn.hook_z", "attn.hook_pattern", "hook_attn_out", "mlp.hook_post", "hook_resid_post"],
+    "site", ["attn.hook_z", "attn.hook_pattern", "hook_attn_out", "mlp.hook_post", "hook_resid_post"]
 )
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
-def test_an_edit_does_what_it_does_in_the_bridge(
-    boot: Callable[[str], Any], family: str, site: str
-) -> None:
+def test_an_edit_does_what_it_does_in_the_bridge(boot: Callable[[str], Any], family: str, site: str) -> None:
     name, model = f"blocks.1.{site}", interp.wrap(zoo.make(family))
     with torch.no_grad():
         expected = boot(family).run_with_hooks(IDS, fwd_hooks=[(name, tilt)])
@@ -245,9 +260,15 @@ def test_an_edit_of_resid_mid_reaches_the_residual_branch_as_in_hooked_transform
 
     module = zoo.make("gpt2")
     theirs = hooked_transformer(
-        n_layers=zoo.L, d_model=zoo.D, n_ctx=zoo.C, d_head=zoo.DH, n_heads=zoo.H, d_mlp=zoo.M,
-        act_fn="gelu_new", eps=module.config.layer_norm_epsilon,
-    )  # fmt: skip
+        n_layers=zoo.L,
+        d_model=zoo.D,
+        n_ctx=zoo.C,
+        d_head=zoo.DH,
+        n_heads=zoo.H,
+        d_mlp=zoo.M,
+        act_fn="gelu_new",
+        eps=module.config.layer_norm_epsilon,
+    )
     # strict: everything but its own mask buffers comes from the zoo's model
     weights = convert_gpt2_weights(module, theirs.cfg)
     left = theirs.load_state_dict({**theirs.state_dict(), **weights})
@@ -300,9 +321,7 @@ def test_m3_a_predicate_that_matches_nothing(gpt2: interp.HookedModel) -> None:
         gpt2.run_with_hooks(IDS, [hook])
 
 
-def test_m4_a_hook_that_returns_another_shape(
-    boot: Callable[[str], Any], gpt2: interp.HookedModel
-) -> None:
+def test_m4_a_hook_that_returns_another_shape(boot: Callable[[str], Any], gpt2: interp.HookedModel) -> None:
     for theirs, layer in ((boot("llama"), 2), (hooked_transformer(), 1)):
         hook = (f"blocks.{layer}.hook_resid_post", lambda value, hook: value[:, :3])
         with torch.no_grad():

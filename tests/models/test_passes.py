@@ -41,9 +41,7 @@ CAUSAL = [n for n in TEXT if n not in ("bert", "roberta", "distilbert")]
 def made(name: str, dtype: torch.dtype = torch.float64) -> interp.HookedModel:
     if name != "small":
         return interp.wrap(zoo.make(name, dtype=dtype).requires_grad_(False))
-    config = SmallConfig(
-        n_layers=2, d_model=24, n_ctx=zoo.C, d_head=5, d_vocab=zoo.V, n_heads=3, d_mlp=11
-    )
+    config = SmallConfig(n_layers=2, d_model=24, n_ctx=zoo.C, d_head=5, d_vocab=zoo.V, n_heads=3, d_mlp=11)
     return interp.wrap(SmallTransformer(config, seed=1).to(dtype).requires_grad_(False))
 
 
@@ -113,9 +111,7 @@ def test_an_edit_in_place_is_an_edit_at_every_site(
             assert torch.equal(model.run_with_hooks(inputs, [(site, edit)]), right)
 
 
-def test_an_edit_reaches_only_what_follows_its_site(
-    models: dict[str, interp.HookedModel],
-) -> None:
+def test_an_edit_reaches_only_what_follows_its_site(models: dict[str, interp.HookedModel]) -> None:
     """The tensor a hook is given is nobody else's: no residual branch sees it written."""
     model = models["small"]
     site, out = "blocks.1.hook_mlp_in", "blocks.1.hook_resid_post"
@@ -217,11 +213,7 @@ def test_another_threads_forward_is_untouched(full_count: bool) -> None:
     """Also while attention is switched: the other thread's model answers as it was loaded."""
     model = made("llama", torch.float32)
     stop, wrong, ran = threading.Event(), [], []
-    sites = [
-        "blocks.1.hook_resid_post",
-        "blocks.1.attn.hook_pattern",
-        "blocks.0.ln1.hook_normalized",
-    ]
+    sites = ["blocks.1.hook_resid_post", "blocks.1.attn.hook_pattern", "blocks.0.ln1.hook_normalized"]
     with torch.no_grad():
         clean = model.module(IDS).logits
         right = [model.run_with_hooks(IDS, [interp.zero(s)]) for s in sites]
@@ -338,9 +330,7 @@ def test_a_part_added_later_rests_as_well() -> None:
 
 
 @pytest.mark.parametrize("site", ["", "hook_out", "blocks.0.attn.hook_pattern", "a coder"])
-@pytest.mark.parametrize(
-    "way", ["run_with_cache", "capture", "run_with_hooks", "hooks", "generate"]
-)
+@pytest.mark.parametrize("way", ["run_with_cache", "capture", "run_with_hooks", "hooks", "generate"])
 def test_a_run_leaves_no_cycle_that_keeps_activations(
     way: str, site: str, models: dict[str, interp.HookedModel]
 ) -> None:
@@ -417,15 +407,11 @@ def test_positions_count_cached_tokens() -> None:
     with torch.no_grad():
         right = model.run_with_hooks(IDS, [interp.zero(site, positions=5)])
         cache = model.module(IDS[:, :4], use_cache=True).past_key_values
-        step = model.run_with_hooks(
-            IDS[:, 4:], [interp.zero(site, positions=5)], past_key_values=cache
-        )
+        step = model.run_with_hooks(IDS[:, 4:], [interp.zero(site, positions=5)], past_key_values=cache)
         torch.testing.assert_close(step, right[:, 4:], rtol=1e-9, atol=1e-9)
         cache = model.module(IDS[:, :4], use_cache=True).past_key_values
         with pytest.raises(TokenError, match="in the cache"):
-            model.run_with_hooks(
-                IDS[:, 4:], [interp.zero(site, positions=2)], past_key_values=cache
-            )
+            model.run_with_hooks(IDS[:, 4:], [interp.zero(site, positions=2)], past_key_values=cache)
         kept = model.capture(IDS, site, positions=[4, -1])[site]
         cache = model.module(IDS[:, :4], use_cache=True).past_key_values
         late = model.capture(IDS[:, 4:], site, positions=[4, -1], past_key_values=cache)[site]
@@ -461,9 +447,7 @@ def test_each_side_of_an_encoder_decoder_counts_its_own_tokens() -> None:
 # --- generate is the naive loop ---
 
 
-def naive(
-    model: interp.HookedModel, row: Tensor, edits: list[interp.Intervention], n: int
-) -> Tensor:
+def naive(model: interp.HookedModel, row: Tensor, edits: list[interp.Intervention], n: int) -> Tensor:
     """Append and run again, the interventions on the positions that the prompt gave them."""
     length = len(row)
     fixed = [e if e.positions is None else _at(e, [p % length for p in e.positions]) for e in edits]
@@ -502,9 +486,13 @@ def test_generate_is_the_naive_loop(name: str, models: dict[str, interp.HookedMo
                 ids[i, at], mask[i, at] = row, True
             try:
                 written = model.generate(
-                    TokenBatch(ids, mask), 5, fwd_hooks=edits, return_ids=True,
-                    eos_token_id=[], use_cache=use_cache,
-                )  # fmt: skip
+                    TokenBatch(ids, mask),
+                    5,
+                    fwd_hooks=edits,
+                    return_ids=True,
+                    eos_token_id=[],
+                    use_cache=use_cache,
+                )
             except TokenError as refused:
                 # Families whose positions cannot follow padding say so; row by row they work.
                 assert "padd" in str(refused)
@@ -594,9 +582,7 @@ class Linear(nn.Module):
         return z @ self.W_dec
 
 
-def test_a_coder_is_spliced_once_however_contexts_nest(
-    models: dict[str, interp.HookedModel],
-) -> None:
+def test_a_coder_is_spliced_once_however_contexts_nest(models: dict[str, interp.HookedModel]) -> None:
     model, site = models["llama"], "blocks.1.hook_resid_post"
     view = model.with_coder(Linear(site, site), error_term=False)
     latents = f"{site}.hook_sae_acts_post"
@@ -615,9 +601,7 @@ def test_a_coder_is_spliced_once_however_contexts_nest(
         view.with_coder(Linear(site, site))
 
 
-def test_a_transcoder_reads_what_edits_made_of_its_input(
-    models: dict[str, interp.HookedModel],
-) -> None:
+def test_a_transcoder_reads_what_edits_made_of_its_input(models: dict[str, interp.HookedModel]) -> None:
     model = models["llama"]
     into, out = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
     coder = Linear(into, out)
@@ -653,9 +637,7 @@ class Staged:
         return torch.stack(parts).sum(0)
 
 
-def test_a_coder_over_layers_reads_and_writes_site_by_site(
-    models: dict[str, interp.HookedModel],
-) -> None:
+def test_a_coder_over_layers_reads_and_writes_site_by_site(models: dict[str, interp.HookedModel]) -> None:
     model, coder = models["llama"], Staged(zoo.L)
     view, bare = model.with_coder(coder), model.with_coder(coder, error_term=False)
     latents = [f"{s}.hook_sae_acts_post" for s in coder.sites_in]
@@ -699,9 +681,7 @@ class Cross:
         return {s: z @ self.W[s].T / 50 for s in self.sites_out}
 
 
-def test_a_crosscoders_latents_are_one_site_of_several_inputs(
-    models: dict[str, interp.HookedModel],
-) -> None:
+def test_a_crosscoders_latents_are_one_site_of_several_inputs(models: dict[str, interp.HookedModel]) -> None:
     model, coder = models["llama"], Cross()
     view = model.with_coder(coder)
     latents = f"{coder.sites_in[-1]}.hook_sae_acts_post"
@@ -725,9 +705,7 @@ class Running(Linear):
         return z.cumsum(1) / torch.arange(1, z.shape[1] + 1, dtype=z.dtype)[:, None]
 
 
-def test_a_coder_of_whole_sequences_never_meets_a_cache(
-    models: dict[str, interp.HookedModel],
-) -> None:
+def test_a_coder_of_whole_sequences_never_meets_a_cache(models: dict[str, interp.HookedModel]) -> None:
     model, site = models["llama"], "blocks.1.hook_resid_post"
     view = model.with_coder(Running(site, site), error_term=False)
     ids = IDS[:1]
@@ -759,15 +737,10 @@ def test_a_mask_is_a_mask(models: dict[str, interp.HookedModel]) -> None:
             interp.zero("blocks.0.mlp.hook_post", index=entries.nonzero().flatten()),
         ),
         (interp.zero(site, positions=tokens[0]), interp.zero(site, positions=[1, 4])),
-        (
-            interp.zero(site, positions=tokens),
-            interp.zero(site, positions=torch.tensor([[1, 4], [0, 6]])),
-        ),
+        (interp.zero(site, positions=tokens), interp.zero(site, positions=torch.tensor([[1, 4], [0, 6]]))),
         (interp.zero(site, head=slice(1, None, 3)), interp.zero(site, head=[1, 4])),
     ):
-        assert torch.equal(
-            model.run_with_hooks(IDS, [with_mask]), model.run_with_hooks(IDS, [with_numbers])
-        )
+        assert torch.equal(model.run_with_hooks(IDS, [with_mask]), model.run_with_hooks(IDS, [with_numbers]))
     grid = model.capture(IDS, site, positions=tokens)[site]
     assert torch.equal(grid, model.capture(IDS, site, positions=[[1, 4], [0, 6]])[site])
 
@@ -902,10 +875,7 @@ def test_every_call_is_asked_for_as_such() -> None:
         torch.testing.assert_close(model(x), right)
     with pytest.raises(InterpError, match="2 times"):
         model.run_with_hooks(x, ("shared.hook_out", lambda v, hook: v * 2))
-    with (
-        pytest.raises(InterpError, match="2 times"),
-        model.hooks(("shared.hook_out", lambda v, hook: v * 2)),
-    ):
+    with pytest.raises(InterpError, match="2 times"), model.hooks(("shared.hook_out", lambda v, hook: v * 2)):
         model(x)
     with pytest.raises(SiteError, match="one call"):
         model.capture(x, "shared.hook_out#*")

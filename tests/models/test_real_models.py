@@ -78,9 +78,7 @@ def nats_per_token(model: interp.HookedModel, texts: list[str], batch: int = 20)
     return total / count
 
 
-def test_stories_cross_entropy(
-    stories: interp.HookedModel, shared_data: Path, full_count: bool
-) -> None:
+def test_stories_cross_entropy(stories: interp.HookedModel, shared_data: Path, full_count: bool) -> None:
     file = shared_data / "corpora" / "tinystories" / "tinystories_1000.json"
     texts = [text.strip() for text in json.loads(file.read_text(encoding="utf-8"))]
     measured = nats_per_token(stories, texts[:500] if full_count else texts[:40])
@@ -166,9 +164,7 @@ def test_double_precision_is_what_was_asked_for(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("places", ["one", "split"])
-def test_a_device_map_changes_nothing(
-    folder: Path, stories: interp.HookedModel, places: str
-) -> None:
+def test_a_device_map_changes_nothing(folder: Path, stories: interp.HookedModel, places: str) -> None:
     pytest.importorskip("accelerate")
     layers = {f"model.layers.{i}": "cpu" for i in range(5)}
     rest = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
@@ -194,18 +190,14 @@ def test_weights_on_disk_are_read_through_hooks(
     torch.testing.assert_close(output, stories(PROMPT))
     torch.testing.assert_close(acts[site], stories.capture(PROMPT, site)[site])
     edit = interp.zero("blocks.3.attn.hook_z", head=1)
-    torch.testing.assert_close(
-        model.run_with_hooks(PROMPT, [edit]), stories.run_with_hooks(PROMPT, [edit])
-    )
+    torch.testing.assert_close(model.run_with_hooks(PROMPT, [edit]), stories.run_with_hooks(PROMPT, [edit]))
 
 
 def test_a_quantised_model_in_memory_keeps_its_sites() -> None:
     plain = zoo.make("llama")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces a successor of this way to quantise
-        quantised = torch.ao.quantization.quantize_dynamic(
-            plain, {torch.nn.Linear}, dtype=torch.qint8
-        )
+        quantised = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.Linear}, dtype=torch.qint8)
     model, exact = interp.wrap(quantised), interp.wrap(plain)
     with torch.no_grad():
         raw = quantised(IDS).logits

@@ -62,9 +62,7 @@ def test_induction_predicts_the_second_copy(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["modular-addition", "induction", "digit-addition", "brackets"])
-def test_trained_weights_compute_what_hooked_transformer_computes(
-    name: str, shared_data: Path
-) -> None:
+def test_trained_weights_compute_what_hooked_transformer_computes(name: str, shared_data: Path) -> None:
     lens = pytest.importorskip("transformer_lens")
     folder = shared_data / "models" / name
     fields = json.loads((folder / "hooked_transformer.json").read_text())
@@ -207,9 +205,7 @@ def test_compiled_programs_reproduce_every_record(program: str, shared_data: Pat
             output, acts = model.run_with_cache(ids, last)
         assert (acts[last] - expected).abs().max() <= 1e-5
         assert (output - expected).abs().max() <= 1e-5
-        assert answers(output[0, 1:], info, shared_data, program) == pytest.approx(
-            record["want"], abs=1e-4
-        )
+        assert answers(output[0, 1:], info, shared_data, program) == pytest.approx(record["want"], abs=1e-4)
 
 
 def answers(residual: Tensor, info: dict[str, Any], shared: Path, program: str) -> list[float]:

@@ -49,9 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def make_pair(
-    variant: dict[str, Any], dtype: torch.dtype, **extra: Any
-) -> tuple[SmallTransformer, Any]:
+def make_pair(variant: dict[str, Any], dtype: torch.dtype, **extra: Any) -> tuple[SmallTransformer, Any]:
     """Our model and HookedTransformer with the same random weights, biases and gains included."""
     lens = pytest.importorskip("transformer_lens")
     fields = {**SIZES, **variant}
@@ -221,9 +219,7 @@ def test_initial_weights_follow_the_seed_alone() -> None:
     again, other = SmallTransformer(cfg, seed=3), SmallTransformer(cfg, seed=4)
     assert torch.equal(first.embed.W_E, again.embed.W_E)
     assert not torch.equal(first.embed.W_E, other.embed.W_E)
-    spread = (
-        torch.cat([p.flatten() for n, p in first.named_parameters() if "W_" in n]).detach().std()
-    )
+    spread = torch.cat([p.flatten() for n, p in first.named_parameters() if "W_" in n]).detach().std()
     assert abs(float(spread) - 0.8 / 22**0.5) < 0.01
     first.blocks[0].attn.b_Q.data.fill_(9.0)
     first.init_weights(3)
@@ -243,9 +239,7 @@ def test_initial_weights_follow_the_seed_alone() -> None:
         (torch.zeros(1, 3, dtype=torch.long), {"position_ids": torch.full((1, 3), 13)}, "position"),
     ],
 )
-def test_bad_tokens_are_refused(
-    ids: torch.Tensor, kwargs: dict[str, torch.Tensor], words: str
-) -> None:
+def test_bad_tokens_are_refused(ids: torch.Tensor, kwargs: dict[str, torch.Tensor], words: str) -> None:
     model = SmallTransformer(SmallConfig.from_dict(SIZES))
     with pytest.raises(TokenError, match=words):
         model(ids, **kwargs)

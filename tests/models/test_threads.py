@@ -40,13 +40,7 @@ def _impatient() -> Iterator[None]:
 def _model(name: str) -> nn.Module:
     if name != "small":
         return zoo.make(name)
-    sizes: dict[str, Any] = {
-        "n_layers": 2,
-        "d_model": 12,
-        "n_ctx": 31,
-        "d_head": 4,
-        "d_vocab": zoo.V,
-    }
+    sizes: dict[str, Any] = {"n_layers": 2, "d_model": 12, "n_ctx": 31, "d_head": 4, "d_vocab": zoo.V}
     return SmallTransformer(SmallConfig(**sizes, n_heads=3, d_mlp=11), seed=1).eval()
 
 

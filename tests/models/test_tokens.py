@@ -98,9 +98,7 @@ def test_only_decoders_get_a_bos_that_the_tokenizer_does_not_add(family: str) ->
 
 @pytest.mark.parametrize(("default", "first"), [(True, [0, 1]), (False, [1]), (None, [0, 1])])
 @pytest.mark.parametrize("adds_bos", [False, True])
-def test_the_model_default_overrules_probing(
-    default: bool | None, first: list[int], adds_bos: bool
-) -> None:
+def test_the_model_default_overrules_probing(default: bool | None, first: list[int], adds_bos: bool) -> None:
     t = tokenization(word_level(0, adds_bos=adds_bos), default_prepend_bos=default)
     assert t.to_tokens("red").tolist() == [first]
     assert (t.bos_policy == "none") == (default is False)

@@ -41,9 +41,7 @@ def word_level(
     single = "<s> " * adds_bos + "$A" + " </s>" * adds_eos
     if adds_bos or adds_eos:
         specials = [(t, vocab[t]) for t in ("<s>", "</s>") if t in vocab]
-        backend.post_processor = processors.TemplateProcessing(
-            single=single, special_tokens=specials
-        )
+        backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=specials)
     names = {"eos_token": "</s>", "unk_token": unk, "bos_token": None if bos is None else "<s>"}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, **{k: v for k, v in names.items() if v is not None}
@@ -69,29 +67,15 @@ def metaspace() -> PreTrainedTokenizerFast:
     entries = [UNK, "<s>", "</s>", *bytes_, "▁", "a", "b", "▁a", "ab"]
     backend = Tokenizer(
         models.BPE(
-            {t: i for i, t in enumerate(entries)},
-            [("▁", "a"), ("a", "b")],
-            unk_token=UNK,
-            byte_fallback=True,
+            {t: i for i, t in enumerate(entries)}, [("▁", "a"), ("a", "b")], unk_token=UNK, byte_fallback=True
         )
     )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token=UNK
-    )
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token=UNK)
 
 
 def byt5() -> PreTrainedTokenizer:

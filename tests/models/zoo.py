@@ -57,17 +57,8 @@ def _opt(t: Any, **more: Any) -> Any:
 
 
 def _t5(t: Any, **more: Any) -> Any:
-    sizes = {
-        "vocab_size": V,
-        "d_model": D,
-        "d_kv": 5,
-        "d_ff": M,
-        "num_layers": L,
-        "num_decoder_layers": 2,
-    }
-    return t.T5ForConditionalGeneration(
-        t.T5Config(**sizes, num_heads=H, decoder_start_token_id=0, **more)
-    )
+    sizes = {"vocab_size": V, "d_model": D, "d_kv": 5, "d_ff": M, "num_layers": L, "num_decoder_layers": 2}
+    return t.T5ForConditionalGeneration(t.T5Config(**sizes, num_heads=H, decoder_start_token_id=0, **more))
 
 
 def _gemma(t: Any, kind: str, **more: Any) -> Any:
@@ -113,14 +104,10 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 
 UNREACHED: dict[str, Callable[[Any], Any]] = {
     "gptj": lambda t: t.GPTJForCausalLM(
-        t.GPTJConfig(
-            vocab_size=V, n_embd=D, n_layer=L, n_head=H, n_inner=M, n_positions=C, rotary_dim=2
-        )
+        t.GPTJConfig(vocab_size=V, n_embd=D, n_layer=L, n_head=H, n_inner=M, n_positions=C, rotary_dim=2)
     ),
     "codegen": lambda t: t.CodeGenForCausalLM(
-        t.CodeGenConfig(
-            vocab_size=V, n_embd=32, n_layer=L, n_head=4, n_inner=M, n_positions=C, rotary_dim=2
-        )
+        t.CodeGenConfig(vocab_size=V, n_embd=32, n_layer=L, n_head=4, n_inner=M, n_positions=C, rotary_dim=2)
     ),
     "gpt-neo": lambda t: t.GPTNeoForCausalLM(
         t.GPTNeoConfig(
@@ -134,9 +121,7 @@ UNREACHED: dict[str, Callable[[Any], Any]] = {
             window_size=3,
         )
     ),
-    "bloom": lambda t: t.BloomForCausalLM(
-        t.BloomConfig(vocab_size=V, hidden_size=D, n_layer=L, n_head=H)
-    ),
+    "bloom": lambda t: t.BloomForCausalLM(t.BloomConfig(vocab_size=V, hidden_size=D, n_layer=L, n_head=H)),
     "falcon": lambda t: t.FalconForCausalLM(
         t.FalconConfig(vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=H)
     ),
@@ -166,9 +151,7 @@ UNREACHED: dict[str, Callable[[Any], Any]] = {
     ),
 }
 
-DECODERS = [
-    k for k in MAKERS if k.split("-")[0] not in ("bert", "roberta", "distilbert", "t5", "vit")
-]
+DECODERS = [k for k in MAKERS if k.split("-")[0] not in ("bert", "roberta", "distilbert", "t5", "vit")]
 
 
 def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -183,9 +166,7 @@ def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Mod
     return model.to(dtype).eval()
 
 
-def inputs(
-    model: nn.Module, batch: int = 2, pos: int = 7, seed: int = 0
-) -> dict[str, torch.Tensor]:
+def inputs(model: nn.Module, batch: int = 2, pos: int = 7, seed: int = 0) -> dict[str, torch.Tensor]:
     """Keyword arguments for the raw model."""
     draw = torch.Generator().manual_seed(seed)
     config = model.config
@@ -194,8 +175,5 @@ def inputs(
         return {"pixel_values": torch.randn(batch, 3, 12, 12, generator=draw).to(dtype)}
     ids = torch.randint(5, V, (batch, pos), generator=draw)
     if config.model_type == "t5":
-        return {
-            "input_ids": ids,
-            "decoder_input_ids": torch.randint(5, V, (batch, 5), generator=draw),
-        }
+        return {"input_ids": ids, "decoder_input_ids": torch.randint(5, V, (batch, 5), generator=draw)}
     return {"input_ids": ids}

@@ -58,10 +58,7 @@ def test_notebook_runs_offline_from_nothing(source: Path, tmp_path: Path) -> Non
     notebook = nbformat.from_dict(read(source))
     environment = os.environ | {"INTERP_TEST_LOOPBACK": "1"}  # a kernel speaks to its client only
     client = NotebookClient(
-        notebook,
-        timeout=HANG,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
+        notebook, timeout=HANG, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     start = time.process_time()
     client.execute(env=environment)

@@ -25,9 +25,7 @@ def test_thumbnails_come_first_then_one_large_map_per_head() -> None:
     assert len(fig.data) == 6 and fig.layout.meta == {"thumbnails": 3}
     assert [trace.visible for trace in fig.data[3:]] == [False, False, True]
     for head in range(3):
-        np.testing.assert_allclose(
-            np.nan_to_num(fig.data[3 + head].z), values[head], rtol=1e-6, atol=1e-9
-        )
+        np.testing.assert_allclose(np.nan_to_num(fig.data[3 + head].z), values[head], rtol=1e-6, atol=1e-9)
 
 
 def test_the_future_is_blank_not_zero_unless_the_model_looks_both_ways() -> None:

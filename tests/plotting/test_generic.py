@@ -51,9 +51,7 @@ def test_two_axes_make_a_heat_map_with_the_declared_names(result: PlottedScores)
 
 def test_one_axis_makes_bars_and_three_need_a_cut(result: PlottedScores) -> None:
     assert plot_result(result, field="bias").data[0].type == "bar"
-    np.testing.assert_allclose(
-        plot_result(result, field="pattern", layer=1).data[0].z, result.pattern[1]
-    )
+    np.testing.assert_allclose(plot_result(result, field="pattern", layer=1).data[0].z, result.pattern[1])
     with pytest.raises(ConfigError, match="one or two axes"):
         plot_result(result, field="pattern")
     with pytest.raises(ConfigError, match="scores"):

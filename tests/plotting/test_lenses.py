@@ -60,9 +60,7 @@ def test_without_a_target_the_answers_colours_are_not_offered() -> None:
 
     result = replace(lens_result(), target_prob=None, target_rank=None, targets=None)
     fig = lens_heatmap(result)
-    assert [b.label for b in fig.layout.updatemenus[0].buttons] == [
-        "P(top-1)", "entropy", "KL to output",
-    ]  # fmt: skip
+    assert [b.label for b in fig.layout.updatemenus[0].buttons] == ["P(top-1)", "entropy", "KL to output"]
     with pytest.raises(ConfigError, match="target_rank"):
         lens_heatmap(result, LensConfig(colour="target_rank"))
 
@@ -87,11 +85,7 @@ def test_cells_are_wide_enough_for_their_text() -> None:
 
 def test_hostile_tokens_leave_no_markup_but_line_breaks() -> None:
     fig = lens_heatmap(lens_result(NASTY))
-    texts = [
-        *fig.layout.xaxis.ticktext,
-        *np.ravel(fig.data[5].customdata),
-        *np.ravel(fig.data[0].text),
-    ]
+    texts = [*fig.layout.xaxis.ticktext, *np.ravel(fig.data[5].customdata), *np.ravel(fig.data[0].text)]
     assert all("<" not in str(text).replace("<br>", "") for text in texts)
 
 

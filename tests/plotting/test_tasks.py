@@ -14,11 +14,20 @@ def report(right: list[float], bar: float, names: list[str]) -> TaskReport:
     share, n = torch.tensor(right), torch.full((len(right),), 37)
     low, high = (end.float() for end in wilson(share, n))
     return TaskReport(
-        right=share, low=low, high=high, top1=share, preferred=torch.full_like(share, torch.nan),
-        logit_difference=torch.full_like(share, torch.nan), probability=share / 2, n=n,
-        bar=torch.full_like(share, bar), name="pets", grouped_by="template",
-        criteria=("accuracy",) * len(right), labels={"group": names},
-    )  # fmt: skip
+        right=share,
+        low=low,
+        high=high,
+        top1=share,
+        preferred=torch.full_like(share, torch.nan),
+        logit_difference=torch.full_like(share, torch.nan),
+        probability=share / 2,
+        n=n,
+        bar=torch.full_like(share, bar),
+        name="pets",
+        grouped_by="template",
+        criteria=("accuracy",) * len(right),
+        labels={"group": names},
+    )
 
 
 def test_bars_carry_shares_intervals_and_the_bar() -> None:

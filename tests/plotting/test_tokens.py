@@ -22,9 +22,7 @@ def spans(strip: TokenStrip) -> list[ET.Element]:
 
 
 def test_colour_is_blue_for_plus_red_for_minus_and_proportional() -> None:
-    cells = spans(
-        TokenStrip((" a", " b", " c", " d"), [2.0, -1.0, 0.0, float("nan")], "t", QUANTITY)
-    )
+    cells = spans(TokenStrip((" a", " b", " c", " d"), [2.0, -1.0, 0.0, float("nan")], "t", QUANTITY))
     alphas = [re.search(r"rgba\((\d+),\d+,(\d+),([\d.]+)\)", c.attrib["style"]) for c in cells]
     red, blue, alpha = alphas[0].groups()
     assert int(blue) > int(red) and float(alpha) == pytest.approx(MAX_ALPHA, abs=1e-3)
@@ -55,8 +53,15 @@ def test_every_nasty_token_is_inert_and_visible() -> None:
     assert [cell.text for cell in cells] == [visible(token)[:40] or "∅" for token in NASTY]
     tree = html5lib.parseFragment(str(strip.html()), namespaceHTMLElements=False)
     assert {node.tag for node in tree.iter()} <= {
-        "DOCUMENT_FRAGMENT", "figure", "figcaption", "strong", "span", "p", "br", "wbr",
-    }  # fmt: skip
+        "DOCUMENT_FRAGMENT",
+        "figure",
+        "figcaption",
+        "strong",
+        "span",
+        "p",
+        "br",
+        "wbr",
+    }
 
 
 @pytest.mark.parametrize(("tokens", "values"), [(("a",), [1.0, 2.0]), ((), [])])

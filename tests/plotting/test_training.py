@@ -47,9 +47,7 @@ def test_panels_share_their_horizontal_axis() -> None:
 
 def test_a_resumed_run_joins_and_the_later_record_counts() -> None:
     again = [{"step": 6, "loss": 99.0}, {"step": 13, "loss": 1.0}]
-    trace = training_curves([*RECORDS, *again], ["loss"], config=CurvesConfig(smoothing=0.0)).data[
-        0
-    ]
+    trace = training_curves([*RECORDS, *again], ["loss"], config=CurvesConfig(smoothing=0.0)).data[0]
     assert list(trace.x) == list(range(14))
     assert trace.y[6] == 99.0
 

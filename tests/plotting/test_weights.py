@@ -39,11 +39,16 @@ def table(n: int = 3) -> TokenTable:
     k = len(NASTY)
     scores = torch.arange(n * 2 * k, 0, -1).reshape(n, 2, k).float()
     return TokenTable(
-        scores=scores, ids=torch.arange(k).expand(n, 2, k), mean=torch.zeros(n),
-        std=torch.ones(n), threshold=torch.full((n,), 3.0), pieces=dict(enumerate(NASTY)),
-        n_tokens=10**6, space="unembed",
+        scores=scores,
+        ids=torch.arange(k).expand(n, 2, k),
+        mean=torch.zeros(n),
+        std=torch.ones(n),
+        threshold=torch.full((n,), 3.0),
+        pieces=dict(enumerate(NASTY)),
+        n_tokens=10**6,
+        space="unembed",
         labels={"direction": [f"L0N{i}.out" for i in range(n)], "sign": ["+", "-"]},
-    )  # fmt: skip
+    )
 
 
 def texts(fig: go.Figure) -> list[str]:
@@ -136,6 +141,4 @@ def test_a_record_is_drawn_by_layer(model: HookedModel) -> None:
     record = record_attention(model, torch.randint(5, 90, (7,)))
     fig = record.plot(layer=1)
     assert fig.layout.meta == {"thumbnails": H}
-    np.testing.assert_allclose(
-        np.nan_to_num(fig.data[0].z), record.patterns[1, 0], rtol=1e-5, atol=1e-7
-    )
+    np.testing.assert_allclose(np.nan_to_num(fig.data[0].z), record.patterns[1, 0], rtol=1e-5, atol=1e-7)

@@ -19,8 +19,9 @@ class Regressor(nn.Module):
 
     def __init__(self, n_layers: int = 4, width: int = 64, seed: int = 0) -> None:
         super().__init__()
-        cfg = SmallConfig(n_layers=n_layers, d_model=width, n_ctx=2 * EXEMPLARS, d_head=16,
-                          d_vocab=1, act_fn="gelu")  # fmt: skip
+        cfg = SmallConfig(
+            n_layers=n_layers, d_model=width, n_ctx=2 * EXEMPLARS, d_head=16, d_vocab=1, act_fn="gelu"
+        )
         self.read, self.place = nn.Linear(D + 1, width), nn.Embedding(cfg.n_ctx, width)
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(n_layers))
         self.norm, self.out = norm(cfg, width), nn.Linear(width, 1)
@@ -63,16 +64,21 @@ def problems(n: int, noise: float, seed: int, step: int = 0) -> tuple[Tensor, Te
     return x, y + noise * torch.randn(n, EXEMPLARS, generator=draw)
 
 
-def trained(
-    n_layers: int = 4, *, steps: int = 3000, noise: float = 0.0, seed: int = 0
-) -> Regressor:
+def trained(n_layers: int = 4, *, steps: int = 3000, noise: float = 0.0, seed: int = 0) -> Regressor:
     """Adam on a one-cycle schedule, 64 problems per step."""
     model = Regressor(n_layers, seed=seed)
 
     def step(module: nn.Module, batch: tuple[Tensor, Tensor], t: int) -> Tensor:
         return (module(*batch) - batch[1]).square().mean()
 
-    schedule = FitConfig(steps=steps, lr=2e-3, lr_warmup=steps // 4, lr_schedule="cosine",
-                         grad_clip=1.0, log_every=250, seed=seed)  # fmt: skip
+    schedule = FitConfig(
+        steps=steps,
+        lr=2e-3,
+        lr_warmup=steps // 4,
+        lr_schedule="cosine",
+        grad_clip=1.0,
+        log_every=250,
+        seed=seed,
+    )
     fit(model, step, lambda t: problems(64, noise, seed, t), schedule)
     return model.eval()

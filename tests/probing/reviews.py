@@ -86,7 +86,8 @@ def train_reader(
         words, _ = reviews(32 if letters else 64, seed, t)
         return spelled(words)[0] if letters else words
 
-    schedule = FitConfig(steps=steps, lr=lr, lr_schedule="cosine", grad_clip=1.0, seed=seed,
-                         log_every=max(steps // 10, 1))  # fmt: skip
+    schedule = FitConfig(
+        steps=steps, lr=lr, lr_schedule="cosine", grad_clip=1.0, seed=seed, log_every=max(steps // 10, 1)
+    )
     fit(model, step, batches, schedule)
     return model.eval()

@@ -18,12 +18,7 @@ F16 = settings(max_examples=2_000 if os.environ.get("INTERP_FULL") == "1" else 5
 
 
 def planted(
-    n: int = 997,
-    d: int = 13,
-    *,
-    shift: float = 3.0,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
+    n: int = 997, d: int = 13, *, shift: float = 3.0, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
     """Correlated Gaussian rows [n, d] whose direction 0 carries a balanced binary label [n]."""
     draw = generator(seed, "planted")

@@ -88,5 +88,4 @@ def test_bad_requests_are_explained(change: Any, kind: type[InterpError], words:
     given = {"texts": batch, "site": SITE, "neurons": (1,), "replacement": "zero"} | change
     plain = getattr(ablate_neurons, "__wrapped__", ablate_neurons)  # past the type checker
     with pytest.raises(kind, match=words):
-        plain(model, given["texts"], given["site"], given["neurons"],
-              replacement=given["replacement"])  # fmt: skip
+        plain(model, given["texts"], given["site"], given["neurons"], replacement=given["replacement"])

@@ -48,9 +48,7 @@ def toy() -> interp.HookedModel:
     return interp.wrap(small(d_vocab=len(words)), words)
 
 
-SENTENCE = words_of(
-    "I don't see unbelievably café.", "I", "do", "n't", "see", "unbelievably", "café", "."
-)
+SENTENCE = words_of("I don't see unbelievably café.", "I", "do", "n't", "see", "unbelievably", "café", ".")
 
 
 def test_pieces_of_a_real_encoder(encoder: interp.HookedModel) -> None:
@@ -62,9 +60,14 @@ def test_pieces_of_a_real_encoder(encoder: interp.HookedModel) -> None:
     }
     # [CLS] i don ' t see un ##bel ##ie ##va ##bly cafe . [SEP]: "don" is mostly "do"
     assert read == {
-        "I": "i", "do": "don", "n't": "' t", "see": "see", "unbelievably": "unbelievably",
-        "café": "cafe", ".": ".",
-    }  # fmt: skip
+        "I": "i",
+        "do": "don",
+        "n't": "' t",
+        "see": "see",
+        "unbelievably": "unbelievably",
+        "café": "cafe",
+        ".": ".",
+    }
     assert found.types[1] == "do" and found.groups[0] == "I d" and found.dropped == 0
 
 
@@ -88,8 +91,7 @@ def test_a_word_inside_another_words_token_is_an_error_or_dropped(toy: interp.Ho
 
 
 def test_words_that_share_a_span_share_their_tokens(toy: interp.HookedModel) -> None:
-    shared = Labelled("red green", ("a", "le", "green"), ((0, 3), (0, 3), (4, 9)),
-                      {"kind": ("x", "y", "x")})  # fmt: skip
+    shared = Labelled("red green", ("a", "le", "green"), ((0, 3), (0, 3), (4, 9)), {"kind": ("x", "y", "x")})
     found = align_words(toy, [shared], "kind")
     assert found.first.tolist() == [1, 1, 2]  # after the BOS
 
@@ -126,9 +128,7 @@ def test_every_word_finds_its_own_token(words: list[str], data: st.DataObject) -
 
 
 def test_rows_are_the_models_own_activations(encoder: interp.HookedModel) -> None:
-    other = words_of(
-        "A much longer sentence about red houses, green trees.", "much", "houses", "green"
-    )
+    other = words_of("A much longer sentence about red houses, green trees.", "much", "houses", "green")
     for pool in ("first", "last", "mean"):
         found = align_words(encoder, [SENTENCE, other], "kind", pool=pool)
         rows = gather(encoder, found, ["blocks.2.hook_resid_post", "blocks.1.attn.hook_z"])
@@ -138,9 +138,7 @@ def test_rows_are_the_models_own_activations(encoder: interp.HookedModel) -> Non
             a, b = int(found.first[i]), int(found.last[i])
             raw = alone["blocks.2.hook_resid_post"][0, a : b + 1]
             wanted = {"first": raw[0], "last": raw[-1], "mean": raw.mean(0)}[pool]
-            torch.testing.assert_close(
-                rows["blocks.2.hook_resid_post"][i], wanted, atol=2e-5, rtol=1e-4
-            )
+            torch.testing.assert_close(rows["blocks.2.hook_resid_post"][i], wanted, atol=2e-5, rtol=1e-4)
         assert rows["blocks.1.attn.hook_z"].shape == (len(found), 384)
 
 
@@ -174,14 +172,10 @@ def test_a_model_sweep_finds_the_token_and_not_chance(toy: interp.HookedModel) -
     order = torch.randint(3, (120, 6)).tolist()
     texts = [" ".join(colours[i] for i in row) for row in order]
     data = [
-        Labelled(t, tuple(t.split()), words_of(t, *t.split()).spans,
-                 {"next": (*t.split()[1:], None)})
+        Labelled(t, tuple(t.split()), words_of(t, *t.split()).spans, {"next": (*t.split()[1:], None)})
         for t in texts
-    ]  # fmt: skip
-    same = [
-        Labelled(s.text, s.words, s.spans, {"self": s.words, "next": s.labels["next"]})
-        for s in data
     ]
+    same = [Labelled(s.text, s.words, s.spans, {"self": s.words, "next": s.labels["next"]}) for s in data]
     labelled = align_words(toy, same, ["self", "next"])
     assert len(labelled) == 120 * 5  # the last word of a sentence has no next
     sweep = sweep_model(toy, labelled, ["hook_embed", "blocks.*.hook_resid_post"])

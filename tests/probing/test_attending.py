@@ -11,12 +11,7 @@ import torch
 import interp
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError
 from interp.probing.config import AttentionProbeConfig
-from interp.probing.syntax.attention import (
-    WordMaps,
-    attention_probe,
-    fit_attention_probe,
-    word_maps,
-)
+from interp.probing.syntax.attention import WordMaps, attention_probe, fit_attention_probe, word_maps
 from interp.tasks.labels import Labelled
 from tests.models import tokenizers
 from tests.probing.rows import small
@@ -133,8 +128,10 @@ def test_attention_between_words_is_mean_from_and_sum_to() -> None:
 def test_the_whole_way_from_text_to_result() -> None:
     words = tokenizers.word_level(bos=0)
     model = interp.wrap(small(d_vocab=len(words)), words)
-    data = [sentence(*"red green blue one".split()[: 2 + i % 3], heads=((1, -1, 1, 2)[: 2 + i % 3]))
-            for i in range(40)]  # fmt: skip
+    data = [
+        sentence(*"red green blue one".split()[: 2 + i % 3], heads=((1, -1, 1, 2)[: 2 + i % 3]))
+        for i in range(40)
+    ]
     found = attention_probe(model, data, AttentionProbeConfig(steps=30, word_rank=2))
     assert found.weight.shape == (2, 3, 2) and found.random_init_uas is not None
     assert found.provenance is not None

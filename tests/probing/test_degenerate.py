@@ -53,8 +53,9 @@ def _structural(case: Case) -> Any:
     x, _, seed = case
     trees = [[1, -1, 1], [-1, 0, 1, 2], [1, 0, -1]]
     parts = [x[:3], x[:4], x[-3:]]
-    return structural_probe(parts, trees[: 2 + seed % 2] + trees[:1] * (1 - seed % 2),
-                            StructuralConfig(steps=2, rank=3))  # fmt: skip
+    return structural_probe(
+        parts, trees[: 2 + seed % 2] + trees[:1] * (1 - seed % 2), StructuralConfig(steps=2, rank=3)
+    )
 
 
 def _context(case: Case) -> Any:
@@ -72,12 +73,11 @@ CALLS: dict[str, Callable[[Case], Any]] = {
     "support": lambda c: optimal_support(c[0], c[1], 1 + c[2] % 3, OptimalConfig(seconds=1.0)),
     "elude": lambda c: concepts.elude(c[0], c[0], _codes(c[1]), ranks=(1,), steps=2),
     "audit": lambda c: audit_erasure(c[0], {"y": c[1]}, "y", probe=QUICK),
-    "writing": lambda c: clamped_writing(lambda h: torch.ones(2), lambda s: s, c[0], c[1], 0,
-                                         n_random=1),
+    "writing": lambda c: clamped_writing(lambda h: torch.ones(2), lambda s: s, c[0], c[1], 0, n_random=1),
     "attention": _attention,
     "structural": _structural,
     "context": _context,
-}  # fmt: skip
+}
 
 
 def _codes(labels: list[Any]) -> Tensor:

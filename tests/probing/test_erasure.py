@@ -71,8 +71,7 @@ def test_nothing_linear_is_left_and_nothing_moves_less(labels: str) -> None:
         "real": x[:, 0] + x[:, 5].square(),
     }[labels]
     eraser = fit_eraser(x, wanted)
-    columns = wanted.double()[:, None] if labels == "real" else (
-        wanted[:, None] == wanted.unique()).double()  # fmt: skip
+    columns = wanted.double()[:, None] if labels == "real" else (wanted[:, None] == wanted.unique()).double()
     sums = Moments(17, columns.shape[1]).update(eraser(x), columns)
     assert float(sums.xz.abs().max()) / len(x) <= 1e-8
     # First-order optimality over all affine maps that leave no covariance: the change is
@@ -127,8 +126,7 @@ def test_leace_beats_inlp_at_the_price_it_pays() -> None:
         for method in ("leace", "mean_projection", "inlp")
     }
     leace, inlp = audits["leace"], audits["inlp"]
-    figures = {m: (a.before[0].tolist(), a.after.tolist(), float(a.moved), a.rank)
-               for m, a in audits.items()}  # fmt: skip
+    figures = {m: (a.before[0].tolist(), a.after.tolist(), float(a.moved), a.rank) for m, a in audits.items()}
     assert float(leace.before[0, 0]) > 0.98, figures
     assert float(leace.after[0, 0]) <= float(leace.majority[0]) + 0.03, figures
     assert float(leace.covariance) <= 1e-8 and leace.check().ok, figures
@@ -278,9 +276,7 @@ def test_bad_requests_are_explained() -> None:
 @given(n=st.integers(2, 19), d=st.integers(1, 29), seed=st.integers(0, 99), flat=st.booleans())
 def test_f16_degenerate_rows(n: int, d: int, seed: int, flat: bool) -> None:
     draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=draw) * 10.0 ** float(
-        torch.randint(-9, 9, (1,), generator=draw)
-    )
+    x = torch.randn(n, d, generator=draw) * 10.0 ** float(torch.randint(-9, 9, (1,), generator=draw))
     if flat:
         x[:] = x[0].clone()
     z: Any = torch.randint(3, (n,), generator=draw)

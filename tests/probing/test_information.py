@@ -22,9 +22,7 @@ def test_random_labels_cost_a_bit_each_and_planted_ones_a_fraction() -> None:
     planted = (x[:, 0] > 0).long()
     found = code_length({"signal": x, "noise": torch.randn(4000, 11)}, planted)
     assert float(found.uniform) == 4000.0
-    assert float(found.compression[0]) > 5 and float(found.compression[1]) == pytest.approx(
-        1, abs=0.03
-    )
+    assert float(found.compression[0]) > 5 and float(found.compression[1]) == pytest.approx(1, abs=0.03)
     assert bool((found.shuffled / 4000 - 1).abs().max() < 0.05)
 
 

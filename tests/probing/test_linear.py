@@ -45,15 +45,16 @@ def noisy_targets(n: int = 499, d: int = 17, m: int = 5) -> tuple[torch.Tensor, 
 def test_logistic_is_scikit_learns_optimum(penalty: float, balanced: bool) -> None:
     x, y = noisy_targets()
     base = spectrum(x, standardise=False)
-    found = fit_logistic(
-        base, y, torch.full((5,), penalty), balanced=balanced, tolerance=1e-9, max_iter=1000
-    )
+    found = fit_logistic(base, y, torch.full((5,), penalty), balanced=balanced, tolerance=1e-9, max_iter=1000)
     weight, bias = base.to_raw(found.weight[:, :, 0], found.bias[:, 0])
     for j in range(5):
         oracle = LogisticRegression(
-            C=1 / penalty, class_weight="balanced" if balanced else None,
-            solver="newton-cholesky", tol=1e-12, max_iter=1000,
-        ).fit(x.numpy(), y[:, j].numpy())  # fmt: skip
+            C=1 / penalty,
+            class_weight="balanced" if balanced else None,
+            solver="newton-cholesky",
+            tol=1e-12,
+            max_iter=1000,
+        ).fit(x.numpy(), y[:, j].numpy())
         np.testing.assert_allclose(weight[:, j], oracle.coef_[0], atol=1e-6)
         np.testing.assert_allclose(bias[j], oracle.intercept_[0], atol=1e-5)
 
@@ -133,8 +134,7 @@ def test_float32_rows_give_the_same_decisions() -> None:
         rows = x.to(dtype)
         targets = [encode(str(j), y[:1000, j]) for j in range(5)]
         scores = scores_of(solve(rows[:1000], targets, ProbeConfig()), rows[held])
-        rates.append([float(((s[:, 0] > 0) == y[held, j]).double().mean())
-                      for j, s in enumerate(scores)])  # fmt: skip
+        rates.append([float(((s[:, 0] > 0) == y[held, j]).double().mean()) for j, s in enumerate(scores)])
     assert np.abs(np.subtract(*rates)).max() <= 0.002, rates
 
 
@@ -144,9 +144,7 @@ def test_standardising_is_scikit_learns_scaler() -> None:
     scaler = StandardScaler().fit(x.numpy())
     oracle = LogisticRegression(tol=1e-12, solver="newton-cholesky", max_iter=1000)
     oracle.fit(scaler.transform(x.numpy()), y[:, 0].numpy())
-    np.testing.assert_allclose(
-        solved.weight[:, 0].numpy() * scaler.scale_, oracle.coef_[0], atol=1e-6
-    )
+    np.testing.assert_allclose(solved.weight[:, 0].numpy() * scaler.scale_, oracle.coef_[0], atol=1e-6)
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -182,9 +180,7 @@ def test_intervals_cover_and_know_about_groups() -> None:
     assert covered >= 0.9 and naive < 0.75
     assert float(wilson(1.0, 10.0)[0]) == pytest.approx(0.7225, abs=1e-3)  # published example
     perfect = accuracy(torch.ones(50, dtype=torch.bool), torch.arange(50) // 5)
-    assert perfect.high == pytest.approx(1.0) and perfect.low == pytest.approx(
-        float(wilson(1.0, 10.0)[0])
-    )
+    assert perfect.high == pytest.approx(1.0) and perfect.low == pytest.approx(float(wilson(1.0, 10.0)[0]))
 
 
 def test_r2_is_scikit_learns_and_0_for_a_constant() -> None:

@@ -53,8 +53,7 @@ def test_several_targets_are_a_map_and_one_of_them_a_curve() -> None:
 
 def test_f1_against_k_and_the_other_pictures() -> None:
     x, y = planted(499, 13)
-    sparse = sparse_sweep({f"blocks.{i}.mlp.hook_post": x for i in range(2)}, y,
-                          SparseConfig(ks=(1, 2, 8)))  # fmt: skip
+    sparse = sparse_sweep({f"blocks.{i}.mlp.hook_post": x for i in range(2)}, y, SparseConfig(ks=(1, 2, 8)))
     figure = sparse.plot()
     traces = {t.name: t for t in figure.data if t.name}
     assert list(traces["layer 1"].x) == [1, 2, 8] and "shuffled labels" in traces
@@ -89,13 +88,12 @@ def test_findings_draw_what_was_measured() -> None:
     config = ContextProbeConfig(steps=3)
     probes = probe_context(states, {"w": states[0, :, 0, :2]}, config)
     assert [t.name for t in probes.plot().data] == ["w", "w, unrelated"]
-    writing = clamped_writing(lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3,
-                              n_random=1)  # fmt: skip
+    writing = clamped_writing(
+        lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3, n_random=1
+    )
     assert list(writing.plot().data[0].x) == [1, 1, 0, 0, 0]
     model = interp.wrap(small(d_vocab=23))
     batch = {"a": TokenBatch.of(torch.randint(23, (2, 7)))}
     found = ablate_neurons(model, batch, "blocks.0.mlp.hook_post", (1,), n_random=2)
     bars = found.plot().data[0]
-    np.testing.assert_allclose(
-        bars.x, [float(found.effect), *found.random_effects[:, 0]], atol=1e-6
-    )
+    np.testing.assert_allclose(bars.x, [float(found.effect), *found.random_effects[:, 0]], atol=1e-6)

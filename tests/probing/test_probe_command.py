@@ -24,9 +24,7 @@ def test_words_are_probed_with_every_control(
     out = tmp_path / "out"
     quick = ["--limit", "60", "--tolerance", "1e-2", "--n-shuffles", "2"]
     assert main(["probe", stories, str(labels), "--out", str(out), *quick]) == 0
-    assert sorted(p.name for p in out.iterdir()) == [
-        "config.json", "report.html", "report.json", "sweep",
-    ]  # fmt: skip
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "report.html", "report.json", "sweep"]
     sweep = Result.load(out / "sweep")
     assert isinstance(sweep, ProbeSweep) and sweep.labels["target"] == ["upos"]
     assert sweep.score.shape == (5, 1)
@@ -54,9 +52,13 @@ def test_texts_are_probed_by_their_label(stories: str, shared_data: Path, tmp_pa
     ],
 )
 def test_what_cannot_be_is_explained(
-    stories: str, shared_data: Path, tmp_path: Path, options: list[str], words: str,
+    stories: str,
+    shared_data: Path,
+    tmp_path: Path,
+    options: list[str],
+    words: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     labels = str(shared_data / "corpora" / "ud_ewt" / "en_ewt-ud-dev.conllu.gz")
     assert main(["probe", stories, labels, "--out", str(tmp_path / "out"), *options]) == 2
     assert words in capsys.readouterr().err

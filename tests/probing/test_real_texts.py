@@ -131,9 +131,7 @@ def test_a_neuron_tells_code_from_prose(
 
 
 @pytest.mark.full
-def test_trees_of_real_sentences_are_in_the_distances(
-    minilm: interp.HookedModel, shared_data: Path
-) -> None:
+def test_trees_of_real_sentences_are_in_the_distances(minilm: interp.HookedModel, shared_data: Path) -> None:
     corpus = load_labels(shared_data / "corpora/ud_ewt/en_ewt-ud-dev.conllu.gz")
     assert isinstance(corpus, LabelledCorpus)
     short = [s for s in corpus[:600] if 3 <= len(s) <= 25 and s.heads is not None]
@@ -155,9 +153,7 @@ def test_trees_of_real_sentences_are_in_the_distances(
 
 
 @pytest.mark.full
-def test_what_the_controls_say_of_other_statements(
-    minilm: interp.HookedModel, shared_data: Path
-) -> None:
+def test_what_the_controls_say_of_other_statements(minilm: interp.HookedModel, shared_data: Path) -> None:
     sites, config = SITES[1:], ProbeConfig(penalties=(10.0,), n_shuffles=3)
     found = {}
     for name in ("sp_en_trans", "larger_than", "companies_true_false"):

@@ -159,8 +159,9 @@ def test_shuffled_labels_have_an_f1_of_a_half() -> None:
     sweep = sparse_sweep({"s": x}, a, SparseConfig(ks=(1, 2, 4, 8, 32, 128), n_shuffles=4))
     assert sweep.null_low is not None and sweep.null_high is not None
     assert float(sweep.null_low.min()) > 0.45 and float(sweep.null_high.max()) < 0.55
-    noise = sparse_sweep({"s": torch.randn(4000, 97)}, torch.arange(4000) % 2,
-                         SparseConfig(ks=(1, 8), n_shuffles=0))  # fmt: skip
+    noise = sparse_sweep(
+        {"s": torch.randn(4000, 97)}, torch.arange(4000) % 2, SparseConfig(ks=(1, 8), n_shuffles=0)
+    )
     assert float((noise.f1 - 0.5).abs().max()) < 0.05
 
 
@@ -190,13 +191,7 @@ def test_the_result_names_its_best_site_and_neurons(tmp_path: Path) -> None:
         ({}, [0, 1], {}, ShapeError, "nothing to probe"),
         ({"s": torch.randn(20, 3)}, list("abcd") * 5, {}, ConfigError, "two classes"),
         ({"s": torch.randn(20, 3)}, [1] * 20, {}, ConfigError, "one class only"),
-        (
-            {"s": torch.randn(20, 3), "t": torch.randn(9, 3)},
-            [0, 1] * 10,
-            {},
-            ShapeError,
-            "different rows",
-        ),
+        ({"s": torch.randn(20, 3), "t": torch.randn(9, 3)}, [0, 1] * 10, {}, ShapeError, "different rows"),
         ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (4,)}, ConfigError, "sizes"),
         ({"s": torch.randn(20, 3)}, [0, 1] * 10, {"ks": (0, 1)}, ConfigError, "ks"),
     ],

@@ -20,9 +20,7 @@ def random_tree(n: int, draw: torch.Generator) -> list[int]:
     return heads
 
 
-def embedded(
-    heads: list[int], draw: torch.Generator, d: int = 43, noise: float = 0.05
-) -> torch.Tensor:
+def embedded(heads: list[int], draw: torch.Generator, d: int = 43, noise: float = 0.05) -> torch.Tensor:
     """Words at their path from the root: one orthogonal step per arc, so |h_i - h_j|^2 = arcs."""
     n = len(heads)
     path = torch.zeros(n, n)

@@ -59,8 +59,11 @@ def test_the_best_threshold_is_the_one_of_brute_force() -> None:
         unit, sign, threshold = best_unit(x, encode("y", y))
         ours = float((((sign * (x[:, unit] - threshold)) > 0).long() == y).double().mean())
         cuts = torch.arange(-0.5, 5.5, 1)
-        every = [((s * (x[:, [j]] - cuts) > 0).long() == y[:, None]).double().mean(0).max()
-                 for j in range(3) for s in (1, -1)]  # fmt: skip
+        every = [
+            ((s * (x[:, [j]] - cuts) > 0).long() == y[:, None]).double().mean(0).max()
+            for j in range(3)
+            for s in (1, -1)
+        ]
         assert ours == pytest.approx(float(max(every)))
 
 
@@ -78,8 +81,9 @@ def test_cells_give_what_torchs_lstm_gives_and_edits_reach_a_step() -> None:
     model = CharLSTM(11, 7, n_layers=2, d_embed=5)
     whole = torch.nn.LSTM(5, 7, 2, batch_first=True)
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    state = {f"{n}_l{i}": dict(model.cells[i].named_parameters())[n].detach()
-             for i in range(2) for n in names}  # fmt: skip
+    state = {
+        f"{n}_l{i}": dict(model.cells[i].named_parameters())[n].detach() for i in range(2) for n in names
+    }
     whole.load_state_dict(state)
     ids = torch.randint(11, (3, 13))
     logits, cells = model.run(ids)
@@ -106,11 +110,7 @@ def test_a_real_character_model_speaks_shakespeare(shared_data: Path) -> None:
     folder = shared_data / "models" / "char-lstm-shakespeare"
     manifest = json.loads((folder / "manifest.json").read_text())
     arrays = {}
-    short = {
-        "embedding": "embedding",
-        "rnnlm/softmax_w": "softmax_w",
-        "rnnlm/softmax_b": "softmax_b",
-    }
+    short = {"embedding": "embedding", "rnnlm/softmax_w": "softmax_w", "rnnlm/softmax_b": "softmax_b"}
     for name, entry in manifest.items():
         layer = next((i for i in "01" if f"cell_{i}" in name), "")
         kind = "kernel" if name.endswith("weights") else "bias" if name.endswith("biases") else ""

@@ -186,6 +186,11 @@ def test_bad_requests_are_explained(change: Any, kind: type[InterpError], words:
     given = {"y": [0, 1, 1], "units": 0, "reach": 0.9, "judge": lambda s: s} | change
     with pytest.raises(kind, match=words):
         clamped_writing(
-            lambda held: torch.ones(3), given["judge"], torch.randn(3, 3), given["y"],
-            given["units"], reach=given["reach"], n_random=1,
-        )  # fmt: skip
+            lambda held: torch.ones(3),
+            given["judge"],
+            torch.randn(3, 3),
+            given["y"],
+            given["units"],
+            reach=given["reach"],
+            n_random=1,
+        )

@@ -32,10 +32,7 @@ class PageScores(Result):
 
     def check(self) -> Checks:
         return Checks(
-            (
-                Check.at_most(self.check_name, 0.25, 0.5),
-                Check.at_most("second " + self.check_name, 0.75, 0.5),
-            )
+            (Check.at_most(self.check_name, 0.25, 0.5), Check.at_most("second " + self.check_name, 0.75, 0.5))
         )
 
 
@@ -46,13 +43,10 @@ def every_kind(strings: Sequence[str]) -> list[object]:
     rng = np.random.default_rng(0)
     quantity = Quantity(first, words[1 % n], words[2 % n])
     scores = torch.arange(2.0 * n).reshape(2, n) - n
-    result = PageScores(
-        scores=scores, check_name=first, labels={"name": words}, provenance=provenance(first)
-    )
+    result = PageScores(scores=scores, check_name=first, labels={"name": words}, provenance=provenance(first))
     few = words[:13]
     weights = np.tril(np.full((2, len(few), len(few)), 0.25))
-    records = [{"step": step, **{word or "x": 1.0 / (step + 1) for word in few[:3]}}
-               for step in range(5)]  # fmt: skip
+    records = [{"step": step, **{word or "x": 1.0 / (step + 1) for word in few[:3]}} for step in range(5)]
     column = pd.Index([first, "value"], dtype=object)  # pandas' own strings refuse surrogates
     frame = pd.DataFrame(zip(words, range(n), strict=True), columns=column, dtype=object)
     return [
@@ -63,8 +57,12 @@ def every_kind(strings: Sequence[str]) -> list[object]:
                 Item(head_heatmap(scores[:, :7], first, quantity), prose=first),
                 basics.bars(scores[0], words, first, quantity),
                 basics.lines(
-                    [0, 1], {w: [0.0, 1.0] for w in few[:3]}, first, quantity,
-                    x_axis=first, reference={first: 0.5},
+                    [0, 1],
+                    {w: [0.0, 1.0] for w in few[:3]},
+                    first,
+                    quantity,
+                    x_axis=first,
+                    reference={first: 0.5},
                 ),
                 attention_patterns(weights, few, first, [first, words[1 % n]]),
                 training_curves(records, title=first),
@@ -75,7 +73,7 @@ def every_kind(strings: Sequence[str]) -> list[object]:
         Item(Table([first, "b"], [[word, 1.5] for word in words], first)),
         Item(frame, first),
         *words[:7],
-    ]  # fmt: skip
+    ]
 
 
 def raw_figure(strings: Sequence[str]) -> go.Figure:

@@ -71,9 +71,7 @@ def test_every_figure_has_its_island_and_its_table(html: str) -> None:
     tree = html5lib.parse(html, namespaceHTMLElements=False)
     figures = [n for n in tree.iter("div") if n.attrib.get("class") == "figure"]
     islands = {
-        n.attrib["id"]: n.text
-        for n in tree.iter("script")
-        if n.attrib.get("type") == "application/json"
+        n.attrib["id"]: n.text for n in tree.iter("script") if n.attrib.get("type") == "application/json"
     }
     assert len(figures) == 6
     for figure in figures:
@@ -104,9 +102,7 @@ def test_numbers_beside_the_page(page: Path, html: str) -> None:
     assert numbers["schema"] == "interp.report/1"
     assert numbers["page_sha256"] == hashlib.sha256(page.read_bytes()).hexdigest()
     result = numbers["sections"][0]["blocks"][0]
-    assert result["checks"][0] == {
-        "name": "alpha", "value": 0.25, "bound": 0.5, "ok": True, "sense": "≤",
-    }  # fmt: skip
+    assert result["checks"][0] == {"name": "alpha", "value": 0.25, "bound": 0.5, "ok": True, "sense": "≤"}
     (table,) = result["tables"]
     assert table["columns"] == ["layer", "name", "scores"] and table["n_rows"] == 10
     assert table["rows"][7] == [1, "gamma", 2.0]
@@ -132,9 +128,7 @@ def test_long_tables_are_cut_and_say_so(tmp_path: Path) -> None:
 
 def test_a_users_figure_loses_plotlys_heavy_default_template(tmp_path: Path) -> None:
     plain = go.Figure(go.Bar(x=[1], y=[2]))
-    styled = go.Figure(
-        go.Bar(x=[1], y=[2]), layout={"template": {"layout": {"font": {"size": 31}}}}
-    )
+    styled = go.Figure(go.Bar(x=[1], y=[2]), layout={"template": {"layout": {"font": {"size": 31}}}})
     html = report([plain, styled], tmp_path / "r.html", "T").read_text()
     islands = re.findall(r'application/json" id="d\d">(.*?)</script>', html)
     assert len(islands[0]) < 2_500
@@ -151,8 +145,11 @@ def test_a_result_without_a_picture_says_so_and_keeps_its_numbers(tmp_path: Path
 def test_one_model_has_one_table_of_provenance(tmp_path: Path) -> None:
     """What its results share is said once, what differs side by side."""
     first = provenance("alpha")
-    origins = [first, replace(first, sites=("other_site", *first.sites), data_fingerprint="d1"),
-               provenance("beta")]  # fmt: skip
+    origins = [
+        first,
+        replace(first, sites=("other_site", *first.sites), data_fingerprint="d1"),
+        provenance("beta"),
+    ]
     results = [PageScores(scores=torch.ones(2, 3), provenance=origin) for origin in origins]
     html = report(results, tmp_path / "r.html", "T").read_text()
     footer = html[html.index("<h2>Provenance</h2>") :]
@@ -166,9 +163,7 @@ def test_navigation_lists_titled_sections(html: str, tmp_path: Path) -> None:
     assert "<nav" not in html.replace("nav a", "")[html.index("</head>") :]
     page = report([Section("One", ["a"]), "loose", Section("Two", ["b"])], tmp_path / "r.html", "T")
     tree = html5lib.parse(page.read_text(), namespaceHTMLElements=False)
-    links = [
-        (n.text, n.attrib["href"][1:]) for n in tree.iter("a") if n.attrib["href"] != "#content"
-    ]
+    links = [(n.text, n.attrib["href"][1:]) for n in tree.iter("a") if n.attrib["href"] != "#content"]
     heads = {n.attrib["id"]: n.find("h2").text for n in tree.iter("section") if "id" in n.attrib}
     assert links == [("One", "s1"), ("Two", "s2")] and heads == {"s1": "One", "s2": "Two"}
 

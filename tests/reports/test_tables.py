@@ -53,9 +53,7 @@ def test_a_users_own_figure_has_a_table_too() -> None:
 
 def test_json_has_all_rows_up_to_the_limit_and_no_nan() -> None:
     numbers = of_rows(["x"], [[float("nan")], [np.float32(1.5)], [np.int64(3)]], "c")
-    assert numbers.as_json(2) == {
-        "caption": "c", "columns": ["x"], "n_rows": 3, "rows": [[None], [1.5]],
-    }  # fmt: skip
+    assert numbers.as_json(2) == {"caption": "c", "columns": ["x"], "n_rows": 3, "rows": [[None], [1.5]]}
 
 
 def test_frame_without_index() -> None:

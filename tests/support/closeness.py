@@ -22,9 +22,7 @@ def rounding_bound(dtype: torch.dtype, terms: int, scale: float) -> float:
     return terms * torch.finfo(dtype).eps * scale
 
 
-def assert_close_across(
-    found: Tensor, expected: Tensor, *, terms: int, scale: float | None = None
-) -> None:
+def assert_close_across(found: Tensor, expected: Tensor, *, terms: int, scale: float | None = None) -> None:
     """`found` is `expected` up to the order in which its sums were taken.
 
     For results from another machine (stored files), another batch shape or another thread count.

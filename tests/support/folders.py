@@ -16,9 +16,8 @@ def model_folder(folder: Path, *, shards: bool = False, pickled: bool = False) -
 
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(WORDS), n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0,
-        eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(WORDS), n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     model = GPT2LMHeadModel(config)
     model.save_pretrained(folder, **({"max_shard_size": "4KB"} if shards else {}))
     if pickled:

@@ -11,8 +11,19 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_FREE = ("detach", "view", "slice", "select", "transpose", "permute", "expand", "unsqueeze",
-         "alias", "_unsafe_view", "t")  # fmt: skip
+_FREE = (
+    "detach",
+    "view",
+    "slice",
+    "select",
+    "transpose",
+    "permute",
+    "expand",
+    "unsqueeze",
+    "alias",
+    "_unsafe_view",
+    "t",
+)
 
 
 class Calls:

@@ -15,9 +15,7 @@ from interp.core.intervals import wilson
 from interp.tasks import Prompt, Prompts, Task, TaskReport, load_task, measure
 from tests.tasks.toys import bigram
 
-MODEL = bigram(
-    {("cat", "sleeps"): 2.0, ("cat", "sleep"): 1.0, ("dogs", "sleep"): 1.0, ("dogs", "runs"): 3.0}
-)
+MODEL = bigram({("cat", "sleeps"): 2.0, ("cat", "sleep"): 1.0, ("dogs", "sleep"): 1.0, ("dogs", "runs"): 3.0})
 RIGHT = Prompt("the cat", "the cats", (" sleeps",), (" sleep",), "one")
 WRONG = Prompt("the dogs", "the dog", (" sleep",), (" sleeps",), "many")
 AGREEMENT = Task(name="agreement", pool=Prompts([RIGHT, WRONG, replace(RIGHT, clean="near cat")]))
@@ -118,9 +116,7 @@ def test_a_report_comes_back_from_disk_and_draws(tmp_path: Path) -> None:
     assert "dotted: the bar" in figure.layout.title.subtitle.text
 
 
-def test_a_story_model_prefers_the_better_sentence_and_its_random_twin_does_not(
-    shared_data: Path,
-) -> None:
+def test_a_story_model_prefers_the_better_sentence_and_its_random_twin_does_not(shared_data: Path) -> None:
     model = interp.load_model(shared_data / "models" / "stories260k")
     # pairs of equal length: otherwise any model prefers the sentence of fewer tokens
     pairs = load_task(shared_data / "tasks" / "blimp.tar.gz").sample(600).fitting(model)

@@ -160,9 +160,9 @@ def test_few_heads_say_the_indirect_object(full_count: bool) -> None:
 
     def share(of: HookedModel) -> float:
         total = sum(
-            direct_logit_attribution(
-                of, p.clean, p.answers[0], p.distractors[0], positions=-1
-            ).heads()[..., 0]
+            direct_logit_attribution(of, p.clean, p.answers[0], p.distractors[0], positions=-1).heads()[
+                ..., 0
+            ]
             for p in prompts
         )
         sizes = torch.as_tensor(total).abs().flatten().sort(descending=True).values
@@ -171,9 +171,7 @@ def test_few_heads_say_the_indirect_object(full_count: bool) -> None:
     trained = share(model("tiny-grammar"))
     # A mean over few draws of weights, each of which may favour some heads by chance (.36 to .50;
     # .53 was seen). Equal shares would be .19.
-    fresh = [
-        share(model("tiny-grammar").randomised(seed)) for seed in range(5 if full_count else 2)
-    ]
+    fresh = [share(model("tiny-grammar").randomised(seed)) for seed in range(5 if full_count else 2)]
     assert trained > 0.6 and max(fresh) < trained - 0.1, (trained, fresh)
     assert sum(fresh) / len(fresh) < 0.5, fresh
     assert card("tiny-grammar")["attribution"]["share_of_three"] > 0.6

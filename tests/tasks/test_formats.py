@@ -84,10 +84,12 @@ def source_rows(path: Path) -> int:
 
 def test_no_row_is_lost(folder: Path) -> None:
     chosen = [
-        *sorted((folder / "eap_ig").glob("*_gpt2.csv")), *(folder / "lens_eval").iterdir(),
-        *(folder / "sva_feature_circuits").glob("*.json"), *(folder / "facts").iterdir(),
+        *sorted((folder / "eap_ig").glob("*_gpt2.csv")),
+        *(folder / "lens_eval").iterdir(),
+        *(folder / "sva_feature_circuits").glob("*.json"),
+        *(folder / "facts").iterdir(),
         *[p for p in (folder / "auto_circuit").iterdir() if "tracr" not in p.name],
-    ]  # fmt: skip
+    ]
     assert len(chosen) == 29
     for path in chosen:
         if path.name == "within_rc_train.json":
@@ -108,9 +110,7 @@ def test_blimp_is_all_its_paradigms_of_a_thousand_pairs(folder: Path) -> None:
         assert member is not None
         lines = [json.loads(line) for line in member]
     assert [p.clean for p in groups["npi_present_1"]] == [line["sentence_good"] for line in lines]
-    assert (
-        load_task(folder / "blimp.tar.gz", member="npi_present_1").pool == groups["npi_present_1"]
-    )
+    assert load_task(folder / "blimp.tar.gz", member="npi_present_1").pool == groups["npi_present_1"]
 
 
 # --- EAP-IG: the text says the same as the token ids ----------------------------------------------
@@ -159,9 +159,7 @@ def test_agreement_takes_the_verbs_that_lie_beside_the_file(folder: Path, tmp_pa
     assert not {*many[0].answers} & {*many[0].distractors}
 
 
-def test_ids_that_the_text_does_not_explain_ask_for_a_tokenizer(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_ids_that_the_text_does_not_explain_ask_for_a_tokenizer(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text("clean,corrupted,correct_idx,incorrect_idx\nA b c,A b d,262,257\n")
     with pytest.raises(ConfigError, match=r"(?s)line 2, column 'correct_idx'.*tokenizer="):
@@ -175,15 +173,9 @@ def test_ids_that_the_text_does_not_explain_ask_for_a_tokenizer(
 # --- auto-circuit ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["ioi_prompts", "docstring_prompts", "greaterthan_gpt2-small_prompts"]
-)
+@pytest.mark.parametrize("name", ["ioi_prompts", "docstring_prompts", "greaterthan_gpt2-small_prompts"])
 def test_pairs_of_auto_circuit_are_aligned_in_gpt2s_tokens(folder: Path, name: str) -> None:
-    batch = (
-        load_task(folder / "auto_circuit" / f"{name}.json")
-        .sample(31)
-        .tokenize(gpt2_words(folder.parent))
-    )
+    batch = load_task(folder / "auto_circuit" / f"{name}.json").sample(31).tokenize(gpt2_words(folder.parent))
     assert batch.corrupted is not None
     assert bool(batch.differs.any(-1).all())
 
@@ -238,8 +230,7 @@ def test_greater_than_made_from_nouns_obeys_its_rule(folder: Path) -> None:
 
 def test_winobias_asks_for_the_pronoun_and_the_two_sides_disagree(folder: Path) -> None:
     sides = [
-        load_task(folder / "winobias" / f"{side}_stereotyped_type1.txt.test").pool
-        for side in ("pro", "anti")
+        load_task(folder / "winobias" / f"{side}_stereotyped_type1.txt.test").pool for side in ("pro", "anti")
     ]
     assert sides[0] is not None and sides[1] is not None
     assert sides[0][0].clean == "The janitor reprimanded the accountant because"
@@ -277,9 +268,18 @@ OWN_JSON = {
     "metric": "rank",
     "criterion": "preference",
     "bar": 0.9,
-    "prompts": [{"clean": "the cat", "corrupted": "the dog", "answers": [" a"],
-                 "distractors": [" b"], "template": "t", "variables": {"k": "v"}, "read_at": 1}],
-}  # fmt: skip
+    "prompts": [
+        {
+            "clean": "the cat",
+            "corrupted": "the dog",
+            "answers": [" a"],
+            "distractors": [" b"],
+            "template": "t",
+            "variables": {"k": "v"},
+            "read_at": 1,
+        }
+    ],
+}
 OWN_CSV = 'clean,corrupted,answers,distractors,template,noun\n"the, cat",the dog, a| c, b,t,cat\n'
 
 
@@ -349,33 +349,48 @@ BROKEN: dict[str, tuple[str, str | bytes | object, tuple[str, ...]]] = {
     "json": ("a.json", '{"prompts": [\n  {"clean": "a",}\n]}', ("a.json", "line 2", "JSON")),
     "no list": ("a.json", {"prompts": {}}, ("a.json", "prompts", "list")),
     "no object": ("a.json", {"prompts": ["a"]}, ("prompts", "object")),
-    "field": ("a.json", {"prompts": [{"clean": "a", "answer": ["b"]}]},
-              ("prompts[0].answer", "unknown", "did you mean 'answers'")),
+    "field": (
+        "a.json",
+        {"prompts": [{"clean": "a", "answer": ["b"]}]},
+        ("prompts[0].answer", "unknown", "did you mean 'answers'"),
+    ),
     "type": ("a.json", {"prompts": [{"clean": "a"}, {"clean": 3}]}, ("prompts[1].clean", "3")),
     "answers": ("a.json", {"prompts": [{"clean": "a", "answers": [1]}]}, ("answers", "[1]")),
     "no answer": ("a.json", {"prompts": [{"clean": "a", "answers": [""]}]}, ("answers", "empty")),
     "metric": ("a.json", {"metric": "rnak", "prompts": [{"clean": "a"}]}, ("metric", "'rnak'")),
     "read_at": ("a.json", {"prompts": [{"clean": "a", "read_at": "x"}]}, ("read_at", "'x'")),
     "jsonl": ("a.jsonl", '{"clean": "a", "answers": []}\nnonsense\n', ("line 2", "nonsense")),
-    "auto": ("a.json", {"prompts": [{"clean": "a", "corrupt": "b", "answers": []}]},
-             ("prompts[0].wrong_answers", "missing")),
-    "tracr": ("a.json", {"prompts": [{"clean": [1, 2], "corrupt": [1, "2"], "answers": [[1]],
-                                      "wrong_answers": [[2]]}]}, ("corrupt", "token ids")),
-    "tracr length": ("a.json", {"prompts": [{"clean": [1, 2], "corrupt": [1, 2],
-                     "answers": [[1]] * 3, "wrong_answers": [[2]]}]}, ("answers", "3", "1")),
+    "auto": (
+        "a.json",
+        {"prompts": [{"clean": "a", "corrupt": "b", "answers": []}]},
+        ("prompts[0].wrong_answers", "missing"),
+    ),
+    "tracr": (
+        "a.json",
+        {"prompts": [{"clean": [1, 2], "corrupt": [1, "2"], "answers": [[1]], "wrong_answers": [[2]]}]},
+        ("corrupt", "token ids"),
+    ),
+    "tracr length": (
+        "a.json",
+        {"prompts": [{"clean": [1, 2], "corrupt": [1, 2], "answers": [[1]] * 3, "wrong_answers": [[2]]}]},
+        ("answers", "3", "1"),
+    ),
     "year": ("a.csv", "clean,corrupted,correct_idx\na,b,99\n", ("line 2", "_idx", "0 to 98")),
     "id": ("a.csv", "clean,corrupted,correct_idx\na,b,x\n", ("line 2", "correct_idx", "'x'")),
     "id 1_0": ("a.csv", "clean,corrupted,correct_idx\na,b,1_0\n", ("correct_idx", "'1_0'")),
     "words": ("a.csv", f"{HYPERNYMS}\na,b,[],gem,[],[],x\n", ("line 2", "'answers'", "gem")),
-    "prefix": ("a.json", {"clean_prefix": "a", "patch_prefix": "b", "clean_answer": "",
-               "patch_answer": "d"}, ("line 1", "clean_answer")),
+    "prefix": (
+        "a.json",
+        {"clean_prefix": "a", "patch_prefix": "b", "clean_answer": "", "patch_answer": "d"},
+        ("line 1", "clean_answer"),
+    ),
     "pair": ("a.json", [{"input": "a", "output": "b"}, {"input": "c"}], ("[1]", "output")),
     "wino": ("a.txt", "1 [The cook] said [she] ran.\n2 The cook ran.\n", ("line 2", "brackets")),
     "analogy": ("a.txt", ": x\na b c d\na b c\n", ("line 3", "four words")),
     "fact": ("a.json", [{"prompt": "a", "answer": "b"}, 3], ("[1]", "object")),
     "prose": ("a.txt", "Call me Ishmael.\n", ("a.txt, line 1", "no format", "BLiMP")),
     "binary": ("a.json", bytes(range(128, 256)), ("a.json", "line 1", "not utf-8")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -422,12 +437,15 @@ def test_members_of_archives_are_found_by_name(tmp_path: Path) -> None:
 
 
 BASES = [
-    json.dumps(OWN_JSON), OWN_CSV, "1 [The cook] said [she] ran.\n", ": x\na b c d\n",
+    json.dumps(OWN_JSON),
+    OWN_CSV,
+    "1 [The cook] said [she] ran.\n",
+    ": x\na b c d\n",
     '{"clean_prefix": "a", "patch_prefix": "b", "clean_answer": "c", "patch_answer": "d"}\n',
     "clean,corrupted,correct_idx,incorrect_idx\nA and B ran, A b,c,1,2\n",
     '[{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]',
     '{"items": [{"prompt": "a"}]}',
-]  # fmt: skip
+]
 
 
 @given(
@@ -441,9 +459,7 @@ def test_damaged_files_give_our_errors_or_a_task(
 ) -> None:
     data = base.encode()
     cut %= len(data)
-    path = written(
-        tmp_path_factory.mktemp("fuzz"), "a.json", data[:cut] + junk + data[cut + drop :]
-    )
+    path = written(tmp_path_factory.mktemp("fuzz"), "a.json", data[:cut] + junk + data[cut + drop :])
     for door in (load_task, load_labels):
         try:
             content = door(path)

@@ -144,9 +144,7 @@ def test_withheld_sums_never_occur() -> None:
 
 
 def test_held_out_templates_use_words_of_the_corpus() -> None:
-    literal = {
-        p for t in every_template() for x in w.SLOT.split(f" {t}")[::3] for p in w.PIECE.findall(x)
-    }
+    literal = {p for t in every_template() for x in w.SLOT.split(f" {t}")[::3] for p in w.PIECE.findall(x)}
     known = literal | {word for words in w.CLASSES.values() for word in words}
     for behaviour in FACTS:
         for split in ("dev", "test", "wordings"):
@@ -169,8 +167,7 @@ for t in (5, 0, 2):
 
 def test_batches_are_the_same_in_any_process_and_order() -> None:
     children = [
-        subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     printed = [child.communicate(timeout=900)[0] for child in children]
     assert printed[0] == printed[1]

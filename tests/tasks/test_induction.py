@@ -83,9 +83,7 @@ def test_scores_measure_the_attention_they_name() -> None:
         wanted[0, query, max(query - 1, 0)] = 1.0
         wanted[1, query, query - 4 if query > 4 else 0] = 1.0
     for block in model.blocks:
-        block.attn.hook_pattern.register_forward_hook(
-            lambda _m, _i, out: wanted.expand_as(out).contiguous()
-        )
+        block.attn.hook_pattern.register_forward_hook(lambda _m, _i, out: wanted.expand_as(out).contiguous())
     with torch.no_grad():
         found = _measure(model, ids)
     assert found["previous_token/L0H0"] == 1.0

@@ -88,12 +88,18 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
 
 def test_multiword_tokens_give_their_words_their_places(tmp_path: Path) -> None:
     rows = [
-        "# text = Don't go au lit.", "1-2\tDon't" + "\t_" * 8,
-        ROW.format(1, "Do", 3, "_"), ROW.format(2, "n't", 3, "_"), ROW.format(3, "go", 0, "_"),
-        "3.1\tgone" + "\t_" * 8, "4-5\tau" + "\t_" * 8,
-        ROW.format(4, "à", 6, "_"), ROW.format(5, "le", 6, "_"),
-        ROW.format(6, "lit", 3, "SpaceAfter=No"), ROW.format(7, ".", 3, "_"),
-    ]  # fmt: skip
+        "# text = Don't go au lit.",
+        "1-2\tDon't" + "\t_" * 8,
+        ROW.format(1, "Do", 3, "_"),
+        ROW.format(2, "n't", 3, "_"),
+        ROW.format(3, "go", 0, "_"),
+        "3.1\tgone" + "\t_" * 8,
+        "4-5\tau" + "\t_" * 8,
+        ROW.format(4, "à", 6, "_"),
+        ROW.format(5, "le", 6, "_"),
+        ROW.format(6, "lit", 3, "SpaceAfter=No"),
+        ROW.format(7, ".", 3, "_"),
+    ]
     found = sentence_of(tmp_path, "\n".join(rows) + "\n\n")
     assert found.words == ("Do", "n't", "go", "à", "le", "lit", ".")
     assert found.spans == ((0, 2), (2, 5), (6, 8), (9, 11), (9, 11), (12, 15), (15, 16))
@@ -112,12 +118,16 @@ BROKEN_CONLLU = {
     "spaces for tabs": (GOOD + "1 a b c\n", ("line 5", "1 columns")),
     "order": (GOOD.replace("\n2\t", "\n3\t"), ("line 3", "'id'", "in order")),
     "id": (GOOD.replace("\n2\t", "\nx\t"), ("line 3", "word id", "'x'")),
-    "head": (GOOD.replace("a\tlemma\tNOUN\tNN\t_\t2", "a\tlemma\tNOUN\tNN\t_\t7"),
-             ("line 2", "'head'", "'7'", "1 to 2")),
-    "own head": (GOOD.replace("a\tlemma\tNOUN\tNN\t_\t2", "a\tlemma\tNOUN\tNN\t_\t1"),
-                 ("line 2", "'head'", "'1'")),
+    "head": (
+        GOOD.replace("a\tlemma\tNOUN\tNN\t_\t2", "a\tlemma\tNOUN\tNN\t_\t7"),
+        ("line 2", "'head'", "'7'", "1 to 2"),
+    ),
+    "own head": (
+        GOOD.replace("a\tlemma\tNOUN\tNN\t_\t2", "a\tlemma\tNOUN\tNN\t_\t1"),
+        ("line 2", "'head'", "'1'"),
+    ),
     "no form": (GOOD.replace("2\tb", "2\t"), ("line 3", "'form'")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BROKEN_CONLLU)
@@ -268,8 +278,10 @@ def test_own_text_tables(tmp_path: Path) -> None:
     assert (data.texts, data.labels, data.groups) == (("big", "small"), (1, 0), ("a", "b"))
     assert data.columns == {"size": (3.5, 2.0)}
     tabbed = load_labels(written(tmp_path, "a.tsv", rows.replace(",", "\t")))
-    lines = [{"text": "big", "label": 1, "group": "a", "size": 3.5},
-             {"text": "small", "label": 0, "group": "b", "size": 2.0}]  # fmt: skip
+    lines = [
+        {"text": "big", "label": 1, "group": "a", "size": 3.5},
+        {"text": "small", "label": 0, "group": "b", "size": 2.0},
+    ]
     as_lines = load_labels(written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines))))
     assert tabbed == data == as_lines
     assert data.take([1]).texts == ("small",)
@@ -330,8 +342,11 @@ BAD_RECORDS: dict[str, tuple[dict[str, Any], str]] = {
 def test_misaligned_records_cannot_be_made(case: str) -> None:
     changes, what = BAD_RECORDS[case]
     good: dict[str, Any] = {
-        "text": "the cat", "words": ("the", "cat"), "spans": ((0, 3), (4, 7)), "labels": {},
-    }  # fmt: skip
+        "text": "the cat",
+        "words": ("the", "cat"),
+        "spans": ((0, 3), (4, 7)),
+        "labels": {},
+    }
     assert str(Labelled(**good)) == "the cat"
     with pytest.raises(ConfigError, match=what):
         Labelled(**(good | changes))
@@ -352,8 +367,9 @@ WORDS = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_si
 def test_any_words_in_any_spacing_are_found_again(words: list[str], data: st.DataObject) -> None:
     from interp.tasks.formats import spans
 
-    gaps = data.draw(st.lists(st.sampled_from(["", " ", "  ", "\u00a0"]), min_size=len(words),
-                              max_size=len(words)))  # fmt: skip
+    gaps = data.draw(
+        st.lists(st.sampled_from(["", " ", "  ", "\u00a0"]), min_size=len(words), max_size=len(words))
+    )
     text = "".join(gap + word for gap, word in zip(gaps, words, strict=True))
     found = spans.found(text, words)
     assert [text[start:end] for start, end in found] == words

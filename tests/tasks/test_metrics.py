@@ -81,8 +81,7 @@ def test_each_metric_is_its_formula(
     found = metrics.metric(name)(logits, batch, "none")
     expected = torch.tensor([loops(name, *each) for each in zip(rows, right, wrong, strict=True)])
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(metrics.metric(name)(logits, batch), expected.mean(), atol=2e-6,
-                               rtol=1e-5)  # fmt: skip
+    torch.testing.assert_close(metrics.metric(name)(logits, batch), expected.mean(), atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(metrics.metric(name)(torch.tensor(rows), batch, "none"), found)
 
 
@@ -91,9 +90,7 @@ def test_greater_than_is_eap_igs_prob_diff() -> None:
     torch.manual_seed(3)
     logits, years = torch.randn(5, 131), torch.tensor([2, 17, 50, 97, 98])
     probs = logits.softmax(-1)[:, :100]
-    reference = [
-        probs[i, year + 1 :].sum() - probs[i, : year + 1].sum() for i, year in enumerate(years)
-    ]
+    reference = [probs[i, year + 1 :].sum() - probs[i, : year + 1].sum() for i, year in enumerate(years)]
     right = [list(range(int(year) + 1, 100)) for year in years]
     wrong = [list(range(int(year) + 1)) for year in years]
     found = metrics.mass_difference(logits, batch_of(right, wrong), "none")
@@ -148,9 +145,7 @@ def test_missing_answers_are_named_not_averaged_away(name: str, what: str) -> No
     answers, wrong = ([[3], []], [[4], [5]]) if what == "answer" else ([[3], [2]], [[4], []])
     with pytest.raises(ConfigError, match=rf"(?s)1 of 2 prompts have no {what}.*prompt 1"):
         metrics.metric(name)(torch.zeros(2, V), batch_of(answers, wrong))
-    empty = (
-        batch_of([[3], [2]], [[], []]) if what == "distractor" else batch_of([[], []], [[1]] * 2)
-    )
+    empty = batch_of([[3], [2]], [[], []]) if what == "distractor" else batch_of([[], []], [[1]] * 2)
     with pytest.raises(ConfigError, match=rf"2 of 2 prompts have no {what}"):
         metrics.metric(name)(torch.zeros(2, V), empty)
 

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.models import load_model, wrap
 from interp.tasks import Prompt, PromptBatch, Prompts, load_task
-from tests.tasks.toys import (
-    WORDS,
-    bigram,
-    gpt2_words,
-    ids_only,
-    table_model,
-    unchecked,
-    words_tokenizer,
-)
+from tests.tasks.toys import WORDS, bigram, gpt2_words, ids_only, table_model, unchecked, words_tokenizer
 
 MODEL = bigram({})
 KNOWN = [word for word in WORDS if not word.startswith("<")]
@@ -145,10 +137,7 @@ def test_a_position_outside_the_prompt_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("prompts", "what"),
-    [
-        ([], "no prompts"),
-        ([Prompt("the", "the"), Prompt("the")], "some prompts have a corrupted text"),
-    ],
+    [([], "no prompts"), ([Prompt("the", "the"), Prompt("the")], "some prompts have a corrupted text")],
 )
 def test_batches_that_make_no_sense_are_refused(prompts: list[Prompt], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
@@ -192,9 +181,7 @@ def test_prompts_that_fit_are_kept() -> None:
 def test_gpt2_answers_are_the_ids_of_its_own_tokenizer(shared_data: Path) -> None:
     model = gpt2_words(shared_data)
     text = "When Mary and John went to the store, John gave a drink to"
-    prompts = Prompts(
-        [Prompt(text, text.replace("John gave", "Mary gave"), (" Mary",), (" John",))]
-    )
+    prompts = Prompts([Prompt(text, text.replace("John gave", "Mary gave"), (" Mary",), (" John",))])
     batch = prompts.tokenize(model)
     own = model.tokenizer.encode(" Mary", add_special_tokens=False)
     assert batch.answers.tolist() == [own]

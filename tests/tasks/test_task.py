@@ -31,9 +31,7 @@ FIXED = Task(name="fixed", pool=POOL)
 
 @pytest.mark.parametrize("task", [MADE, FIXED])
 @given(n=st.integers(1, 31), seed=st.integers(0, 10**9))
-def test_samples_depend_on_n_and_seed_only_and_hold_nothing_twice(
-    task: Task, n: int, seed: int
-) -> None:
+def test_samples_depend_on_n_and_seed_only_and_hold_nothing_twice(task: Task, n: int, seed: int) -> None:
     once = task.sample(n, seed)
     task.sample(7, seed + 1)
     assert once == task.sample(n, seed)

@@ -38,9 +38,17 @@ def table_model(table: Tensor, n_ctx: int = 61) -> SmallTransformer:
     """logits[batch, pos] = table[token]; what came before is not seen."""
     d_vocab, d_out = table.shape
     shape = SmallConfig(
-        n_layers=1, d_model=d_vocab, n_ctx=n_ctx, d_head=1, n_heads=1, d_vocab=d_vocab,
-        d_vocab_out=d_out, attn_only=True, normalization_type=None, default_prepend_bos=True,
-    )  # fmt: skip
+        n_layers=1,
+        d_model=d_vocab,
+        n_ctx=n_ctx,
+        d_head=1,
+        n_heads=1,
+        d_vocab=d_vocab,
+        d_vocab_out=d_out,
+        attn_only=True,
+        normalization_type=None,
+        default_prepend_bos=True,
+    )
     model = SmallTransformer(shape, 0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,7 +83,13 @@ def gpt2_words(shared: Path) -> HookedModel:
     """GPT-2's tokenizer on a model of width one, for what depends on tokens only."""
     tokenizer = load_tokenizer(shared / "models" / "gpt2-tokenizer")
     shape = SmallConfig(
-        n_layers=1, d_model=1, n_ctx=89, d_head=1, n_heads=1, d_vocab=50257, attn_only=True,
+        n_layers=1,
+        d_model=1,
+        n_ctx=89,
+        d_head=1,
+        n_heads=1,
+        d_vocab=50257,
+        attn_only=True,
         normalization_type=None,
-    )  # fmt: skip
+    )
     return wrap(SmallTransformer(shape, 0), tokenizer)

@@ -38,9 +38,7 @@ def flow(game: SiteGame, config: AttributionConfig) -> Raw:
     return Raw(players=torch.stack(rows).mean(0))
 
 
-def attention_rollout(
-    patterns: Float[Tensor, "layer head query key"],
-) -> Float[Tensor, "query key"]:
+def attention_rollout(patterns: Float[Tensor, "layer head query key"]) -> Float[Tensor, "query key"]:
     """Attention multiplied over layers, half of it the residual stream.
 
     A~_l = (mean_h A_l + I) / 2; rollout = A~_L ... A~_1 (Abnar and Zuidema 2020, section 3).
@@ -53,9 +51,7 @@ def attention_rollout(
     return found
 
 
-def attention_flow(
-    patterns: Float[Tensor, "layer head query key"], reader: int = -1
-) -> Float[Tensor, "key"]:
+def attention_flow(patterns: Float[Tensor, "layer head query key"], reader: int = -1) -> Float[Tensor, "key"]:
     """Largest flow from one position after the last layer down to each input position.
 
     Edges between layers have capacity A~ (see `attention_rollout`); one maximum flow per input.

@@ -186,9 +186,7 @@ class _Apart(torch.autograd.Function):
     """f(linear(x)) with multipliers m+ and m-: what w_i Dx_i > 0 sends comes back by m+."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, linear: _Linear, m_up: Tensor, m_down: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, linear: _Linear, m_up: Tensor, m_down: Tensor) -> Tensor:
         ctx.linear = linear
         ctx.save_for_backward(m_up, m_down)
         return y.detach().clone()

@@ -78,9 +78,11 @@ def gradient_shap(game: SiteGame, config: AttributionConfig) -> Raw:
         while done < config.samples:
             n = min(config.rows, config.samples - done)
             found = captum.GradientShap(game).attribute(
-                game.x.clone().requires_grad_(True), baselines=game.r, n_samples=n,
+                game.x.clone().requires_grad_(True),
+                baselines=game.r,
+                n_samples=n,
                 stdevs=float(config.noise * game.x.std()) / 10,
-            )  # fmt: skip
+            )
             total, done = total + n * found.detach(), done + n
     return Raw(total[0] / done, nodes=done)
 
@@ -91,14 +93,10 @@ def captum_deeplift(game: SiteGame, config: AttributionConfig) -> Raw:
     module = _AsModule(game)
     with _drawn(config, "deeplift"), frozen(game.model):
         try:
-            found = captum.DeepLift(module).attribute(
-                game.x.clone().requires_grad_(True), baselines=game.r
-            )
+            found = captum.DeepLift(module).attribute(game.x.clone().requires_grad_(True), baselines=game.r)
         except (AssertionError, RuntimeError, AttributeError) as error:
             raise ModelError(
-                "captum's DeepLIFT cannot run on this model",
-                got=str(error)[:200],
-                fix="method='deeplift'",
+                "captum's DeepLIFT cannot run on this model", got=str(error)[:200], fix="method='deeplift'"
             ) from error
     return Raw(found.detach()[0])
 
@@ -158,11 +156,7 @@ def occlusion(game: SiteGame, config: AttributionConfig) -> Raw:
     """The same with a sliding window of neighbours hidden together (Zeiler and Fergus 2014)."""
     width = max(1, min(config.window, game.n_players))
     return _perturbed(
-        game,
-        captum.Occlusion,
-        config,
-        perturbations_per_eval=config.rows,
-        sliding_window_shapes=(width,),
+        game, captum.Occlusion, config, perturbations_per_eval=config.rows, sliding_window_shapes=(width,)
     )
 
 
@@ -173,20 +167,20 @@ def shapley(game: SiteGame, config: AttributionConfig) -> Raw:
     """
     n = max(8, config.samples // max(1, game.n_players))
     return _perturbed(
-        game,
-        captum.ShapleyValueSampling,
-        config,
-        n_samples=n,
-        perturbations_per_eval=config.rows,
+        game, captum.ShapleyValueSampling, config, n_samples=n, perturbations_per_eval=config.rows
     )
 
 
 def kernel_shap(game: SiteGame, config: AttributionConfig) -> Raw:
     """Shapley values by weighted least squares over random coalitions (Lundberg and Lee 2017)."""
     return _perturbed(
-        game, captum.KernelShap, config, n_samples=config.samples,
-        perturbations_per_eval=config.rows, return_input_shape=True,
-    )  # fmt: skip
+        game,
+        captum.KernelShap,
+        config,
+        n_samples=config.samples,
+        perturbations_per_eval=config.rows,
+        return_input_shape=True,
+    )
 
 
 def lime(game: SiteGame, config: AttributionConfig) -> Raw:
@@ -198,18 +192,19 @@ def lime(game: SiteGame, config: AttributionConfig) -> Raw:
     value, base = game.ends()
     unit = abs(value - base) or 1.0
     raw = _perturbed(
-        game, captum.Lime, config, unit, n_samples=config.samples,
-        perturbations_per_eval=config.rows, return_input_shape=True,
-    )  # fmt: skip
+        game,
+        captum.Lime,
+        config,
+        unit,
+        n_samples=config.samples,
+        perturbations_per_eval=config.rows,
+        return_input_shape=True,
+    )
     return Raw(players=None if raw.players is None else raw.players * unit)
 
 
 def _perturbed(
-    game: SiteGame,
-    kind: Callable[..., Any],
-    config: AttributionConfig,
-    unit: float = 1.0,
-    **options: Any,
+    game: SiteGame, kind: Callable[..., Any], config: AttributionConfig, unit: float = 1.0, **options: Any
 ) -> Raw:
     ones = torch.ones(1, game.n_players)
 

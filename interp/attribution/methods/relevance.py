@@ -71,9 +71,8 @@ class Relevance(Rules):
     """
 
     def __init__(
-        self, epsilon: float = 1e-6, *, positive: float = 1.0,
-        apart: tuple[float, float] | None = None,
-    ) -> None:  # fmt: skip
+        self, epsilon: float = 1e-6, *, positive: float = 1.0, apart: tuple[float, float] | None = None
+    ) -> None:
         super().__init__()
         self.epsilon = epsilon
         self.positive = positive

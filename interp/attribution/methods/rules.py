@@ -26,10 +26,15 @@ ELEMENTWISE = frozenset(
     "clamp clamp_min clamp_max pow rpow rtruediv rdiv softsign tanhshrink".split()
 )
 PRODUCTS: dict[str, Callable[..., Tensor]] = {
-    "mul": torch.mul, "rmul": torch.mul, "imul": torch.mul, "multiply": torch.mul,
-    "matmul": torch.matmul, "rmatmul": lambda a, b: torch.matmul(b, a), "bmm": torch.bmm,
+    "mul": torch.mul,
+    "rmul": torch.mul,
+    "imul": torch.mul,
+    "multiply": torch.mul,
+    "matmul": torch.matmul,
+    "rmatmul": lambda a, b: torch.matmul(b, a),
+    "bmm": torch.bmm,
     "mm": torch.mm,
-}  # fmt: skip
+}
 DIVISIONS = frozenset(("div", "truediv", "true_divide", "itruediv", "divide"))
 LINEAR = frozenset(("linear", "conv1d", "conv2d", "conv3d", "addmm"))
 
@@ -152,9 +157,14 @@ class Rules(TorchFunctionMode, ABC):
         return torch.log_softmax(x, dim, dtype=kwargs.get("dtype"))
 
     def on_layer_norm(
-        self, x: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None,
-        eps: float = 1e-5, *_: Any,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        normalized_shape: Any,
+        weight: Any = None,
+        bias: Any = None,
+        eps: float = 1e-5,
+        *_: Any,
+    ) -> Tensor:
         """Centre, variance, root, quotient."""
         return self._norm(x, len(normalized_shape), weight, bias, eps, centre=True)
 
@@ -165,9 +175,7 @@ class Rules(TorchFunctionMode, ABC):
         eps = torch.finfo(x.dtype).eps if eps is None else eps
         return self._norm(x, len(normalized_shape), weight, None, eps, centre=False)
 
-    def _norm(
-        self, x: Tensor, axes: int, weight: Any, bias: Any, eps: float, *, centre: bool
-    ) -> Tensor:
+    def _norm(self, x: Tensor, axes: int, weight: Any, bias: Any, eps: float, *, centre: bool) -> Tensor:
         dims = tuple(range(-axes, 0))
         c = x - x.mean(dims, keepdim=True) if centre else x
         variance = self.elementwise(torch.square, c).mean(dims, keepdim=True)
@@ -176,8 +184,15 @@ class Rules(TorchFunctionMode, ABC):
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
-    def on_var(self, x: Tensor, dim: Any = None, *, correction: int = 1, keepdim: bool = False,
-               unbiased: bool | None = None) -> Tensor:  # fmt: skip
+    def on_var(
+        self,
+        x: Tensor,
+        dim: Any = None,
+        *,
+        correction: int = 1,
+        keepdim: bool = False,
+        unbiased: bool | None = None,
+    ) -> Tensor:
         """Mean square of the centred values."""
         correction = correction if unbiased is None else int(unbiased)
         dims = tuple(range(x.dim())) if dim is None else dim
@@ -186,39 +201,43 @@ class Rules(TorchFunctionMode, ABC):
         n = square.numel() // mean.numel()
         return mean * (n / max(1, n - correction))
 
-    def on_norm(self, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False,
-                **_: Any) -> Tensor:  # fmt: skip
+    def on_norm(self, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
         """Root of the sum of squares (p = 2)."""
         if p not in (2, 2.0, "fro", None):
             return torch.norm(x, p, dim, keepdim)
         dims = tuple(range(x.dim())) if dim is None else dim
         return self.scale(self.elementwise(torch.square, x).sum(dims, keepdim=keepdim))
 
-    def on_linalg_vector_norm(self, x: Tensor, ord: Any = 2, dim: Any = None,
-                              keepdim: bool = False, **_: Any) -> Tensor:  # fmt: skip
+    def on_linalg_vector_norm(
+        self, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
+    ) -> Tensor:
         """Root of the sum of squares (ord = 2)."""
         return self.on_norm(x, ord, dim, keepdim)
 
-    def on_normalize(self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12,
-                     **_: Any) -> Tensor:  # fmt: skip
+    def on_normalize(self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **_: Any) -> Tensor:
         """x / |x|."""
         length = self.on_norm(x, p, dim, True).clamp_min(eps)
         return self.divide(x, length) if live(length) else x / length
 
     def on_einsum(self, equation: str, *operands: Any) -> Tensor:
         """Two operands are one product; more are multiplied from the left by torch itself."""
-        parts = (
-            operands[0] if len(operands) == 1 and not isinstance(operands[0], Tensor) else operands
-        )
+        parts = operands[0] if len(operands) == 1 and not isinstance(operands[0], Tensor) else operands
         if len(parts) == 2 and live(parts[0]) and live(parts[1]):
             return self.product(lambda a, b: torch.einsum(equation, a, b), *parts)
         return torch.einsum(equation, *parts)
 
     def on_scaled_dot_product_attention(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Scores, softmax and values as two products around a softmax."""
         if enable_gqa:
             groups = query.shape[-3] // key.shape[-3]

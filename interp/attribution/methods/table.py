@@ -31,19 +31,21 @@ _E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradi
 _D, _L = "interp.attribution.methods.deeplift", "interp.attribution.methods.relevance"
 _A = "interp.attribution.methods.attention"
 METHODS: dict[str, Row] = {
-    "integrated_gradients": Row(f"{_G}:integrated_gradients", True, True,
-                                "gradients along the path from the baseline"),
+    "integrated_gradients": Row(
+        f"{_G}:integrated_gradients", True, True, "gradients along the path from the baseline"
+    ),
     "gradient_x_input": Row(f"{_E}:gradient_x_input", False, True, "first-order Taylor"),
     "saliency": Row(f"{_E}:saliency", False, False, "size of the gradient"),
     "smoothgrad": Row(f"{_E}:smoothgrad", False, False, "gradient averaged over noise"),
-    "gradient_shap": Row(f"{_E}:gradient_shap", False, True,
-                         "gradients at random points of the path"),
+    "gradient_shap": Row(f"{_E}:gradient_shap", False, True, "gradients at random points of the path"),
     "deeplift": Row(f"{_D}:deeplift", True, True, "finite differences propagated exactly"),
-    "deeplift_reveal_cancel": Row(f"{_D}:reveal_cancel", True, True,
-                                  "DeepLIFT with positive and negative parts kept apart"),
+    "deeplift_reveal_cancel": Row(
+        f"{_D}:reveal_cancel", True, True, "DeepLIFT with positive and negative parts kept apart"
+    ),
     "captum_deeplift": Row(f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)"),
-    "layer_conductance": Row(f"{_E}:layer_conductance", False, True,
-                             "flow of the embeddings' path through a unit"),
+    "layer_conductance": Row(
+        f"{_E}:layer_conductance", False, True, "flow of the embeddings' path through a unit"
+    ),
     "occlusion": Row(f"{_E}:occlusion", False, True, "a window of neighbours hidden"),
     "feature_ablation": Row(f"{_E}:feature_ablation", False, True, "one position hidden"),
     "shapley": Row(f"{_E}:shapley", True, True, "average effect over random orders"),
@@ -53,17 +55,19 @@ METHODS: dict[str, Row] = {
     "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule"),
     "lrp_alpha_beta": Row(f"{_L}:alpha_beta_rule", False, True, "relevance, alpha-beta rule"),
     "attn_lrp": Row(f"{_L}:attention_rule", False, True, "relevance through attention"),
-    "functional_information": Row(f"{_G}:functional_information", False, False,
-                                  "gradient energy under noise, over the output"),
+    "functional_information": Row(
+        f"{_G}:functional_information", False, False, "gradient energy under noise, over the output"
+    ),
     "attention": Row(f"{_A}:last_attention", False, False, "attention of the last layer"),
     "attention_rollout": Row(f"{_A}:rollout", False, False, "attention multiplied over layers"),
     "attention_flow": Row(f"{_A}:flow", False, False, "largest flow through attention"),
-}  # fmt: skip
+}
 
-WITHOUT_GRADIENTS = {
-    "occlusion", "feature_ablation", "shapley", "kernel_shap", "lime", "attention",
-    "attention_rollout", "attention_flow",
-}  # fmt: skip
+WITHOUT_GRADIENTS = set(
+    """
+    occlusion feature_ablation shapley kernel_shap lime attention attention_rollout attention_flow
+    """.split()
+)
 """Methods that only look: they run where torch keeps no gradients."""
 
 

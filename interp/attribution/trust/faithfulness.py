@@ -114,11 +114,13 @@ def _judge(
 ) -> dict[str, Tensor]:
     """Every measure for one example, each [method ...]; one batch of coalitions for all."""
     if game.n_players != game.n_positions:
-        raise ConfigError("faithfulness removes whole positions", got=f"at={game.at!r}",
-                          fix="a site without heads")  # fmt: skip
+        raise ConfigError(
+            "faithfulness removes whole positions", got=f"at={game.at!r}", fix="a site without heads"
+        )
     points = torch.cat([fractions, torch.tensor(ERASER)])
-    removed = torch.rand(config.samples, game.n_players,
-                         generator=generator(config.seed, "infidelity", e)) < 0.3  # fmt: skip
+    removed = (
+        torch.rand(config.samples, game.n_players, generator=generator(config.seed, "infidelity", e)) < 0.3
+    )
     value, base = game.ends()
     # What leads is what made f(x) - f(r): where that is negative, the lowest scores.
     sign = 1.0 if value >= base else -1.0

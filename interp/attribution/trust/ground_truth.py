@@ -92,13 +92,15 @@ def _case(task: str, batch: PromptBatch, i: int) -> tuple[Tensor, Tensor, Target
     twin, end = batch.corrupted, int(batch.last[i]) + 1
     good, bad = (rows[i][rows[i] >= 0] for rows in (batch.answers, batch.distractors))
     if twin is None or not len(good) or not len(bad):
-        raise ConfigError("ground truth needs corrupted twins, answers and distractors",
-                          got=f"{task}, prompt {i}")  # fmt: skip
+        raise ConfigError(
+            "ground truth needs corrupted twins, answers and distractors", got=f"{task}, prompt {i}"
+        )
     ids = batch.clean.ids[i, :end]
     decides = ids != twin.ids[i, :end]
     if not bool(decides.any()):
-        raise ConfigError("a corrupted prompt that equals the clean one decides nothing",
-                          got=f"{task}, prompt {i}")  # fmt: skip
+        raise ConfigError(
+            "a corrupted prompt that equals the clean one decides nothing", got=f"{task}, prompt {i}"
+        )
     decides = decides | torch.isin(ids, good)
 
     def read(out: Tensor) -> Tensor:

@@ -74,10 +74,9 @@ def prune_curve(
     if not sizes or any(size != sizes[0] for size in sizes):
         raise ShapeError("criteria must score the same units", got=sizes)
     orders = [
-        {site: torch.rand(n, generator=generator(seed, f"prune {site}", i))
-         for site, n in sizes[0].items()}
+        {site: torch.rand(n, generator=generator(seed, f"prune {site}", i)) for site, n in sizes[0].items()}
         for i in range(n_random)
-    ]  # fmt: skip
+    ]
 
     def curve(scores: UnitScores) -> list[float]:
         found = []

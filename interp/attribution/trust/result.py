@@ -89,8 +89,7 @@ class Faithfulness(Result):
         spread = self.insertion_area - self.deletion_area
         others = [i for i in range(len(names)) if i != control]
         best = max(float(self.area_low[i]) for i in others) if others else -math.inf
-        return Checks([Check.at_least("best method beats random order", best,
-                                      float(spread[control]))])  # fmt: skip
+        return Checks([Check.at_least("best method beats random order", best, float(spread[control]))])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -14,10 +14,7 @@ METHODS = ("integrated_gradients", "deeplift", "shapley")
 def attribution(scene: Scene) -> Section | None:
     """Coloured tokens for the model's own answer at the end of the text; None without logits."""
     try:
-        found = [
-            attribute(scene.model, scene.ids, method=m, baseline="mean", samples=60)
-            for m in METHODS
-        ]
+        found = [attribute(scene.model, scene.ids, method=m, baseline="mean", samples=60) for m in METHODS]
     except (ConfigError, ModelError):  # no logits, or none over tokens
         return None
     prose = (

@@ -37,8 +37,9 @@ def dictionary(scene: Scene) -> Section | None:
 
     from interp.dictionaries import evaluate, run_training
 
-    text, held_out = (batch(GrammarConfig(batch=n, seed=scene.seed + 2), t)[0]
-                      for t, n in enumerate((256, 64)))  # fmt: skip
+    text, held_out = (
+        batch(GrammarConfig(batch=n, seed=scene.seed + 2), t)[0] for t, n in enumerate((256, 64))
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower on two
     try:

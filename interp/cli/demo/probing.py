@@ -10,14 +10,7 @@ from torch import Tensor
 from interp.cli.demo.scene import Scene
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
-from interp.probing import (
-    ProbeConfig,
-    SparseConfig,
-    audit_erasure,
-    code_length,
-    probe_sweep,
-    sparse_sweep,
-)
+from interp.probing import ProbeConfig, SparseConfig, audit_erasure, code_length, probe_sweep, sparse_sweep
 from interp.reports import Item, Section
 
 ALPHABET, SEQUENCES, MOST_LAYERS = 8, 240, 12

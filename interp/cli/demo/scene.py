@@ -22,9 +22,7 @@ BLOCK = 10
 BUNDLED = "tiny-grammar"
 TEXT = "When Mary and John went to the park, John gave a book to"
 """What the bundled model reads: it should answer Mary."""
-STORY = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-)
+STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 """What any other model reads, unless told otherwise."""
 
 
@@ -110,12 +108,7 @@ def repeated_block(d_vocab: int, seed: int, length: int = BLOCK) -> Tensor:
 
 
 def set_scene(
-    model: str | None,
-    text: str | None,
-    seed: int,
-    placement: Placement,
-    *,
-    truncate: bool = False,
+    model: str | None, text: str | None, seed: int, placement: Placement, *, truncate: bool = False
 ) -> Scene:
     """Open the named model, or the bundled one, to read the text."""
     name = model or BUNDLED

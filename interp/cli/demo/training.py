@@ -25,9 +25,7 @@ def training(scene: Scene) -> Section | None:
         "before. Source: Olsson et al., In-context Learning and Induction Heads (2022)."
     )
     curves = training_curves(
-        records(history),
-        title="Accuracy and heads over training",
-        config=CurvesConfig(smoothing=0.0),
+        records(history), title="Accuracy and heads over training", config=CurvesConfig(smoothing=0.0)
     )
     quantity = Quantity(
         "induction score", "mean attention", "the head looks at what followed this token before"

@@ -17,8 +17,9 @@ def tuned(scene: Scene) -> Section | None:
     """KL to the output by row, on held-out text; only where the model's own corpus is at hand."""
     if not scene.is_bundled:
         return None
-    text, held_out = (batch(GrammarConfig(batch=n, seed=scene.seed + 1), t)[0]
-                      for t, n in enumerate((192, 32)))  # fmt: skip
+    text, held_out = (
+        batch(GrammarConfig(batch=n, seed=scene.seed + 1), t)[0] for t, n in enumerate((192, 32))
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower on two
     try:

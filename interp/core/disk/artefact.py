@@ -14,14 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.core.disk.tensors import (
-    CHUNK,
-    REFETCH,
-    decode_tensors,
-    load_tensors,
-    unreadable,
-    wrong_size,
-)
+from interp.core.disk.tensors import CHUNK, REFETCH, decode_tensors, load_tensors, unreadable, wrong_size
 from interp.core.errors import BadName, CorruptArtefact, StorageError
 from interp.core.foreign import JSON_BYTES, Unparsable, one_line, parse_json, read_bytes
 from interp.core.names import did_you_mean, slug
@@ -154,9 +147,7 @@ class Artefact:
         try:
             return parse_json(self.bytes(name))
         except ValueError as error:
-            raise CorruptArtefact(
-                f"{self.path(name)}: no JSON ({one_line(error)})", fix=REFETCH
-            ) from error
+            raise CorruptArtefact(f"{self.path(name)}: no JSON ({one_line(error)})", fix=REFETCH) from error
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a safetensors file, on the CPU."""

@@ -46,8 +46,13 @@ MAX_HEADER = 25_000_000  # bytes, some 200,000 tensors; the library would read 1
 MAX_NODES = 2_000_000  # values in a header, ten for a tensor
 WIDTHS = {
     **{name: dtype.itemsize * 8 for dtype, name in DTYPES.items()},
-    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
-}  # fmt: skip
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
 """Bits of one number of each dtype of the format, those that torch lacks included."""
 _RANK = {dtype: i for i, dtype in enumerate(DTYPES)}
 
@@ -69,18 +74,12 @@ def encode_tensors(name: str, tensors: Mapping[Any, Any]) -> tuple[int, Chunks]:
         tensor = tensors[key]
         end = offset + tensor.numel() * tensor.element_size()
         shape = list(tensor.shape)
-        header[key] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": shape,
-            "data_offsets": [offset, end],
-        }
+        header[key] = {"dtype": DTYPES[tensor.dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     try:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise StorageError(
-            f"{name}: a tensor's name is no valid text", got=ascii(error.object)
-        ) from error
+        raise StorageError(f"{name}: a tensor's name is no valid text", got=ascii(error.object)) from error
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
     return len(head) + offset, _chunks(head, (tensors[key] for key in order))
@@ -238,9 +237,10 @@ def _checked_entry(entry: Any, name: str, where: Path) -> tuple[str, tuple[int, 
         pass
     raise CorruptArtefact(
         f"{where}: the entry {name!r} of its header contradicts itself",
-        got=show(repr(entry), 200), expected="dtype, shape and as many bytes as they need",
+        got=show(repr(entry), 200),
+        expected="dtype, shape and as many bytes as they need",
         fix=REFETCH,
-    )  # fmt: skip
+    )
 
 
 def wrong_size(path: Path, actual: int, expected: int) -> CorruptArtefact:

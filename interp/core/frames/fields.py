@@ -73,11 +73,7 @@ def _declared(cls: type, name: str, hint: Any) -> Declared | None:
 
 
 def bind(
-    owner: str,
-    name: str,
-    value: object,
-    declared: Declared | None,
-    sizes: dict[str, tuple[int, str]],
+    owner: str, name: str, value: object, declared: Declared | None, sizes: dict[str, tuple[int, str]]
 ) -> None:
     """Check one field; `sizes` maps each axis met so far to its size and the field it came from.
 
@@ -147,8 +143,7 @@ def to_json(value: Any, where: str) -> Any:
         return dict(pairs) if plain else {"__dict__": pairs}
     raise ConfigError(
         f"{where} cannot be saved: it holds a {type(value).__name__}",
-        expected="tensors with declared axes, str, int, float, bool, None, tuple, list, dict, "
-        "Provenance",
+        expected="tensors with declared axes, str, int, float, bool, None, tuple, list, dict, Provenance",
     )
 
 

@@ -29,9 +29,7 @@ def group(result: Any, field: str | None) -> list[str]:
     field = next(iter(axes)) if field is None else field
     if field not in axes:
         raise ConfigError(
-            f"{kind} has no array {field!r}",
-            expected=", ".join(axes),
-            fix=did_you_mean(field, axes),
+            f"{kind} has no array {field!r}", expected=", ".join(axes), fix=did_you_mean(field, axes)
         )
     return [name for name in axes if axes[name] == axes[field]]
 

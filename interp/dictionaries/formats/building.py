@@ -44,8 +44,9 @@ def config_from_json(values: Any) -> DictionaryConfig:
         if key not in known:
             raise ConfigError(
                 f"a dictionary has no setting {key!r}",
-                got=ascii(key), fix=did_you_mean(str(key), known) or f"one of {', '.join(known)}",
-            )  # fmt: skip
+                got=ascii(key),
+                fix=did_you_mean(str(key), known) or f"one of {', '.join(known)}",
+            )
     missing = [key for key in ("d_in", "d_sae") if key not in values]
     if missing:
         raise ConfigError("the settings are incomplete", expected=", ".join(missing))
@@ -103,9 +104,7 @@ def build(
     return made
 
 
-def at_sites(
-    made: Dictionary, *, site_in: str | None = None, site_out: str | None = None
-) -> Dictionary:
+def at_sites(made: Dictionary, *, site_in: str | None = None, site_out: str | None = None) -> Dictionary:
     """The same numbers at other sites; None keeps one as it is."""
     asked = {"site_in": site_in, "site_out": site_out}
     sites = {key: site for key, site in asked.items() if site is not None}

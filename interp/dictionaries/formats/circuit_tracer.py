@@ -73,10 +73,7 @@ def save_transcoders(
             "the transcoders of a set read and write at one kind of site, at one width",
             got=f"sites {sorted(hooks)}, widths (d_in, d_sae) {sorted(widths)}",
         )
-    (into, out), names = (
-        hooks.pop(),
-        {one.provenance.model for one in transcoders if one.provenance},
-    )
+    (into, out), names = (hooks.pop(), {one.provenance.model for one in transcoders if one.provenance})
     config = {
         "model_name": model_name or (names.pop() if len(names) == 1 else UNKNOWN),
         "model_kind": "transcoder_set",
@@ -108,10 +105,11 @@ def _tensors(one: Dictionary) -> dict[str, Tensor]:
     ready = config.activation == "batchtopk" and bool(one.threshold.any())
     if config.activation not in ("relu", "jumprelu") and not ready:
         raise ConfigError(
-            f"circuit-tracer has no {config.activation} transcoders", got=one.site_in,
+            f"circuit-tracer has no {config.activation} transcoders",
+            got=one.site_in,
             expected="relu, jumprelu, or batchtopk with a measured threshold",
             fix="to_jumprelu(transcoder, activations) calibrates thresholds",
-        )  # fmt: skip
+        )
     if config.d_in != config.width_out or config.normalize_activations != "none":
         raise ConfigError(
             "circuit-tracer's transcoders read and write raw activations of one width",
@@ -181,10 +179,9 @@ def read_layer(path: Path) -> Dictionary:
         found,
         metadata={"circuit_tracer": {key: str(config.get(key)) for key in ("model_name", "scan")}},
         provenance=origin(
-            "circuit-tracer", model=config.get("model_name"), sites=sites, d_in=d,
-            normalisation="none",
+            "circuit-tracer", model=config.get("model_name"), sites=sites, d_in=d, normalisation="none"
         ),
-    )  # fmt: skip
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -198,15 +195,14 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = parse_yaml(read_bytes(where, YAML_BYTES), yaml.SafeLoader)
     except (OSError, ValueError) as error:
-        raise CorruptArtefact(
-            f"{where}: no YAML of plain values", got=one_line(error, 200)
-        ) from error
+        raise CorruptArtefact(f"{where}: no YAML of plain values", got=one_line(error, 200)) from error
     kind = config.get("model_kind") if isinstance(config, dict) else None
     if kind != "transcoder_set":
         raise ConfigError(
-            f"{where}: not a set of per-layer transcoders", got=f"model_kind {repr(kind)[:80]}",
+            f"{where}: not a set of per-layer transcoders",
+            got=f"model_kind {repr(kind)[:80]}",
             expected="transcoder_set",
-        )  # fmt: skip
+        )
     for key in ("feature_input_hook", "feature_output_hook"):
         if not isinstance(config.get(key), str):
             raise ConfigError(

@@ -29,17 +29,22 @@ CLASSES: dict[str, tuple[str, dict[str, str]]] = {
     "GatedAutoEncoder": (
         "gated",
         {
-            "encoder": "encoder.weight", "W_dec": "decoder.weight", "b_dec": "decoder_bias",
-            "r_mag": "r_mag", "b_gate": "gate_bias", "b_mag": "mag_bias",
+            "encoder": "encoder.weight",
+            "W_dec": "decoder.weight",
+            "b_dec": "decoder_bias",
+            "r_mag": "r_mag",
+            "b_gate": "gate_bias",
+            "b_mag": "mag_bias",
         },
     ),
     "AutoEncoderTopK": ("topk", _TOPK),
     "BatchTopKSAE": ("batchtopk", _TOPK),
     "MatryoshkaBatchTopKSAE": (
-        "batchtopk", {**_PLAIN, "k": "k", "threshold": "threshold", "group_sizes": "group_sizes"},
+        "batchtopk",
+        {**_PLAIN, "k": "k", "threshold": "threshold", "group_sizes": "group_sizes"},
     ),
     "JumpReluAutoEncoder": ("jumprelu", {**_PLAIN, "threshold": "threshold"}),
-}  # fmt: skip
+}
 """Class of dictionary_learning -> our activation, and our tensors' names in its state."""
 _UNTIED = ("AutoEncoderNew", "JumpReluAutoEncoder")  # these do not subtract b_dec first
 
@@ -60,9 +65,10 @@ def read_folder(folder: Path) -> Dictionary:
     if not isinstance(name, str) or name not in CLASSES:
         raise ConfigError(
             f"{folder / CONFIG}: no dictionary class {name!r} is known",
-            got=name, expected=", ".join(CLASSES),
+            got=name,
+            expected=", ".join(CLASSES),
             fix=did_you_mean(name, CLASSES) if isinstance(name, str) else None,
-        )  # fmt: skip
+        )
     activation, names = CLASSES[name]
     state = load_torch(where)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -88,10 +94,13 @@ def read_folder(folder: Path) -> Dictionary:
         found,
         metadata={"dictionary_learning": _jsonable(trainer)},
         provenance=origin(
-            "dictionary_learning", model=trainer.get("lm_name"), sites=(values["site_in"],),
-            d_in=d_in, normalisation="none",
+            "dictionary_learning",
+            model=trainer.get("lm_name"),
+            sites=(values["site_in"],),
+            d_in=d_in,
+            normalisation="none",
         ),
-    )  # fmt: skip
+    )
     norms = made.decoder_norms
     if name == "AutoEncoder" and not torch.allclose(norms, torch.ones_like(norms)):
         return made.folded()
@@ -107,13 +116,12 @@ def _trainer(folder: Path) -> dict[str, Any]:
     except StorageError as error:
         raise StorageError(
             f"{folder} has {WEIGHTS} but no readable {CONFIG}, which says what it is",
-            got="tensors of TopK and BatchTopK have the same names", fix=f"put {CONFIG} beside it",
-        ) from error  # fmt: skip
+            got="tensors of TopK and BatchTopK have the same names",
+            fix=f"put {CONFIG} beside it",
+        ) from error
     trainer = config.get("trainer") if isinstance(config, dict) else None
     if not isinstance(trainer, dict):
-        raise ConfigError(
-            f"{folder / CONFIG}: no settings of a trainer", expected='{"trainer": {}}'
-        )
+        raise ConfigError(f"{folder / CONFIG}: no settings of a trainer", expected='{"trainer": {}}')
     return trainer
 
 
@@ -135,9 +143,11 @@ def _counts(
     k = int(found.pop("k"))
     if trainer.get("k", k) != k:
         raise CorruptArtefact(
-            f"{where}: k contradicts {CONFIG}", got=k, expected=trainer["k"],
+            f"{where}: k contradicts {CONFIG}",
+            got=k,
+            expected=trainer["k"],
             fix="the settings may belong to another file",
-        )  # fmt: skip
+        )
     sizes = found.pop("group_sizes", None)
     groups = [] if sizes is None else sizes.cumsum(0).tolist()
     return {"k": k, "groups": groups}
@@ -145,9 +155,7 @@ def _counts(
 
 def _site(trainer: dict[str, Any]) -> str:
     """The site of its own names of submodules; others are left open."""
-    found = re.fullmatch(
-        r"(resid_post|mlp_out|attn_out)_layer_(\d+)", str(trainer.get("submodule_name"))
-    )
+    found = re.fullmatch(r"(resid_post|mlp_out|attn_out)_layer_(\d+)", str(trainer.get("submodule_name")))
     return "" if found is None else f"blocks.{found[2]}.hook_{found[1]}"
 
 

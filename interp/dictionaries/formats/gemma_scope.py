@@ -22,10 +22,7 @@ from interp.dictionaries.formats.building import build, origin, take
 
 WEIGHTS = "params.npz"
 _NAMES = {name: name for name in ("W_dec", "b_enc", "b_dec", "threshold")} | {"encoder": "W_enc"}
-_DAMAGE = (
-    ValueError, KeyError, EOFError, NotImplementedError, MemoryError, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
+_DAMAGE = (ValueError, KeyError, EOFError, NotImplementedError, MemoryError, zlib.error, zipfile.BadZipFile)
 _PACKED = 20  # a zip that unpacks to more than this times its size is a bomb: weights are noise
 
 
@@ -70,10 +67,9 @@ def read_folder(folder: Path) -> Dictionary:
         found,
         metadata={"l0": int(l0[1])} if l0 else {},
         provenance=origin(
-            "Gemma Scope", sites=(site_in, site_out), d_in=d_in, prepend_bos=True,
-            normalisation="none",
+            "Gemma Scope", sites=(site_in, site_out), d_in=d_in, prepend_bos=True, normalisation="none"
         ),
-    )  # fmt: skip
+    )
 
 
 def _place(path: str) -> tuple[str | None, str, str]:
@@ -104,10 +100,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     try:
         _refuse_lies(path)
         with np.load(path, allow_pickle=False) as arrays:
-            return {
-                name: torch.from_numpy(arrays[name].astype(np.float32, copy=False))
-                for name in arrays
-            }
+            return {name: torch.from_numpy(arrays[name].astype(np.float32, copy=False)) for name in arrays}
     except StorageError:
         raise
     except _DAMAGE as error:
@@ -126,8 +119,7 @@ def _refuse_lies(path: Path) -> None:
         total = sum(member.file_size for member in archive.infolist())
         if total > _PACKED * path.stat().st_size + (1 << 20):
             raise CorruptArtefact(
-                f"{path}: refused as a zip bomb",
-                got=f"{total:,} bytes packed into {path.stat().st_size:,}",
+                f"{path}: refused as a zip bomb", got=f"{total:,} bytes packed into {path.stat().st_size:,}"
             )
         for member in archive.infolist():
             with archive.open(name=member) as stream:

@@ -47,9 +47,10 @@ def recognise(folder: str | Path) -> str | None:
         found = ["circuit_tracer"]
     if len(found) > 1:
         raise StorageError(
-            f"{folder} holds files of two layouts", got=" and ".join(found),
+            f"{folder} holds files of two layouts",
+            got=" and ".join(found),
             fix="leave one of them in the folder",
-        )  # fmt: skip
+        )
     return found[0] if found else None
 
 
@@ -196,9 +197,7 @@ def _read_file(path: Path, strict: bool) -> Dictionary:
 def _inside(path: Path) -> str | None:
     """Dictionaries one or two levels below, for the error."""
     below = sorted(
-        str(sign.parent)
-        for name in SIGNS
-        for sign in (*path.glob(f"*/{name}"), *path.glob(f"*/*/{name}"))
+        str(sign.parent) for name in SIGNS for sign in (*path.glob(f"*/{name}"), *path.glob(f"*/*/{name}"))
     )
     return f"did you mean {', '.join(below[:3])}?" if below else None
 

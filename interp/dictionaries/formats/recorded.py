@@ -24,11 +24,7 @@ def recorded_l0(dictionary: Dictionary) -> float | None:
 
 @torch.no_grad()
 def check_l0(
-    dictionary: Dictionary,
-    activations: Float[Tensor, "*n d_in"],
-    *,
-    within: float = 1.5,
-    strict: bool = True,
+    dictionary: Dictionary, activations: Float[Tensor, "*n d_in"], *, within: float = 1.5, strict: bool = True
 ) -> Check:
     """Compare the mean number of active latents with the one on record.
 
@@ -63,7 +59,8 @@ def check_l0(
     if strict and not check.ok:
         raise ProvenanceError(
             f"this {dictionary.config.activation} dictionary has another L0 than its file records",
-            got=f"{measured:.1f} active latents per row", expected=f"about {told:.1f}",
+            got=f"{measured:.1f} active latents per row",
+            expected=f"about {told:.1f}",
             fix="another activation function, site, scale or model than it was made for?",
-        )  # fmt: skip
+        )
     return check

@@ -87,15 +87,21 @@ def find(name: str) -> Entry:
     if wanted not in ids:
         raise ConfigError(
             f"the release {release!r} has no dictionary {wanted!r}",
-            got=wanted, expected=f"one of {len(ids)}: {', '.join(list(ids)[:5])}, ...",
+            got=wanted,
+            expected=f"one of {len(ids)}: {', '.join(list(ids)[:5])}, ...",
             fix=did_you_mean(wanted, ids) or None,
-        )  # fmt: skip
+        )
     item = ids[wanted]
     return Entry(
-        release, wanted, table["repo_id"], str(item["path"]), str(table["model"]),
-        table.get("conversion_func"), item.get("norm_scaling_factor"),
+        release,
+        wanted,
+        table["repo_id"],
+        str(item["path"]),
+        str(table["model"]),
+        table.get("conversion_func"),
+        item.get("norm_scaling_factor"),
         table.get("config_overrides") or {},
-    )  # fmt: skip
+    )
 
 
 def load_registered(
@@ -142,9 +148,7 @@ def load_registered(
 
 def _labelled(made: Dictionary, entry: Entry) -> Dictionary:
     """With the table's name of it, and the model's where the files are silent."""
-    made.metadata = made.metadata | {
-        "release": entry.release, "id": entry.id, "repository": entry.repo
-    }  # fmt: skip
+    made.metadata = made.metadata | {"release": entry.release, "id": entry.id, "repository": entry.repo}
     if made.provenance is not None and made.provenance.model == "unknown":
         made.provenance = replace(made.provenance, model=entry.model)
     return made
@@ -153,9 +157,7 @@ def _labelled(made: Dictionary, entry: Entry) -> Dictionary:
 # --- the hub -----------------------------------------------------------------------------------
 
 
-def _fetch(
-    entry: Entry, wanted: tuple[str, ...], allow_download: bool, cache_dir: str | Path | None
-) -> Path:
+def _fetch(entry: Entry, wanted: tuple[str, ...], allow_download: bool, cache_dir: str | Path | None) -> Path:
     """The folder with these files in the cache, filled from the hub if that is allowed."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -188,9 +190,7 @@ def _fetch(
         if not allow_download:
             raise missing("nothing of this repository in the cache", ask) from error
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())
-        raise missing(
-            why[:300], "check the network, the name, and HF_TOKEN if it is gated"
-        ) from error
+        raise missing(why[:300], "check the network, the name, and HF_TOKEN if it is gated") from error
     folder = Path(root) / entry.folder
     lacking = [file for file in wanted if not (folder / file).is_file()]
     if lacking:
@@ -243,9 +243,7 @@ def _index() -> dict[str, tuple[int, int]] | None:
     text = _text()
     if text is None:
         return None
-    starts = [
-        (match[1], match.start()) for match in re.finditer(r"^([^\s#][^\n]*?):\s*$", text, re.M)
-    ]
+    starts = [(match[1], match.start()) for match in re.finditer(r"^([^\s#][^\n]*?):\s*$", text, re.M)]
     ends = [start for _, start in starts[1:]] + [len(text)]
     return {name: (start, end) for (name, start), end in zip(starts, ends, strict=True)}
 

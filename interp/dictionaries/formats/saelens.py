@@ -20,14 +20,7 @@ from interp.core.provenance import Provenance
 from interp.core.store import Artefact
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.formats.building import (
-    build,
-    config_from_json,
-    named,
-    number,
-    origin,
-    take,
-)
+from interp.dictionaries.formats.building import build, config_from_json, named, number, origin, take
 from interp.dictionaries.formats.saelens_layout import (
     ARCHITECTURES,
     CFG,
@@ -74,9 +67,7 @@ def read_folder(
     return made
 
 
-def _own(
-    cfg: dict[str, Any], block: dict[str, Any], tensors: dict[str, Tensor], where: Path
-) -> Dictionary:
+def _own(cfg: dict[str, Any], block: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Dictionary:
     """A folder that `files_of` wrote: the block is exact, the rest must agree with it."""
     require_version(str(block.get("schema")), SCHEMA, where)
     with named(where / CFG):
@@ -91,8 +82,10 @@ def _own(
         if key != "device" and cfg.get(key) != value:
             raise CorruptArtefact(
                 f"{where / CFG}: {key!r} contradicts the block 'interp' of the same file",
-                got=cfg.get(key), expected=value, fix="one of the two was edited by hand",
-            )  # fmt: skip
+                got=cfg.get(key),
+                expected=value,
+                fix="one of the two was edited by hand",
+            )
     return made
 
 
@@ -115,8 +108,9 @@ def _sparsity(stored: Artefact, d_sae: int) -> Tensor:
     if found is None or found.shape != (d_sae,):
         raise CorruptArtefact(
             f"{stored.path(SPARSITY)}: no frequencies of these latents",
-            got=None if found is None else list(found.shape), expected=[d_sae],
-        )  # fmt: skip
+            got=None if found is None else list(found.shape),
+            expected=[d_sae],
+        )
     return found
 
 
@@ -194,9 +188,10 @@ def _known_architecture(cfg: Mapping[str, Any], where: Path) -> tuple[str, bool,
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ConfigError(
             f"{where}: no dictionary of this room has the architecture {name!r}",
-            got=name, expected=", ".join(ARCHITECTURES),
+            got=name,
+            expected=", ".join(ARCHITECTURES),
             fix=did_you_mean(name, ARCHITECTURES) if isinstance(name, str) else None,
-        )  # fmt: skip
+        )
     return ARCHITECTURES[name]
 
 
@@ -207,8 +202,9 @@ def _extras(activation: str, cfg: Mapping[str, Any], where: Path) -> dict[str, A
         if isinstance(k, bool) or not isinstance(k, int | float):
             raise ConfigError(
                 f"{where}: a {activation} dictionary without k, its number of active latents",
-                got=k, expected='"k": a number',
-            )  # fmt: skip
+                got=k,
+                expected='"k": a number',
+            )
         rescaled = cfg.get("rescale_acts_by_decoder_norm", False)
         groups = cfg.get("matryoshka_widths") or []
         if groups and groups[-1] != cfg.get("d_sae"):
@@ -226,9 +222,10 @@ def _normalisation(cfg: Mapping[str, Any], where: Path, strict: bool, notes: lis
         if strict:
             raise ConfigError(
                 f"{where}: trained on whitened activations, and the whitening was not folded in",
-                got=told, fix="export it with sae-lens once more, or pass strict=False to read it "
+                got=told,
+                fix="export it with sae-lens once more, or pass strict=False to read it "
                 "as sae-lens does, which is without the whitening",
-            )  # fmt: skip
+            )
         notes.append("the whitening it was trained with is not applied, as in sae-lens")
         return "none"
     if told == "expected_average_only_in":
@@ -236,9 +233,7 @@ def _normalisation(cfg: Mapping[str, Any], where: Path, strict: bool, notes: lis
     return told
 
 
-def _site(
-    metadata: Mapping[str, Any], key: str, where: Path, strict: bool, notes: list[str]
-) -> str:
+def _site(metadata: Mapping[str, Any], key: str, where: Path, strict: bool, notes: list[str]) -> str:
     head = metadata.get("hook_head_index")
     if head is not None:
         if strict:

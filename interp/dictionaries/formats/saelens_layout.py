@@ -18,14 +18,27 @@ SCHEMA = Dictionary.schema
 CFG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 LAYOUT = "6.50.0"  # the sae-lens whose layout is written; below 6.0 it would be read as an old one
 _ACTIVATIONS = {
-    "standard": "relu", "topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu",
-    "gated": "gated", "batchtopk": "batchtopk",
-}  # fmt: skip
+    "standard": "relu",
+    "topk": "topk",
+    "abstopk": "abstopk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "batchtopk",
+}
 _SHARED = (  # keys of SAELens's own metadata that are handed on to it
-    "hook_head_index", "context_size", "seqpos_slice", "dataset_path", "neuronpedia_id",
-    "model_class_name", "model_from_pretrained_kwargs", "exclude_special_tokens",
-    "training_architecture", "training_architecture_details", "l0", "num_dead_features",
-)  # fmt: skip
+    "hook_head_index",
+    "context_size",
+    "seqpos_slice",
+    "dataset_path",
+    "neuronpedia_id",
+    "model_class_name",
+    "model_from_pretrained_kwargs",
+    "exclude_special_tokens",
+    "training_architecture",
+    "training_architecture_details",
+    "l0",
+    "num_dead_features",
+)
 
 
 def _architectures() -> dict[str, tuple[str, bool, bool]]:
@@ -51,11 +64,7 @@ def files_of(dictionary: Dictionary) -> dict[str, Any]:
     log10 frequencies, becomes `sparsity.safetensors`.
     """
     config = dictionary.config
-    if (
-        config.activation == "batchtopk"
-        and config.rescale_acts_by_decoder_norm
-        and is_measured(dictionary)
-    ):
+    if config.activation == "batchtopk" and config.rescale_acts_by_decoder_norm and is_measured(dictionary):
         dictionary = dictionary.folded()
         config = dictionary.config
     metadata = dict(dictionary.metadata)

@@ -20,11 +20,13 @@ _RENAMED = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
-_METADATA = (
-    "model_name", "hook_name", "hook_name_out", "hook_head_index", "model_from_pretrained_kwargs",
-    "prepend_bos", "neuronpedia_id", "context_size", "seqpos_slice", "dataset_path",
-    "sae_lens_training_version", "model_class_name", "exclude_special_tokens",
-)  # fmt: skip
+_METADATA = tuple(
+    """
+    model_name hook_name hook_name_out hook_head_index model_from_pretrained_kwargs prepend_bos
+    neuronpedia_id context_size seqpos_slice dataset_path sae_lens_training_version model_class_name
+    exclude_special_tokens
+    """.split()
+)
 
 
 def is_old(cfg: Mapping[str, Any]) -> bool:
@@ -79,8 +81,9 @@ def _architecture(told: Mapping[str, Any], tensors: Mapping[str, Tensor], where:
     if shown is not None and name != shown:
         raise CorruptArtefact(
             f"{where}: its tensors are those of a {shown} dictionary, its settings say {name!r}",
-            got=", ".join(sorted(tensors)), fix=f'"architecture": "{shown}", if that is what it is',
-        )  # fmt: skip
+            got=", ".join(sorted(tensors)),
+            fix=f'"architecture": "{shown}", if that is what it is',
+        )
     return name
 
 
@@ -90,21 +93,23 @@ def _normalisation(told: Any) -> Any:
     return "none" if told is False or told is None else told
 
 
-def _unscaled(
-    told: Mapping[str, Any], tensors: dict[str, Tensor], where: Path
-) -> dict[str, Tensor]:
+def _unscaled(told: Mapping[str, Any], tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Without the factor of finetuning, where it is 1."""
     factor = tensors.pop("scaling_factor", None)
     if factor is not None and not torch.equal(factor.float(), torch.ones_like(factor).float()):
         raise _refusal(
-            where, "finetuning_scaling_factor", told.get("finetuning_scaling_factor"),
+            where,
+            "finetuning_scaling_factor",
+            told.get("finetuning_scaling_factor"),
             "a scaling factor of 1: version 6 has no place for another",
-        )  # fmt: skip
+        )
     return tensors
 
 
 def _refusal(where: Path, key: str, got: object, expected: str) -> ConfigError:
     return ConfigError(
         f"{where}: sae-lens wrote this before version 6, and {key!r} has no exact meaning today",
-        got=got, expected=expected, fix="convert it with the sae-lens that wrote it",
-    )  # fmt: skip
+        got=got,
+        expected=expected,
+        fix="convert it with the sae-lens that wrote it",
+    )

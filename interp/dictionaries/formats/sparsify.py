@@ -15,13 +15,13 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.formats.building import build, number, origin, take
 
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
-_NAMES = {
-    "encoder": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec",
-}  # fmt: skip
-_KNOWN = {
-    "activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk",
-    "skip_connection", "transcode", "d_in", "signed",
-}  # fmt: skip
+_NAMES = {"encoder": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
+_KNOWN = set(
+    """
+    activation expansion_factor normalize_decoder num_latents k multi_topk skip_connection transcode
+    d_in signed
+    """.split()
+)
 
 
 def read_folder(folder: Path) -> Dictionary:
@@ -73,8 +73,9 @@ def _check(cfg: dict[str, Any], where: Path) -> None:
         raise ConfigError(
             f"{where / CFG}: this room has no {kind} dictionaries"
             + (" of signed latents" if cfg.get("signed") else ""),
-            got=f"activation {kind!r}", expected="topk",
-        )  # fmt: skip
+            got=f"activation {kind!r}",
+            expected="topk",
+        )
     if cfg.get("skip_connection") and not cfg.get("transcode"):
         raise ConfigError(
             f"{where / CFG}: a skip path around an autoencoder copies its input",
@@ -84,8 +85,9 @@ def _check(cfg: dict[str, Any], where: Path) -> None:
     if unknown:
         raise ConfigError(
             f"{where / CFG}: sparsify has no setting {unknown[0]!r} that is known here",
-            expected=", ".join(sorted(_KNOWN)), fix="written by another version of sparsify?",
-        )  # fmt: skip
+            expected=", ".join(sorted(_KNOWN)),
+            fix="written by another version of sparsify?",
+        )
 
 
 def _width(cfg: dict[str, Any], d_in: int, where: Path) -> int:

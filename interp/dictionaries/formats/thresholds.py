@@ -42,8 +42,9 @@ def to_jumprelu(
     if config.activation not in ("topk", "batchtopk"):
         raise ConfigError(
             f"thresholds cannot replace the choice of a {config.activation} dictionary",
-            got=config.activation, expected="topk or batchtopk",
-        )  # fmt: skip
+            got=config.activation,
+            expected="topk or batchtopk",
+        )
     if config.rescale_acts_by_decoder_norm:
         dictionary = dictionary.folded()
         config = dictionary.config
@@ -60,17 +61,18 @@ def to_jumprelu(
     else:
         threshold = _shared(dictionary, rows, total).expand(config.d_sae)
     state = dictionary.state_dict() | {"threshold": threshold}
-    changed = replace(
-        config, activation="jumprelu", k=None, rescale_acts_by_decoder_norm=False, groups=()
-    )
+    changed = replace(config, activation="jumprelu", k=None, rescale_acts_by_decoder_norm=False, groups=())
     made = Dictionary.from_state(changed, state)
     made.provenance = dictionary.provenance
     made.metadata = dictionary.metadata | {
         "thresholds": {
-            "from": config.activation, "k": config.k, "rows": len(rows),
-            "per_latent": per_latent, "l0": total / len(rows),
-        },
-    }  # fmt: skip
+            "from": config.activation,
+            "k": config.k,
+            "rows": len(rows),
+            "per_latent": per_latent,
+            "l0": total / len(rows),
+        }
+    }
     return made
 
 
@@ -107,8 +109,7 @@ def _columns(dictionary: Dictionary, latents: Tensor) -> Dictionary:
     """A dictionary of some of the latents, for their pre-activations."""
     rows = ("encoder", "b_enc", "W_dec", "threshold")
     state = {
-        name: tensor[latents] if name in rows else tensor
-        for name, tensor in dictionary.state_dict().items()
+        name: tensor[latents] if name in rows else tensor for name, tensor in dictionary.state_dict().items()
     }
     config = replace(dictionary.config, d_sae=len(latents), k=1, groups=())
     return Dictionary.from_state(config, state)

@@ -99,15 +99,17 @@ def _check(
         raise ConfigError("absorption needs concepts", fix="{name: bool tensor [row]}")
     if rows.ndim != 2 or rows.shape[1] != dictionary.W_dec.shape[1]:
         raise ShapeError(
-            "rows are not of the dictionary's space", got=list(rows.shape),
+            "rows are not of the dictionary's space",
+            got=list(rows.shape),
             expected=f"[row, {dictionary.W_dec.shape[1]}]",
-        )  # fmt: skip
+        )
     for name, has in concepts.items():
         if has.dtype != torch.bool or tuple(has.shape) != (len(rows),):
             raise ShapeError(
-                f"labels of {name!r} do not fit", got=f"{has.dtype} {list(has.shape)}",
+                f"labels of {name!r} do not fit",
+                got=f"{has.dtype} {list(has.shape)}",
                 expected=f"torch.bool [{len(rows)}]",
-            )  # fmt: skip
+            )
     expected = (len(concepts), rows.shape[1])
     if directions is not None and tuple(directions.shape) != expected:
         raise ShapeError("directions do not fit", got=list(directions.shape), expected=expected)

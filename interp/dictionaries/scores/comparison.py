@@ -81,10 +81,7 @@ def stability(
 
 @torch.no_grad()
 def feature_splitting(
-    narrow: Coder,
-    wide: Coder,
-    rows: Float[Tensor, "row d_in"],
-    config: SplittingConfig | None = None,
+    narrow: Coder, wide: Coder, rows: Float[Tensor, "row d_in"], config: SplittingConfig | None = None
 ) -> Splitting:
     """Which latents of `wide` are parts of which latent of `narrow`.
 

@@ -132,21 +132,14 @@ def _batches(
 
 
 def _losses(
-    dictionary: Dictionary,
-    model: Any,
-    tokens: TokenSequences,
-    tally: CodingTally,
-    config: EvaluationConfig,
+    dictionary: Dictionary, model: Any, tokens: TokenSequences, tally: CodingTally, config: EvaluationConfig
 ) -> Losses | None:
     """Losses over all sequences; None where the model predicts no next token."""
     mean = tally.variance.mean
     is_lm = model.cfg.causal and model.has_head
     if not config.splice or not is_lm or tokens.n_ctx < 2 or mean is None:
         return None
-    parts = [
-        losses(dictionary, model, batch, keep, mean)
-        for batch, keep in _batches(model, tokens, config)
-    ]
+    parts = [losses(dictionary, model, batch, keep, mean) for batch, keep in _batches(model, tokens, config)]
     if not sum(int(part.predictions.sum()) for part in parts):
         return None
     return Losses(

@@ -35,9 +35,11 @@ def best_pairs(similarity: Float[Tensor, "row column"]) -> Int[Tensor, " row"]:
     """
     if similarity.numel() > MOST_PAIRS:
         raise MemoryBudgetError(
-            "too many pairs for an exact matching", got=list(similarity.shape),
-            expected=f"at most {MOST_PAIRS:,} pairs", fix="match the latents that fire, or fewer",
-        )  # fmt: skip
+            "too many pairs for an exact matching",
+            got=list(similarity.shape),
+            expected=f"at most {MOST_PAIRS:,} pairs",
+            fix="match the latents that fire, or fewer",
+        )
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:

@@ -43,9 +43,10 @@ def score_recovery(
     """
     if dictionary.W_dec.shape[1] != world.config.d:
         raise ShapeError(
-            "the dictionary is not of this world", got=list(dictionary.W_dec.shape),
+            "the dictionary is not of this world",
+            got=list(dictionary.W_dec.shape),
             expected=f"[latent, {world.config.d}]",
-        )  # fmt: skip
+        )
     similar = cosines(world.features, dictionary.W_dec.detach().float().cpu()).abs()
     partner = best_pairs(similar)
     nearest = similar.argmax(0)
@@ -95,9 +96,7 @@ def _pursuit(world: SyntheticWorld, n: int, threshold: float) -> dict[str, float
     """Matching pursuit with the true directions."""
     firings, tally = _Firings(), CodingTally()
     for batch in _blocks(world, n):
-        found = coding.pursue(
-            batch.x, world.features, residual_threshold=threshold, stop_on_duplicate=False
-        )
+        found = coding.pursue(batch.x, world.features, residual_threshold=threshold, stop_on_duplicate=False)
         z = coding.scatter(found.values, found.indices, world.config.n_features)
         firings.update(z > 0, batch.truth > 0)
         tally.update(batch.x, z, z @ world.features)

@@ -91,9 +91,7 @@ class Step(ABC):
         config = self.dictionary.config
         for rows, width in ((x, config.d_in), (y, config.width_out)):
             if rows.shape != (len(x), width):
-                raise ShapeError(
-                    "the batch does not fit", got=list(rows.shape), expected=[len(x), width]
-                )
+                raise ShapeError("the batch does not fit", got=list(rows.shape), expected=[len(x), width])
         device = x.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.no_grad(), torch.autocast(device, enabled=False):
@@ -164,9 +162,7 @@ class Step(ABC):
             to_rows[i - 1] += to_rows[i]
         return Fit(squares.mean(), squares[-1], whole, to_rows.flatten(0, 1), to_rows[0])
 
-    def fill(
-        self, batch: Batch, fit: Fit, *, to_W_dec: Tensor, to_encoder: Tensor, to_bias: Tensor
-    ) -> None:
+    def fill(self, batch: Batch, fit: Fit, *, to_W_dec: Tensor, to_encoder: Tensor, to_bias: Tensor) -> None:
         """Gradients that all activations share; `to_bias` is that at the encoder's product."""
         d = self.dictionary
         d.W_dec.grad, d.encoder.grad = to_W_dec, to_encoder

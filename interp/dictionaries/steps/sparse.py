@@ -63,9 +63,7 @@ class SparseEntries:
         groups: Ends of the column groups, () for one.
     """
 
-    def __init__(
-        self, flat: Int[Tensor, "nnz"], n: int, m: int, groups: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, flat: Int[Tensor, "nnz"], n: int, m: int, groups: tuple[int, ...] = ()) -> None:
         self.m = m
         row = flat // m
         column = flat - row * m
@@ -86,23 +84,22 @@ class SparseEntries:
     def spread(self, per_latent: Float[Tensor, "m"]) -> Float[Tensor, "nnz"]:
         return per_latent.index_select(0, self.column)
 
-    def decode(
-        self, values: Float[Tensor, "nnz"], W: Float[Tensor, "m d"]
-    ) -> Float[Tensor, "rows d"]:
+    def decode(self, values: Float[Tensor, "nnz"], W: Float[Tensor, "m d"]) -> Float[Tensor, "rows d"]:
         return _bags(self.column, W, self.offsets, values)
 
     def dot(self, rows: Float[Tensor, "rows d"], W: Float[Tensor, "m d"]) -> Float[Tensor, "nnz"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "CSR is in beta": no product that is used here
             wanted = torch.sparse_csr_tensor(
-                self.offsets, self.column, rows.new_zeros(len(self.column)),
-                size=(len(rows), self.m), check_invariants=False,
-            )  # fmt: skip
+                self.offsets,
+                self.column,
+                rows.new_zeros(len(self.column)),
+                size=(len(rows), self.m),
+                check_invariants=False,
+            )
         return torch.sparse.sampled_addmm(wanted, rows, W.T, beta=0).values()
 
-    def outer(
-        self, values: Float[Tensor, "nnz"], rows: Float[Tensor, "rows d"]
-    ) -> Float[Tensor, "m d"]:
+    def outer(self, values: Float[Tensor, "nnz"], rows: Float[Tensor, "rows d"]) -> Float[Tensor, "m d"]:
         order, row, offsets = self._by_column
         if len(rows) < len(self.offsets) - 1:  # one row for all groups of a sample
             row = row % len(rows)
@@ -163,9 +160,7 @@ class DenseEntries:
     def spread(self, per_latent: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
         return per_latent
 
-    def decode(
-        self, values: Float[Tensor, "n m"], W: Float[Tensor, "m d"]
-    ) -> Float[Tensor, "rows d"]:
+    def decode(self, values: Float[Tensor, "n m"], W: Float[Tensor, "m d"]) -> Float[Tensor, "rows d"]:
         return torch.cat([values[:, span] @ W[span] for span in self.spans])
 
     def dot(self, rows: Float[Tensor, "rows d"], W: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
@@ -174,9 +169,7 @@ class DenseEntries:
             torch.mm(part, W[span].T, out=found[:, span])
         return found
 
-    def outer(
-        self, values: Float[Tensor, "n m"], rows: Float[Tensor, "rows d"]
-    ) -> Float[Tensor, "m d"]:
+    def outer(self, values: Float[Tensor, "n m"], rows: Float[Tensor, "rows d"]) -> Float[Tensor, "m d"]:
         if len(rows) == self.n:
             return values.T @ rows
         parts = zip(rows.split(self.n), self.spans, strict=True)
@@ -206,9 +199,7 @@ def where(mask: Bool[Tensor, "n m"], groups: tuple[int, ...] = ()) -> Entries:
     return SparseEntries(mask.view(-1).nonzero().squeeze(1), n, m, groups)
 
 
-def strongest(
-    scores: Float[Tensor, "n m"], count: int, mask: Bool[Tensor, "n m"]
-) -> Int[Tensor, "nnz"]:
+def strongest(scores: Float[Tensor, "n m"], count: int, mask: Bool[Tensor, "n m"]) -> Int[Tensor, "nnz"]:
     """Flat positions of the `count` largest positive scores of the matrix, ascending. Exact.
 
     A cutoff from a sample of rows leaves few candidates, so the matrix is read twice and never

@@ -47,6 +47,7 @@ def make_step(dictionary: Dictionary, losses: TrainLoss) -> Step:
     if losses.dead.shape != (d_sae,) or losses.dead.dtype != torch.bool:
         raise ConfigError(
             "dead must mark latents",
-            got=f"{losses.dead.dtype} {list(losses.dead.shape)}", expected=f"bool [{d_sae}]",
-        )  # fmt: skip
+            got=f"{losses.dead.dtype} {list(losses.dead.shape)}",
+            expected=f"bool [{d_sae}]",
+        )
     return _KINDS[dictionary.config.activation](dictionary, losses)

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from interp.dictionaries.steps.shared import Batch, Fit, Step
-from interp.dictionaries.steps.sparse import (
-    CROSSOVER,
-    DenseEntries,
-    Entries,
-    SparseEntries,
-    strongest,
-)
+from interp.dictionaries.steps.sparse import CROSSOVER, DenseEntries, Entries, SparseEntries, strongest
 
 
 class _Kept(Step):
@@ -71,12 +65,7 @@ class _Kept(Step):
         return dead if len(dead) else None
 
     def revive(
-        self,
-        batch: Batch,
-        fit: Fit,
-        scores: Tensor,
-        dead: Tensor,
-        grads: tuple[Tensor, Tensor, Tensor],
+        self, batch: Batch, fit: Fit, scores: Tensor, dead: Tensor, grads: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
         """AuxK: the d_out / 2 strongest dead latents of a row reconstruct what was left of it.
 

@@ -25,9 +25,7 @@ ON_REPEATS = ("duplicate", "induction")
 
 
 @torch.no_grad()
-def head_atlas(
-    model: HookedModel, texts: Any = None, config: HeadAtlasConfig | None = None
-) -> HeadAtlas:
+def head_atlas(model: HookedModel, texts: Any = None, config: HeadAtlasConfig | None = None) -> HeadAtlas:
     """Statistics of every head.
 
     Args:
@@ -186,9 +184,7 @@ def random_repeats(model: HookedModel, config: HeadAtlasConfig) -> list[Tensor]:
     return rows
 
 
-def _on_repeats(
-    model: HookedModel, config: HeadAtlasConfig, names: Sequence[str]
-) -> dict[str, Tensor]:
+def _on_repeats(model: HookedModel, config: HeadAtlasConfig, names: Sequence[str]) -> dict[str, Tensor]:
     """Induction and duplicate-token scores [head]; nothing where no block of two tokens fits."""
     before, after = _frame(model)
     block = _block(model, config, len(before) + len(after))

@@ -50,11 +50,7 @@ class HeadDistances(Result):
 
 @torch.no_grad()
 def head_distances(
-    model: HookedModel,
-    texts: Any,
-    config: HeadAtlasConfig | None = None,
-    *,
-    n_permutations: int = 9_999,
+    model: HookedModel, texts: Any, config: HeadAtlasConfig | None = None, *, n_permutations: int = 9_999
 ) -> HeadDistances:
     """Compare what all pairs of heads look at.
 
@@ -142,9 +138,7 @@ def scaled(distance: Tensor, steps: int = 500) -> tuple[Tensor, float]:
     return place.float(), float(stress)
 
 
-def layer_test(
-    distance: Tensor, layer: Tensor, n_permutations: int, seed: int
-) -> tuple[float, float, float]:
+def layer_test(distance: Tensor, layer: Tensor, n_permutations: int, seed: int) -> tuple[float, float, float]:
     """(mean within a layer, mean between layers, p) of heads' distances.
 
     p = (1 + permutations whose between - within is at least the observed) / (1 + permutations).

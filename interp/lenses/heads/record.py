@@ -41,11 +41,7 @@ class AttentionRecord(Result):
 
 @torch.no_grad()
 def record_attention(
-    model: HookedModel,
-    text: Any,
-    *,
-    layers: Sequence[int] | None = None,
-    max_tokens: int = 128,
+    model: HookedModel, text: Any, *, layers: Sequence[int] | None = None, max_tokens: int = 128
 ) -> AttentionRecord:
     """Patterns, queries and keys of every head on one text.
 

@@ -24,8 +24,14 @@ from interp.models.stream.frozen import wide
 
 BUDGET = 2 * 2**30
 """Bytes that the effects of all inputs may take."""
-WAYS = ("whole model", "no second order", "no first order", "strongest inputs", "other inputs",
-        "one direction")  # fmt: skip
+WAYS = (
+    "whole model",
+    "no second order",
+    "no first order",
+    "strongest inputs",
+    "other inputs",
+    "one direction",
+)
 """What is kept of a layer; the rest is replaced by its mean over the inputs."""
 
 
@@ -165,9 +171,7 @@ def sparse_code(
             got=f"{list(vectors.shape)} and {list(dictionary.shape)}",
         )
     if not 1 <= k <= min(dictionary.shape):
-        raise ConfigError(
-            "no such number of atoms", got=k, expected=f"1 to {min(dictionary.shape)}"
-        )
+        raise ConfigError("no such number of atoms", got=k, expected=f"1 to {min(dictionary.shape)}")
     x = vectors.detach().double()
     unit = torch.nn.functional.normalize(dictionary.detach().double(), dim=-1)
     length = x.norm(dim=-1).clamp(min=1e-30)
@@ -258,12 +262,7 @@ class _Effects:
 
 
 def _effects(
-    model: HookedModel,
-    inputs: Any,
-    carriers: Carriers,
-    neurons: Tensor,
-    position: int,
-    batch_size: int,
+    model: HookedModel, inputs: Any, carriers: Carriers, neurons: Tensor, position: int, batch_size: int
 ) -> _Effects:
     vectors, normalized, direct = [], [], []
     stream, spent = carriers.stream, 0

@@ -117,9 +117,7 @@ def second_order(
         if mlp.post_scale:
             constant = constant + mlp.post.constant(m)[real].sum()
         out = wide(acts[mlp.out][0])
-        by_head = torch.stack(
-            [torch.einsum("pd,hpd->h", out[real], each[:, real]) for each in parts]
-        )
+        by_head = torch.stack([torch.einsum("pd,hpd->h", out[real], each[:, real]) for each in parts])
         here = _behind(mlp, reader.expand_as(m), acts)[at]
         unseen = [_replay(model, inputs, mlp, w, acts, kwargs)[at] for w in later]
         replay = torch.stack(unseen).sum(0) @ reader
@@ -175,13 +173,7 @@ def find_carriers(model: HookedModel, layer: int) -> Carriers:
 
 
 def second_order_directions(
-    model: HookedModel,
-    inputs: Any,
-    layer: int,
-    neurons: Sequence[int],
-    *,
-    position: int = -1,
-    **kwargs: Any,
+    model: HookedModel, inputs: Any, layer: int, neurons: Sequence[int], *, position: int = -1, **kwargs: Any
 ) -> Float[Tensor, "neuron d_model"]:
     """φ_n: what each neuron adds behind the final norm through later heads, as a vector.
 
@@ -223,9 +215,7 @@ def through(norm: FrozenNorm, rows: Tensor, scale: Tensor) -> Tensor:
     return rows if norm.gain is None else rows * norm.gain
 
 
-def _carried(
-    model: HookedModel, writer: Writer, acts: Mapping[str, Tensor], rows: Tensor, at: int
-) -> Tensor:
+def _carried(model: HookedModel, writer: Writer, acts: Mapping[str, Tensor], rows: Tensor, at: int) -> Tensor:
     """Vectors at every token [pos neuron d_model] as one attention brings them to `at`."""
     here, norm = f"blocks.{writer.layer}", norm_before(model, writer.layer)
     seen = f"{here}.ln1.hook_scale"
@@ -252,8 +242,7 @@ def _sublayers(model: HookedModel, stream: Stream, layer: int) -> tuple[Writer, 
             got=f"layer {layer} of {n} in {model.cfg.model_name}",
             expected=f"a layer from 0 to {n - 2} with an MLP, in a model with one stream",
         )
-    wanted = [f"blocks.{w.layer}.attn.{name}" for w in later
-              for name in ("hook_pattern", "hook_q", "hook_k")]  # fmt: skip
+    wanted = [f"blocks.{w.layer}.attn.{name}" for w in later for name in ("hook_pattern", "hook_q", "hook_k")]
     missing = [site for site in wanted if site not in model.sites]
     if missing:
         raise ModelError(
@@ -267,24 +256,27 @@ def _sublayers(model: HookedModel, stream: Stream, layer: int) -> tuple[Writer, 
 def _sites(model: HookedModel, writer: Writer) -> list[str]:
     """What must be known, and held, of one attention."""
     here = f"blocks.{writer.layer}"
-    names = [f"{here}.attn.hook_pattern", f"{here}.attn.hook_q", f"{here}.attn.hook_k",
-             f"{here}.ln1.hook_scale", f"{here}.hook_resid_pre", writer.out]  # fmt: skip
+    names = [
+        f"{here}.attn.hook_pattern",
+        f"{here}.attn.hook_q",
+        f"{here}.attn.hook_k",
+        f"{here}.ln1.hook_scale",
+        f"{here}.hook_resid_pre",
+        writer.out,
+    ]
     names += [writer.post_scale] if writer.post_scale else []
     return [name for name in names if name in model.sites]
 
 
-def _readers(
-    model: HookedModel, writer: Writer, acts: Activations, reader: Tensor, at: int
-) -> Tensor:
+def _readers(model: HookedModel, writer: Writer, acts: Activations, reader: Tensor, at: int) -> Tensor:
     """What a write to the stream at each token adds through each head, [head pos d_model]."""
     here = f"blocks.{writer.layer}"
-    behind = writer.post.adjoint(reader, wide(acts[writer.post_scale][0, at])) if (
-        writer.post_scale) else reader  # fmt: skip
+    behind = (
+        writer.post.adjoint(reader, wide(acts[writer.post_scale][0, at])) if (writer.post_scale) else reader
+    )
     values = wide(model.W_V[writer.layer].detach())
     group = len(writer.weight) // len(values)
-    ov = torch.einsum(
-        "hmd,hdn,n->hm", values.repeat_interleave(group, 0), writer.weight, behind
-    )  # W_V W_O r
+    ov = torch.einsum("hmd,hdn,n->hm", values.repeat_interleave(group, 0), writer.weight, behind)  # W_V W_O r
     norm = norm_before(model, writer.layer)
     scale = wide(acts[f"{here}.ln1.hook_scale"][0]) if f"{here}.ln1.hook_scale" in acts else 1.0
     pattern = wide(acts[f"{here}.attn.hook_pattern"][0, :, at])
@@ -297,12 +289,7 @@ def _behind(mlp: Writer, m: Tensor, acts: Activations) -> Tensor:
 
 
 def _replay(
-    model: HookedModel,
-    inputs: Any,
-    mlp: Writer,
-    writer: Writer,
-    acts: Activations,
-    kwargs: dict[str, Any],
+    model: HookedModel, inputs: Any, mlp: Writer, writer: Writer, acts: Activations, kwargs: dict[str, Any]
 ) -> Tensor:
     """What one attention writes less what it writes without the MLP's output, [pos d_model].
 
@@ -310,8 +297,7 @@ def _replay(
     """
     here = f"blocks.{writer.layer}"
     without = acts[f"{here}.hook_resid_pre"] - acts[mlp.out]
-    held = [s for s in _sites(model, writer)
-            if s.endswith(("hook_q", "hook_k", "hook_scale"))]  # fmt: skip
+    held = [s for s in _sites(model, writer) if s.endswith(("hook_q", "hook_k", "hook_scale"))]
     hooks: list[Any] = [(f"{here}.hook_resid_pre", lambda value, hook: without)]
     hooks += [(site, lambda value, hook, kept=acts[site]: kept) for site in held]
     blind = model.capture(inputs, writer.out, fwd_hooks=hooks, **kwargs)[writer.out]

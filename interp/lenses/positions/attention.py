@@ -73,15 +73,14 @@ def attention_parts(
     n_pos = tokens.shape[-1] - first
     if not 0 <= layer < cfg.n_layers or tokens.ndim != 2 or len(tokens) < 2 or n_pos < 3:
         raise ConfigError(
-            "attention cannot be split here", got=f"layer {layer}, tokens {list(tokens.shape)}",
+            "attention cannot be split here",
+            got=f"layer {layer}, tokens {list(tokens.shape)}",
             expected=f"layers 0 to {cfg.n_layers - 1}, two texts of {first + 3} tokens",
-        )  # fmt: skip
+        )
     sites = [f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "attn_scores")]
     missing = [name for name in sites if name not in model.sites]
     if missing:
-        raise ModelError(
-            f"{cfg.model_name} does not give its scores", got=f"no site {', '.join(missing)}"
-        )
+        raise ModelError(f"{cfg.model_name} does not give its scores", got=f"no site {', '.join(missing)}")
     acts = [model.capture(rows, sites) for rows in tokens.split(batch_size)]
     q, k = (torch.cat([wide(a[name][:, first:]) for a in acts]).cpu() for name in sites[:2])
     scores = torch.cat([wide(a[sites[2]][:, :, first:, first:]) for a in acts]).cpu()
@@ -116,9 +115,7 @@ def _split(q: Tensor, k: Tensor, scores: Tensor, seen: Tensor) -> tuple[Tensor, 
     spread = torch.zeros(q.shape[2], dtype=torch.float64)
     gap = 0.0
     for context in range(len(q)):
-        parts = [
-            [_product(_row(a, context), _row(b, context), seen) for b in keys] for a in queries
-        ]
+        parts = [[_product(_row(a, context), _row(b, context), seen) for b in keys] for a in queries]
         total = torch.stack([part for row in parts for part in row]).sum(0)
         own = _centred(scores[context], seen)
         scale = (total * own).sum() / total.square().sum().clamp(min=1e-30)  # 1 / sqrt(d_head)

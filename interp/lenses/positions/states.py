@@ -108,12 +108,7 @@ def decompose_positions(
         for name, value in _parts(layer).items():
             columns.setdefault(name, []).append(value)
     stacked: dict[str, Any] = {name: torch.stack(values) for name, values in columns.items()}
-    return PositionContext(
-        **stacked,
-        sites=tuple(names),
-        first=first,
-        labels={"layer": names},
-    )
+    return PositionContext(**stacked, sites=tuple(names), first=first, labels={"layer": names})
 
 
 def position_context(
@@ -172,8 +167,10 @@ def _parts(h: Tensor) -> dict[str, Tensor]:
         "cosine": (unit(pos, dim=-1) @ unit(ctx, dim=-1).T).abs().mean(),
         "relative_norm": sigma[0] * n_ctx**0.5 / norm_fitted,
     }
-    return {name: value.float() for name, value in
-            {"mean": mean, "pos": pos, "ctx": ctx, **shares, **measures}.items()}  # fmt: skip
+    return {
+        name: value.float()
+        for name, value in {"mean": mean, "pos": pos, "ctx": ctx, **shares, **measures}.items()
+    }
 
 
 def _smoothness(pos: Tensor) -> Tensor:

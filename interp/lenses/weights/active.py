@@ -73,9 +73,10 @@ def active_overlap(
     chosen = list(range(cfg.n_layers)) if layers is None else list(layers)
     if not 1 <= k < cfg.d_vocab or not all(0 <= layer < cfg.n_layers for layer in chosen):
         raise ConfigError(
-            "no such tokens or layers", got=f"k = {k}, layers {chosen}",
+            "no such tokens or layers",
+            got=f"k = {k}, layers {chosen}",
             expected=f"k below {cfg.d_vocab}, layers 0 to {cfg.n_layers - 1}",
-        )  # fmt: skip
+        )
     sites = list(stream_rows(model, "resid").values())[1:]
     table = read_weights(model, "out", TokenTableConfig(k=k))
     said = table.ids.unflatten(0, (cfg.n_layers, -1))  # [layer neuron sign k]

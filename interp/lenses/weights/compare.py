@@ -52,9 +52,7 @@ def compare_tables(first: TokenTable, second: TokenTable, *, seed: int = 0) -> N
     Raises:
         ShapeError: The tables do not have the same rows, or another vocabulary.
     """
-    alike = [_SIDE.sub(".", name) for name in first.names] == [
-        _SIDE.sub(".", name) for name in second.names
-    ]
+    alike = [_SIDE.sub(".", name) for name in first.names] == [_SIDE.sub(".", name) for name in second.names]
     if not alike or first.n_tokens != second.n_tokens:
         raise ShapeError(
             "the tables are not of the same rows",
@@ -103,9 +101,7 @@ class Alignment(Result):
 
 
 @torch.no_grad()
-def align_models(
-    first: HookedModel, second: HookedModel, weight: str = "out", *, seed: int = 0
-) -> Alignment:
+def align_models(first: HookedModel, second: HookedModel, weight: str = "out", *, seed: int = 0) -> Alignment:
     """Match layers and neurons of two models that share a vocabulary, whatever their widths.
 
     x E1 and y E2 live in the same space, one number per token; their correlation over tokens needs
@@ -176,11 +172,7 @@ def stitch_kernel(source: HookedModel, target: HookedModel) -> Tensor:
 
 @torch.no_grad()
 def run_stitched(
-    source: HookedModel,
-    target: HookedModel,
-    inputs: Any,
-    cut: tuple[int, int],
-    kernel: Tensor | None = None,
+    source: HookedModel, target: HookedModel, inputs: Any, cut: tuple[int, int], kernel: Tensor | None = None
 ) -> Any:
     """The target's output when its first layers are the source's: no training, one matrix.
 
@@ -196,17 +188,17 @@ def run_stitched(
     before, start = cut
     if not (0 <= before <= source.cfg.n_layers and 0 <= start < target.cfg.n_layers):
         raise ConfigError(
-            "no such cut",
-            got=cut,
-            expected=f"(0 to {source.cfg.n_layers}, 0 to {target.cfg.n_layers - 1})",
+            "no such cut", got=cut, expected=f"(0 to {source.cfg.n_layers}, 0 to {target.cfg.n_layers - 1})"
         )
     kernel = stitch_kernel(source, target) if kernel is None else kernel
     wanted = (source.cfg.d_model, target.cfg.d_model)
     if kernel.shape != wanted:
         raise ShapeError("the kernel does not fit", got=list(kernel.shape), expected=list(wanted))
-    site = f"blocks.{before}.hook_resid_pre" if before < source.cfg.n_layers else (
-        f"blocks.{before - 1}.hook_resid_post"
-    )  # fmt: skip
+    site = (
+        f"blocks.{before}.hook_resid_pre"
+        if before < source.cfg.n_layers
+        else (f"blocks.{before - 1}.hook_resid_post")
+    )
     stream = source.capture(inputs, site)[site]
     mapped = (stream.double() @ kernel.double()).to(stream.dtype)
     return target.run_with_hooks(inputs, [patch(f"blocks.{start}.hook_resid_pre", mapped)])

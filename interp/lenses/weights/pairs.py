@@ -118,8 +118,10 @@ def read_pairs(
     rows = []
     if circuit == "OV":
         to, values, out = (
-            vocabulary(model, config.space, final_norm=config.final_norm), model.W_V, model.W_O
-        )  # fmt: skip
+            vocabulary(model, config.space, final_norm=config.final_norm),
+            model.W_V,
+            model.W_O,
+        )
         for layer, head in chosen:
             read = embed @ values[layer, head // group].detach().float()
             write = to.prepare(out[layer, head]).float() @ to.vectors.float()
@@ -144,9 +146,7 @@ def read_pairs(
     )
 
 
-def top_pairs(
-    left: Tensor, right: Tensor, k: int, block_mib: int = 128
-) -> tuple[Tensor, Tensor, Tensor]:
+def top_pairs(left: Tensor, right: Tensor, k: int, block_mib: int = 128) -> tuple[Tensor, Tensor, Tensor]:
     """The k largest entries of left @ right, with their rows and columns; exact.
 
     Rows and columns come in order of falling norm. Once k entries are known, a pair whose norms'

@@ -175,10 +175,7 @@ def _names(model: HookedModel, which: str, layers: Sequence[int]) -> list[str]:
         return [f"L{layer}N{i}.{which}" for layer in layers for i in range(cfg.d_mlp)]
     heads = cfg.n_kv_heads if which in "KV" else cfg.n_heads
     return [
-        f"L{layer}H{head}.{which}{i}"
-        for layer in layers
-        for head in range(heads)
-        for i in range(cfg.d_head)
+        f"L{layer}H{head}.{which}{i}" for layer in layers for head in range(heads) for i in range(cfg.d_head)
     ]
 
 
@@ -223,9 +220,7 @@ def _table(
             draw = torch.randperm(len(part[0]), generator=source)
             picked = draw[: max(2, math.ceil(share * len(draw)))].to(part[0].device)
             for chosen in picked.split(rows):
-                null.append(
-                    _top_z(*_top(to, moments, [_permuted(f[chosen], source) for f in part], 1))
-                )
+                null.append(_top_z(*_top(to, moments, [_permuted(f[chosen], source) for f in part], 1)))
         tops += found
         bound = _threshold(torch.cat(null), 2 * len(names))
         thresholds.append(torch.full((sum(len(f[0]) for f in found),), bound))

@@ -136,35 +136,20 @@ class SiteBuilder:
         queries = "batch head pos key_pos"
         if rotary:
             self.add(f"{name}.hook_rot_q", core, "attention", "batch pos head d_head", slot="rot_q")
-            self.add(
-                f"{name}.hook_rot_k",
-                core,
-                "attention",
-                f"batch {keys} kv_head d_head",
-                slot="rot_k",
-            )
+            self.add(f"{name}.hook_rot_k", core, "attention", f"batch {keys} kv_head d_head", slot="rot_k")
         self.add(f"{name}.hook_attn_scores", core, "attention", queries, slot="scores")
         self.add(f"{name}.hook_pattern", core, "attention", queries, slot="pattern")
         o, heads = find(block, at.o), Heads(cfg.n_heads, cfg.d_head)
         self.add(f"{name}.hook_z", o, "in", "batch pos head d_head", view=heads)
 
         if not has_plain_weight(o):
-            self.refused[f"{name}.hook_result"] = (
-                "the output projection holds no plain weight matrix"
-            )
+            self.refused[f"{name}.hook_result"] = "the output projection holds no plain weight matrix"
             return
 
         def weight() -> Tensor:
             return linear_weight(o).unflatten(0, (cfg.n_heads, cfg.d_head))
 
-        self.add(
-            f"{name}.hook_result",
-            o,
-            "result",
-            "batch pos head d_model",
-            view=heads,
-            partner=weight,
-        )
+        self.add(f"{name}.hook_result", o, "result", "batch pos head d_model", view=heads, partner=weight)
         # d_model numbers per head and position: as in TransformerLens, only for who asks by name.
         self.unlisted[f"{name}.hook_result"] = self.sites.pop(f"{name}.hook_result")
 
@@ -184,11 +169,7 @@ class SiteBuilder:
             wide = cfg.n_heads * cfg.d_head
             narrow = cfg.n_kv_heads * cfg.d_head
             wide = 0 if at.fused == "pair" else wide
-            starts = {
-                "q": (0, wide),
-                "k": (wide, wide + narrow),
-                "v": (wide + narrow, wide + 2 * narrow),
-            }
+            starts = {"q": (0, wide), "k": (wide, wide + narrow), "v": (wide + narrow, wide + 2 * narrow)}
             view = Slice(*starts[letter], heads)
         self.add(name, fused, "out", axes, view=view)
 
@@ -202,9 +183,7 @@ class SiteBuilder:
         if at.mlp_gate_up:
             both, n = find(block, at.mlp_gate_up), d_mlp["d_mlp"]
             self.add(f"{name}.hook_pre", both, "out", axes, view=Slice(0, n), sizes=d_mlp)
-            self.add(
-                f"{name}.hook_pre_linear", both, "out", axes, view=Slice(n, 2 * n), sizes=d_mlp
-            )
+            self.add(f"{name}.hook_pre_linear", both, "out", axes, view=Slice(n, 2 * n), sizes=d_mlp)
         else:
             first = find(block, at.mlp_gate) or find(block, at.mlp_pre)
             self.add(f"{name}.hook_pre", first, "out", axes, view=flat, sizes=d_mlp)

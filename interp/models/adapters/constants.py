@@ -18,17 +18,22 @@ from interp.core.provenance import checksum_state
 from interp.models.adapters.effective import adapted_parts, is_adapted
 from interp.models.hooks.modes import original
 
-_NOT_COMPUTED = {
-    "architectures", "auto_map", "chunk_size_feed_forward", "dtype", "finetuning_task", "id2label",
-    "label2id", "output_attentions", "output_hidden_states", "prefix", "problem_type",
-    "return_dict", "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype",
-    "transformers_version", "use_cache",
-}  # fmt: skip
+_NOT_COMPUTED = set(
+    """
+    architectures auto_map chunk_size_feed_forward dtype finetuning_task id2label label2id
+    output_attentions output_hidden_states prefix problem_type return_dict task_specific_params
+    tie_word_embeddings tokenizer_class torch_dtype transformers_version use_cache
+    """.split()
+)
 """Entries of a configuration that say nothing about the numbers a forward pass gives."""
 _NOT_SETTINGS = {
-    "training", "name_or_path", "gradient_checkpointing", "is_gradient_checkpointing",
-    "call_super_init", "dump_patches",
-}  # fmt: skip
+    "training",
+    "name_or_path",
+    "gradient_checkpointing",
+    "is_gradient_checkpointing",
+    "call_super_init",
+    "dump_patches",
+}
 _KNOWN_ROOTS = ("torch", "transformers", "interp", "transformer_lens")
 """Packages whose modules keep no counters among their attributes."""
 

@@ -19,14 +19,11 @@ from torch import Tensor, nn
 
 from interp.core.errors import ModelError, ProvenanceError, WeightError
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+_HOOKS = tuple(
+    """
+    _forward_hooks _forward_pre_hooks _forward_hooks_with_kwargs _forward_hooks_always_called
+    _forward_pre_hooks_with_kwargs _backward_hooks _backward_pre_hooks
+    """.split()
 )
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Between an adapted layer and its merged twin, relative to the largest output."""
@@ -38,9 +35,7 @@ class Dequantised(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight: nn.Parameter = nn.Parameter(weight, requires_grad=False)
-        self.bias: nn.Parameter | None = (
-            None if bias is None else nn.Parameter(bias, requires_grad=False)
-        )
+        self.bias: nn.Parameter | None = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
 
 def plain(module: nn.Module | None) -> Any:
@@ -288,9 +283,7 @@ def _twin(layer: nn.Module, base: nn.Module) -> nn.Module:
     for name in _HOOKS:
         if name in vars(layer):
             new.__dict__[name] = OrderedDict()
-    new._modules = {
-        k: None if part is None else _twin(part, base) for k, part in layer._modules.items()
-    }
+    new._modules = {k: None if part is None else _twin(part, base) for k, part in layer._modules.items()}
     new._buffers = dict(layer._buffers)
     new._parameters = dict(layer._parameters)
     if layer is base:
@@ -306,6 +299,5 @@ def _unreadable(kind: str, why: str) -> WeightError:
         f"no single matrix stands for this adapter ({kind})",
         got=why,
         expected="an adapter that is linear in the weights (LoRA and kin), on floating point",
-        fix="read the weights with the adapter disabled, or of merge_and_unload(); "
-        "activations work as it is",
+        fix="read the weights with the adapter disabled, or of merge_and_unload(); activations work as it is",
     )

@@ -9,17 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from interp.models.adapters.blocks import (
-    BERT,
-    BERT_CROSS,
-    GPT2,
-    GPT2_CROSS,
-    GPTJ,
-    LLAMA,
-    NEOX,
-    Block,
-    Family,
-)
+from interp.models.adapters.blocks import BERT, BERT_CROSS, GPT2, GPT2_CROSS, GPTJ, LLAMA, NEOX, Block, Family
 
 FAMILIES: tuple[Family, ...] = (
     Family(

@@ -43,9 +43,7 @@ def module_adapter(module: nn.Module, name: str, family: str = "module") -> Adap
             sites[first.name] = first
             sites.update((s.name, s) for s in map(first.further, more))
         if isinstance(part, nn.LSTMCell):
-            sites[f"{path}.hook_c"] = Site(
-                f"{path}.hook_c", part, "out", "batch d_hidden", slot="1"
-            )
+            sites[f"{path}.hook_c"] = Site(f"{path}.hook_c", part, "out", "batch d_hidden", slot="1")
     weight = next(module.parameters(), None)
     cfg = ModelConfig(
         model_name=name,

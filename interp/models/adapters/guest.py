@@ -45,9 +45,7 @@ def hooked_root_adapter(module: Any, name: str) -> Adapter:
     known = getattr(module, "cfg", None)
     sites = {n: _guest_site(n, point) for n, point in module.hook_dict.items()}
     cfg = _guest_config(module, known, name, sites)
-    adapter = Adapter(
-        name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any"
-    )
+    adapter = Adapter(name=type(module).__name__, cfg=cfg, sites=sites, inputs="tokens" if known else "any")
     adapter.embed = getattr(module, "embed", None)
     adapter.pos_embed = getattr(module, "pos_embed", None)
     for norm in ("ln_final", "decoder_final_ln"):
@@ -84,8 +82,7 @@ def _guest_site(name: str, point: Any) -> Site:
 
 def _guest_config(module: Any, known: Any, name: str, sites: Iterable[str]) -> ModelConfig:
     value = {
-        f: getattr(known, f, None)
-        for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")
+        f: getattr(known, f, None) for f in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx")
     }
     sizes: dict[str, Any] = {k: int(v) for k, v in value.items() if isinstance(v, int)}
     dtype = getattr(known, "dtype", None)
@@ -183,9 +180,7 @@ def _sort_out(adapter: Adapter, fired: dict[str, int]) -> None:
         calls = [f"{name}#{i}" for i in range(times)]
         adapter.sites.update((call, replace(sites[name], name=call)) for call in calls)
     if adapter.unlisted:
-        adapter.notes.append(
-            "'#k' is the k-th call of a hook point that runs several times in one pass"
-        )
+        adapter.notes.append("'#k' is the k-th call of a hook point that runs several times in one pass")
 
 
 def _prove_head(adapter: Adapter, resid: Tensor | None, logits: Any) -> None:

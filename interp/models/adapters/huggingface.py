@@ -10,14 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import ModelError
-from interp.models.adapters.adapter import (
-    Adapter,
-    SiteBuilder,
-    Stack,
-    block_sites,
-    find,
-    t5_block_sites,
-)
+from interp.models.adapters.adapter import Adapter, SiteBuilder, Stack, block_sites, find, t5_block_sites
 from interp.models.adapters.blocks import T5_CROSS, T5_SELF, Block, Family
 from interp.models.adapters.families import T5_TYPES, family_of
 from interp.models.adapters.linear import in_features
@@ -116,12 +109,7 @@ def _config(module: Any, family: Family, blocks: Any, name: str) -> ModelConfig:
             next(
                 (
                     getattr(config, k)
-                    for k in (
-                        "hidden_activation",
-                        "hidden_act",
-                        "activation_function",
-                        "activation",
-                    )
+                    for k in ("hidden_activation", "hidden_act", "activation_function", "activation")
                     if getattr(config, k, None)
                 ),
                 "",
@@ -244,9 +232,7 @@ def _unembedding(
     return unembed, head
 
 
-def _masked_lm_head(
-    module: Any,
-) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
+def _masked_lm_head(module: Any) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
     own = getattr(module, "get_output_embeddings", lambda: None)()
     for path in ("cls", "lm_head"):
         head = find(module, path)
@@ -256,9 +242,7 @@ def _masked_lm_head(
         return None, None
 
     def distil(x: Tensor) -> Tensor:
-        return module.vocab_projector(
-            module.vocab_layer_norm(module.activation(module.vocab_transform(x)))
-        )
+        return module.vocab_projector(module.vocab_layer_norm(module.activation(module.vocab_transform(x))))
 
     return distil, module.vocab_projector
 
@@ -303,17 +287,9 @@ def _t5_adapter(module: Any, name: str) -> Adapter:
     to, stacks = SiteBuilder(cfg), []
     for coder in coders:
         part = getattr(module, coder)
-        attns = (
-            {"self_attn": T5_SELF, "cross_attn": T5_CROSS}
-            if coder == "decoder"
-            else {"attn": T5_SELF}
-        )
+        attns = {"self_attn": T5_SELF, "cross_attn": T5_CROSS} if coder == "decoder" else {"attn": T5_SELF}
         stack = Stack(
-            f"{coder}_blocks",
-            tuple(part.block),
-            attns,
-            _t5_mlp(part.block[0]),
-            part.final_layer_norm,
+            f"{coder}_blocks", tuple(part.block), attns, _t5_mlp(part.block[0]), part.final_layer_norm
         )
         stacks.append(stack)
         prefix = "" if coder == "encoder" else "decoder_"
@@ -340,8 +316,7 @@ def _t5_adapter(module: Any, name: str) -> Adapter:
         unembed=unembed if head is not None else None,
         unembed_module=head,
         ln_final=find(
-            module,
-            "decoder.final_layer_norm" if "decoder" in coders else "encoder.final_layer_norm",
+            module, "decoder.final_layer_norm" if "decoder" in coders else "encoder.final_layer_norm"
         ),
         stacks=tuple(stacks),
         exact_once=True,

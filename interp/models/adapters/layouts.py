@@ -12,15 +12,14 @@ End = Literal["in", "out"]
 Axes = tuple[str, tuple[int | None, ...]]
 """Axis names ("..." stands for any number of them) and the known size of each."""
 
-_MAPS = {
-    1: "batch channel time",
-    2: "batch channel row column",
-    3: "batch channel depth row column",
-}
+_MAPS = {1: "batch channel time", 2: "batch channel row column", 3: "batch channel depth row column"}
 """Images and their like, channels first; counted from the end, for the batch may be missing."""
-_MAP_NAMES = ("Conv", "MaxPool", "AvgPool", "LPPool", "FractionalMaxPool", "MaxUnpool", "Dropout",
-              "InstanceNorm", "ReflectionPad", "ReplicationPad", "ZeroPad", "ConstantPad",
-              "CircularPad", "Upsampling")  # fmt: skip
+_MAP_NAMES = tuple(
+    """
+    Conv MaxPool AvgPool LPPool FractionalMaxPool MaxUnpool Dropout InstanceNorm ReflectionPad
+    ReplicationPad ZeroPad ConstantPad CircularPad Upsampling
+    """.split()
+)
 _BY_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LocalResponseNorm)
 """Channels on axis 1, whatever follows."""
 ANYTHING, UNKNOWN = "...", ""

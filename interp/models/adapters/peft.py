@@ -103,8 +103,7 @@ def base_of(folder: Path) -> str:
                 return str(place)
     except (OSError, RuntimeError, ValueError) as error:  # no such user, too long, a NUL
         raise ModelError(
-            f"{folder / ADAPTER_FILE} names a base model that cannot be looked for",
-            got=show(repr(base), 120),
+            f"{folder / ADAPTER_FILE} names a base model that cannot be looked for", got=show(repr(base), 120)
         ) from error
     return base
 
@@ -172,14 +171,10 @@ def with_adapter(module: nn.Module, folder: Path) -> nn.Module:
     try:
         from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
     except ImportError as error:
-        raise MissingDependency(
-            "opening an adapter folder needs peft", fix="pip install peft"
-        ) from error
+        raise MissingDependency("opening an adapter folder needs peft", fix="pip install peft") from error
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise ModelError(
-            f"no adapter weights in {folder}",
-            got=f"{ADAPTER_FILE} alone",
-            expected=" or ".join(_WEIGHTS),
+            f"no adapter weights in {folder}", got=f"{ADAPTER_FILE} alone", expected=" or ".join(_WEIGHTS)
         )
     try:
         held = _held(folder)

@@ -180,11 +180,7 @@ def _block_promises(
     style = model.cfg.style
     cross = "hook_cross_attn_out" in v
     mid = "hook_resid_mid"
-    if (
-        mid in v
-        and "hook_attn_out" in v
-        and fails(p + mid, lambda: v["hook_resid_pre"] + v["hook_attn_out"])
-    ):
+    if mid in v and "hook_attn_out" in v and fails(p + mid, lambda: v["hook_resid_pre"] + v["hook_attn_out"]):
         yield p + mid, "resid_pre + attn_out is something else here"
     if (
         cross
@@ -219,11 +215,7 @@ def _attention_promises(
 
         if fails(f"{p}{attn}.hook_z", mix):
             yield f"{p}{attn}.hook_v", "pattern · v is not z here"
-    out = {
-        "attn": "hook_attn_out",
-        "self_attn": "hook_attn_out",
-        "cross_attn": "hook_cross_attn_out",
-    }[attn]
+    out = {"attn": "hook_attn_out", "self_attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out"}[attn]
     result = v.get(f"{attn}.hook_result")
     # The small transformer has a hook point of its own there, equal to TransformerLens's in tests.
     if result is None or model.sites[f"{p}{attn}.hook_result"].kind != "result":
@@ -258,11 +250,7 @@ def last_residual(model: HookedModel) -> str:
         ModelError: The model has no named residual stream.
     """
     cfg = model.cfg
-    prefix, n = (
-        ("decoder_blocks", cfg.n_decoder_layers)
-        if cfg.n_decoder_layers
-        else ("blocks", cfg.n_layers)
-    )
+    prefix, n = ("decoder_blocks", cfg.n_decoder_layers) if cfg.n_decoder_layers else ("blocks", cfg.n_layers)
     if cfg.family == "T5" and not cfg.n_decoder_layers:
         prefix = "encoder_blocks"
     name = f"{prefix}.{n - 1}.hook_{'normalized_' if cfg.style == 'post' else ''}resid_post"

@@ -66,9 +66,7 @@ class Weights:
         if hasattr(head, "W_U"):
             return head.W_U
         project = self._adapter.unembed_project
-        return (
-            linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
-        )
+        return linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
 
     @property
     def b_U(self) -> Tensor:
@@ -96,9 +94,7 @@ class Weights:
 
     def _refuse_two_tables(self, embed: nn.Module, weight: Tensor) -> None:
         """T5's two halves share one table, unless each carries an adapter of its own."""
-        other = (
-            find(self._module, "decoder.embed_tokens") if len(self._adapter.stacks) > 1 else None
-        )
+        other = find(self._module, "decoder.embed_tokens") if len(self._adapter.stacks) > 1 else None
         if other is None or not (is_adapted(embed) or is_adapted(other)):
             return
         if not torch.equal(weight, self._table(other, "W_E")):
@@ -122,9 +118,7 @@ class Weights:
             "W_gate": lambda block: self._mlp(block, "gate"),
             "b_in": lambda block: self._mlp_bias(block),
             "W_out": lambda block: linear_weight(find(block, self._stack.mlp.mlp_down)),
-            "b_out": lambda block: linear_bias(
-                find(block, self._stack.mlp.mlp_down), self._cfg.d_model
-            ),
+            "b_out": lambda block: linear_bias(find(block, self._stack.mlp.mlp_down), self._cfg.d_model),
         }
         if name not in makers:
             raise AttributeError(name)

@@ -65,9 +65,7 @@ def _small_block(parts: FoldParts, cfg: Any, block: Any, at: str) -> None:
     parts.writers.append(out)
 
 
-def _small_norm(
-    parts: FoldParts, name: str, norm: nn.Module | None, readers: Sequence[Affine]
-) -> None:
+def _small_norm(parts: FoldParts, name: str, norm: nn.Module | None, readers: Sequence[Affine]) -> None:
     if isinstance(norm, Norm):
         parts.norms.append(FoldNorm(name, norm, tuple(readers)))
 

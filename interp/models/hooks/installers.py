@@ -74,10 +74,7 @@ def _first_only(places: dict[str, list[Tap]]) -> bool:
 
 
 def _and_further(
-    owner: Owner,
-    places: dict[str, list[Tap]],
-    there: Iterable[tuple[str, Tensor]],
-    known: set[str],
+    owner: Owner, places: dict[str, list[Tap]], there: Iterable[tuple[str, Tensor]], known: set[str]
 ) -> Iterator[tuple[str, list[Tap]]]:
     """The places that were asked for; for a run that keeps all there is, then those not `known`."""
     yield from places.items()

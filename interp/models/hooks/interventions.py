@@ -121,8 +121,7 @@ class Intervention:
 
 def _no_head(name: str) -> EditError:
     return EditError(
-        f"{name!r} has no head axis",
-        fix="choose head= at q, k, v, z, scores, pattern or result",
+        f"{name!r} has no head axis", fix="choose head= at q, k, v, z, scores, pattern or result"
     )
 
 
@@ -159,11 +158,7 @@ def along(wanted: Any, size: int, what: str, device: torch.device) -> Tensor:
     index = whole_numbers(wanted, what).to(device)
     if index.dtype == torch.bool:
         if index.shape != (size,):
-            raise EditError(
-                f"{what} is a mask of another length",
-                got=tuple(index.shape),
-                expected=(size,),
-            )
+            raise EditError(f"{what} is a mask of another length", got=tuple(index.shape), expected=(size,))
         return index
     index = index.reshape(-1)
     if bool(((index >= size) | (index < -size)).any()):
@@ -203,9 +198,7 @@ def _at(source: Tensor | Mapping[str, Tensor], hook: Tap) -> Tensor:
 
 def zero(site: Any, *, head: Any = None, positions: Any = None, index: Any = None) -> Intervention:
     """Set the activation to zero."""
-    return Intervention(
-        site, "zero", lambda v, _: torch.zeros_like(v), head, positions, index, pure=True
-    )
+    return Intervention(site, "zero", lambda v, _: torch.zeros_like(v), head, positions, index, pure=True)
 
 
 def mean(
@@ -287,10 +280,7 @@ def _rolled(value: Tensor, hook: Tap, positions: Any, shift: int) -> Tensor:
     shape = [1] * value.dim()
     shape[0], shape[axis] = index.shape
     where = index.reshape(shape).expand(
-        [
-            n if i in (0, axis) else size
-            for i, (n, size) in enumerate(zip(shape, value.shape, strict=True))
-        ]
+        [n if i in (0, axis) else size for i, (n, size) in enumerate(zip(shape, value.shape, strict=True))]
     )
     donors = value.gather(axis, where).roll(shift, 0)
     return value.scatter(axis, where, donors)
@@ -326,9 +316,7 @@ def add(
 steer = add
 
 
-def project_out(
-    site: Any, directions: Tensor, *, head: Any = None, positions: Any = None
-) -> Intervention:
+def project_out(site: Any, directions: Tensor, *, head: Any = None, positions: Any = None) -> Intervention:
     """Remove the span of `directions` ([d] or [n, d], any scale, need not be orthogonal)."""
 
     def transform(value: Tensor, hook: Tap) -> Tensor:

@@ -94,9 +94,7 @@ def with_input(
     return args, {**kwargs, head: replaced(kwargs[head], rest, new)}
 
 
-def _passed_as(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], head: str
-) -> str:
+def _passed_as(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], head: str) -> str:
     names = _parameters(type(module))
     if head.isdigit():
         i = int(head)

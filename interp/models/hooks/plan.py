@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import (
-    ConfigError,
-    EditError,
-    ModelError,
-    NonFiniteError,
-    SiteError,
-    TokenError,
-)
+from interp.core.errors import ConfigError, EditError, ModelError, NonFiniteError, SiteError, TokenError
 from interp.core.finite import is_finite
 from interp.models.hooks.frame import Frame
 from interp.models.hooks.interventions import Intervention

@@ -166,9 +166,7 @@ class Side:
             )
         if bool((grid & ~here).any()):
             row, column = (grid & ~here).nonzero()[0].tolist()
-            raise TokenError(
-                "the mask of positions names padding", got=f"row {row}, column {column}"
-            )
+            raise TokenError("the mask of positions names padding", got=f"row {row}, column {column}")
         return grid
 
     def _repeated(self, choice: Tensor) -> Tensor:
@@ -291,9 +289,7 @@ class Seen:
     @property
     def uses_cache(self) -> bool:
         """Whether this pass fills or reads a cache: ended early, it would leave it half updated."""
-        return bool(self.given.get("use_cache")) or any(
-            self.given.get(name) is not None for name in CACHES
-        )
+        return bool(self.given.get("use_cache")) or any(self.given.get(name) is not None for name in CACHES)
 
 
 @lru_cache(maxsize=512)

@@ -209,8 +209,7 @@ class Site:
         if len(named) != len(self.sizes):
             return self.axes
         return " ".join(
-            a if n is None or a == "1" else f"{a}={n}"
-            for a, n in zip(named, self.sizes, strict=True)
+            a if n is None or a == "1" else f"{a}={n}" for a, n in zip(named, self.sizes, strict=True)
         )
 
 

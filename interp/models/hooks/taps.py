@@ -167,19 +167,10 @@ class Tap:
         sweeping: Somebody wants whatever there is at this place, once or several times.
     """
 
-    __slots__ = (
-        "after",
-        "before",
-        "call",
-        "edits",
-        "fired",
-        "keepers",
-        "name",
-        "on_path",
-        "owner",
-        "requests",
-        "site",
-        "sweeping",
+    __slots__ = tuple(
+        """
+        after before call edits fired keepers name on_path owner requests site sweeping
+    """.split()
     )
 
     def __init__(self, site: Site, name: str, call: int | None, owner: Owner) -> None:

@@ -15,16 +15,10 @@ from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
 
 NORMALISATIONS = ("LN", "LNPre", "RMS", "RMSPre", None)
-ACTIVATIONS = (
-    "relu",
-    "relu2",
-    "gelu",
-    "gelu_new",
-    "gelu_fast",
-    "gelu_pytorch_tanh",
-    "silu",
-    "solu",
-    "solu_ln",
+ACTIVATIONS = tuple(
+    """
+    relu relu2 gelu gelu_new gelu_fast gelu_pytorch_tanh silu solu solu_ln
+    """.split()
 )
 POSITIONS = ("standard", "rotary")
 DIRECTIONS = ("causal", "bidirectional")
@@ -32,49 +26,20 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 # HookedTransformerConfig fields that say nothing about what the forward pass computes.
 BOOKKEEPING = frozenset(
-    {
-        "model_name",
-        "device",
-        "n_devices",
-        "seed",
-        "init_mode",
-        "init_weights",
-        "n_params",
-        "tokenizer_name",
-        "tokenizer_prepends_bos",
-        "from_checkpoint",
-        "checkpoint_index",
-        "checkpoint_label_type",
-        "checkpoint_value",
-        "trust_remote_code",
-        "use_attn_in",
-        "use_hook_mlp_in",
-        "use_hook_tokens",
-        "use_split_qkv_input",
-        "uses_rms_norm",
-        "layer_norm_folding",
-        "decoder_start_token_id",
-        "ungroup_grouped_query_attention",
-        "train_seq_length",
-        "norm_topk_prob",
-        "window_size",
-        "attn_types",
-        "rotary_base_local",
-        "quantization_method",
-        "NTK_by_parts_low_freq_factor",
-        "NTK_by_parts_high_freq_factor",
-        "NTK_by_parts_factor",
-        "NTK_original_ctx_len",
-        "yarn_factor",
-        "yarn_attention_factor",
-        "yarn_beta_fast",
-        "yarn_beta_slow",
-        "yarn_original_max_position_embeddings",
-        "yarn_truncate",
-        "yarn_global_attn_only",
-        "relative_attention_max_distance",
-        "relative_attention_num_buckets",
-    }
+    set(
+        """
+        model_name device n_devices seed init_mode init_weights n_params tokenizer_name
+        tokenizer_prepends_bos from_checkpoint checkpoint_index checkpoint_label_type
+        checkpoint_value trust_remote_code use_attn_in use_hook_mlp_in use_hook_tokens
+        use_split_qkv_input uses_rms_norm layer_norm_folding decoder_start_token_id
+        ungroup_grouped_query_attention train_seq_length norm_topk_prob window_size attn_types
+        rotary_base_local quantization_method NTK_by_parts_low_freq_factor
+        NTK_by_parts_high_freq_factor NTK_by_parts_factor NTK_original_ctx_len yarn_factor
+        yarn_attention_factor yarn_beta_fast yarn_beta_slow yarn_original_max_position_embeddings
+        yarn_truncate yarn_global_attn_only relative_attention_max_distance
+        relative_attention_num_buckets
+    """.split()
+    )
 )
 
 # Fields that change the computation and are not implemented: only these values pass.
@@ -256,6 +221,4 @@ class SmallConfig:
 
 def _require(holds: bool, name: str, got: object, expected: str) -> None:
     if not holds:
-        raise ConfigError(
-            f"impossible {name} in the model configuration", got=got, expected=expected
-        )
+        raise ConfigError(f"impossible {name} in the model configuration", got=got, expected=expected)

@@ -40,9 +40,7 @@ class Norm(nn.Module):
         super().__init__()
         self.centre: bool = kind.startswith("LN")
         self.eps = eps
-        self.w: nn.Parameter | None = (
-            None if kind.endswith("Pre") else nn.Parameter(torch.ones(width))
-        )
+        self.w: nn.Parameter | None = None if kind.endswith("Pre") else nn.Parameter(torch.ones(width))
         self.b: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if kind == "LN" else None
         self.hook_scale: HookPoint = HookPoint()
         self.hook_normalized: HookPoint = HookPoint()
@@ -295,11 +293,7 @@ class Block(nn.Module):
         self.hook_resid_post: HookPoint = HookPoint()
 
     def forward(
-        self,
-        residual: Tensor,
-        allowed: Tensor | None,
-        causal: bool,
-        rotation: tuple[Tensor, Tensor] | None,
+        self, residual: Tensor, allowed: Tensor | None, causal: bool, rotation: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         residual = self.hook_resid_pre(residual)
         inputs = self._attention_inputs(residual)

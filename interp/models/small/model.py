@@ -21,15 +21,7 @@ from interp.core.randomness import generator
 from interp.core.store import load_tensors
 from interp.models.gate import bounded_building
 from interp.models.small.config import SmallConfig
-from interp.models.small.layers import (
-    Block,
-    Embed,
-    HookPoint,
-    PosEmbed,
-    Unembed,
-    causal_triangle,
-    norm,
-)
+from interp.models.small.layers import Block, Embed, HookPoint, PosEmbed, Unembed, causal_triangle, norm
 
 CONFIG_FILE = "hooked_transformer.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -53,9 +45,7 @@ class SmallTransformer(nn.Module):
         if cfg.positional_embedding_type == "standard":
             self.pos_embed: PosEmbed = PosEmbed(cfg)
             self.hook_pos_embed: HookPoint = HookPoint()
-        self.blocks: nn.ModuleList = nn.ModuleList(
-            Block(cfg, layer) for layer in range(cfg.n_layers)
-        )
+        self.blocks: nn.ModuleList = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.ln_final: nn.Module = norm(cfg, cfg.d_model, final=True)
         self.unembed: Unembed = Unembed(cfg)
         if seed is not None:
@@ -78,10 +68,7 @@ class SmallTransformer(nn.Module):
                 parameter.fill_(1.0 if kind == "w" else 0.0)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
         """Logits [batch pos d_vocab_out].
 
@@ -185,9 +172,7 @@ def load_small(folder: str | Path) -> SmallTransformer:
     try:
         raw = parse_json(read_bytes(folder / CONFIG_FILE, JSON_BYTES))
     except ValueError as error:
-        raise ConfigError(
-            f"{folder / CONFIG_FILE} is not valid JSON", got=one_line(error)
-        ) from error
+        raise ConfigError(f"{folder / CONFIG_FILE} is not valid JSON", got=one_line(error)) from error
     tensors = load_tensors(folder / WEIGHTS_FILE)
     numbers = sum(tensor.numel() for tensor in tensors.values())
     try:

@@ -181,10 +181,18 @@ def _own_writers(model: HookedModel, n: int) -> list[Writer]:
             behind = "ln1_post" if name == "attn" else "ln2_post"
             post = getattr(block, behind, None)
             found.append(
-                Writer(name, kind, layer, f"{here}.{site}", f"{here}.hook_{name}_out",
-                       matrix.detach(), offset.detach(), frozen_norm(post),
-                       f"{here}.{behind}.hook_scale" if post is not None else "")
-            )  # fmt: skip
+                Writer(
+                    name,
+                    kind,
+                    layer,
+                    f"{here}.{site}",
+                    f"{here}.hook_{name}_out",
+                    matrix.detach(),
+                    offset.detach(),
+                    frozen_norm(post),
+                    f"{here}.{behind}.hook_scale" if post is not None else "",
+                )
+            )
     return found
 
 

@@ -115,9 +115,7 @@ def check_ids(
             negative or ≥ `d_vocab`; names the id, its [row, pos] and the vocabulary size.
     """
     if not isinstance(ids, Tensor):
-        raise TokenError(
-            "token ids must be a tensor", got=short(ids), fix="torch.tensor(ids) [batch, pos]"
-        )
+        raise TokenError("token ids must be a tensor", got=short(ids), fix="torch.tensor(ids) [batch, pos]")
     _check_dtype(ids)
     if ids.ndim not in (1, 2) or ids.numel() == 0:
         raise TokenError(

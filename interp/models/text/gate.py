@@ -60,17 +60,16 @@ def check_rules(rules: Any, where: Path) -> None:
             if isinstance(text, str) and has_nested_repeat(text):
                 raise TokenError(
                     f"a pattern of the {part} in {where} can match a short text for hours",
-                    got=show(text, 160), expected="no repeat of a repeat, as in (a+)+",
-                )  # fmt: skip
+                    got=show(text, 160),
+                    expected="no repeat of a repeat, as in (a+)+",
+                )
     padding = rules.get("padding")
     if isinstance(padding, Mapping):
         strategy = padding.get("strategy")
         fixed = strategy.get("Fixed") if isinstance(strategy, Mapping) else 0
         for value in (fixed, padding.get("pad_to_multiple_of")):
             if isinstance(value, int) and value > PAD:
-                raise TokenError(
-                    f"{where} pads to {show(value, 80)} tokens", expected=f"at most {PAD:,}"
-                )
+                raise TokenError(f"{where} pads to {show(value, 80)} tokens", expected=f"at most {PAD:,}")
 
 
 ADDED = 4096
@@ -236,17 +235,23 @@ def needs_guard(template: str) -> bool:
 
     if len(template) > TEMPLATE:
         raise TokenError(
-            "the chat template is too long", got=f"{len(template):,} characters",
+            "the chat template is too long",
+            got=f"{len(template):,} characters",
             expected=f"at most {TEMPLATE:,}",
-        )  # fmt: skip
+        )
     try:
         tree = _reader().parse(template)
     except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
         raise TokenError("the chat template cannot be read", got=one_line(error)) from error
     risky = (
-        nodes.Mul, nodes.Pow, nodes.Mod, nodes.Macro, nodes.CallBlock, nodes.AssignBlock,
+        nodes.Mul,
+        nodes.Pow,
+        nodes.Mod,
+        nodes.Macro,
+        nodes.CallBlock,
+        nodes.AssignBlock,
         nodes.FilterBlock,
-    )  # fmt: skip
+    )
     if next(tree.find_all(risky), None) is not None:
         return True
     for filtered in tree.find_all(nodes.Filter):
@@ -288,22 +293,23 @@ def _reader() -> Any:
 
 SHORT = ("trim", "length", "first", "last", "lower", "upper", "selectattr", "list", "default")
 """Filters whose result is not longer than what they are given."""
-
-
 PLAIN = ("tojson", "map")
 """Filters that are safe as long as nobody tells them how wide to write, or what to apply."""
 SAFE = (
-    *SHORT, *PLAIN, "string", "int", "float", "abs", "count", "capitalize", "title", "escape", "e",
-    "safe", "items", "dictsort", "sort", "reverse", "unique", "rejectattr", "select", "reject",
-    "attr", "random", "min", "max", "sum", "round", "d", "striptags", "forceescape",
-)  # fmt: skip
+    *(SHORT + PLAIN),
+    *"""
+    string int float abs count capitalize title escape e safe items dictsort sort reverse unique
+    rejectattr select reject attr random min max sum round d striptags forceescape
+""".split(),
+)
 """Filters whose result is about as long as what they are given."""
-CALLED = (
-    "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith", "lower",
-    "upper", "title", "capitalize", "items", "keys", "values", "get", "index", "find", "count",
-    "isdigit", "isalpha", "isspace", "partition", "rpartition", "removeprefix", "removesuffix",
-    "raise_exception", "strftime_now", "namespace", "append", "pop",
-)  # fmt: skip
+CALLED = tuple(
+    """
+    strip lstrip rstrip split rsplit splitlines startswith endswith lower upper title capitalize
+    items keys values get index find count isdigit isalpha isspace partition rpartition removeprefix
+    removesuffix raise_exception strftime_now namespace append pop
+    """.split()
+)
 """Functions and methods of which the same is true."""
 
 

@@ -19,11 +19,7 @@ from interp.models.text.batch import TokenBatch, too_long
 from interp.models.text.forms import EXPECTED, ids_of, is_text, numbers, read_value, unpack
 from interp.models.text.keywords import check_keywords
 from interp.models.text.masks import both, cached_keys, cut, read_mask
-from interp.models.text.positions import (
-    position_ids,
-    shifted,
-    sides,
-)
+from interp.models.text.positions import position_ids, shifted, sides
 from interp.models.text.prepared import Padding, Prepared
 from interp.models.text.tokens import Tokenization
 
@@ -101,9 +97,7 @@ class Intake:
         tokens = self.kind in ("tokens", "encoder_decoder")
         return tokens and (not self.huggingface or "input_ids" in self.accepted)
 
-    def _opened(
-        self, inputs: Mapping[str, Any], extra: dict[str, Any]
-    ) -> tuple[dict[str, Any], Any]:
+    def _opened(self, inputs: Mapping[str, Any], extra: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """A dict's main input and the rest of it, each key read by the module or refused."""
         given = {str(k): v for k, v in inputs.items() if v is not None}
         twice = [name for name in given if name in extra]
@@ -114,9 +108,7 @@ class Intake:
         if kind is not None and "token_type_ids" not in self.accepted and not _any(kind):
             del given["token_type_ids"]
         positional = self.kind == "tokens" and not self.huggingface
-        check_keywords(
-            given, {*self.accepted, "input_ids"} if positional else self.accepted, (), self.where
-        )
+        check_keywords(given, {*self.accepted, "input_ids"} if positional else self.accepted, (), self.where)
         main = None if self.kind == "any" and "input_ids" not in given else "input_ids"
         main = main if main in given else self.main if self.kind != "any" else None
         value: Any = unpack(given.pop(main)) if main in given else None
@@ -231,9 +223,7 @@ class Intake:
         if cached and limit is not None and cached + ids.shape[1] > limit:
             raise too_long(cached + ids.shape[1], limit, "the cached and the new text", "less text")
 
-    def _mask(
-        self, ready: Prepared, mask: Any, shape: torch.Size, cached: int, side: str = ""
-    ) -> None:
+    def _mask(self, ready: Prepared, mask: Any, shape: torch.Size, cached: int, side: str = "") -> None:
         """Read a mask, hand it on, and say the positions that follow from it."""
         if mask is None:
             return
@@ -320,9 +310,7 @@ class Intake:
                 raise TokenError("no token ids given", got=f"only {', '.join(kwargs)}")
             if self.kind in ("tokens", "encoder_decoder") and isinstance(embeds, Tensor):
                 ready.cached = cached_keys(kwargs)
-                self._mask(
-                    ready, kwargs.pop("attention_mask", None), embeds.shape[:2], ready.cached
-                )
+                self._mask(ready, kwargs.pop("attention_mask", None), embeds.shape[:2], ready.cached)
             if self.huggingface and "use_cache" in self.accepted:
                 kwargs.setdefault("use_cache", False)
             return ready

@@ -13,9 +13,7 @@ from interp.models.text.positions import position_offset
 from interp.models.text.tokens import Tokenization
 
 
-def intake_of(
-    module: nn.Module, adapter: Adapter, tokenization: Tokenization, **more: Any
-) -> Intake:
+def intake_of(module: nn.Module, adapter: Adapter, tokenization: Tokenization, **more: Any) -> Intake:
     """The intake of a raw module: what its forward reads, where its positions begin."""
     config: Any = getattr(module, "config", None)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)

@@ -52,9 +52,7 @@ def keywords_read(module: nn.Module) -> frozenset[str]:
     return frozenset(names)
 
 
-def check_keywords(
-    given: Collection[str], accepted: Iterable[str], known: Iterable[str], where: str
-) -> None:
+def check_keywords(given: Collection[str], accepted: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuse keywords that nobody would read.
 
     Args:

@@ -53,9 +53,7 @@ def read_mask(
     if not fits:
         wanted = f"{(batch, total)}" + (f", {cached} of them cached" if cached else "")
         raise TokenError(
-            f"{name} must have the shape of the token ids",
-            got=tuple(mask.shape),
-            expected=wanted,
+            f"{name} must have the shape of the token ids", got=tuple(mask.shape), expected=wanted
         )
     if mask.dim() == 4:
         return keys_in_use(mask, reader.causal, batch), mask

@@ -31,9 +31,7 @@ class Pieces:
         """The tokenizer's own decoding, special tokens included; ids it lacks are shown."""
         if any(i >= self.n_entries for i in ids):
             return "".join(map(self, ids))
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _make(self, token: int) -> str:
         if self.tokenizer is None:

@@ -16,14 +16,11 @@ from interp.models.gate import verify_manifest
 from interp.models.text.batch import short
 from interp.models.text.gate import check_rules, guarded, needs_guard, read_settings
 
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
+FILES = tuple(
+    """
+    tokenizer.json tokenizer_config.json vocab.txt merges.txt tokenizer.model spiece.model
+    sentencepiece.bpe.model
+    """.split()
 )
 """A folder that holds one of these has a tokenizer."""
 
@@ -63,9 +60,7 @@ def load_tokenizer(folder: str | Path, *, verified: bool = False) -> Any | None:
         _check_readable(source)
     with _silence():
         try:
-            return loader.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
+            return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # Rust, JSON, key, value and OS errors alike
             raise TokenError(
                 f"the tokenizer in {folder} cannot be loaded",

@@ -15,22 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, TokenError
-from interp.models.text.batch import (
-    TokenBatch,
-    check_ids,
-    out_of_vocabulary,
-    short,
-    too_long,
-)
+from interp.models.text.batch import TokenBatch, check_ids, out_of_vocabulary, short, too_long
 from interp.models.text.pieces import Pieces
-from interp.models.text.reading import (
-    call,
-    fingerprint,
-    load_tokenizer,
-    probe,
-    render_chat,
-    say_what_is_lost,
-)
+from interp.models.text.reading import call, fingerprint, load_tokenizer, probe, render_chat, say_what_is_lost
 
 __all__ = ["TokenBatch", "Tokenization", "load_tokenizer"]
 
@@ -74,9 +61,7 @@ class Tokenization:
     ) -> None:
         self.family: str = family.replace("_", "-")
         if self.family not in FAMILIES:
-            raise ConfigError(
-                "unknown model family", got=repr(family), expected=", ".join(FAMILIES)
-            )
+            raise ConfigError("unknown model family", got=repr(family), expected=", ".join(FAMILIES))
         self.tokenizer = tokenizer
         self.d_vocab: int | None = d_vocab or None
         self.n_ctx: int | None = n_ctx or None

@@ -22,9 +22,7 @@ MATRIX_ROW = 30
 
 def attribution_strip(result: Attribution) -> TokenStrip:
     """The text, every token coloured by its score; the gap stands in the heading."""
-    quantity = Quantity(
-        f"{result.target}; {result.gap_sentence}; baseline {result.baseline}", signed=None
-    )
+    quantity = Quantity(f"{result.target}; {result.gap_sentence}; baseline {result.baseline}", signed=None)
     return TokenStrip(result.tokens, result.scores.tolist(), result.method, quantity)
 
 
@@ -73,9 +71,12 @@ def generated_matrix(result: GeneratedAttribution) -> go.Figure:
     )
     fig.update_xaxes(tickangle=-45)
     worst = 100 * float(result.gaps.max())
-    return subtitled(fig, f"log-probability (nats) by {result.method.replace('_', ' ')}, baseline "
-                     f"{result.baseline}; blue raises it, red lowers it; largest gap "
-                     f"{worst:.2g} %")  # fmt: skip
+    return subtitled(
+        fig,
+        f"log-probability (nats) by {result.method.replace('_', ' ')}, baseline "
+        f"{result.baseline}; blue raises it, red lowers it; largest gap "
+        f"{worst:.2g} %",
+    )
 
 
 @renders(PairAttribution)
@@ -94,9 +95,7 @@ def pair_matrix(result: PairAttribution, *, terms: bool = True) -> go.Figure:
     if terms:
         _add_terms(fig, result)
     return subtitled(
-        fig,
-        f"{result.similarity} at {result.site}, reference {result.reference}; "
-        f"{result.gap_sentence}",
+        fig, f"{result.similarity} at {result.site}, reference {result.reference}; {result.gap_sentence}"
     )
 
 
@@ -105,10 +104,14 @@ def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
     """Method x method; `field` is kendall, top_k, sign or rbo."""
     names, common = _without_baseline(result.labels["method"])
     fig = heatmap(
-        getattr(result, field), f"Agreement of methods · {field.replace('_', ' ')}",
+        getattr(result, field),
+        f"Agreement of methods · {field.replace('_', ' ')}",
         Quantity(field.replace("_", " "), "", "", True),
-        rows=names, columns=names, row_axis="", column_axis="",
-    )  # fmt: skip
+        rows=names,
+        columns=names,
+        row_axis="",
+        column_axis="",
+    )
     spread = float((result.kendall_high - result.kendall_low).max())
     said = f"mean over {result.n_examples} examples; widest interval of tau {spread:.2f}"
     where = f"; baseline {common}" if common else ""
@@ -137,10 +140,14 @@ def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figur
         "hits": "share of prompts whose leading token decides",
     }
     fig = heatmap(
-        getattr(result, field), "Do the tokens that decide lead the ranking?",
+        getattr(result, field),
+        "Do the tokens that decide lead the ranking?",
         Quantity(named[field], "", ""),
-        rows=result.labels["method"], columns=result.labels["task"], row_axis="", column_axis="",
-    )  # fmt: skip
+        rows=result.labels["method"],
+        columns=result.labels["task"],
+        row_axis="",
+        column_axis="",
+    )
     level = 0.5 if field == "area" else float(result.chance.mean())
     return subtitled(
         _slanted(fig, result.labels["method"], result.labels["task"]),
@@ -153,11 +160,13 @@ def pruning_lines(result: RelevancePruning) -> go.Figure:
     """Accuracy over the fraction removed; the random control with its 90 % band."""
     names = result.labels["criterion"]
     return lines(
-        result.fractions.tolist(), dict(zip(names, result.accuracy, strict=True)),
-        "Pruning the least relevant units", Quantity("accuracy", "", "less was lost"),
+        result.fractions.tolist(),
+        dict(zip(names, result.accuracy, strict=True)),
+        "Pruning the least relevant units",
+        Quantity("accuracy", "", "less was lost"),
         x_axis="fraction of units removed",
         bands={"random": (result.random_low, result.random_high)},
-    )  # fmt: skip
+    )
 
 
 def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
@@ -175,12 +184,19 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
     color = [theme.SIGNED[-1][1] if v >= 0 else theme.SIGNED[0][1] for v in named.values()]
     fig.add_trace(
         go.Bar(
-            x=list(named), y=list(named.values()), xaxis="x2", yaxis="y2", showlegend=False,
-            marker={"color": color}, name="four terms",
-            text=[labels.number(v, True) for v in named.values()], textposition="outside",
-            cliponaxis=False, hovertemplate="%{x} %{y:.4f}" + labels.NO_NAME,
+            x=list(named),
+            y=list(named.values()),
+            xaxis="x2",
+            yaxis="y2",
+            showlegend=False,
+            marker={"color": color},
+            name="four terms",
+            text=[labels.number(v, True) for v in named.values()],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{x} %{y:.4f}" + labels.NO_NAME,
         )
-    )  # fmt: skip
+    )
     fig.update_layout(
         width=width + TERMS_WIDTH,
         height=height,
@@ -188,7 +204,7 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
         xaxis2={"domain": [left + 0.02, 1], "anchor": "y2", "tickangle": -45},
         yaxis2={"anchor": "x2", "zeroline": True, "zerolinecolor": theme.INK, "showgrid": True},
         margin_r=24,
-    )  # fmt: skip
+    )
     fig.update_traces(colorbar_x=left - 0.085, selector={"type": "heatmap"})
 
 

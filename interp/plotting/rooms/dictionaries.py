@@ -9,13 +9,7 @@ import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
 from interp.core.result import renders
-from interp.dictionaries.result import (
-    Absorption,
-    DictionaryReport,
-    Recovery,
-    Splitting,
-    Stability,
-)
+from interp.dictionaries.result import Absorption, DictionaryReport, Recovery, Splitting, Stability
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import Quantity
 
@@ -41,8 +35,7 @@ def density_histogram(result: DictionaryReport, title: str = "") -> go.Figure:
     """
     density = theme.as_array(result.density, 1, "densities")
     alive = density[density > 0]
-    where = result.site_in if result.site_in == result.site_out else (
-        f"{result.site_in} → {result.site_out}")  # fmt: skip
+    where = result.site_in if result.site_in == result.site_out else (f"{result.site_in} → {result.site_out}")
     heading = f"{result.architecture} {where}".strip()
     quantity = Quantity(_figures(result))
     fig = theme.figure(title or heading, quantity, 712, 400)
@@ -54,7 +47,10 @@ def density_histogram(result: DictionaryReport, title: str = "") -> go.Figure:
     is_dense = centre > np.log10(result.dense_above)
     fig.add_trace(
         go.Bar(
-            x=centre, y=counts, width=width * 0.92, name="latents",
+            x=centre,
+            y=counts,
+            width=width * 0.92,
+            name="latents",
             marker={"color": [theme.LINES[1] if d else theme.LINES[0] for d in is_dense]},
             customdata=[
                 labels.hover(f"{count} latents · fire on {10**a:.2g} to {10**b:.2g} of the tokens")
@@ -62,26 +58,35 @@ def density_histogram(result: DictionaryReport, title: str = "") -> go.Figure:
             ],
             hovertemplate="%{customdata}" + labels.NO_NAME,
         )
-    )  # fmt: skip
+    )
     dead_at = low - 3 * width
     fig.add_trace(
         go.Bar(
-            x=[dead_at], y=[result.dead], width=width * 2.4, name="dead", cliponaxis=False,
-            marker={"color": theme.INK}, text=[str(result.dead)], textposition="outside",
+            x=[dead_at],
+            y=[result.dead],
+            width=width * 2.4,
+            name="dead",
+            cliponaxis=False,
+            marker={"color": theme.INK},
+            text=[str(result.dead)],
+            textposition="outside",
             hovertemplate=f"{result.dead} latents never fire" + labels.NO_NAME,
         )
-    )  # fmt: skip
+    )
     fig.add_vline(
-        x=np.log10(result.dense_above), line={"dash": "dot", "color": theme.INK, "width": 1},
+        x=np.log10(result.dense_above),
+        line={"dash": "dot", "color": theme.INK, "width": 1},
         annotation={"text": f"dense: {result.dense}", "font": {"size": 11}},
         annotation_position="top right",
-    )  # fmt: skip
+    )
     decades = np.arange(low, 1)
     fig.update_xaxes(
-        title_text="share of tokens a latent fires on", tickmode="array",
-        tickvals=[dead_at, *decades], ticktext=["never", *(_power(d) for d in decades)],
+        title_text="share of tokens a latent fires on",
+        tickmode="array",
+        tickvals=[dead_at, *decades],
+        ticktext=["never", *(_power(d) for d in decades)],
         range=[dead_at - 2 * width, width],
-    )  # fmt: skip
+    )
     fig.update_yaxes(title_text="latents", showgrid=True)
     fig.update_layout(showlegend=False, bargap=0)
     return fig
@@ -89,10 +94,7 @@ def density_histogram(result: DictionaryReport, title: str = "") -> go.Figure:
 
 def _figures(result: DictionaryReport) -> str:
     """The subtitle: what a reader asks first."""
-    parts = [
-        f"L0 {float(result.l0):.1f}",
-        f"explained variance {result.explained_variance:.3f}",
-    ]
+    parts = [f"L0 {float(result.l0):.1f}", f"explained variance {result.explained_variance:.3f}"]
     recovered, interval = result.recovered(), result.interval()
     if recovered is not None and interval is not None:
         low, high = interval
@@ -129,7 +131,10 @@ def recovery_scatter(result: Recovery, title: str = "") -> go.Figure:
         array = theme.as_array(values, 1, name)
         fig.add_trace(
             go.Scatter(
-                x=rate, y=array, mode="markers", name=name,
+                x=rate,
+                y=array,
+                mode="markers",
+                name=name,
                 marker={"color": color, "size": 6, "opacity": 0.65, "symbol": symbol},
                 customdata=[
                     labels.hover(f"feature {i} · latent {int(result.partner[i])} · {v:.3f}")
@@ -137,20 +142,23 @@ def recovery_scatter(result: Recovery, title: str = "") -> go.Figure:
                 ],
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     for name, scores in result.ceiling.items():
         fig.add_hline(
-            y=scores["f1"], line={"dash": "dot", "color": theme.INK, "width": 1},
-            annotation={"text": f"{labels.plain(name, 30)}: {scores['f1']:.2f}",
-                        "font": {"size": 11}},
+            y=scores["f1"],
+            line={"dash": "dot", "color": theme.INK, "width": 1},
+            annotation={"text": f"{labels.plain(name, 30)}: {scores['f1']:.2f}", "font": {"size": 11}},
             annotation_position="bottom left",
-        )  # fmt: skip
+        )
     ticks = [t * 10.0**e for e in range(-5, 0) for t in (1, 2, 5)] + [1.0]
     shown = [t for t in ticks if rate.min() / 1.3 <= t <= rate.max() * 1.3]
     fig.update_xaxes(
-        title_text="firing probability of the feature", type="log", tickmode="array",
-        tickvals=shown, ticktext=[f"{t:g}" for t in shown],
-    )  # fmt: skip
+        title_text="firing probability of the feature",
+        type="log",
+        tickmode="array",
+        tickvals=shown,
+        ticktext=[f"{t:g}" for t in shown],
+    )
     fig.update_yaxes(title_text="score", range=[-0.02, 1.04], showgrid=True)
     fig.update_layout(margin_t=theme.HEADER + 22)
     return fig
@@ -171,14 +179,21 @@ def stability_map(result: Stability, kind: str = "map", title: str = "") -> go.F
     null = float(result.null)
     if kind == "map":
         quantity = Quantity(
-            "mean cosine of matched decoder rows", "",
-            f"the same latents; random rows give {null:.2f}", signed=False,
-        )  # fmt: skip
+            "mean cosine of matched decoder rows",
+            "",
+            f"the same latents; random rows give {null:.2f}",
+            signed=False,
+        )
         names = result.labels["run"]
         return basics.heatmap(
-            result.agreement, title or "Stability across runs", quantity, rows=names,
-            columns=names, row_axis="run", column_axis="run",
-        )  # fmt: skip
+            result.agreement,
+            title or "Stability across runs",
+            quantity,
+            rows=names,
+            columns=names,
+            row_axis="run",
+            column_axis="run",
+        )
     if kind != "latents":
         raise ConfigError("no such picture of stability", got=kind, expected="map or latents")
     ordered = result.latent.sort(1, descending=True).values
@@ -188,11 +203,13 @@ def stability_map(result: Stability, kind: str = "map", title: str = "") -> go.F
         f"run {name}": ordered[i, keep] for i, name in enumerate(result.labels["run"][:6])
     }
     fig = basics.lines(
-        [float(s) for s in share[keep]], series, title or "How stable each latent is",
+        [float(s) for s in share[keep]],
+        series,
+        title or "How stable each latent is",
         Quantity("mean cosine with its partners", "", "found again by the other runs"),
         x_axis="share of latents, most stable first",
         reference={"random rows": null, "found again": result.threshold},
-    )  # fmt: skip
+    )
     fig.update_traces(mode="lines")
     fig.update_annotations(x=0, xanchor="left")
     fig.update_yaxes(range=[0, 1.02])
@@ -212,11 +229,16 @@ def splitting_bars(result: Splitting, title: str = "") -> go.Figure:
     fig = theme.figure(title or "Feature splitting", Quantity(sentence), 712, 360)
     fig.add_trace(
         go.Bar(
-            x=names, y=n, marker={"color": theme.LINES[0]}, width=0.7,
-            text=[f"{v:,}" for v in n], textposition="outside", cliponaxis=False,
+            x=names,
+            y=n,
+            marker={"color": theme.LINES[0]},
+            width=0.7,
+            text=[f"{v:,}" for v in n],
+            textposition="outside",
+            cliponaxis=False,
             hovertemplate="%{y} narrow latents with %{x} children" + labels.NO_NAME,
         )
-    )  # fmt: skip
+    )
     fig.update_xaxes(title_text="children in the wide dictionary", type="category")
     fig.update_yaxes(title_text="latents of the narrow one", showgrid=True)
     return fig
@@ -231,36 +253,32 @@ def absorption_bars(result: Absorption, title: str = "") -> go.Figure:
         f" · probe F1 {float(result.probe_f1[i]):.2f}"
         for i in order
     ]
-    quantity = Quantity(
-        "share of the concept's occurrences", "", "the concept hides in other latents"
-    )
+    quantity = Quantity("share of the concept's occurrences", "", "the concept hides in other latents")
     fig = theme.figure(title or "Feature absorption", quantity, 712, 170 + 34 * len(order))
     columns = {"fully absorbed": result.rate, "mean absorbed fraction": result.fraction}
     for (name, values), color in zip(columns.items(), theme.LINES, strict=False):
         array = theme.as_array(values, 1, name)[order]
         fig.add_trace(
             go.Bar(
-                x=array, y=list(range(len(order))), orientation="h", name=name,
+                x=array,
+                y=list(range(len(order))),
+                orientation="h",
+                name=name,
                 marker={"color": color},
                 customdata=[
-                    labels.hover(f"{name} · {label} · {v:.3f}")
-                    for label, v in zip(names, array, strict=True)
+                    labels.hover(f"{name} · {label} · {v:.3f}") for label, v in zip(names, array, strict=True)
                 ],
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     fig.update_xaxes(title_text="share of occurrences", showgrid=True, range=[0, 1])
-    fig.update_yaxes(
-        autorange="reversed", tickmode="array", tickvals=list(range(len(order))), ticktext=names
-    )
+    fig.update_yaxes(autorange="reversed", tickmode="array", tickvals=list(range(len(order))), ticktext=names)
     fig.update_layout(barmode="group", bargap=0.25, margin_t=theme.HEADER + 22)
     return fig
 
 
 def dictionary_frontier(
-    reports: Mapping[str, Sequence[DictionaryReport]],
-    measure: str = "ce_recovered",
-    title: str = "",
+    reports: Mapping[str, Sequence[DictionaryReport]], measure: str = "ce_recovered", title: str = ""
 ) -> go.Figure:
     """Quality against sparsity: one line per family of dictionaries, one point per dictionary.
 
@@ -275,9 +293,8 @@ def dictionary_frontier(
     """
     if measure not in FRONTIERS or not reports:
         raise ConfigError(
-            "no such frontier", got=f"{measure} of {len(reports)} families",
-            expected=", ".join(FRONTIERS),
-        )  # fmt: skip
+            "no such frontier", got=f"{measure} of {len(reports)} families", expected=", ".join(FRONTIERS)
+        )
     quantity = FRONTIERS[measure]
     fig = theme.figure(title or f"{quantity.name} against L0", quantity, 712, 420)
     ticks: set[float] = set()
@@ -288,23 +305,36 @@ def dictionary_frontier(
         color = theme.LINES[i % len(theme.LINES)]
         fig.add_trace(
             go.Scatter(
-                x=l0, y=value, name=labels.plain(name, 40), mode="lines+markers",
-                line={"color": color, "width": 2}, marker={"size": 7},
-                error_y={"type": "data", "symmetric": False, "array": high - value,
-                         "arrayminus": value - low, "thickness": 1.2, "width": 3,
-                         "visible": bool((high > low).any())},
+                x=l0,
+                y=value,
+                name=labels.plain(name, 40),
+                mode="lines+markers",
+                line={"color": color, "width": 2},
+                marker={"size": 7},
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": high - value,
+                    "arrayminus": value - low,
+                    "thickness": 1.2,
+                    "width": 3,
+                    "visible": bool((high > low).any()),
+                },
                 customdata=[
                     labels.hover(f"{name} · L0 {x:.1f} · {quantity.name} {y:.4f}")
                     for x, y in zip(l0, value, strict=True)
                 ],
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     shown = _apart(sorted(ticks))
     fig.update_xaxes(
-        title_text="L0: latents active per token", type="log", tickmode="array", tickvals=shown,
+        title_text="L0: latents active per token",
+        type="log",
+        tickmode="array",
+        tickvals=shown,
         ticktext=[f"{t:g}" for t in shown],
-    )  # fmt: skip
+    )
     fig.update_yaxes(title_text=labels.plain(quantity.axis), showgrid=True)
     fig.update_layout(showlegend=len(reports) > 1, margin_t=theme.HEADER + 22 * (len(reports) > 1))
     return fig
@@ -320,9 +350,10 @@ def _point(report: DictionaryReport, measure: str) -> tuple[float, float, float,
     value, interval = report.recovered("mean", kind), report.interval("mean", kind)
     if value is None or interval is None:
         raise ConfigError(
-            f"a report has no {measure}", got=f"{report.architecture} at {report.site_in!r}",
+            f"a report has no {measure}",
+            got=f"{report.architecture} at {report.site_in!r}",
             fix="evaluate it with a language model, or draw explained_variance",
-        )  # fmt: skip
+        )
     return l0, value, *interval
 
 

@@ -98,25 +98,44 @@ def _place(fig: go.Figure, index: int, key: str, inner: tuple[int, int]) -> None
     up = [(top - PANEL[1]) / inner[1], top / inner[1]]
     logarithmic = key in ("fvu", "sparsity")
     shared = {"showgrid": True, "showline": True}
-    fig.update_layout({
-        f"xaxis{x[1:]}": {"domain": across, "anchor": y, "title": {"text": "step", "standoff": 4},
-                          "matches": None if index == 0 else "x", **shared},
-        f"yaxis{y[1:]}": {"domain": up, "anchor": x, "type": "log" if logarithmic else "linear",
-                          "rangemode": "normal" if logarithmic else "tozero",
-                          "nticks": 6,
-                          "dtick": "D2" if logarithmic else None,
-                          "tickformat": "~g" if logarithmic else "", **shared},
-    })  # fmt: skip
+    fig.update_layout(
+        {
+            f"xaxis{x[1:]}": {
+                "domain": across,
+                "anchor": y,
+                "title": {"text": "step", "standoff": 4},
+                "matches": None if index == 0 else "x",
+                **shared,
+            },
+            f"yaxis{y[1:]}": {
+                "domain": up,
+                "anchor": x,
+                "type": "log" if logarithmic else "linear",
+                "rangemode": "normal" if logarithmic else "tozero",
+                "nticks": 6,
+                "dtick": "D2" if logarithmic else None,
+                "tickformat": "~g" if logarithmic else "",
+                **shared,
+            },
+        }
+    )
     fig.add_annotation(
-        text=labels.plain(PANELS[key], 60), x=0, y=1, xref=f"{x} domain", yref=f"{y} domain",
-        yshift=4, showarrow=False, xanchor="left", yanchor="bottom", font={"size": 13},
-    )  # fmt: skip
+        text=labels.plain(PANELS[key], 60),
+        x=0,
+        y=1,
+        xref=f"{x} domain",
+        yref=f"{y} domain",
+        yshift=4,
+        showarrow=False,
+        xanchor="left",
+        yanchor="bottom",
+        font={"size": 13},
+    )
 
 
 def _draw(
-    fig: go.Figure, index: int, records: Sequence[Mapping[str, Any]], name: str, key: str,
-    number: int,
-) -> None:  # fmt: skip
+    fig: go.Figure, index: int, records: Sequence[Mapping[str, Any]], name: str, key: str, number: int
+) -> None:
     field = _key(name, key)
     points = {r["step"]: r[field] for r in records if r.get(field) is not None}
     if not points:
@@ -129,25 +148,43 @@ def _draw(
     color = theme.LINES[number % len(theme.LINES)]
     label = labels.plain(name or "dictionary", 40)
     common = {
-        "x": theme.packed(steps), "xaxis": x, "yaxis": y, "mode": "lines", "name": label,
-        "legendgroup": label, "meta": [label, labels.plain(PANELS[key], 60)],
-    }  # fmt: skip
+        "x": theme.packed(steps),
+        "xaxis": x,
+        "yaxis": y,
+        "mode": "lines",
+        "name": label,
+        "legendgroup": label,
+        "meta": [label, labels.plain(PANELS[key], 60)],
+    }
     about = "%{meta[0]} · %{meta[1]} · step %{x:,} · %{y:.4g}" + labels.NO_NAME
     span = float(steps[-1] - steps[0])
-    fig.add_trace(go.Scatter(
-        y=values, line={"width": 1, "color": color}, opacity=0.35, showlegend=False,
-        hoverinfo="skip", **common,
-    ))  # fmt: skip
+    fig.add_trace(
+        go.Scatter(
+            y=values,
+            line={"width": 1, "color": color},
+            opacity=0.35,
+            showlegend=False,
+            hoverinfo="skip",
+            **common,
+        )
+    )
     line = smooth(steps, values, SMOOTHING * span) if span else values
-    fig.add_trace(go.Scatter(
-        y=line, line={"width": 2.4, "color": color}, showlegend=index == 0, hovertemplate=about,
-        **common,
-    ))  # fmt: skip
+    fig.add_trace(
+        go.Scatter(
+            y=line, line={"width": 2.4, "color": color}, showlegend=index == 0, hovertemplate=about, **common
+        )
+    )
 
 
 def _target(fig: go.Figure, index: int, wanted: int | float, number: int) -> None:
     x, y = _axes(index)
     fig.add_shape(
-        type="line", x0=0, x1=1, y0=wanted, y1=wanted, xref=f"{x} domain", yref=y,
+        type="line",
+        x0=0,
+        x1=1,
+        y0=wanted,
+        y1=wanted,
+        xref=f"{x} domain",
+        yref=y,
         line={"width": 1.5, "dash": "dash", "color": theme.LINES[number % len(theme.LINES)]},
-    )  # fmt: skip
+    )

@@ -43,9 +43,15 @@ def probe_curves(result: ProbeSweep, target: str | None = None, title: str = "")
     if target is None and len(names) > 1:
         quantity = Quantity("test score", "R2" if "real" in result.kinds else "accuracy", HIGHER)
         return basics.heatmap(
-            result.score, title or "What is readable where", quantity, rows=sites, columns=names,
-            row_axis="site", column_axis="target", first_row="bottom",
-        )  # fmt: skip
+            result.score,
+            title or "What is readable where",
+            quantity,
+            rows=sites,
+            columns=names,
+            row_axis="site",
+            column_axis="target",
+            first_row="bottom",
+        )
     column = 0 if target is None else _index(target, names)
     series: dict[str, object] = {"probe": result.score[:, column]}
     bands = {"probe": (result.low[:, column], result.high[:, column])}
@@ -62,9 +68,14 @@ def probe_curves(result: ProbeSweep, target: str | None = None, title: str = "")
     quantity = Quantity("test R2" if real else "test accuracy", "", HIGHER)
     level = "nothing explained" if real else "always the majority"
     fig = basics.lines(
-        range(len(sites)), series, title or f"Probe for {labels.plain(names[column], 60)}",
-        quantity, x_axis="site", bands=bands, reference={level: float(result.majority[column])},
-    )  # fmt: skip
+        range(len(sites)),
+        series,
+        title or f"Probe for {labels.plain(names[column], 60)}",
+        quantity,
+        x_axis="site",
+        bands=bands,
+        reference={level: float(result.majority[column])},
+    )
     return _named_ticks(fig, sites)
 
 
@@ -94,10 +105,13 @@ def sparse_curves(result: SparseSweep, metric: str = "f1", title: str = "") -> g
         bands["shuffled labels"] = (low[best].amin(0), high[best].amax(0))
     what = f"{result.target}: {result.positive}" if result.positive != "True" else result.target
     fig = basics.lines(
-        ks, series, title or f"k-sparse probes for {labels.plain(what, 50)}",
+        ks,
+        series,
+        title or f"k-sparse probes for {labels.plain(what, 50)}",
         Quantity(f"test {metric.replace('_', ' ')}", "", "fewer mistakes"),
-        x_axis="neurons in the probe", bands=bands,
-    )  # fmt: skip
+        x_axis="neurons in the probe",
+        bands=bands,
+    )
     shown = [k for i, k in enumerate(ks) if i == 0 or k >= 1.5 * ks[i - 1] or k <= 4]
     fig.update_xaxes(type="log", tickmode="array", tickvals=shown, ticktext=list(map(str, shown)))
     return fig
@@ -109,8 +123,7 @@ def erasure_bars(result: ErasureAudit, title: str = "") -> go.Figure:
     probes, targets = result.labels["probe"], result.labels["target"]
     rows = [(p, t) for t in range(len(targets)) for p in range(len(probes))]
     names = [
-        f"{labels.plain(targets[t], 24)}{' (erased)' if targets[t] == result.erased else ''}"
-        f" · {probes[p]}"
+        f"{labels.plain(targets[t], 24)}{' (erased)' if targets[t] == result.erased else ''} · {probes[p]}"
         for p, t in rows
     ]
     quantity = Quantity("test score", "accuracy, or R2", f"{HIGHER}; dotted: the majority class")
@@ -121,23 +134,30 @@ def erasure_bars(result: ErasureAudit, title: str = "") -> go.Figure:
         array = theme.as_array(values, 2, "audit")
         fig.add_trace(
             go.Bar(
-                x=[array[p, t] for p, t in rows], y=list(range(len(rows))), orientation="h",
-                name=name, marker={"color": color},
-                customdata=[labels.hover(f"{name} · {n} · {array[p, t]:.3f}")
-                            for n, (p, t) in zip(names, rows, strict=True)],
+                x=[array[p, t] for p, t in rows],
+                y=list(range(len(rows))),
+                orientation="h",
+                name=name,
+                marker={"color": color},
+                customdata=[
+                    labels.hover(f"{name} · {n} · {array[p, t]:.3f}")
+                    for n, (p, t) in zip(names, rows, strict=True)
+                ],
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     for at, (_, t) in enumerate(rows):
         level = float(result.majority[t])
         fig.add_shape(
-            type="line", x0=level, x1=level, y0=at - 0.45, y1=at + 0.45,
+            type="line",
+            x0=level,
+            x1=level,
+            y0=at - 0.45,
+            y1=at + 0.45,
             line={"dash": "dot", "color": theme.INK, "width": 2},
-        )  # fmt: skip
+        )
     fig.update_xaxes(title_text="test score", showgrid=True, range=[0, 1.02])
-    fig.update_yaxes(
-        autorange="reversed", tickmode="array", tickvals=list(range(len(rows))), ticktext=names
-    )
+    fig.update_yaxes(autorange="reversed", tickmode="array", tickvals=list(range(len(rows))), ticktext=names)
     fig.update_layout(barmode="group", bargap=0.25, margin_t=theme.HEADER + 22)
     return fig
 
@@ -149,9 +169,8 @@ def amnesic_bars(result: AmnesicResult, title: str = "") -> go.Figure:
     names = ["the concept", *(f"random {i}" for i in range(len(random)))]
     quantity = Quantity("rise of the loss", "nats per token", "the model used what was erased")
     return basics.bars(
-        [result.effect, *random], names,
-        title or f"Erased at {result.site}, rank {result.rank}", quantity,
-    )  # fmt: skip
+        [result.effect, *random], names, title or f"Erased at {result.site}, rank {result.rank}", quantity
+    )
 
 
 @renders(AttentionProbeResult)
@@ -165,24 +184,29 @@ def attention_probe_bars(result: AttentionProbeResult, title: str = "") -> go.Fi
         higher += f"; with random weights {float(result.random_init_uas):.2f} over all relations"
     fig = theme.figure(
         title or "Heads of words, from attention alone",
-        Quantity("UAS", "share of words", higher), 712, 170 + 34 * len(names),
-    )  # fmt: skip
+        Quantity("UAS", "share of words", higher),
+        712,
+        170 + 34 * len(names),
+    )
     columns = {"attention probe": probe, "best fixed offset": offset}
     for (name, values), color in zip(columns.items(), theme.LINES, strict=False):
         fig.add_trace(
             go.Bar(
-                x=values, y=list(range(len(names))), orientation="h", name=name,
+                x=values,
+                y=list(range(len(names))),
+                orientation="h",
+                name=name,
                 marker={"color": color},
-                customdata=[labels.hover(f"{name} · {labels.plain(n)} · {v:.3f}")
-                            for n, v in zip(names, values, strict=True)],
+                customdata=[
+                    labels.hover(f"{name} · {labels.plain(n)} · {v:.3f}")
+                    for n, v in zip(names, values, strict=True)
+                ],
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     fig.update_xaxes(title_text="UAS", showgrid=True, range=[0, 1])
     ticks = [labels.plain(name, 24) for name in names]
-    fig.update_yaxes(
-        autorange="reversed", tickmode="array", tickvals=list(range(len(names))), ticktext=ticks
-    )
+    fig.update_yaxes(autorange="reversed", tickmode="array", tickvals=list(range(len(names))), ticktext=ticks)
     fig.update_layout(barmode="group", bargap=0.25, margin_t=theme.HEADER + 22)
     return fig
 
@@ -196,8 +220,9 @@ def code_curves(result: CodeLengths, title: str = "") -> go.Figure:
         {"labels": result.bits / result.n, "shuffled labels": result.shuffled / result.n},
         title or f"Code length of {labels.plain(result.target, 60)}",
         Quantity("online code", "bits per label", "less is readable, or with more data"),
-        x_axis="site", reference={"uniform code": float(result.uniform) / result.n},
-    )  # fmt: skip
+        x_axis="site",
+        reference={"uniform code": float(result.uniform) / result.n},
+    )
     return _named_ticks(fig, sites)
 
 
@@ -205,21 +230,27 @@ def code_curves(result: CodeLengths, title: str = "") -> go.Figure:
 def information_map(result: VInformation, title: str = "") -> go.Figure:
     """V-information of every target by site."""
     return basics.heatmap(
-        result.nats, title or "Linearly usable information",
+        result.nats,
+        title or "Linearly usable information",
         Quantity("V-information", "nats", HIGHER),
-        rows=_short_sites(result.labels["site"]), columns=result.labels["target"],
-        row_axis="site", column_axis="target", first_row="bottom",
-    )  # fmt: skip
+        rows=_short_sites(result.labels["site"]),
+        columns=result.labels["target"],
+        row_axis="site",
+        column_axis="target",
+        first_row="bottom",
+    )
 
 
 @renders(PruningCurve)
 def pruning_curve(result: PruningCurve, title: str = "") -> go.Figure:
     """F1 as the best single neuron is taken away, again and again."""
     return basics.lines(
-        range(len(result.f1)), {f"{result.k} best neurons left": result.f1},
+        range(len(result.f1)),
+        {f"{result.k} best neurons left": result.f1},
         title or f"Pruning neurons for {labels.plain(result.target, 60)}",
-        Quantity("test F1", "", "others tell it, too"), x_axis="neurons taken away",
-    )  # fmt: skip
+        Quantity("test F1", "", "others tell it, too"),
+        x_axis="neurons taken away",
+    )
 
 
 @renders(ContextProbes)
@@ -229,9 +260,12 @@ def context_probe_curves(result: ContextProbes, title: str = "") -> go.Figure:
     series: dict[str, object] = {n: result.r2[:, i] for i, n in enumerate(names)}
     series |= {f"{n}, unrelated": result.control[:, i] for i, n in enumerate(names)}
     fig = basics.lines(
-        range(len(result.r2)), series, title or "Is the problem readable in the states?",
-        Quantity("test R2", "", HIGHER), reference={"nothing explained": 0.0},
-    )  # fmt: skip
+        range(len(result.r2)),
+        series,
+        title or "Is the problem readable in the states?",
+        Quantity("test R2", "", HIGHER),
+        reference={"nothing explained": 0.0},
+    )
     return _named_ticks(fig, [labels.plain(n, 24) for n in result.labels["layer"]])
 
 
@@ -248,9 +282,11 @@ def ablation_bars(result: NeuronAblation, title: str = "") -> go.Figure:
             values.append(effect)
     what = ", ".join(map(str, result.neurons[:6])) + ("…" if len(result.neurons) > 6 else "")
     return basics.bars(
-        values, names, title or f"Without {what} of {labels.plain(result.site, 40)}",
+        values,
+        names,
+        title or f"Without {what} of {labels.plain(result.site, 40)}",
         Quantity("rise of the loss", "nats per token", "the neurons were used"),
-    )  # fmt: skip
+    )
 
 
 def _short_sites(sites: list[str]) -> list[str]:
@@ -273,7 +309,9 @@ def _named_ticks(fig: go.Figure, names: list[str]) -> go.Figure:
 def _index(name: str, names: list[str]) -> int:
     if name not in names:
         raise ConfigError(
-            "this is not in the result", got=name, expected=", ".join(names),
+            "this is not in the result",
+            got=name,
+            expected=", ".join(names),
             fix=did_you_mean(name, names) or None,
-        )  # fmt: skip
+        )
     return names.index(name)

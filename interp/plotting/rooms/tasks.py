@@ -36,9 +36,7 @@ def accuracy_bars(result: TaskReport, title: str = "") -> go.Figure:
     missed = ~np.isnan(bar) & (right < bar)
     quantity = Quantity("share answered right", higher=_meaning(result, len(names)))
     width = 712
-    fig = theme.figure(
-        title or f"Accuracy · {result.name}", quantity, width, 150 + ROW * len(names)
-    )
+    fig = theme.figure(title or f"Accuracy · {result.name}", quantity, width, 150 + ROW * len(names))
     fig.add_trace(
         go.Bar(
             x=theme.packed(right),
@@ -86,10 +84,7 @@ def _meaning(result: TaskReport, drawn: int) -> str:
 
 def _hover(result: TaskReport, i: int) -> str:
     right, low, high = (float(x[i]) for x in (result.right, result.low, result.high))
-    parts = [
-        result.groups[i],
-        f"right {right:.3f} [{low:.3f}, {high:.3f}] of {int(result.n[i])}",
-    ]
+    parts = [result.groups[i], f"right {right:.3f} [{low:.3f}, {high:.3f}] of {int(result.n[i])}"]
     for field, what in (
         ("top1", "top-1"),
         ("preferred", "above distractors"),

@@ -56,9 +56,8 @@ def audit_erasure(
     names = [target.name for target in wanted]
     if erased not in names:
         raise ConfigError(
-            "nothing to erase", got=erased, expected=", ".join(names),
-            fix=did_you_mean(erased, names) or None,
-        )  # fmt: skip
+            "nothing to erase", got=erased, expected=", ".join(names), fix=did_you_mean(erased, names) or None
+        )
     split = split_rows(len(x), probe.test_fraction, probe.seed, groups)
     target = wanted[names.index(erased)][split.train]
     seen = x[split.train]
@@ -66,8 +65,10 @@ def audit_erasure(
     eraser = fit_eraser(seen, labels, config, name=erased, groups=split.groups[split.train])
     control = random_eraser(x.shape[1], eraser.rank, seen.mean(0), config.seed)
     versions = {"before": x, "after": eraser(x), "random": control(x)}
-    found = {name: [score_rows(rows, wanted, split, probe, kind) for kind in KINDS]
-             for name, rows in versions.items()}  # fmt: skip
+    found = {
+        name: [score_rows(rows, wanted, split, probe, kind) for kind in KINDS]
+        for name, rows in versions.items()
+    }
     left = Moments(x.shape[1], concept_columns(target).shape[1])
     left.update(eraser(seen), concept_columns(target))
     spread = (seen - seen.mean(0)).square().sum().clamp(min=torch.finfo(x.dtype).tiny)
@@ -83,9 +84,7 @@ def audit_erasure(
         rank=eraser.rank,
         method=config.method,
         erased=erased,
-        covariance_bound=1e-8 * float(x.abs().max().clamp(min=1))
-        if config.method in PROMISES_ZERO
-        else None,
+        covariance_bound=1e-8 * float(x.abs().max().clamp(min=1)) if config.method in PROMISES_ZERO else None,
         labels={"probe": list(KINDS), "target": names},
     )
 
@@ -118,9 +117,7 @@ def amnesic(
     """
     eraser.for_model(model.provenance([site]), strict)
     batch = model.read(inputs)
-    randoms = [
-        random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)
-    ]
+    randoms = [random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)]
     return AmnesicResult(
         intact=text_losses(model, batch),
         erased=text_losses(model, batch, [eraser.hook(site)]),

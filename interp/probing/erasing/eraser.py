@@ -110,9 +110,11 @@ class Eraser(Trained):
     def files(self) -> dict[str, Any]:
         """Three tensors, and what they are."""
         about = {
-            "method": self.method, "concept": self.concept, "history": list(self.history),
+            "method": self.method,
+            "concept": self.concept,
+            "history": list(self.history),
             "provenance": provenance_json(self),
-        }  # fmt: skip
+        }
         return {"weights.safetensors": self.state_dict(), "eraser.json": about}
 
     @classmethod
@@ -195,12 +197,11 @@ def eraser_of(
         right = left.T
     else:
         raise ConfigError(
-            f"{config.method} needs the rows themselves", expected="leace or mean_projection",
+            f"{config.method} needs the rows themselves",
+            expected="leace or mean_projection",
             fix="fit_eraser(x, labels, config)",
-        )  # fmt: skip
-    return Eraser(
-        left, right, moments.mean_x, method=config.method, concept=name, provenance=provenance
-    )
+        )
+    return Eraser(left, right, moments.mean_x, method=config.method, concept=name, provenance=provenance)
 
 
 def random_eraser(d: int, rank: int, mean: Float[Tensor, "d"], seed: int = 0) -> Eraser:
@@ -260,6 +261,5 @@ def _inlp(
         if basis.shape[1] >= x.shape[1]:
             break
     return Eraser(
-        basis, basis.T, mean, method="inlp", concept=target.name, history=history,
-        provenance=provenance,
-    )  # fmt: skip
+        basis, basis.T, mean, method="inlp", concept=target.name, history=history, provenance=provenance
+    )

@@ -59,9 +59,7 @@ def solve(
         ConfigError: No penalty.
     """
     if not config.penalties:
-        raise ConfigError(
-            "penalties of a probe", got=config.penalties, expected="numbers from 0 upward"
-        )
+        raise ConfigError("penalties of a probe", got=config.penalties, expected="numbers from 0 upward")
     chosen = None
     some = any(target.kind != "real" for target in targets)
     if config.kind == "logistic" and len(config.penalties) > 1 and some:
@@ -71,10 +69,7 @@ def solve(
 
 
 def solve_in(
-    base: Spectrum,
-    targets: Sequence[Target],
-    config: ProbeConfig,
-    penalties: Sequence[float] | None = None,
+    base: Spectrum, targets: Sequence[Target], config: ProbeConfig, penalties: Sequence[float] | None = None
 ) -> list[Solved]:
     """`solve` on rows already decomposed; `penalties` fixes one per target (logistic)."""
     result: dict[int, Solved] = {}
@@ -156,10 +151,7 @@ def _mass_mean(base: Spectrum, target: Target) -> Solved:
 
 
 def _held_out_penalties(
-    x: Tensor,
-    targets: Sequence[Target],
-    config: ProbeConfig,
-    groups: Sequence[Any] | Tensor | None,
+    x: Tensor, targets: Sequence[Target], config: ProbeConfig, groups: Sequence[Any] | Tensor | None
 ) -> list[float]:
     """For each target, the penalty with the best accuracy on held-out groups; ties: the larger.
 

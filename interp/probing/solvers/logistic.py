@@ -183,9 +183,7 @@ def _decrement(grad: Tensor, inverse: Tensor) -> Tensor:
     return (grad.square().sum(-1) * inverse).sum(0).sqrt()
 
 
-def _direction(
-    grad: Tensor, history: list[tuple[Tensor, Tensor, Tensor]], inverse: Tensor
-) -> Tensor:
+def _direction(grad: Tensor, history: list[tuple[Tensor, Tensor, Tensor]], inverse: Tensor) -> Tensor:
     """L-BFGS's two loops, every problem with inner products of its own."""
     q = grad
     shares = []

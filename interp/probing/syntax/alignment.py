@@ -151,9 +151,7 @@ def align_texts(
     together = _column(plain if groups is None else groups)
     for name, layer in [*named.items(), ("groups", together)]:
         if len(layer) != len(plain):
-            raise ShapeError(
-                f"{name!r} does not fit the texts", got=len(layer), expected=len(plain)
-            )
+            raise ShapeError(f"{name!r} does not fit the texts", got=len(layer), expected=len(plain))
     if not plain:
         raise ConfigError("nothing to align", got="no texts", expected="at least one")
     batch = model.tokenize(list(plain), prepend_bos)
@@ -209,9 +207,7 @@ def align_spans(
                     expected=f"0 <= start < end <= {len(text)}",
                 )
     batch = model.tokenize(list(texts), prepend_bos)
-    found = [
-        _assign(model, text, ids, row) for text, ids, row in zip(texts, batch, spans, strict=True)
-    ]
+    found = [_assign(model, text, ids, row) for text, ids, row in zip(texts, batch, spans, strict=True)]
     for text, row, hits in zip(texts, spans, found, strict=True):
         for (start, end), hit in zip(row, hits, strict=True):
             if hit is None and missing == "error":
@@ -237,9 +233,7 @@ def _assign(model: HookedModel, text: str, ids: Tensor, spans: Sequence[Span]) -
 def _places(found: list[tuple[int, Span | None]]) -> dict[str, Tensor]:
     rows = [(t, *span) for t, span in found if span is not None]
     if not rows:
-        raise ConfigError(
-            "nothing to align", got="no labelled words with tokens", expected="at least one"
-        )
+        raise ConfigError("nothing to align", got="no labelled words with tokens", expected="at least one")
     text, first, last = torch.tensor(rows).T
     return {"text": text, "first": first, "last": last}
 

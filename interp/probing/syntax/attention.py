@@ -129,9 +129,10 @@ def word_maps(
     kept = [s for s in sentences if s.heads is not None and 1 < len(s) <= config.max_words]
     if not kept:
         raise ConfigError(
-            "no sentence to probe", got=f"{len(sentences)} sentences",
+            "no sentence to probe",
+            got=f"{len(sentences)} sentences",
             expected=f"sentences with heads, of 2 to {config.max_words} words",
-        )  # fmt: skip
+        )
     batch, places = align_spans(model, [s.text for s in kept], [s.spans for s in kept], "drop")
     sites = [PATTERNS, "hook_embed"] if config.word_rank else [PATTERNS]
     names = model.sites.resolve(sites)
@@ -163,9 +164,7 @@ def _membership(places: Sequence[tuple[int, int] | None], width: int) -> Tensor:
     return member
 
 
-def _tree(
-    sentence: Labelled, maps: Tensor, vectors: Tensor | None, config: AttentionProbeConfig
-) -> WordMaps:
+def _tree(sentence: Labelled, maps: Tensor, vectors: Tensor | None, config: AttentionProbeConfig) -> WordMaps:
     relations = tuple(str(r) for r in sentence.labels.get("deprel", ["arc"] * len(sentence)))
     heads = torch.tensor(sentence.heads)
     for word, relation in enumerate(relations):
@@ -210,9 +209,11 @@ def fit_attention_probe(
     for side, name in ((split.train, "training"), (split.test, "test")):
         if not any(bool((sentences[i].heads >= 0).any()) for i in side.tolist()):
             raise ConfigError(
-                f"no arc in the {name} sentences", got=f"{len(side)} sentences",
-                expected="heads that are not the root's and not skipped", fix="more sentences",
-            )  # fmt: skip
+                f"no arc in the {name} sentences",
+                got=f"{len(side)} sentences",
+                expected="heads that are not the root's and not skipped",
+                fix="more sentences",
+            )
     probe = _train(sentences, split, config)
     right, arcs = _test(probe, sentences, split)
     best, offset_uas, per_relation = _offsets(sentences, split, config)
@@ -246,9 +247,7 @@ def fit_attention_probe(
     )
 
 
-def _train(
-    sentences: Sequence[WordMaps], split: Split, config: AttentionProbeConfig
-) -> AttentionProbe:
+def _train(sentences: Sequence[WordMaps], split: Split, config: AttentionProbeConfig) -> AttentionProbe:
     train = [sentences[i] for i in split.train.tolist()]
     vectors = train[0].vectors
     probe = AttentionProbe(len(train[0].maps), config, 0 if vectors is None else vectors.shape[1])
@@ -267,9 +266,14 @@ def _train(
         return nn.functional.cross_entropy(scores[asked], heads[asked])
 
     schedule = FitConfig(
-        steps=config.steps, lr=config.lr, lr_schedule="cosine", optimizer="adamw",
-        weight_decay=config.weight_decay, seed=config.seed, log_every=max(config.steps // 10, 1),
-    )  # fmt: skip
+        steps=config.steps,
+        lr=config.lr,
+        lr_schedule="cosine",
+        optimizer="adamw",
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        log_every=max(config.steps // 10, 1),
+    )
     fit(probe, step, batches, schedule)
     return probe
 

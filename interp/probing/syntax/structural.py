@@ -86,9 +86,7 @@ def structural_probe(
         raise ConfigError("too few sentences", got=len(kept), expected="two of 3 words or more")
     words = [check_rows(sentences[i], "word vectors").float() for i in kept]
     gold = [tree_distances(heads[i]) for i in kept]
-    cut = split_rows(
-        len(kept), config.test_fraction, config.seed, groups and [groups[i] for i in kept]
-    )
+    cut = split_rows(len(kept), config.test_fraction, config.seed, groups and [groups[i] for i in kept])
     centre = torch.cat([words[i] for i in cut.train.tolist()]).mean(0)
     size = torch.cat([words[i] for i in cut.train.tolist()]).sub(centre).square().mean().sqrt()
     words = [(x - centre) / size.clamp(min=1e-30) for x in words]
@@ -96,8 +94,7 @@ def structural_probe(
     with torch.no_grad():
         guessed = {i: probe(words[i]) for i in cut.test.tolist()}
     linear = {
-        i: (torch.arange(len(gold[i]))[:, None] - torch.arange(len(gold[i]))).abs().float()
-        for i in guessed
+        i: (torch.arange(len(gold[i]))[:, None] - torch.arange(len(gold[i]))).abs().float() for i in guessed
     }
     return StructuralResult(
         spearman=_mean_spearman(guessed, gold),
@@ -126,9 +123,12 @@ def _train(
         return torch.stack(gaps).mean()
 
     schedule = FitConfig(
-        steps=config.steps, lr=config.lr, lr_schedule="cosine", seed=config.seed,
+        steps=config.steps,
+        lr=config.lr,
+        lr_schedule="cosine",
+        seed=config.seed,
         log_every=max(config.steps // 10, 1),
-    )  # fmt: skip
+    )
     fit(probe, step, batches, schedule)
     return probe
 

@@ -28,16 +28,24 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBERS = 20_000
 """Most files in one archive."""
 _UNREADABLE = (
-    OSError, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError, IndexError,
-    MemoryError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+    IndexError,
+    MemoryError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
 
 
 def open_files(
-    path: str | Path,
-    member: str | None = None,
-    encoding: str = "utf-8",
-    max_bytes: int = TEXT_BYTES,
+    path: str | Path, member: str | None = None, encoding: str = "utf-8", max_bytes: int = TEXT_BYTES
 ) -> list[File]:
     """The file at `path`, gunzipped; or the files of an archive, or the one of them named.
 
@@ -101,9 +109,7 @@ def _members(path: Path, member: str | None, encoding: str, max_bytes: int) -> l
             if info.isfile():
                 members[info.name] = info
         chosen = _chosen(path, {n: info.size for n, info in members.items()}, member, max_bytes)
-        return _read(
-            path, chosen, lambda name: archive.extractfile(members[name]), encoding, max_bytes
-        )
+        return _read(path, chosen, lambda name: archive.extractfile(members[name]), encoding, max_bytes)
 
 
 @contextmanager
@@ -129,16 +135,13 @@ def _chosen(path: Path, sizes: Mapping[str, int], member: str | None, max_bytes:
     """
     if len(sizes) > MAX_MEMBERS:
         raise StorageError(
-            f"{path.name} holds too many files", got=f"{len(sizes):,}",
-            expected=f"at most {MAX_MEMBERS:,}",
-        )  # fmt: skip
+            f"{path.name} holds too many files", got=f"{len(sizes):,}", expected=f"at most {MAX_MEMBERS:,}"
+        )
     if not sizes:
         raise StorageError(f"{path.name} holds no files")
     chosen = sorted(sizes)
     if member is not None:
-        chosen = [
-            name for name in chosen if member in (name, name.rpartition("/")[2], stem_of(name))
-        ]
+        chosen = [name for name in chosen if member in (name, name.rpartition("/")[2], stem_of(name))]
         if not chosen:
             stems = [stem_of(name) for name in sorted(sizes)]
             raise ConfigError(

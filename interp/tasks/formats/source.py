@@ -14,9 +14,7 @@ from interp.core.errors import ConfigError
 from interp.core.foreign import JSON_NODES, TEXT_BYTES, Unparsable, parse_json
 from interp.core.names import did_you_mean
 
-ENDINGS = (
-    ".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg",
-)  # fmt: skip
+ENDINGS = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg")
 _NO_NUMBER = re.compile(r"(?<![\w\"])-?(?:NaN|Infinity|\d+(?:\.\d*)?[eE]\+?\d{3,}|\d{65,})")
 HEADER = 1 << 20
 """Longest line that may be a header, in characters."""
@@ -169,9 +167,7 @@ class File:
         style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
         # QUOTE_NONE keeps newlines as they are: give it lines
         text = self.text if quoting else "\n".join(self.lines) + "\n"
-        reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, quoting=style, strict=True
-        )
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style, strict=True)
         rows: list[tuple[int, list[str]]] = []
         start = 1
         try:

@@ -40,9 +40,7 @@ def found(
     return spans
 
 
-def _apart(
-    text: str, at: int, index: int, form: str, file: File | None, line: int | None
-) -> ConfigError:
+def _apart(text: str, at: int, index: int, form: str, file: File | None, line: int | None) -> ConfigError:
     here = text[at : at + 20]
     what = f"the text and its words part at word {index}, character {at}"
     got, expected = f"text {here!r}", f"word {form!r}" if form else "the end of the text"

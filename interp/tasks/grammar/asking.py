@@ -138,8 +138,7 @@ def _fillers(source: Source, n: int, most: int) -> list[list[int]]:
     columns = FILLER.base(source, max(int(counts.sum()), 1))
     kinds = source.integers(len(FILLER.train), size=max(int(counts.sum()), 1))
     sentences: list[NDArray[np.int64]] = [
-        form(FILLER.train[kind].text).fill(columns, slice(i, i + 1))[0]
-        for i, kind in enumerate(kinds)
+        form(FILLER.train[kind].text).fill(columns, slice(i, i + 1))[0] for i, kind in enumerate(kinds)
     ]
     ends = counts.cumsum()
     return [

@@ -181,9 +181,7 @@ CAPITALS = Behaviour(
     train=plain(wordings("capitals")["train"]),
     base=_country,
     derive=lambda base: base | {"capital": table(w.COUNTRIES, w.CAPITALS)[base["country"]]},
-    corrupt=lambda source, base, _key: (
-        base | {"country": another(source, w.COUNTRIES, base["country"])}
-    ),
+    corrupt=lambda source, base, _key: base | {"country": another(source, w.COUNTRIES, base["country"])},
     asked=_asked(wordings("capitals")),
     rule=False,
 )

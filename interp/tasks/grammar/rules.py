@@ -55,11 +55,7 @@ INDIRECT_OBJECT = Behaviour(
     asked=dict.fromkeys(("dev", "test"), plain(text.INDIRECT_OBJECT, ("x", "y"))),
 )
 THIRD_NAME = Behaviour(
-    name="third-name",
-    share=10,
-    train=plain(text.THIRD_NAME, ("x", "y")),
-    base=_names,
-    derive=_giver,
+    name="third-name", share=10, train=plain(text.THIRD_NAME, ("x", "y")), base=_names, derive=_giver
 )
 
 # --- agreement ------------------------------------------------------------------------------------
@@ -79,9 +75,7 @@ def _agree(base: Columns) -> Columns:
     nouns, verbs = pool(_NOUNS).reshape(2, -1), pool(_VERBS).reshape(2, -1)
     likes = pool(w.LIKES)
     derived = {x: nouns[base[f"{x}_many"], base[f"{x}_kind"]] for x in "sab"}
-    derived |= {
-        x: verbs[base[f"{of}_many"], base[f"{x}_verb"]] for x, of in (("v", "s"), ("u", "a"))
-    }
+    derived |= {x: verbs[base[f"{of}_many"], base[f"{x}_verb"]] for x, of in (("v", "s"), ("u", "a"))}
     return base | derived | {"w": likes[base["a_many"]]}
 
 
@@ -185,10 +179,7 @@ DOCSTRING = Behaviour(
 
 _CONTENT = tuple(
     dict.fromkeys(
-        word
-        for words in w.CLASSES.values()
-        for word in words
-        if word.startswith(" ") and word[1:].isalpha()
+        word for words in w.CLASSES.values() for word in words if word.startswith(" ") and word[1:].isalpha()
     )
 )
 
@@ -213,8 +204,7 @@ def _sample(source: Source, size: int, n: int, k: int) -> np.ndarray:
 def _blocks() -> tuple[Template, ...]:
     names = [f"w{i}" for i in range(max(text.BLOCK_LENGTHS))]
     return tuple(
-        Template(text.induction(length), tuple(pairwise(names[:length])))
-        for length in text.BLOCK_LENGTHS
+        Template(text.induction(length), tuple(pairwise(names[:length]))) for length in text.BLOCK_LENGTHS
     )
 
 

@@ -22,9 +22,7 @@ INDIRECT_OBJECT = (
     "{x} and {y} met at the {place}, where {s} passed a {thing} to {=io}.",
     "The friends {x} and {y} found a {thing} near the {place}, and {s} gave it to {=io}.",
 )
-THIRD_NAME = tuple(
-    t.replace("{s}", "{third}").replace("{=io}", "{either}") for t in INDIRECT_OBJECT
-)
+THIRD_NAME = tuple(t.replace("{s}", "{third}").replace("{=io}", "{either}") for t in INDIRECT_OBJECT)
 """The control: a third person gives, and either of the two may receive."""
 
 AGREEMENT = (

@@ -44,10 +44,7 @@ def grammar_model(training: GrammarTraining, n_ctx: int = 64) -> SmallTransforme
 
 
 def train_grammar(
-    out: Path | str | None,
-    training: GrammarTraining | None = None,
-    *,
-    device: str = "cpu",
+    out: Path | str | None, training: GrammarTraining | None = None, *, device: str = "cpu"
 ) -> tuple[SmallTransformer, FitReport]:
     """Train on the grammar's corpus.
 
@@ -65,9 +62,7 @@ def train_grammar(
         NonFiniteError: The training diverged.
     """
     training = training or GrammarTraining()
-    corpus = GrammarConfig(
-        batch=training.batch, seed=training.seed, withhold_sums=training.withhold_sums
-    )
+    corpus = GrammarConfig(batch=training.batch, seed=training.seed, withhold_sums=training.withhold_sums)
     model = grammar_model(training, corpus.n_ctx).to(device)
     settings = FitConfig(
         steps=training.steps,
@@ -108,9 +103,7 @@ def train_grammar(
     return model.cpu().eval(), report
 
 
-def _step(
-    model: SmallTransformer, pair: tuple[Tensor, Tensor], _t: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _step(model: SmallTransformer, pair: tuple[Tensor, Tensor], _t: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted cross-entropy of the next token, and the share of answers that are top-1."""
     ids, kinds = pair
     with sdpa_kernel(SDPBackend.MATH):  # at 64 tokens the fused backward costs 40 % of a CPU's step

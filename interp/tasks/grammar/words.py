@@ -36,9 +36,7 @@ WOMEN = spaced(
 )
 NAMES = MEN + WOMEN
 
-PLACES = spaced(
-    "park school store market office station beach library garden hospital theatre restaurant"
-)
+PLACES = spaced("park school store market office station beach library garden hospital theatre restaurant")
 THINGS = spaced("book letter ring ball drink ticket basket coat lamp phone key present")
 
 SINGULAR = spaced(
@@ -67,9 +65,7 @@ POSITIVE = spaced(
     "wonderful excellent lovely brilliant great amazing superb delightful charming perfect "
     "beautiful fantastic"
 )
-NEGATIVE = spaced(
-    "terrible awful boring horrible bad dreadful poor ugly stupid disappointing dull miserable"
-)
+NEGATIVE = spaced("terrible awful boring horrible bad dreadful poor ugly stupid disappointing dull miserable")
 LIKED = spaced("loved enjoyed praised")
 HATED = spaced("hated disliked attacked")
 WORKS = spaced("film novel play song show concert")
@@ -84,9 +80,7 @@ CAPITALS = spaced(
 )
 
 WEEKDAYS = spaced("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
-MONTHS = spaced(
-    "January February March April May June July August September October November December"
-)
+MONTHS = spaced("January February March April May June July August September October November December")
 NUMBERS = spaced("one two three four five six seven eight nine ten eleven twelve")
 
 CENTURIES = tuple(f" {c}" for c in range(11, 20))

@@ -76,9 +76,11 @@ def sparsify() -> None:
     from sparsify import SparseCoder, SparseCoderConfig
 
     makes = {
-        "layers.3": {}, "layers.3.mlp": {"transcode": True, "skip_connection": True},
-        "h.1.mlp": {"transcode": True}, "groupmax": {"activation": "groupmax", "k": 1},
-    }  # fmt: skip
+        "layers.3": {},
+        "layers.3.mlp": {"transcode": True, "skip_connection": True},
+        "h.1.mlp": {"transcode": True},
+        "groupmax": {"activation": "groupmax", "k": 1},
+    }
     for seed, (name, settings) in enumerate(makes.items()):
         coder = SparseCoder(D, SparseCoderConfig(**{"num_latents": M, "k": K, **settings}))
         noise(coder, seed)
@@ -96,19 +98,22 @@ def dictionary_learning() -> None:
     from dictionary_learning.utils import load_dictionary
 
     common = {
-        "steps": 9000, "activation_dim": D, "dict_size": M, "layer": 2, "device": "cpu",
-        "lm_name": "EleutherAI/pythia-70m", "submodule_name": "resid_post_layer_2",
-    }  # fmt: skip
+        "steps": 9000,
+        "activation_dim": D,
+        "dict_size": M,
+        "layer": 2,
+        "device": "cpu",
+        "lm_name": "EleutherAI/pythia-70m",
+        "submodule_name": "resid_post_layer_2",
+    }
     makes = {
         "AutoEncoder": (StandardTrainerAprilUpdate, {}),
         "GatedAutoEncoder": (trainers.GatedSAETrainer, {}),
         "AutoEncoderTopK": (trainers.TopKTrainer, {"k": K}),
         "BatchTopKSAE": (trainers.BatchTopKTrainer, {"k": K}),
-        "MatryoshkaBatchTopKSAE": (
-            MatryoshkaBatchTopKTrainer, {"k": K, "group_fractions": [0.3, 0.7]},
-        ),
+        "MatryoshkaBatchTopKSAE": (MatryoshkaBatchTopKTrainer, {"k": K, "group_fractions": [0.3, 0.7]}),
         "JumpReluAutoEncoder": (trainers.JumpReluTrainer, {}),
-    }  # fmt: skip
+    }
     for seed, (name, (kind, settings)) in enumerate(makes.items()):
         trainer = kind(**{**common, **settings})
         noise(trainer.ae, seed)
@@ -126,28 +131,26 @@ def dictionary_learning() -> None:
 
 def circuit_tracer() -> None:
     from circuit_tracer.transcoder.activation_functions import JumpReLU
-    from circuit_tracer.transcoder.single_layer_transcoder import (
-        SingleLayerTranscoder,
-        TranscoderSet,
-    )
+    from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder, TranscoderSet
 
     for name, is_jump, skip in (("relu", False, False), ("jumprelu_skip", True, True)):
         layers = {}
         for layer in range(2):
             function = JumpReLU(torch.rand(M) + 0.1, 0.1) if is_jump else nn.functional.relu
             layers[layer] = SingleLayerTranscoder(
-                D, M, function, layer, skip_connection=skip, device=torch.device("cpu"),
-                dtype=torch.float32,
-            )  # fmt: skip
+                D, M, function, layer, skip_connection=skip, device=torch.device("cpu"), dtype=torch.float32
+            )
             noise(layers[layer], layer)
         whole = TranscoderSet(layers, "ln2.hook_normalized", "hook_mlp_out", scan="golden")
         folder = HERE / "circuit_tracer" / name
         whole.to_safetensors(str(folder))
         config = {
-            "model_name": "google/gemma-2-2b", "model_kind": "transcoder_set", "scan": "golden",
+            "model_name": "google/gemma-2-2b",
+            "model_kind": "transcoder_set",
+            "scan": "golden",
             "feature_input_hook": whole.feature_input_hook,
             "feature_output_hook": whole.feature_output_hook,
-        }  # fmt: skip
+        }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         x = rows().expand(2, -1, -1)
         latents = whole.encode(x)

@@ -37,9 +37,7 @@ class Skipping(Plain):
 class Several:
     """Reads two sites at once and writes two later ones, from one set of latents."""
 
-    def __init__(
-        self, into: tuple[str, ...], out: tuple[str, ...], width_in: int, width_out: int
-    ) -> None:
+    def __init__(self, into: tuple[str, ...], out: tuple[str, ...], width_in: int, width_out: int) -> None:
         self.sites_in, self.sites_out = into, out
         self.enc = {s: _draw(10 + i, width_in, 11) for i, s in enumerate(into)}
         self.dec = {s: _draw(20 + i, 11, width_out) for i, s in enumerate(out)}
@@ -58,9 +56,7 @@ class Several:
 class Staged:
     """Reads and writes site by site: what it writes depends on everything read so far."""
 
-    def __init__(
-        self, into: tuple[str, ...], out: tuple[str, ...], width_in: int, width_out: int
-    ) -> None:
+    def __init__(self, into: tuple[str, ...], out: tuple[str, ...], width_in: int, width_out: int) -> None:
         self.sites_in, self.sites_out = into, out
         self.enc = {s: _draw(30 + i, width_in, 11) for i, s in enumerate(into)}
         self.dec = {

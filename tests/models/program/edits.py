@@ -92,9 +92,7 @@ def by_hand(edit: Edit, value: Tensor, layout: Layout) -> Tensor:
         if edit.head is not None:
             where[head_axis or 0] = numbers(edit.head, value.shape[head_axis or 0])
         at = 1 if edit.axes == "c" else value.dim() - 1
-        entries = (
-            range(value.shape[at]) if edit.index is None else numbers(edit.index, value.shape[at])
-        )
+        entries = range(value.shape[at]) if edit.index is None else numbers(edit.index, value.shape[at])
         tokens = _tokens(edit, layout, row)
         for token in [slice(None)] if tokens is None else tokens:
             for entry in entries:

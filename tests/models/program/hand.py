@@ -63,9 +63,7 @@ def attention_by_hand(
         key = fns["rot_k"](key.transpose(1, 2)).transpose(1, 2)
     n, share = query.shape[1], query.shape[1] // key.shape[1]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.stack(
-        [query[:, h] @ key[:, h // share].transpose(-1, -2) * factor for h in range(n)], 1
-    )
+    scores = torch.stack([query[:, h] @ key[:, h // share].transpose(-1, -2) * factor for h in range(n)], 1)
     if options.get("softcap"):
         scores = options["softcap"] * torch.tanh(scores / options["softcap"])
     if options.get("position_bias") is not None:
@@ -239,11 +237,7 @@ class Forward:
             weight = module.weight if type(module).__name__ == "Conv1D" else module.weight.T
             z = args[0].unflatten(-1, (place.heads, -1))
             each = torch.stack(
-                [
-                    z[..., h, :] @ part
-                    for h, part in enumerate(weight.unflatten(0, (place.heads, -1)))
-                ],
-                -2,
+                [z[..., h, :] @ part for h, part in enumerate(weight.unflatten(0, (place.heads, -1)))], -2
             )
             out = self._apply(name, each).sum(-2)
             return out if module.bias is None else out + module.bias

@@ -236,9 +236,7 @@ def forward(
 
 def _sum(before: Tensor | None, found: Tensor, parameter: Tensor) -> Tensor:
     (new,) = (
-        torch.autograd.grad(
-            found.square().sum(), parameter, allow_unused=True, materialize_grads=True
-        )
+        torch.autograd.grad(found.square().sum(), parameter, allow_unused=True, materialize_grads=True)
         if found.requires_grad
         else (torch.zeros_like(parameter),)
     )
@@ -346,9 +344,7 @@ def _row(
     return Continued(new, held)
 
 
-def _beams(
-    model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing
-) -> Continued:
+def _beams(model: Subject, text: Text, row: int, active: Sequence[Active], how: Writing) -> Continued:
     """Beam search is transformers' own; the hooks are made by hand, there is no cache."""
     from transformers import GenerationConfig
 
@@ -368,7 +364,5 @@ def _beams(
     def run(**given: Any) -> Any:
         return raw.generate(**given, generation_config=config)
 
-    found = Forward(model.hand, model.places, todo, run)(
-        input_ids=ids, attention_mask=torch.ones_like(ids)
-    )
+    found = Forward(model.hand, model.places, todo, run)(input_ids=ids, attention_mask=torch.ones_like(ids))
     return Continued(found[0, 1 if model.kind == "sides" else ids.shape[1] :].tolist())

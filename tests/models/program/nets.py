@@ -106,14 +106,8 @@ NETS: dict[str, tuple[tuple[int, ...], dict[str, Place]]] = {
             "head.hook_in": Place("head", "in", "s"),
         },
     ),
-    "tuple": (
-        (3, 6),
-        {"both.hook_in": Place("both", "in", "?"), "both.hook_out": Place("both", "out", "?")},
-    ),
-    "dict": (
-        (6,),
-        {"both.hook_in": Place("both", "in", "s"), "both.hook_out": Place("both", "out", "s")},
-    ),
+    "tuple": ((3, 6), {"both.hook_in": Place("both", "in", "?"), "both.hook_out": Place("both", "out", "?")}),
+    "dict": ((6,), {"both.hook_in": Place("both", "in", "s"), "both.hook_out": Place("both", "out", "s")}),
     "cells": (
         (4, 6),
         {

@@ -333,15 +333,8 @@ def _block(found: dict[str, Place], row: Row, name: str, block: str) -> None:
     else:
         found[f"{name}.hook_resid_post"] = Place(block, "out")
     if row.style == "pre":
-        found[f"{name}.hook_resid_mid"] = Place(
-            at(row.attn_out), "mid", block=block, part=at(row.ln2)
-        )
-    for norm, path in (
-        ("ln1", row.ln1),
-        ("ln2", row.ln2),
-        ("ln1_post", row.post1),
-        ("ln2_post", row.post2),
-    ):
+        found[f"{name}.hook_resid_mid"] = Place(at(row.attn_out), "mid", block=block, part=at(row.ln2))
+    for norm, path in (("ln1", row.ln1), ("ln2", row.ln2), ("ln1_post", row.post1), ("ln2_post", row.post2)):
         if path:
             norm_places(found, f"{name}.{norm}", at(path), row.norm)
     _attention(found, row, f"{name}.attn", at)

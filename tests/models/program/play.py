@@ -171,18 +171,14 @@ class Player:
             return
         text = self.program.text.decoder or self.program.text
         loss = sum(
-            (row if row.dim() < 2 or self.model.kind in ("pixels", "rows") else row[columns])
-            .square()
-            .sum()
+            (row if row.dim() < 2 or self.model.kind in ("pixels", "rows") else row[columns]).square().sum()
             for row, columns in zip(output, text.columns, strict=True)
         )
         parameter = next(self.module.parameters())
         found = torch.zeros_like(parameter)
         if isinstance(loss, Tensor) and loss.requires_grad:
             with exactly(self.model):
-                (found,) = torch.autograd.grad(
-                    loss, parameter, allow_unused=True, materialize_grads=True
-                )
+                (found,) = torch.autograd.grad(loss, parameter, allow_unused=True, materialize_grads=True)
         close(found, right.gradient, f"{step.how}: the gradient of {step.edits}")
 
     def _rows(self, found: Tensor, right: list[Tensor], what: str) -> None:
@@ -226,9 +222,7 @@ class Player:
                 # Where nobody may look the numbers differ by how a mask is written.
                 unseen = (mine < -1e30) | (theirs < -1e30)
                 mine, theirs = mine.masked_fill(unseen, 0), theirs.masked_fill(unseen, 0)
-            close(
-                mine, theirs, f"{step.how}: {name} after {step.edits}, row {row}", self.model.dtype
-            )
+            close(mine, theirs, f"{step.how}: {name} after {step.edits}, row {row}", self.model.dtype)
 
     # --- tokens --------------------------------------------------------------------------------
 

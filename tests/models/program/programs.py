@@ -131,11 +131,7 @@ def _texts(draw: Any, model: Subject, exact: bool) -> tuple[Text, str, str]:
         count = draw(st.integers(1, 4))
         more = [draw(st.lists(tokens, min_size=1, max_size=count)) for _ in rows]
         decoder = Text(more, [list(range(len(r))) for r in more], max(map(len, more)))
-    return (
-        Text(rows, columns, longest, decoder),
-        "batch" if form == "tensor" and ragged else form,
-        side,
-    )
+    return (Text(rows, columns, longest, decoder), "batch" if form == "tensor" and ragged else form, side)
 
 
 class _Maker:
@@ -296,9 +292,7 @@ class _Maker:
         verb = self.draw(st.sampled_from(verbs))
         more: dict[str, Any] = {}
         if verb in ("mean", "patch", "add", "project_out"):
-            shape = (
-                (2, self.width(site, view)) if verb == "project_out" else (self.width(site, view),)
-            )
+            shape = (2, self.width(site, view)) if verb == "project_out" else (self.width(site, view),)
             source = torch.Generator().manual_seed(self.draw(st.integers(0, 99)))
             more["vector"] = torch.randn(shape, generator=source, dtype=torch.float64)
         if verb not in ("clamp", "bounds") and axes in HEAD_AXIS and self.draw(st.booleans()):

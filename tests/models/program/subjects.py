@@ -37,9 +37,7 @@ GUESTS = ("guest",)
 FAMILIES = (*zoo.MAKERS, *zoo.UNREACHED)
 EXACT = (*FAMILIES, *SMALL, *GUESTS, *NETS)
 """Every subject in float64."""
-ROUNDED = tuple(
-    name for name in (*FAMILIES, *SMALL) if not name.startswith("t5") and name != "opt-post"
-)
+ROUNDED = tuple(name for name in (*FAMILIES, *SMALL) if not name.startswith("t5") and name != "opt-post")
 """Those that also run in float32 and bfloat16."""
 # Families that compute something in float32 whatever their dtype.
 IN_FLOAT32 = ("llama", "mistral", "qwen", "phi3", "gemma", "t5", "gptj", "codegen", "gpt-neo")
@@ -125,9 +123,7 @@ class Subject:
         return ["same", "heads", *more]
 
     def _sites(self, part: str) -> list[str]:
-        return [
-            s for s in self.places if s.endswith(f"hook_{part}") and not s.startswith("decoder")
-        ]
+        return [s for s in self.places if s.endswith(f"hook_{part}") and not s.startswith("decoder")]
 
 
 @cache
@@ -189,10 +185,17 @@ def _small(**more: Any) -> tuple[nn.Module, dict[str, Place]]:
         for parameter in raw.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     axes = {
-        "hook_q": "h", "hook_k": "h", "hook_v": "h", "hook_z": "h", "hook_result": "h",
-        "hook_rot_q": "h", "hook_rot_k": "h", "hook_pattern": "a", "hook_attn_scores": "a",
+        "hook_q": "h",
+        "hook_k": "h",
+        "hook_v": "h",
+        "hook_z": "h",
+        "hook_result": "h",
+        "hook_rot_q": "h",
+        "hook_rot_k": "h",
+        "hook_pattern": "a",
+        "hook_attn_scores": "a",
         "hook_scale": "1",
-    }  # fmt: skip
+    }
     places = {
         path: Place(path, "out", axes.get(path.rpartition(".")[2], "d"))
         for path, part in raw.named_modules()
@@ -206,9 +209,18 @@ def _guest() -> tuple[nn.Module, dict[str, Place]]:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
-        n_layers=2, d_model=12, n_ctx=31, d_head=4, n_heads=3, d_mlp=11, d_vocab=zoo.V,
-        act_fn="gelu", seed=1, dtype=torch.float64, device="cpu",
-    )  # fmt: skip
+        n_layers=2,
+        d_model=12,
+        n_ctx=31,
+        d_head=4,
+        n_heads=3,
+        d_mlp=11,
+        d_vocab=zoo.V,
+        act_fn="gelu",
+        seed=1,
+        dtype=torch.float64,
+        device="cpu",
+    )
     raw = HookedTransformer(config)
     places: dict[str, Place] = {}
     for layer in range(2):

@@ -30,23 +30,20 @@ _QUANTITIES = {
     "punctuation": ("to punctuation", _MASS, "the head looks at punctuation"),
     "entropy": ("entropy", "nats", "the head spreads its attention"),
     "duplicate": ("to the same token before", _MASS, "the head finds repetitions"),
-    "induction": (
-        "to what followed this token before", _MASS, "the head could continue a repetition"
-    ),
+    "induction": ("to what followed this token before", _MASS, "the head could continue a repetition"),
     "copying": ("copying", "OV eigenvalues, -1 to 1", "the head raises the token it looks at"),
-}  # fmt: skip
+}
 _FROM_WEIGHTS = {
     "previous": ("position before recalled", "share", "W_QK of positions picks the one before"),
     "matching": (
-        "best match with an earlier head", "share",
+        "best match with an earlier head",
+        "share",
         "W_QK finds the token that an earlier head's W_OV wrote",
     ),
     "copying": ("token recalled by OV", "share", "the head raises the token it looks at"),
     "eigenvalues": ("OV eigenvalues", "-1 to 1", "the head raises the token it looks at"),
-    "induction": (
-        "previous x matching x copying", "share", "an induction circuit ends in this head"
-    ),
-}  # fmt: skip
+    "induction": ("previous x matching x copying", "share", "an induction circuit ends in this head"),
+}
 
 STANDS_OUT = 0.2
 """A head that recalls this share from weights alone is worth opening the page with."""
@@ -69,9 +66,7 @@ class _Map:
 
 
 @renders(HeadAtlas)
-def head_atlas_maps(
-    atlas: HeadAtlas, statistic: str = "previous", against: str | None = None
-) -> go.Figure:
+def head_atlas_maps(atlas: HeadAtlas, statistic: str = "previous", against: str | None = None) -> go.Figure:
     """Layer-by-head map of one statistic; the menu shows the others. Or two as a scatter.
 
     Args:
@@ -129,18 +124,21 @@ def head_distance_map(found: HeadDistances, view: str = "map") -> go.Figure:
     Raises:
         ConfigError: Another view.
     """
-    quantity = Quantity(
-        "Jensen-Shannon divergence", "nats", "two heads look at other things", False
-    )
+    quantity = Quantity("Jensen-Shannon divergence", "nats", "two heads look at other things", False)
     names = found.labels["head"]
     if view == "matrix":
         order = found.order
         ordered = [names[i] for i in order.tolist()]
         values = found.distance[order][:, order]
         return basics.heatmap(
-            values, "How much heads differ", quantity,
-            rows=ordered, columns=ordered, row_axis="head", column_axis="head",
-        )  # fmt: skip
+            values,
+            "How much heads differ",
+            quantity,
+            rows=ordered,
+            columns=ordered,
+            row_axis="head",
+            column_axis="head",
+        )
     if view != "map":
         raise ConfigError("no such view of distances", got=view, expected="map or matrix")
     test = f"within layers {found.within:.3f}, between {found.between:.3f}, p {found.p_value:.2g}"
@@ -158,14 +156,18 @@ def head_distance_map(found: HeadDistances, view: str = "map") -> go.Figure:
         shade = theme.LINES[layer % len(theme.LINES)]
         fig.add_trace(
             go.Scatter(
-                x=place[:, 0].tolist(), y=place[:, 1].tolist(), name=f"layer {layer}",
-                mode="markers+text", text=[seen[i] if lonely[i] else "" for i in mine],
+                x=place[:, 0].tolist(),
+                y=place[:, 1].tolist(),
+                name=f"layer {layer}",
+                mode="markers+text",
+                text=[seen[i] if lonely[i] else "" for i in mine],
                 customdata=[seen[i] for i in mine],
-                textposition="top center", textfont={"size": 9},
+                textposition="top center",
+                textfont={"size": 9},
                 marker={"size": 8, "color": shade, "symbol": layer // len(theme.LINES)},
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     fig.update_xaxes(title_text="map, nats", zeroline=False)
     fig.update_yaxes(zeroline=False, scaleanchor="x")
     fig.update_layout(legend={"y": -0.12, "yanchor": "top"}, margin_b=90)
@@ -185,19 +187,31 @@ def syntax_bars(found: SyntaxScores, n: int = 20) -> go.Figure:
     fig = theme.figure("Heads as parsers", quantity, 760, theme.HEADER + 130 + 26 * len(relations))
     ways = found.labels["direction"]
     rules = [
-        ("best head", found.held_out, theme.LINES[0],
-         [f"L{layer}H{head}, {ways[way]}" for way, layer, head in found.best.tolist()]),
-        ("best fixed offset", found.held_out_offset, theme.LINES[1],
-         [f"{offset:+d} words" for offset in found.best_offset.tolist()]),
-    ]  # fmt: skip
+        (
+            "best head",
+            found.held_out,
+            theme.LINES[0],
+            [f"L{layer}H{head}, {ways[way]}" for way, layer, head in found.best.tolist()],
+        ),
+        (
+            "best fixed offset",
+            found.held_out_offset,
+            theme.LINES[1],
+            [f"{offset:+d} words" for offset in found.best_offset.tolist()],
+        ),
+    ]
     for name, values, shade, which in rules:
         fig.add_trace(
             go.Bar(
-                y=places, x=values[:n].tolist(), name=name, orientation="h", marker_color=shade,
+                y=places,
+                x=values[:n].tolist(),
+                name=name,
+                orientation="h",
+                marker_color=shade,
                 customdata=[labels.plain(text) for text in which[:n]],
                 hovertemplate=f"{name} · %{{customdata}} · %{{x:.3f}}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     ticks = [
         labels.plain(f"{relation} ({count:,})")
         for relation, count in zip(relations, found.count.tolist(), strict=False)
@@ -219,13 +233,19 @@ def _scatter(atlas: HeadAtlas, up: str, across: str) -> go.Figure:
         names = [f"L{layer}H{head}" for head in range(x.shape[1])]
         fig.add_trace(
             go.Scatter(
-                x=x[layer].tolist(), y=y[layer].tolist(), name=f"layer {layer}", mode="markers",
+                x=x[layer].tolist(),
+                y=y[layer].tolist(),
+                name=f"layer {layer}",
+                mode="markers",
                 customdata=names,
-                marker={"size": 8, "color": theme.LINES[layer % len(theme.LINES)],
-                        "symbol": layer // len(theme.LINES)},
+                marker={
+                    "size": 8,
+                    "color": theme.LINES[layer % len(theme.LINES)],
+                    "symbol": layer // len(theme.LINES),
+                },
                 hovertemplate="%{customdata} · %{x:.3f} · %{y:.3f}" + labels.NO_NAME,
             )
-        )  # fmt: skip
+        )
     dotted = {"dash": "dot", "color": theme.INK, "width": 1}
     if across in atlas.uniform:
         fig.add_vline(x=atlas.uniform[across], line=dotted)
@@ -254,9 +274,7 @@ def _switchable(title: str, maps: Sequence[_Map], opening: str) -> go.Figure:
     keys = [m.key for m in maps]
     _known(opening, keys)
     first = keys.index(opening)
-    singles = [
-        heads.head_heatmap(m.values, title, m.quantity, HeadMapConfig(top=m.top)) for m in maps
-    ]
+    singles = [heads.head_heatmap(m.values, title, m.quantity, HeadMapConfig(top=m.top)) for m in maps]
     fig = singles[first]
     width = fig.to_dict()["layout"]["width"]
     sentences = [theme.subtitle(m.quantity.sentence + m.note, width) for m in maps]
@@ -264,11 +282,13 @@ def _switchable(title: str, maps: Sequence[_Map], opening: str) -> go.Figure:
     fig.data = ()
     fig.add_traces([trace.update(visible=i == first) for i, trace in enumerate(traces)])
     buttons = [
-        {"label": maps[i].quantity.name, "method": "update",
-         "args": [{"visible": [j == i for j in range(len(maps))]},
-                  {"title.subtitle.text": sentences[i]}]}
+        {
+            "label": maps[i].quantity.name,
+            "method": "update",
+            "args": [{"visible": [j == i for j in range(len(maps))]}, {"title.subtitle.text": sentences[i]}],
+        }
         for i in range(len(maps))
-    ]  # fmt: skip
+    ]
     fig.update_layout(
         title_subtitle_text=sentences[first],
         updatemenus=[theme.menu(buttons, first, type="dropdown", direction="down")],

@@ -96,9 +96,7 @@ def packed(record: AttentionRecord) -> dict[str, Any]:
         "kv": record.keys.shape[2] if record.keys is not None else 0,
         "width": record.queries.shape[3] if record.queries is not None else 0,
         "causal": record.causal,
-        "patterns": [
-            _bytes(np.sqrt(p.clip(0, 1)) * 255, np.uint8) for p in _array(record.patterns)
-        ],
+        "patterns": [_bytes(np.sqrt(p.clip(0, 1)) * 255, np.uint8) for p in _array(record.patterns)],
         "queries": _vectors(record.queries),
         "keys": _vectors(record.keys),
     }

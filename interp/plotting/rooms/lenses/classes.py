@@ -20,10 +20,7 @@ IDENTIFIABILITY = Quantity(
 
 @renders(ClassLensResult)
 def class_lens(
-    result: ClassLensResult,
-    kind: Literal["layers", "map"] = "layers",
-    image: int = 0,
-    title: str = "",
+    result: ClassLensResult, kind: Literal["layers", "map"] = "layers", image: int = 0, title: str = ""
 ) -> go.Figure:
     """Draw means per layer (`kind="layers"`), or one image's patches per layer (`kind="map"`)."""
     if kind == "map":
@@ -52,16 +49,24 @@ def _map(result: ClassLensResult, image: int, title: str) -> go.Figure:
     width = max(560, 120 + (SIDE + 20) * len(maps))
     fig = theme.figure(title, IDENTIFIABILITY, width, theme.HEADER + 90 + SIDE)
     grid = make_subplots(
-        rows=1, cols=len(maps), figure=fig, horizontal_spacing=0.02,
+        rows=1,
+        cols=len(maps),
+        figure=fig,
+        horizontal_spacing=0.02,
         subplot_titles=labels.numbered(result.components),
-    )  # fmt: skip
+    )
     for column, values in enumerate(maps, 1):
         last = column == len(maps)
         bar = theme.colorbar(Quantity("identifiability"), SIDE)
         trace = go.Heatmap(
-            z=theme.packed(values), zmin=0, zmax=1, colorscale=theme.PROBABILITY, showscale=last,
-            colorbar=bar, hovertemplate="down %{y}, across %{x} · %{z:.2f}" + labels.NO_NAME,
-        )  # fmt: skip
+            z=theme.packed(values),
+            zmin=0,
+            zmax=1,
+            colorscale=theme.PROBABILITY,
+            showscale=last,
+            colorbar=bar,
+            hovertemplate="down %{y}, across %{x} · %{z:.2f}" + labels.NO_NAME,
+        )
         grid.add_trace(trace, row=1, col=column)
     grid.update_xaxes(showticklabels=False)
     grid.update_yaxes(showticklabels=False, autorange="reversed")

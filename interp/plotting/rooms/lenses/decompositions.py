@@ -76,33 +76,43 @@ def _waterfall(result: Decomposition, config: DecompositionConfig) -> go.Figure:
     higher = "; ".join(filter(None, [SIGNS, _sentence(result)]))
     after = labels.shown(result.tokens[0], 24)
     title = config.title or f"The {_what(result)} after {after}, part by part"
-    fig = theme.figure(
-        title, Quantity("contribution", "logits", higher), 712, 150 + BAR * len(names)
-    )
+    fig = theme.figure(title, Quantity("contribution", "logits", higher), 712, 150 + BAR * len(names))
     negative, positive = theme.SIGNED[0][1], theme.SIGNED[-1][1]
     whole = len(names) - len(values)
     colors = [positive if v >= 0 else negative for v in values] + [theme.INK] * whole
     fig.add_trace(
         go.Bar(
-            x=theme.packed(np.array(lengths)), base=theme.packed(np.array(starts)),
-            y=list(range(len(names))), orientation="h", marker={"color": colors},
-            text=[labels.number(v, signed=True) for v in lengths], textposition="outside",
-            cliponaxis=False, textfont={"size": 11},
-            customdata=[labels.hover(f"{labels.plain(name)} · {labels.number(v, True)} logits")
-                        for name, v in zip(names, lengths, strict=True)],
+            x=theme.packed(np.array(lengths)),
+            base=theme.packed(np.array(starts)),
+            y=list(range(len(names))),
+            orientation="h",
+            marker={"color": colors},
+            text=[labels.number(v, signed=True) for v in lengths],
+            textposition="outside",
+            cliponaxis=False,
+            textfont={"size": 11},
+            customdata=[
+                labels.hover(f"{labels.plain(name)} · {labels.number(v, True)} logits")
+                for name, v in zip(names, lengths, strict=True)
+            ],
             hovertemplate="%{customdata}" + labels.NO_NAME,
         )
-    )  # fmt: skip
+    )
     ends = np.concatenate([np.array(starts), np.array(starts) + np.array(lengths), [0.0]])
     reach = float(ends.max() - ends.min()) or 1.0
     fig.update_xaxes(
-        title_text="logits so far", showgrid=True, zeroline=True, zerolinecolor=theme.INK,
+        title_text="logits so far",
+        showgrid=True,
+        zeroline=True,
+        zerolinecolor=theme.INK,
         range=[float(ends.min()) - 0.1 * reach, float(ends.max()) + 0.1 * reach],
-    )  # fmt: skip
+    )
     fig.update_yaxes(
-        tickmode="array", tickvals=list(range(len(names))), ticktext=labels.numbered(names),
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=labels.numbered(names),
         range=[len(names) - 0.4, -0.6],
-    )  # fmt: skip
+    )
     return fig
 
 
@@ -122,8 +132,7 @@ def _heatmap(result: Decomposition, config: DecompositionConfig) -> go.Figure:
     answers = [f" · answer {labels.label(target)}" for target in result.targets]
     trace: Any = fig.data[0]
     trace.customdata = [
-        [hover + answer for hover, answer in zip(row, answers, strict=True)]
-        for row in trace.customdata
+        [hover + answer for hover, answer in zip(row, answers, strict=True)] for row in trace.customdata
     ]
     fig.update_xaxes(tickangle=-45)
     return fig

@@ -16,15 +16,12 @@ def feature_coupling(result: FeatureVectors, title: str = "") -> go.Figure:
     return basics.heatmap(
         result.coupling(),
         title or f"How the features of {result.observable} couple",
-        Quantity(
-            "coupling coefficient", "", "a unit of the row's feature brings more of the column's",
-            True,
-        ),
+        Quantity("coupling coefficient", "", "a unit of the row's feature brings more of the column's", True),
         rows=result.names,
         columns=result.names,
         row_axis="feature",
         column_axis="feature",
-    )  # fmt: skip
+    )
 
 
 @renders(TokenScores)
@@ -33,9 +30,7 @@ def token_scores(result: TokenScores, title: str = "") -> go.Figure:
     fig = basics.heatmap(
         result.scores,
         title or f"Where the features of {result.observable} are",
-        Quantity(
-            "vector · activation", "logits", f"the token speaks for {result.observable}", True
-        ),
+        Quantity("vector · activation", "logits", f"the token speaks for {result.observable}", True),
         rows=result.names,
         columns=result.tokens,
         row_axis="feature",

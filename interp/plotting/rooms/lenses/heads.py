@@ -9,10 +9,7 @@ from interp.plotting.config import HeadMapConfig, Quantity
 
 
 def head_heatmap(
-    scores: object,
-    title: str,
-    quantity: Quantity | None = None,
-    config: HeadMapConfig | None = None,
+    scores: object, title: str, quantity: Quantity | None = None, config: HeadMapConfig | None = None
 ) -> go.Figure:
     """Heat map of one number per head, layer 0 on top as in TransformerLens's pictures.
 

@@ -28,16 +28,17 @@ def position_context(
         names = [str(result.first + i) for i in range(len(cosines))]
         quantity = Quantity("cosine of position vectors", "", "the positions look alike", True)
         return basics.heatmap(
-            cosines, title or f"Positions at {where}", quantity, rows=names, columns=names,
-            row_axis="position", column_axis="position",
-        )  # fmt: skip
+            cosines,
+            title or f"Positions at {where}",
+            quantity,
+            rows=names,
+            columns=names,
+            row_axis="position",
+            column_axis="position",
+        )
     if kind == "curve":
         return _curve(result, layer, title or f"The curve of positions at {where}")
-    series = {
-        "position": result.share_pos,
-        "context": result.share_ctx,
-        "neither": result.share_resid,
-    }
+    series = {"position": result.share_pos, "context": result.share_ctx, "neither": result.share_resid}
     fig = basics.lines(
         list(range(len(result.sites))),
         series,
@@ -45,9 +46,7 @@ def position_context(
         Quantity("share of variance", "0 to 1", "more of the states is this", False),
     )
     names = [_short(site) for site in result.sites]
-    fig.update_xaxes(
-        tickmode="array", tickvals=list(range(len(names))), ticktext=labels.numbered(names)
-    )
+    fig.update_xaxes(tickmode="array", tickvals=list(range(len(names))), ticktext=labels.numbered(names))
     fig.update_yaxes(range=[0, 1])
     return fig
 
@@ -80,13 +79,20 @@ def _curve(result: PositionContext, layer: int, title: str) -> go.Figure:
     numbers = list(range(result.first, result.first + len(points)))
     fig.add_trace(
         go.Scatter(
-            x=theme.packed(points[:, 0]), y=theme.packed(points[:, 1]), mode="lines+markers",
-            line={"color": theme.GRID, "width": 1}, customdata=numbers,
-            marker={"color": numbers, "colorscale": theme.PROBABILITY, "size": 7,
-                    "colorbar": theme.colorbar(Quantity("position"), 360)},
+            x=theme.packed(points[:, 0]),
+            y=theme.packed(points[:, 1]),
+            mode="lines+markers",
+            line={"color": theme.GRID, "width": 1},
+            customdata=numbers,
+            marker={
+                "color": numbers,
+                "colorscale": theme.PROBABILITY,
+                "size": 7,
+                "colorbar": theme.colorbar(Quantity("position"), 360),
+            },
             hovertemplate="position %{customdata}" + labels.NO_NAME,
         )
-    )  # fmt: skip
+    )
     fig.update_xaxes(title_text="first direction", showgrid=True)
     fig.update_yaxes(title_text="second direction", showgrid=True, scaleanchor="x")
     return fig

@@ -15,9 +15,7 @@ from interp.plotting.config import Quantity
 Field = Literal["kl", "cross_entropy", "agreement"]
 QUANTITIES = {
     "kl": Quantity("KL(model output ‖ row)", "nats", "the row is farther from the output", False),
-    "cross_entropy": Quantity(
-        "cross-entropy of the next token", "nats", "the row predicts worse", False
-    ),
+    "cross_entropy": Quantity("cross-entropy of the next token", "nats", "the row predicts worse", False),
     "agreement": Quantity(
         "share of positions with the model's top-1", "0 to 1", "the row says what the model says"
     ),

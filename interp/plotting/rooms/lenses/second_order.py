@@ -90,9 +90,7 @@ def sparse_code(result: SparseCode, row: int = 0, keep: int = 16, title: str = "
     left = f"{float(result.error[row, -1]):.2f} of its length is left"
     quantity = Quantity("weight", f"unit atoms; {left}", "the atom is more of it", True)
     title = title or f"{labels.shown(names[row], 24)} as a sum of atoms"
-    return basics.bars(
-        [w for _, w in words], [labels.shown(a, 24) for a, _ in words], title, quantity
-    )
+    return basics.bars([w for _, w in words], [labels.shown(a, 24) for a, _ in words], title, quantity)
 
 
 @renders(SecondOrderAblation)

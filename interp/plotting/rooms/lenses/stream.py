@@ -45,13 +45,9 @@ class _Fit:
     def __init__(self, result: LensResult) -> None:
         n_layers, n_positions = result.entropy.shape
         self.line, self.font = next(
-            fit
-            for most, fit in ((12, (9, 11)), (24, (7, 10)), (10**9, (5, 8)))
-            if n_positions <= most
+            fit for most, fit in ((12, (9, 11)), (24, (7, 10)), (10**9, (5, 8))) if n_positions <= most
         )
-        chars = max(
-            labels.cell_chars(tops[0], self.line) for row in result.top_tokens for tops in row
-        )
+        chars = max(labels.cell_chars(tops[0], self.line) for row in result.top_tokens for tops in row)
         self.cell = max(30, round(chars * 0.6 * self.font + 6))
         names = 24 + theme.CHAR * max(len(labels.prose(name, 40)) for name in result.components)
         self.width = max(600, round(names) + 96 + self.cell * n_positions)
@@ -146,8 +142,7 @@ def _colour_trace(choice: _Colouring, text: list[list[str]] | None, fit: _Fit) -
     bar = theme.colorbar(choice.quantity, CELL_HEIGHT * len(choice.values))
     if choice.key == "target_rank":
         decades = list(range(int(settings["zmax"]) + 1))
-        bar |= {"tickmode": "array", "tickvals": decades,
-                "ticktext": [f"{10**d:,}" for d in decades]}  # fmt: skip
+        bar |= {"tickmode": "array", "tickvals": decades, "ticktext": [f"{10**d:,}" for d in decades]}
     trace = go.Heatmap(
         z=theme.packed(choice.values),
         xgap=1,
@@ -165,21 +160,22 @@ def _colour_trace(choice: _Colouring, text: list[list[str]] | None, fit: _Fit) -
 def _hover_trace(result: LensResult) -> go.Heatmap:
     """An invisible trace on top that holds the hover texts once for all colourings."""
     n_layers, n_positions = result.entropy.shape
-    texts = [
-        [_cell_hover(result, layer, pos) for pos in range(n_positions)] for layer in range(n_layers)
-    ]
+    texts = [[_cell_hover(result, layer, pos) for pos in range(n_positions)] for layer in range(n_layers)]
     return go.Heatmap(
-        z=np.zeros((n_layers, n_positions), np.uint8), opacity=0, showscale=False,
-        customdata=texts, hovertemplate="%{customdata}" + labels.NO_NAME, name="lens",
-    )  # fmt: skip
+        z=np.zeros((n_layers, n_positions), np.uint8),
+        opacity=0,
+        showscale=False,
+        customdata=texts,
+        hovertemplate="%{customdata}" + labels.NO_NAME,
+        name="lens",
+    )
 
 
 def _cell_hover(result: LensResult, layer: int, pos: int) -> str:
     token = labels.escape_label(labels.full(result.tokens[pos]))
     where = f"{pos} · {token} · {labels.plain(result.components[layer])}"
     tops = zip(result.top_tokens[layer][pos], result.probs_top[layer, pos].tolist(), strict=True)
-    lines = [f"{labels.number(prob)} · {labels.escape_label(labels.full(top))}"
-             for top, prob in tops]  # fmt: skip
+    lines = [f"{labels.number(prob)} · {labels.escape_label(labels.full(top))}" for top, prob in tops]
     numbers = [
         f"entropy {labels.number(float(result.entropy[layer, pos]))} nats",
         f"KL {labels.number(float(result.kl[layer, pos]))} nats",
@@ -203,30 +199,32 @@ def _outlines(rows: Sequence[int]) -> go.Scatter:
         xs += [left, right, right, left, left, None]
         ys += [low, low, high, high, low, None]
     return go.Scatter(
-        x=xs, y=ys, mode="lines", hoverinfo="skip", line={"color": theme.MARK, "width": 2},
-        name="emergence", showlegend=False,
-    )  # fmt: skip
+        x=xs,
+        y=ys,
+        mode="lines",
+        hoverinfo="skip",
+        line={"color": theme.MARK, "width": 2},
+        name="emergence",
+        showlegend=False,
+    )
 
 
 def _label_axes(fig: go.Figure, result: LensResult) -> None:
     rows = labels.numbered(result.components)
     fig.update_xaxes(
-        title_text="input token (cells predict the token after it)", tickangle=-45,
+        title_text="input token (cells predict the token after it)",
+        tickangle=-45,
         **labels.ticks(result.tokens),
-    )  # fmt: skip
+    )
     fig.update_yaxes(tickmode="array", tickvals=list(range(len(rows))), ticktext=rows)
     fig.update_layout(margin_t=theme.HEADER + 38)
 
 
-def _menu(
-    choices: list[_Colouring], sentences: list[str], opening: int, n_fixed: int
-) -> dict[str, Any]:
+def _menu(choices: list[_Colouring], sentences: list[str], opening: int, n_fixed: int) -> dict[str, Any]:
     """Buttons that show one colouring and leave hover and outlines on."""
     buttons = []
     for index, choice in enumerate(choices):
         seen = [i == index for i in range(len(choices))] + [True] * n_fixed
         below = {"title.subtitle.text": sentences[index]}
-        buttons.append(
-            {"label": choice.button, "method": "update", "args": [{"visible": seen}, below]}
-        )
+        buttons.append({"label": choice.button, "method": "update", "args": [{"visible": seen}, below]})
     return theme.menu(buttons, opening)

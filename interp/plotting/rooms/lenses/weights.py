@@ -30,11 +30,7 @@ WORDS = {"+": "direction", "-": "negative direction"}
 
 @renders(TokenTable)
 def token_table(
-    table: TokenTable,
-    rows: str | Sequence[str] | None = None,
-    n: int = 24,
-    sign: str = "+",
-    title: str = "",
+    table: TokenTable, rows: str | Sequence[str] | None = None, n: int = 24, sign: str = "+", title: str = ""
 ) -> go.Figure:
     """Draw a table of tokens; the menu turns to the negative of every direction.
 
@@ -68,20 +64,13 @@ def token_table(
         fig.add_trace(_trace(shown, z[:, index], index, float(z.max())))
         fig.data[index].visible = which == sign
     buttons = [
-        {"label": WORDS[which], "method": "restyle",
-         "args": ["visible", [other == which for other in SIGNS]]}
+        {"label": WORDS[which], "method": "restyle", "args": ["visible", [other == which for other in SIGNS]]}
         for which in SIGNS
-    ]  # fmt: skip
+    ]
     ticks = list(range(k))
-    fig.update_layout(
-        updatemenus=[theme.menu(buttons, SIGNS.index(sign))], margin_t=theme.HEADER + 38
-    )
-    fig.update_xaxes(
-        title_text="rank of the token", tickvals=ticks, ticktext=[i + 1 for i in ticks]
-    )
-    fig.update_yaxes(
-        tickmode="array", tickvals=list(range(n_rows)), ticktext=names, autorange="reversed"
-    )
+    fig.update_layout(updatemenus=[theme.menu(buttons, SIGNS.index(sign))], margin_t=theme.HEADER + 38)
+    fig.update_xaxes(title_text="rank of the token", tickvals=ticks, ticktext=[i + 1 for i in ticks])
+    fig.update_yaxes(tickmode="array", tickvals=list(range(n_rows)), ticktext=names, autorange="reversed")
     return fig
 
 
@@ -100,11 +89,20 @@ def _trace(table: TokenTable, z: np.ndarray, index: int, top: float) -> go.Heatm
         for row, name in enumerate(table.names)
     ]
     return go.Heatmap(
-        z=theme.packed(z), text=text, texttemplate="%{text}", textfont={"size": 11},
-        customdata=hover, hovertemplate="%{customdata}" + labels.NO_NAME, xgap=1, ygap=1,
-        zmin=0, zmax=max(top, 1e-6), colorscale=theme.SEQUENTIAL, name=WORDS[SIGNS[index]],
+        z=theme.packed(z),
+        text=text,
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        customdata=hover,
+        hovertemplate="%{customdata}" + labels.NO_NAME,
+        xgap=1,
+        ygap=1,
+        zmin=0,
+        zmax=max(top, 1e-6),
+        colorscale=theme.SEQUENTIAL,
+        name=WORDS[SIGNS[index]],
         colorbar=theme.colorbar(QUANTITY, ROW * len(z)),
-    )  # fmt: skip
+    )
 
 
 @renders(PairTable)
@@ -138,18 +136,27 @@ def pair_table(table: PairTable, n: int = 24, k: int = 8) -> go.Figure:
     ]
     fig.add_trace(
         go.Heatmap(
-            z=theme.packed(scores), text=text, texttemplate="%{text}", textfont={"size": 11},
-            customdata=hover, hovertemplate="%{customdata}" + labels.NO_NAME, xgap=1, ygap=1,
-            colorbar=theme.colorbar(quantity, ROW * len(names)), name=labels.plain(quantity.axis),
+            z=theme.packed(scores),
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 11},
+            customdata=hover,
+            hovertemplate="%{customdata}" + labels.NO_NAME,
+            xgap=1,
+            ygap=1,
+            colorbar=theme.colorbar(quantity, ROW * len(names)),
+            name=labels.plain(quantity.axis),
             **theme.scale(scores, quantity),
         )
-    )  # fmt: skip
+    )
     ticks = list(range(scores.shape[1]))
     fig.update_xaxes(title_text="rank of the pair", tickvals=ticks, ticktext=[i + 1 for i in ticks])
     fig.update_yaxes(
-        tickmode="array", tickvals=list(range(len(names))), ticktext=labels.numbered(names),
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=labels.numbered(names),
         autorange="reversed",
-    )  # fmt: skip
+    )
     return fig
 
 
@@ -162,32 +169,32 @@ def clamp_effect(effect: ClampEffect, n: int = 12) -> go.Figure:
     """
     moved = [*effect.moved(n), *effect.moved(n, down=True)[::-1]]
     quantity = Quantity(
-        "change of probability", f"mean of {len(effect.before)} contexts",
-        "the clamped model says the token more", True,
-    )  # fmt: skip
-    title = f"{effect.site} neuron {effect.neuron} held at {labels.number(effect.value)}"
-    return basics.bars(
-        [change for _, change in moved], [token for token, _ in moved], title, quantity
+        "change of probability",
+        f"mean of {len(effect.before)} contexts",
+        "the clamped model says the token more",
+        True,
     )
+    title = f"{effect.site} neuron {effect.neuron} held at {labels.number(effect.value)}"
+    return basics.bars([change for _, change in moved], [token for token, _ in moved], title, quantity)
 
 
 @renders(Alignment)
 def layer_alignment(found: Alignment) -> go.Figure:
     """Layers of one model against layers of the other, by how well their neurons match."""
-    quantity = Quantity(
-        "best |correlation|", "mean over neurons", "the layers hold like neurons", False
-    )
+    quantity = Quantity("best |correlation|", "mean over neurons", "the layers hold like neurons", False)
     first, second = found.similarity.shape
     control = float(found.similarity_control.mean())
     fig = basics.heatmap(
-        found.similarity, "Which layers hold the same neurons", quantity,
-        rows=[f"L{i}" for i in range(first)], columns=[f"L{i}" for i in range(second)],
-        row_axis="first model", column_axis="second model",
-    )  # fmt: skip
-    sentence = f"{quantity.sentence} · chance: {control:.3f}"
-    fig.update_layout(
-        title_subtitle_text=theme.subtitle(sentence, fig.to_dict()["layout"]["width"])
+        found.similarity,
+        "Which layers hold the same neurons",
+        quantity,
+        rows=[f"L{i}" for i in range(first)],
+        columns=[f"L{i}" for i in range(second)],
+        row_axis="first model",
+        column_axis="second model",
     )
+    sentence = f"{quantity.sentence} · chance: {control:.3f}"
+    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, fig.to_dict()["layout"]["width"]))
     return fig
 
 

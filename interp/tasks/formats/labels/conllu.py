@@ -77,11 +77,7 @@ def _sentence(file: File, comments: dict[str, str], rows: Rows, document: str) -
     for place, (line, row) in enumerate(words, 1):
         if int(row[0]) != place:
             raise file.fault(
-                "words are not numbered in order",
-                line=line,
-                column="id",
-                got=row[0],
-                expected=place,
+                "words are not numbered in order", line=line, column="id", got=row[0], expected=place
             )
     if not words:
         raise file.fault("a sentence without words", line=rows[0][0])
@@ -110,9 +106,12 @@ def _heads(file: File, words: Rows) -> tuple[int, ...] | None:
     for line, row in words:
         if not row[6].isdecimal() or int(row[6]) > len(words) or row[6] == row[0]:
             raise file.fault(
-                "not a head", line=line, column="head", got=repr(row[6]),
+                "not a head",
+                line=line,
+                column="head",
+                got=repr(row[6]),
                 expected=f"another word, 1 to {len(words)}, or 0 for the root",
-            )  # fmt: skip
+            )
         heads.append(int(row[6]) - 1 if int(row[6]) else ROOT)
     return tuple(heads)
 

@@ -48,16 +48,12 @@ def read(file: File, options: Options | None = None) -> LabelledTexts:
     return replace(works, labels=tuple(years), target="year", columns=columns)
 
 
-def _check_coordinates(
-    records: Sequence[Record], field: str, values: Sequence[Label], limit: int
-) -> None:
+def _check_coordinates(records: Sequence[Record], field: str, values: Sequence[Label], limit: int) -> None:
     """Every value is a number of degrees; a column that is not numbers has come as text."""
     for record, value in zip(records, values, strict=True):
         number = record.number(field) if isinstance(value, str) else value
         if abs(number) > limit:
-            raise record.fault(
-                field, "not a coordinate", got=value, expected=f"-{limit} to {limit}"
-            )
+            raise record.fault(field, "not a coordinate", got=value, expected=f"-{limit} to {limit}")
 
 
 FORMAT = Format("places and works", "CSV with coordinates or release dates", reads, read)

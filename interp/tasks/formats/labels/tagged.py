@@ -164,9 +164,7 @@ def _paragraphs(file: File, separator: str, width: int) -> Iterator[list[tuple[i
             fields = line.split(separator)
             if len(fields) != width or not all(fields):
                 got = f"{len(fields)} fields: {line[:60]!r}"
-                raise file.fault(
-                    "not a word's row", line=number, got=got, expected=f"{width} fields"
-                )
+                raise file.fault("not a word's row", line=number, got=got, expected=f"{width} fields")
             rows.append((number, fields))
         elif rows:
             yield rows

@@ -98,9 +98,11 @@ def _usable(records: Sequence[Record], text: str, label: str, options: Options) 
             continue
         if options.missing == "refuse":
             raise record.fault(
-                label, what, got=f"{value!r} of {str(record.values[text])[:60]!r}",
+                label,
+                what,
+                got=f"{value!r} of {str(record.values[text])[:60]!r}",
                 fix='leave the row out, or missing="drop"',
-            )  # fmt: skip
+            )
     if not kept:
         raise records[0].file.fault("no text has a label")
     return kept
@@ -118,9 +120,7 @@ def typed(records: Sequence[Record], field: str) -> tuple[Label, ...]:
     raw = [record.values[field] for record in records]
     for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
         if all(
-            pattern.fullmatch(v) and len(v) <= DIGITS
-            if isinstance(v, str)
-            else isinstance(v, int | convert)
+            pattern.fullmatch(v) and len(v) <= DIGITS if isinstance(v, str) else isinstance(v, int | convert)
             for v in raw
         ) and all(map(_is_number, raw)):
             return tuple(map(convert, raw))

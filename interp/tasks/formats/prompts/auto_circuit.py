@@ -90,6 +90,5 @@ def _lists(record: Record, field: str, length: int) -> list[list[Any]]:
 
 
 FORMAT = Format(
-    "auto-circuit JSON", '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}',
-    reads, read,
-)  # fmt: skip
+    "auto-circuit JSON", '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}', reads, read
+)

@@ -114,9 +114,7 @@ def _gender(record: Record, options: Options) -> Prompt:
     else:
         woman = "woman" in record.text("corrupted").split()
         if not woman and "man" not in record.text("corrupted").split():
-            raise record.fault(
-                "corrupted", "neither a man nor a woman", got=record.get("corrupted")
-            )
+            raise record.fault("corrupted", "neither a man nor a woman", got=record.get("corrupted"))
         right, wrong = (" he", " she") if woman else (" she", " he")
     return _sides(record, (right,), (wrong,))
 
@@ -157,9 +155,7 @@ def _agreement(verbs: tuple[tuple[str, ...], tuple[str, ...]]) -> Reader:
 
 def _verbs(folder: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Singular and plural verbs, from the list beside the file if it is there."""
-    found = (
-        next((folder / n for n in VERB_LISTS if (folder / n).is_file()), None) if folder else None
-    )
+    found = next((folder / n for n in VERB_LISTS if (folder / n).is_file()), None) if folder else None
     pairs = list(COMMON_VERBS)
     if found is not None:
         records = open_files(found)[0].records()

@@ -20,11 +20,7 @@ def reads(file: File) -> bool:
     """Whether it is a JSON list of objects with `prompt` and an answer."""
     value = file.json
     first = value[0] if isinstance(value, list) and value else None
-    return (
-        isinstance(first, dict)
-        and "prompt" in first
-        and bool({"attribute", "answer"} & first.keys())
-    )
+    return isinstance(first, dict) and "prompt" in first and bool({"attribute", "answer"} & first.keys())
 
 
 def read(file: File, options: Options) -> Task:

@@ -45,13 +45,8 @@ def _prompt(record: Record) -> Prompt:
     return Prompt(
         clean=text.rstrip(" "),
         answers=tuple(answer if quoted else f" {answer}" for answer in answers),
-        variables={
-            "name": str(record.values.get("name", "")),
-            "intermediates": " | ".join(between),
-        },
+        variables={"name": str(record.values.get("name", "")), "intermediates": " | ".join(between)},
     )
 
 
-FORMAT = Format(
-    "lens evaluation", '{"items": [{"prompt": ..., "intermediates": [...]}]}', reads, read
-)
+FORMAT = Format("lens evaluation", '{"items": [{"prompt": ..., "intermediates": [...]}]}', reads, read)

@@ -45,9 +45,8 @@ def read_json(file: File, options: Options) -> Task:
     for name, choices in (("metric", METRICS), ("criterion", CRITERIA)):
         if name in values and values[name] not in choices:
             raise head.fault(
-                name, "not one of those there are", got=repr(values[name]),
-                expected=", ".join(choices),
-            )  # fmt: skip
+                name, "not one of those there are", got=repr(values[name]), expected=", ".join(choices)
+            )
     ids = values.get("ids", False) is True
     name = head.text("name") if values.get("name") else file.stem
     return Task(

@@ -15,9 +15,14 @@ from interp.tasks.prompts import Prompt, Prompts
 from interp.tasks.task import Task
 
 OTHER: dict[str, tuple[str, ...]] = {
-    "he": (" she",), "she": (" he",), "him": (" her",), "his": (" her",), "her": (" him", " his"),
-    "himself": (" herself",), "herself": (" himself",),
-}  # fmt: skip
+    "he": (" she",),
+    "she": (" he",),
+    "him": (" her",),
+    "his": (" her",),
+    "her": (" him", " his"),
+    "himself": (" herself",),
+    "herself": (" himself",),
+}
 _LINE = re.compile(r"(\d+) (.*)")
 _MARKED = re.compile(r"\[([^\[\]]+)\]")
 
@@ -31,9 +36,7 @@ def reads(file: File) -> bool:
 def read(file: File, options: Options) -> Task:
     """The task; variables are the profession meant and the end of the sentence."""
     prompts = [
-        _prompt(file, number, line.strip())
-        for number, line in enumerate(file.lines, 1)
-        if line.strip()
+        _prompt(file, number, line.strip()) for number, line in enumerate(file.lines, 1) if line.strip()
     ]
     return Task(
         name=file.stem,
