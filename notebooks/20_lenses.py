@@ -70,7 +70,7 @@ scores.plot()
 
 # %%
 first, second = ids[1].item(), ids[2].item()
-contrast = lenses.observable(model, [first], [second])
+contrast = interp.models.contrast(model, first, second)
 paths = [[f"L1H{head}"] for head in range(model.cfg.n_heads)]
 features = lenses.path_vectors(model, contrast, paths, name=f"{first} − {second}")
 read = features.read(model.W_E.detach())  # the score of every token of the vocabulary

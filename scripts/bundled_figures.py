@@ -121,7 +121,7 @@ def attribution_of_heads(model: HookedModel, n: int = 200) -> dict[str, Any]:
     total: Tensor | float = 0.0
     for prompt in prompts:
         split = direct_logit_attribution(
-            model, prompt.clean, prompt.answers[0], prompt.distractors[0], positions=-1
+            model, prompt.clean, (prompt.answers[0], prompt.distractors[0]), positions=-1
         )
         total = total + split.heads()[..., 0]
     mean = torch.as_tensor(total) / n

@@ -13,15 +13,6 @@ from interp.attribution.pairing import attribute_pairs as attribute_pairs
 from interp.attribution.result import Attribution as Attribution
 from interp.attribution.result import GeneratedAttribution as GeneratedAttribution
 from interp.attribution.result import PairAttribution as PairAttribution
-from interp.attribution.targets import Target as Target
-from interp.attribution.targets import activation as activation
-from interp.attribution.targets import class_score as class_score
-from interp.attribution.targets import continuation_log_prob as continuation_log_prob
-from interp.attribution.targets import logit_difference as logit_difference
-from interp.attribution.targets import projection as projection
-from interp.attribution.targets import text_loss as text_loss
-from interp.attribution.targets import token_log_prob as token_log_prob
-from interp.attribution.targets import token_logit as token_logit
 from interp.attribution.trust.agreement import agreement as agreement
 from interp.attribution.trust.faithfulness import faithfulness as faithfulness
 from interp.attribution.trust.ground_truth import ground_truth as ground_truth

@@ -14,11 +14,11 @@ from interp.attribution.game import Rows, SiteGame
 from interp.attribution.methods.gradients import rounding
 from interp.attribution.methods.table import WITHOUT_GRADIENTS, engine_of, method_row
 from interp.attribution.result import Attribution, GeneratedAttribution
-from interp.attribution.targets import Target, as_target, token_log_prob
 from interp.core.errors import ConfigError, ModelError
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
+from interp.models.stream.target import Target, as_target, token_log_prob
 
 
 def attribute(

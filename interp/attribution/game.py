@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sites import Site
+from interp.models.stream.target import Target
 from interp.models.text.batch import TokenBatch
 from interp.models.text.forms import is_text, numbers, read_value, unpack
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.attribution.targets import Target
 from interp.attribution.towers import pooled
 from interp.core.errors import ConfigError
 from interp.models.hooked import HookedModel
+from interp.models.stream.target import Target
 from interp.models.text.forms import unpack
 
 

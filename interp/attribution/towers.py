@@ -25,10 +25,10 @@ from interp.attribution.config import PairConfig
 from interp.attribution.game import Rows, SiteGame, frozen
 from interp.attribution.methods.paths import integrate
 from interp.attribution.methods.smooth import rules
-from interp.attribution.targets import Target
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
+from interp.models.stream.target import Target
 
 Embed = Callable[[Any], Tensor]
 """The model's output -> embeddings [batch dim]."""

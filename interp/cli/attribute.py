@@ -146,7 +146,7 @@ class Attribute(Written):
             print(f"linear head fitted on {len(rows)} texts, accuracy there {accuracy:.2f}")
             return lambda text: head
         if self.target == "loss":
-            from interp.attribution.targets import text_loss
+            from interp.models.stream.target import text_loss
 
             return lambda text: text_loss(model.read(text).ids[0].to(model.device))
         return lambda text: self.target

@@ -47,7 +47,6 @@ from interp.lenses.positions.states import position_context as position_context
 from interp.lenses.propagation import path_vectors as path_vectors
 from interp.lenses.propagation import propagate as propagate
 from interp.lenses.propagation import score_tokens as score_tokens
-from interp.lenses.readout import observable as observable
 from interp.lenses.result import LensResult as LensResult
 from interp.lenses.scores import LensScores as LensScores
 from interp.lenses.scores import score_lenses as score_lenses

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from interp.core.errors import ModelError, TokenError
 from interp.core.finite import check_finite
 from interp.lenses.decoder_scores import DecoderScores
-from interp.lenses.reading import TOLERANCE, cell_numbers, log_probs, pieces_of, targets_of
+from interp.lenses.reading import TOLERANCE, cell_numbers, log_probs, pieces_of
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
+from interp.models.stream.reading import followed
 
 LOGIT_TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "float16": 1e-2, "bfloat16": 0.1}
 """Bound on the last layer's logits against the model's own, relative where they exceed 1."""
@@ -106,7 +107,7 @@ def decoder_lens(
     decoder_ids: Sequence[int] | Tensor | None = None,
     *,
     top_k: int = 5,
-    target: str | int | Sequence[int] | Tensor | None = None,
+    target: Any = None,
     max_new_tokens: int = 20,
 ) -> LensResult:
     """One text, every encoder layer: what the decoder predicts after each of its tokens.
@@ -139,7 +140,7 @@ def decoder_lens(
             ids = torch.as_tensor(decoder_ids, device=last.device).long().reshape(1, -1)
         final = log_probs(parts.decode(last, mask, ids)[0])
         check_finite(final, "the model's log-probabilities")
-        wanted = targets_of(parts.model, target, final)
+        wanted = followed(parts.model, target, final)
         k = min(top_k, final.shape[-1])
         cells = [
             cell_numbers(log_probs(parts.decode(m, mask, ids)[0]), final, wanted, k)

@@ -17,13 +17,15 @@ from torch import Tensor
 from interp.core.activations import Activations
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.finite import check_finite
+from interp.core.foreign import show
 from interp.core.protocols import Coder
 from interp.lenses.decomposition import Decomposition
-from interp.lenses.reading import one_row, passed_on, pieces_of
-from interp.lenses.readout import Reading, read_head
+from interp.lenses.reading import one_row, passed_on
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sides import Side
 from interp.models.stream.frozen import wide
+from interp.models.stream.reading import Reading, place_of, read_head
+from interp.models.stream.target import Target
 from interp.models.stream.writers import Stream, Writer, residual_stream
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-2, "bfloat16": 0.5}
@@ -46,8 +48,7 @@ class _Term:
 def direct_logit_attribution(
     model: HookedModel,
     inputs: Any,
-    target: str | int | Sequence[int] | Tensor | None = None,
-    against: str | int | Sequence[int] | Tensor | None = None,
+    target: Any = None,
     *,
     positions: int | Sequence[int] | None = None,
     neurons: bool = False,
@@ -63,10 +64,11 @@ def direct_logit_attribution(
     Args:
         model: A pre-norm model with a linear head: decoders, and T5's decoder.
         inputs: One text, or ids [pos] or [1, pos].
-        target: Token read: text, an id, or an id per position; the model's likeliest token when
-            absent; or an observable, float [d_vocab], the weights of a sum over logits.
-        against: Token whose logit is subtracted.
-        positions: Which positions to read, counted in the text; all when absent.
+        target: What is read: a token, a pair of tokens or of lists of tokens (a tuple; the second
+            is subtracted), float weights [d_vocab], a `Target` of these, or one token per
+            position; the model's likeliest token when absent.
+        positions: Which positions to read, counted in the text; all when absent, or where the
+            `Target` says.
         neurons: Split every MLP into its neurons.
         parts: Split sites further: coders (a sparse dictionary at a sublayer's output, at `hook_z`
             or in the stream, where it stands for all that wrote before), or {site: directions
@@ -76,6 +78,7 @@ def direct_logit_attribution(
     Raises:
         ModelError: The output is no sum of parts (post-norm models, nonlinear heads).
         TokenError: More than one text, or a target that is not one token.
+        ConfigError: A target that is no weighted sum of logits.
         SiteError: A part at a site that does not write to the stream.
     """
     passed_on(model, inputs, kwargs, direct_logit_attribution)
@@ -93,6 +96,14 @@ def direct_logit_attribution(
             expected="a text alone",
             fix="capture '*.hook_cross_attn_out' and the other parts, and add them up",
         )
+    if positions is None or isinstance(positions, int):
+        positions = place_of(target, positions)
+    elif isinstance(target, Target) and target.position is not None:
+        raise ConfigError(
+            "a Target names its own position",
+            got=f"{target.name}, positions {show(positions, 80)}",
+            fix="leave positions out, or write the tokens: (answer, distractor)",
+        )
     splits = _splits(model, stream, parts)
     names = _sites(stream, splits, neurons)
     with torch.no_grad():
@@ -101,7 +112,7 @@ def direct_logit_attribution(
         tokens, real = one_row(model, acts, inputs, kwargs)
         index = _index(positions, real)
         run = _Run(model, stream, acts, index)
-        reading = read_head(model, run.normalized, output[0, index], target, against)
+        reading = read_head(model, run.normalized, output[0, index], target)
         terms = _terms(run, reading.direction, splits, neurons)
     bias = run.stream.norm.constant(reading.direction)
     n_layers = len({writer.layer for writer in stream.writers})
@@ -129,7 +140,7 @@ def _result(
         components=tuple(components),
         kinds=tuple(term.kind for term in terms for _ in term.names),
         tokens=tuple(at[0]),
-        targets=reading.targets(pieces_of(model, *reading.ids)),
+        targets=reading.targets,
         positions=tuple(at[1]),
         reading=reading.name,
         softcap=model.cfg.final_softcap,

@@ -5,10 +5,7 @@ nostalgebraist 2020, "interpreting GPT: the logit lens".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from interp.core.settings import check_choice
 from interp.lenses.config import Components
@@ -23,7 +20,7 @@ def logit_lens(
     *,
     components: Components = "resid",
     top_k: int = 5,
-    target: str | int | Sequence[int] | Tensor | None = None,
+    target: Any = None,
     prepend_bos: bool | None = None,
     **kwargs: Any,
 ) -> LensResult:

@@ -13,14 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
+from interp.core.errors import ConfigError, ModelError, SiteError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.lenses.features import FeatureVectors, TokenScores
 from interp.lenses.reading import one_row, passed_on
-from interp.lenses.readout import linear_reading
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import wide
+from interp.models.stream.reading import place_of
+from interp.models.stream.readout import linear_reading
+from interp.models.stream.target import linear_target
 from interp.models.stream.writers import Writer, norm_before, residual_stream
 
 Norms = Literal["frozen", "exact"]
@@ -32,12 +34,12 @@ GRID = 65
 def propagate(
     model: HookedModel,
     inputs: Any,
-    observable: Tensor,
+    target: Any,
     site: str,
     *,
-    position: int = -1,
+    position: int | None = None,
     norms: Norms = "frozen",
-    name: str = "observable",
+    name: str | None = None,
     **kwargs: Any,
 ) -> FeatureVectors:
     """The exact adjoint at a site: what the observable at `position` reads from every position.
@@ -46,25 +48,29 @@ def propagate(
 
     Args:
         inputs: One text, or ids [pos] or [1, pos].
-        observable: Weights over the vocabulary, float [d_vocab]: `observable(model, ...)`.
+        target: What is read: a token, a pair of tokens or of lists of tokens (a tuple), float
+            weights [d_vocab], or a `Target` of these.
         site: A site of the residual stream, or any site [batch pos d].
-        position: Where the logits are read.
+        position: Where the logits are read; the last when absent, or where the `Target` says.
         norms: "frozen" holds the scales of all norms, "exact" differentiates them too.
-        name: What to call the contrast.
+        name: What to call the contrast; the target's own name when absent.
         kwargs: For `run_with_cache`.
 
     Returns:
         One vector per position of the text.
 
     Raises:
-        ConfigError: Norms are neither frozen nor exact.
+        ConfigError: Norms are neither frozen nor exact, or a target that is no sum of logits.
         SiteError: No such site, or one without positions.
         ModelError: No head, or an attention whose queries and keys are out of reach.
         ShapeError: An observable of another vocabulary.
     """
     check_choice("norms", norms, Norms)
     passed_on(model, inputs, kwargs, propagate, run=False)
-    _check(model, observable)
+    wanted = linear_target(model, target, "an observable")
+    weights = wanted.over_logits(model.cfg.d_vocab_out or model.cfg.d_vocab)
+    where = place_of(target, position)
+    position = -1 if where is None else where
     frozen = _frozen_sites(model, scales=norms == "frozen")
     names = model.sites.resolve(site)
     if len(names) != 1 or names[0] != site:
@@ -84,7 +90,7 @@ def propagate(
     here = leaf[0]
     if here.ndim != 3:
         raise SiteError(f"{site!r} has no vector per position", got=list(here.shape))
-    total = _observed(model, acts[last][0, at[position]], observable, norms)
+    total = _observed(model, acts[last][0, at[position]], weights, norms)
     (gradient,) = torch.autograd.grad(total, here)
     vectors, x = wide(gradient[0, at]), wide(here[0, at]).detach()
     scores = (vectors * x).sum(-1)
@@ -92,7 +98,7 @@ def propagate(
     half = _halved(model, inputs, site, held, kwargs)
     with torch.no_grad():
         scale = held.get("ln_final.hook_scale")
-        measured = _observed(model, half[0, at[position]], observable, norms, scale, at[position])
+        measured = _observed(model, half[0, at[position]], weights, norms, scale, at[position])
     predicted = total.detach() - scores.sum() / 2
     pieces = model.to_str_tokens(tokens)
     return FeatureVectors(
@@ -102,7 +108,7 @@ def propagate(
         gap=(predicted - measured).abs(),
         names=tuple(f"{i} {piece}" for i, piece in enumerate(pieces)),
         sites=(site,) * len(at),
-        observable=name,
+        observable=name or wanted.name,
         norms=norms,
         affine=norms == "frozen" and not _has_mlp(model),
         labels={"feature": [f"{i} {piece}" for i, piece in enumerate(pieces)]},
@@ -112,11 +118,11 @@ def propagate(
 
 def path_vectors(
     model: HookedModel,
-    observable: Tensor,
+    target: Any,
     paths: Sequence[Sequence[str]],
     *,
     pair: tuple[Any, Any] | None = None,
-    name: str = "observable",
+    name: str | None = None,
 ) -> FeatureVectors:
     """Feature vectors of paths, from the weights: y ← W_V W_O y per head, P(γ ⊙ y) per norm.
 
@@ -124,7 +130,7 @@ def path_vectors(
     gives its gradient where the pair's contrast crosses zero on the way from one to the other.
 
     Args:
-        observable: Weights over the vocabulary, float [d_vocab].
+        target: What is read, as for `propagate`.
         paths: Each from the output to the input: `["L1H3", "L0H2"]`, `["L1 mlp", "L0H2"]`;
             empty for the direct path.
         pair: Two texts of one length that differ in what the observable contrasts; MLPs need it.
@@ -136,12 +142,11 @@ def path_vectors(
         ConfigError: A component that does not exist, is out of order, or is an MLP without pair.
         ModelError: Post-norm models, encoder-decoders.
     """
-    _check(model, observable)
+    wanted = linear_target(model, target, "an observable")
     stream = residual_stream(model)
     if stream.prefix != "blocks":
         raise ModelError("paths are followed in one stream", got="an encoder-decoder")
-    start, _ = linear_reading(model, observable.to(model.device), 1, torch.float32)
-    start = stream.norm.adjoint(start[0])
+    start = stream.norm.adjoint(wanted.direction(model)[0])
     vectors, sites = [], []
     for path in paths:
         y, where, last = start, stream.last, (model.cfg.n_layers, "")
@@ -170,7 +175,7 @@ def path_vectors(
         gap=None,
         names=tuple(names),
         sites=tuple(sites),
-        observable=name,
+        observable=name or wanted.name,
         norms="direction",
         affine=False,
         labels={"feature": names},
@@ -201,17 +206,6 @@ def score_tokens(model: HookedModel, inputs: Any, features: FeatureVectors, **kw
 # --- forward pieces ----------------------------------------------------------------------------
 
 
-def _check(model: HookedModel, observable: Tensor) -> None:
-    n = model.cfg.d_vocab_out or model.cfg.d_vocab
-    if observable.shape != (n,) or not observable.is_floating_point():
-        raise ShapeError(
-            "an observable has one weight per token of the vocabulary",
-            got=f"{observable.dtype} {list(observable.shape)}",
-            expected=f"float [{n}]",
-            fix="interp.lenses.observable(model, positive, negative)",
-        )
-
-
 def _frozen_sites(model: HookedModel, scales: bool) -> list[str]:
     """Queries and keys, which hold the patterns, and the scales of all norms."""
     queries = [s for s in model.sites if s.endswith((".hook_q", ".hook_k"))]
@@ -229,14 +223,14 @@ def _frozen_sites(model: HookedModel, scales: bool) -> list[str]:
 def _observed(
     model: HookedModel,
     last: Tensor,
-    observable: Tensor,
+    weights: Tensor,
     norms: str,
     scale: Tensor | None = None,
     at: Tensor | None = None,
 ) -> Tensor:
     """n · logits before the soft cap, from the stream at one position [d_model]."""
     norm, x = residual_stream(model).norm, wide(last)
-    direction, constant = linear_reading(model, observable.to(x.device), 1, x.dtype)
+    direction, constant = linear_reading(model, weights.to(x), 1, x.dtype)
     sigma = norm.scale(x.detach() if norms == "frozen" else x)
     if scale is not None and at is not None:
         sigma = wide(scale[0, at])

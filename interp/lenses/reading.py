@@ -16,6 +16,7 @@ from interp.lenses.config import Components
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
 from interp.models.outputs import single_output
+from interp.models.stream.reading import followed
 from interp.models.text.keywords import check_keywords, named_parameters_of, refuse_fewer_logits
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
@@ -51,7 +52,7 @@ def read_rows(
         check_finite(output, "the model's logits")
         tokens, real = one_row(model, acts, inputs, kwargs)
         final = log_probs(output[0, real])
-        wanted = targets_of(model, target, final)
+        wanted = followed(model, target, final)
         k = min(top_k, final.shape[-1])
         # Row by row: the whole stack of logits at once would be layers times larger.
         cells = [
@@ -198,26 +199,6 @@ def cell_numbers(log_p: Tensor, final: Tensor, wanted: Tensor, k: int) -> dict[s
         "target_prob": at_target[:, 0].exp(),
         "target_rank": (log_p > at_target).sum(-1),
     }
-
-
-def targets_of(model: HookedModel, target: Any, final: Tensor) -> Tensor:
-    """The token followed at each position, [pos]."""
-    if target is None:
-        return final.argmax(-1)
-    if isinstance(target, str):
-        target = model.to_single_token(target)
-    ids = torch.as_tensor(target, device=final.device).long()
-    if ids.dim() > 1 or (ids.dim() == 1 and len(ids) != len(final)):
-        raise TokenError(
-            "targets must be one token, or one id per position",
-            got=f"shape {tuple(ids.shape)}",
-            expected=f"() or ({len(final)},)",
-        )
-    if bool(((ids < 0) | (ids >= final.shape[-1])).any()):
-        raise TokenError(
-            "a target lies outside the vocabulary", got=ids.tolist(), expected=f"0 to {final.shape[-1] - 1}"
-        )
-    return ids.expand(len(final))
 
 
 def pieces_of(model: HookedModel, *ids: Tensor) -> dict[int, str]:

@@ -111,7 +111,7 @@ def tuned_lens(
     lens: TunedLens | str | Path,
     *,
     top_k: int = 5,
-    target: str | int | Sequence[int] | Tensor | None = None,
+    target: Any = None,
     strict: bool = True,
     **kwargs: Any,
 ) -> LensResult:

@@ -13,5 +13,14 @@ from interp.models.loading import bundled_models as bundled_models
 from interp.models.loading import load_model as load_model
 from interp.models.small.config import SmallConfig as SmallConfig
 from interp.models.small.model import SmallTransformer as SmallTransformer
+from interp.models.stream.target import Target as Target
+from interp.models.stream.target import activation as activation
+from interp.models.stream.target import class_score as class_score
+from interp.models.stream.target import continuation_log_prob as continuation_log_prob
+from interp.models.stream.target import contrast as contrast
+from interp.models.stream.target import projection as projection
+from interp.models.stream.target import text_loss as text_loss
+from interp.models.stream.target import token_log_prob as token_log_prob
+from interp.models.stream.target import token_logit as token_logit
 from interp.models.text.tokens import TokenBatch as TokenBatch
 from interp.models.wrapping import wrap as wrap

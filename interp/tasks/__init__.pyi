@@ -23,6 +23,7 @@ from interp.tasks.metrics import log_probability as log_probability
 from interp.tasks.metrics import logit_difference as logit_difference
 from interp.tasks.metrics import mass_difference as mass_difference
 from interp.tasks.metrics import metric as metric
+from interp.tasks.metrics import metric_target as metric_target
 from interp.tasks.metrics import preference as preference
 from interp.tasks.metrics import probability_difference as probability_difference
 from interp.tasks.metrics import rank as rank

@@ -35,6 +35,7 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.models.losses import token_losses
+from interp.models.stream.target import Target
 from interp.models.text.batch import TokenBatch
 from interp.tasks.batch import PromptBatch
 
@@ -202,6 +203,16 @@ def metric(name: str) -> Metric:
             f"no metric {name!r}", expected=", ".join(METRICS), fix=did_you_mean(name, METRICS) or None
         )
     return METRICS[name]
+
+
+def metric_target(name: str, batch: PromptBatch) -> Target:
+    """A metric of a batch of prompts as what an analysis reads: one number per prompt.
+
+    Raises:
+        ConfigError: No such metric, or prompts that lack what it needs.
+    """
+    read = metric(name)
+    return Target(name.replace("_", " "), lambda logits: read(logits, batch, "none"))
 
 
 def _answers(batch: PromptBatch) -> Int[Tensor, "batch answer"]:

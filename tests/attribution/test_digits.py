@@ -19,8 +19,8 @@ import interp
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.attribution import agreement, attribute, prune_curve, unit_relevance
-from interp.attribution.targets import Target
 from interp.core.randomness import generator
+from interp.models.stream.target import Target
 from interp.studies import amortize
 
 HIDDEN = ["1.hook_out", "3.hook_out"]

@@ -14,8 +14,8 @@ from interp.attribution.attributing import make_game
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import Rows, SiteGame
 from interp.attribution.methods.attention import attention_flow, attention_rollout
-from interp.attribution.targets import Target, token_logit
 from interp.core.errors import ConfigError, ModelError, ShapeError
+from interp.models.stream.target import Target, token_logit
 from tests.attribution import toys
 
 SHORT = toys.IDS[:5]

@@ -126,10 +126,10 @@ def test_infidelity_is_captums_at_its_best_scale() -> None:
     from interp.attribution.attributing import make_game
     from interp.attribution.config import AttributionConfig, TrustConfig
     from interp.attribution.game import Rows
-    from interp.attribution.targets import logit_difference
     from interp.core.randomness import generator
+    from interp.models.stream.target import contrast
 
-    game = make_game(model, Rows(model, toys.IDS), logit_difference(model, 3, 5), None, AttributionConfig())
+    game = make_game(model, Rows(model, toys.IDS), contrast(model, 3, 5), None, AttributionConfig())
     config = TrustConfig(samples=64)
     removed = (torch.rand(64, 7, generator=generator(0, "infidelity", 0)) < 0.3).float()
     theirs = infidelity(

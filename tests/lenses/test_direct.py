@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.core.errors import ConfigError, EditError, ModelError, ShapeError, SiteError, TokenError
+from interp.core.errors import EditError, ModelError, ShapeError, SiteError, TokenError
 from interp.core.result import Result
 from interp.lenses.decomposition import Decomposition
 from interp.lenses.direct import SINGLE_NORM
+from interp.models import contrast
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from interp.models.text.tokens import TokenBatch
@@ -54,7 +55,7 @@ def test_the_parts_of_every_family_sum_to_its_own_logit(name: str) -> None:
     with torch.no_grad():
         logits = model(IDS, **kwargs_for(name))[0]
     for neurons in (False, True):
-        result = interp.direct_logit_attribution(model, IDS, 19, 31, neurons=neurons, **kwargs_for(name))
+        result = interp.direct_logit_attribution(model, IDS, (19, 31), neurons=neurons, **kwargs_for(name))
         assert gap(result) <= 1e-4 and result.head_gap <= 1e-4
         assert result.check().ok
         torch.testing.assert_close(result.output, logits[:, 19] - logits[:, 31], atol=1e-5, rtol=1e-5)
@@ -133,7 +134,7 @@ def test_the_small_transformer(norm: str | None, more: dict[str, Any]) -> None:
 def test_taking_a_part_out_of_the_stream_changes_the_logit_by_its_contribution(name: str) -> None:
     """The direct path, measured: the final norm's scale held, nothing else rerun."""
     model = interp.wrap(zoo.make(name, dtype=torch.float64))
-    result = interp.direct_logit_attribution(model, IDS, 19, 31)
+    result = interp.direct_logit_attribution(model, IDS, (19, 31))
     sites = [
         "blocks.1.attn.hook_result",
         "blocks.1.hook_mlp_out",
@@ -201,21 +202,22 @@ def test_equal_to_transformer_lens() -> None:
     heads = cache.stack_head_results(layer=-1, pos_slice=-1)
     expected = cache.logit_attrs(heads, tokens=19, incorrect_tokens=31, pos_slice=-1)[:, 0]
     for model in (interp.wrap(ours), interp.wrap(theirs)):
-        found = interp.direct_logit_attribution(model, IDS, 19, 31, positions=-1)
+        found = interp.direct_logit_attribution(model, IDS, (19, 31), positions=-1)
         assert found.check().ok
         torch.testing.assert_close(found.of("head")[:, 0], expected, atol=1e-5, rtol=1e-4)
         assert torch.equal(found.heads()[..., 0].flatten(), found.of("head")[:, 0])
 
 
 def test_an_observable_reads_a_weighted_sum_of_logits(gpt2: interp.HookedModel) -> None:
-    from interp.lenses import observable
-
-    weights = observable(gpt2, [19, 20], [31])
+    weights = contrast(gpt2, [19, 20], [31]).over_logits(zoo.V)
     assert weights[[19, 20, 31]].tolist() == [0.5, 0.5, -1.0] and int((weights != 0).sum()) == 3
     read = interp.direct_logit_attribution(gpt2, IDS, weights)
-    parts = [interp.direct_logit_attribution(gpt2, IDS, plus, 31) for plus in (19, 20)]
+    parts = [interp.direct_logit_attribution(gpt2, IDS, (plus, 31)) for plus in (19, 20)]
     torch.testing.assert_close(read.values, (parts[0].values + parts[1].values) / 2, atol=1e-5, rtol=1e-4)
     assert read.reading == "observable" and read.check().ok
+    same = interp.direct_logit_attribution(gpt2, IDS, ([19, 20], [31]))
+    torch.testing.assert_close(same.values, read.values)
+    assert same.reading == "contrast" and set(same.targets) == {"19+20−31"}
 
 
 def test_padding_never_reaches_the_attribution(gpt2: interp.HookedModel) -> None:
@@ -357,9 +359,9 @@ def test_models_whose_output_is_no_sum_are_refused(name: str) -> None:
         ({"positions": [True, False]}, TokenError, "shape of the tokens"),
         ({"positions": []}, EditError, "is empty"),
         ({"target": zoo.V}, TokenError, "0 to 100"),
-        ({"against": "red"}, TokenError, "no tokenizer"),
+        ({"target": (19, "red")}, TokenError, "no tokenizer"),
         ({"target": torch.ones(7)}, ShapeError, "one weight per token"),
-        ({"target": torch.ones(zoo.V), "against": 3}, ConfigError, "both sides"),
+        ({"target": (torch.ones(zoo.V), 3)}, TokenError, "one id per position"),
         ({"parts": {"blocks.1.hook_q": torch.ones(2, zoo.D)}}, SiteError, "does not write"),
         ({"parts": {"blocks.1.hook_mlp_out": torch.ones(2, 5)}}, ShapeError, "do not fit"),
     ],
@@ -380,7 +382,7 @@ def test_several_texts_are_refused(gpt2: interp.HookedModel) -> None:
 
 
 def test_the_result_is_a_frame_a_folder_and_pictures(gpt2: interp.HookedModel, tmp_path: Path) -> None:
-    result = interp.direct_logit_attribution(gpt2, IDS, 19, 31)
+    result = interp.direct_logit_attribution(gpt2, IDS, (19, 31))
     result.save(tmp_path / "it")
     again = Result.load(tmp_path / "it")
     assert isinstance(again, Decomposition) and torch.equal(again.values, result.values)

@@ -12,8 +12,9 @@ from torch import Tensor
 import interp
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.result import Result
-from interp.lenses import FeatureVectors, coupling, observable, path_vectors, propagate, score_tokens
+from interp.lenses import FeatureVectors, coupling, path_vectors, propagate, score_tokens
 from interp.lenses.propagation import crossing
+from interp.models import contrast
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from interp.models.stream.frozen import FrozenNorm
@@ -92,9 +93,9 @@ def test_at_one_unlucky_point_the_direction_does_turn() -> None:
 @pytest.mark.parametrize("norm", [None, "LN", "RMS"])
 def test_without_mlps_scores_and_constant_are_the_observable(norm: str | None) -> None:
     model = small(attn_only=True, normalization_type=norm, dtype="float64")
-    contrast = observable(model, [19], [31]).double()
+    wanted = contrast(model, [19], [31]).over_logits(model.cfg.d_vocab_out or model.cfg.d_vocab).double()
     for site in (ENTRY, "blocks.1.hook_resid_pre"):
-        found = propagate(model, IDS, contrast, site)
+        found = propagate(model, IDS, wanted, site)
         with torch.no_grad():
             logits = model(IDS)[0, -1]
         torch.testing.assert_close(found.total, logits[19] - logits[31])
@@ -110,17 +111,17 @@ def test_one_layer_by_hand() -> None:
         for name, parameter in model.module.named_parameters():
             if ".b_" in name or name.endswith("b_U"):
                 parameter.zero_()
-    contrast = observable(model, [19], [31])
+    wanted = contrast(model, [19], [31])
     acts = model.capture(IDS, [ENTRY, "blocks.0.attn.hook_pattern"])
     x, pattern = acts[ENTRY][0], acts["pattern", 0][0, :, -1]
-    paths = path_vectors(model, contrast, [[], ["L0H0"], ["L0H1"], ["L0H2"]])
+    paths = path_vectors(model, wanted, [[], ["L0H0"], ["L0H1"], ["L0H2"]])
     by_hand = paths.vectors[0] @ x[-1]
     for head in range(3):
         by_hand = by_hand + pattern[head] @ (x @ paths.vectors[1 + head])
     with torch.no_grad():
         logits = model(IDS)[0, -1]
     torch.testing.assert_close(by_hand, logits[19] - logits[31], atol=1e-5, rtol=1e-5)
-    exact = propagate(model, IDS, contrast, ENTRY)
+    exact = propagate(model, IDS, wanted, ENTRY)
     mixed = torch.einsum("hp,hd->pd", pattern, paths.vectors[1:])
     mixed[-1] += paths.vectors[0]
     torch.testing.assert_close(exact.vectors, mixed, atol=1e-5, rtol=1e-4)
@@ -129,8 +130,8 @@ def test_one_layer_by_hand() -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
 def test_the_vectors_are_the_slope_of_the_model_with_patterns_held(name: str) -> None:
     model = interp.wrap(zoo.make(name, dtype=torch.float64))
-    contrast = observable(model, [19], [31]).double()
-    found = propagate(model, IDS, contrast, "blocks.1.hook_resid_pre", norms="exact")
+    wanted = contrast(model, [19], [31]).over_logits(model.cfg.d_vocab_out or model.cfg.d_vocab).double()
+    found = propagate(model, IDS, wanted, "blocks.1.hook_resid_pre", norms="exact")
     direction = torch.randn(len(IDS), zoo.D).double()
     held = model.capture(IDS, ["*.hook_q", "*.hook_k"])
     hooks: list[Any] = [(s, lambda v, hook, kept=t: kept) for s, t in held.items()]
@@ -151,10 +152,10 @@ def test_the_vectors_are_the_slope_of_the_model_with_patterns_held(name: str) ->
 
 def test_padding_and_gradients_stay_outside() -> None:
     model = interp.wrap(zoo.make("gpt2"))
-    contrast = observable(model, [19], [31])
+    wanted = contrast(model, [19], [31])
     ids = torch.cat([torch.zeros(1, 3).long(), IDS[None]], dim=1)
-    padded = propagate(model, TokenBatch(ids, torch.arange(10)[None] >= 3), contrast, ENTRY)
-    plain = propagate(model, IDS, contrast, ENTRY)
+    padded = propagate(model, TokenBatch(ids, torch.arange(10)[None] >= 3), wanted, ENTRY)
+    plain = propagate(model, IDS, wanted, ENTRY)
     torch.testing.assert_close(padded.vectors, plain.vectors, atol=1e-5, rtol=1e-4)
     assert padded.names == plain.names
     assert all(parameter.grad is None for parameter in model.module.parameters())
@@ -165,8 +166,8 @@ def test_padding_and_gradients_stay_outside() -> None:
 
 def test_grouped_heads_read_their_groups_values() -> None:
     model = interp.wrap(zoo.make("llama"))
-    contrast = observable(model, [19], [31])
-    found = path_vectors(model, contrast, [["L2H4"]]).vectors[0]
+    wanted = contrast(model, [19], [31])
+    found = path_vectors(model, wanted, [["L2H4"]]).vectors[0]
     layer, norm = model.module.model.layers[2], model.module.model.norm
     y = norm.weight * (model.W_U[:, 19] - model.W_U[:, 31])
     o = layer.self_attn.o_proj.weight[:, 4 * zoo.DH : 5 * zoo.DH]
@@ -178,12 +179,12 @@ def test_grouped_heads_read_their_groups_values() -> None:
 
 def test_an_mlp_enters_by_its_gradient_where_the_contrast_crosses_zero() -> None:
     model = interp.wrap(zoo.make("gpt2"))
-    contrast = observable(model, [19], [31])
+    wanted = contrast(model, [19], [31])
     pair = (IDS, IDS.flip(0))
-    found = path_vectors(model, contrast, [["L1 mlp"], ["L1 mlp", "L0H2"]], pair=pair)
+    found = path_vectors(model, wanted, [["L1 mlp"], ["L1 mlp", "L0H2"]], pair=pair)
     assert found.sites == ("blocks.1.hook_resid_mid", ENTRY)
     block = model.module.transformer.h[1]
-    y = path_vectors(model, contrast, [[]]).vectors[0]
+    y = path_vectors(model, wanted, [[]]).vectors[0]
     ends = [model.capture(t, found.sites[0])[found.sites[0]][0, -1] for t in pair]
     x = crossing(lambda p: block.mlp(block.ln_2(p)) @ y, *ends).requires_grad_(True)
     value = block.mlp(block.ln_2(x)) @ y
@@ -231,19 +232,19 @@ def auc(gender: Tensor, scores: Tensor) -> float:
 
 def test_one_pair_of_texts_finds_the_gender_of_500_names_it_never_saw(names: toys.Names) -> None:
     gender, model = names.gender, names.model
-    contrast = observable(model, [toys.SHE], [toys.HE])
+    wanted = contrast(model, [toys.SHE], [toys.HE])
     every = toys.sentences(gender, torch.arange(toys.N_NAMES), 0)[:, :-1]
     x = model.capture(every, ENTRY)[ENTRY][:, 1].detach()
     ours, plain, null = [], [], []
     for k in range(6):
         she, he = int(gender.nonzero()[7 * k]), int((~gender).nonzero()[5 * k])
         rest = torch.tensor([i for i in range(toys.N_NAMES) if i not in (she, he)])[:500]
-        pair = [propagate(model, names.prompt(i), contrast, ENTRY) for i in (she, he)]
+        pair = [propagate(model, names.prompt(i), wanted, ENTRY) for i in (she, he)]
         vector = (pair[0].vectors + pair[1].vectors)[1]
         ours.append(auc(gender[rest], x[rest] @ vector))
         plain.append(auc(gender[rest], x[rest] @ (x[she] - x[he])))
         other = model.randomised(k)
-        unlearned = propagate(other, names.prompt(she), contrast, ENTRY).vectors[1]
+        unlearned = propagate(other, names.prompt(she), wanted, ENTRY).vectors[1]
         y = other.capture(every, ENTRY)[ENTRY][:, 1].detach()
         null.append(auc(gender[rest], y[rest] @ unlearned))
     mean = [sum(values) / len(values) for values in (ours, plain, null)]
@@ -262,14 +263,14 @@ def test_coupling_predicts_what_the_model_does_on_its_own_data(names: toys.Names
     trait = toys.TRAITS
     # What is read, and where it is said: the pronoun at the end, the trait after IS.
     contrasts = {
-        "gender": (observable(model, [toys.SHE], [toys.HE]), -1),
-        "she": (observable(model, [toys.SHE], [trait]), -1),
-        "trait": (observable(model, [trait], [trait + 1]), 2),
+        "gender": (contrast(model, [toys.SHE], [toys.HE]), -1),
+        "she": (contrast(model, [toys.SHE], [trait]), -1),
+        "trait": (contrast(model, [trait], [trait + 1]), 2),
     }
     vectors = torch.stack(
         [
-            propagate(model, names.prompt(3), contrast, ENTRY, position=at).vectors[1]
-            for contrast, at in contrasts.values()
+            propagate(model, names.prompt(3), wanted, ENTRY, position=at).vectors[1]
+            for wanted, at in contrasts.values()
         ]
     )
     x = model.capture(torch.arange(toys.N_NAMES)[:, None], "hook_embed")["hook_embed"][:, 0]
@@ -298,15 +299,15 @@ def test_coupling_predicts_what_the_model_does_on_its_own_data(names: toys.Names
 
 def test_results_are_folders_and_pictures(names: toys.Names, tmp_path: Path) -> None:
     model, prompt = names.model, names.prompt(3)
-    contrast = observable(model, [toys.SHE], [toys.HE])
-    paths = path_vectors(model, contrast, [["L1H0"], ["L1H1"]], name="she − he")
+    wanted = contrast(model, [toys.SHE], [toys.HE])
+    paths = path_vectors(model, wanted, [["L1H0"], ["L1H1"]], name="she − he")
     assert paths.plot().data[0].z.shape == (2, 2)
     scored = score_tokens(model, prompt, paths)
     x = model.capture(prompt, "blocks.1.hook_resid_pre")["resid_pre", 1][0]
     torch.testing.assert_close(scored.scores, (x @ paths.vectors.T).T)
     torch.testing.assert_close(paths.read(x), x @ paths.vectors.T)
     assert scored.plot().data[0].z.shape == (2, 6)
-    for result in (paths, scored, propagate(model, prompt, contrast, ENTRY)):
+    for result in (paths, scored, propagate(model, prompt, wanted, ENTRY)):
         result.save(tmp_path / type(result).__name__, overwrite=True)
         again = Result.load(tmp_path / type(result).__name__)
         assert again.names == result.names and type(again) is type(result)
@@ -315,23 +316,23 @@ def test_results_are_folders_and_pictures(names: toys.Names, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda m, o: propagate(m, IDS, o[:5], ENTRY), ShapeError, "one weight per token"),
+        (lambda m, o: propagate(m, IDS, torch.ones(5), ENTRY), ShapeError, "one weight per token"),
         (lambda m, o: propagate(m, IDS, o, "blocks.*.hook_resid_pre"), SiteError, "at one site"),
         (lambda m, o: propagate(m, IDS, o, "blocks.0.hook_resid_pree"), SiteError, "resid_pre"),
         (lambda m, o: propagate(m, IDS, o, "blocks.0.hook_q"), SiteError, "no"),
         (lambda m, o: path_vectors(m, o, [["L1H9"]]), ConfigError, "no such component"),
         (lambda m, o: path_vectors(m, o, [["L0H1", "L1H0"]]), ConfigError, "output to the input"),
         (lambda m, o: path_vectors(m, o, [["L1 mlp"]]), ConfigError, "between two texts"),
-        (lambda m, o: observable(m, []), ConfigError, "positive side"),
+        (lambda m, o: contrast(m, []), ConfigError, "positive side"),
     ],
 )
 def test_bad_requests_are_explained(call: Any, kind: type[Exception], words: str) -> None:
     model = small()
     with pytest.raises(kind, match=words):
-        call(model, observable(model, [19], [31]))
+        call(model, contrast(model, [19], [31]))
 
 
 def test_models_whose_patterns_cannot_be_held_are_refused() -> None:
     model = interp.wrap(zoo.make("falcon"))
     with pytest.raises(ModelError, match="cannot be held"):
-        propagate(model, IDS, observable(model, [19], [31]), ENTRY)
+        propagate(model, IDS, contrast(model, [19], [31]), ENTRY)

@@ -35,7 +35,7 @@ def image() -> Tensor:
 def test_effects_sum_to_a_replay_with_patterns_held(name: str, layer: int) -> None:
     model = interp.wrap(zoo.make(name))
     inputs, position = (image(), 0) if name == "vit" else (IDS, -1)
-    found = second_order(model, inputs, layer, 3, 4, position=position)
+    found = second_order(model, inputs, layer, (3, 4), position=position)
     assert found.check().ok, found.check()
     assert float((found.effects.sum() + found.bias - found.replay).abs()) <= 1e-5
     assert float(found.effects.abs().max()) > 1e-3  # or there was nothing to sum
@@ -55,7 +55,7 @@ def test_in_double_precision(name: str) -> None:
 def test_one_neuron_measured_in_the_model(name: str) -> None:
     """Taken out of what one later attention sees, with patterns and scales held."""
     model = interp.wrap(zoo.make(name))
-    found = second_order(model, IDS, 1, 3, 4)  # one layer of heads above
+    found = second_order(model, IDS, 1, (3, 4))  # one layer of heads above
     neuron = int(found.total().abs().argmax())
     sites = [
         "blocks.1.mlp.hook_post",
@@ -97,8 +97,8 @@ def test_one_neuron_measured_in_the_model(name: str) -> None:
 
 def test_direct_effects_are_direct_logit_attributions() -> None:
     model = interp.wrap(zoo.make("gpt2"))
-    found = second_order(model, IDS, 1, 3, 4)
-    plain = interp.direct_logit_attribution(model, IDS, 3, 4, positions=-1, neurons=True)
+    found = second_order(model, IDS, 1, (3, 4))
+    plain = interp.direct_logit_attribution(model, IDS, (3, 4), positions=-1, neurons=True)
     rows = [i for i, name in enumerate(plain.components) if name.startswith("L1N")]
     torch.testing.assert_close(found.direct, plain.values[rows, 0], atol=1e-5, rtol=1e-4)
 
@@ -108,7 +108,7 @@ def test_directions_read_with_the_unembedding_are_the_effects(name: str) -> None
     model = interp.wrap(zoo.make(name))
     vectors = second_order_directions(model, IDS, 0, [5, 0, 30])
     effects = vectors @ (model.W_U[:, 3] - model.W_U[:, 4]).detach()
-    found = second_order(model, IDS, 0, 3, 4).total()[[5, 0, 30]]
+    found = second_order(model, IDS, 0, (3, 4)).total()[[5, 0, 30]]
     torch.testing.assert_close(effects, found, atol=1e-5, rtol=1e-4)
 
 

@@ -506,7 +506,7 @@ def test_values_of_a_wrong_kind_are_refused() -> None:
     """In a process without the suite's type checker, which would stand before the package."""
     code = f"""
 import json, torch, interp
-from interp.attribution import targets
+from interp.models.stream import target as targets
 from tests.models import zoo
 m, s, found = interp.wrap(zoo.make("gpt2")), "blocks.1.hook_resid_post", {{}}
 for call in {list(WRONG_KINDS)!r}:

@@ -160,7 +160,7 @@ def test_few_heads_say_the_indirect_object(full_count: bool) -> None:
 
     def share(of: HookedModel) -> float:
         total = sum(
-            direct_logit_attribution(of, p.clean, p.answers[0], p.distractors[0], positions=-1).heads()[
+            direct_logit_attribution(of, p.clean, (p.answers[0], p.distractors[0]), positions=-1).heads()[
                 ..., 0
             ]
             for p in prompts

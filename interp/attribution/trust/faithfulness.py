@@ -14,12 +14,12 @@ from interp.attribution.config import AttributionConfig, TrustConfig
 from interp.attribution.game import Rows, SiteGame
 from interp.attribution.methods.table import engine_of
 from interp.attribution.result import Attribution
-from interp.attribution.targets import as_target
 from interp.attribution.trust.bootstrap import bootstrap_interval
 from interp.attribution.trust.result import Faithfulness
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
+from interp.models.stream.target import as_target
 
 ERASER = (0.05, 0.1, 0.2, 0.5)
 """Fractions of comprehensiveness and sufficiency (DeYoung et al. 2020), at least one position."""

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from interp.attribution.attributing import attribute
 from interp.attribution.config import AttributionConfig
-from interp.attribution.targets import Target
 from interp.attribution.trust.faithfulness import RANDOM
 from interp.attribution.trust.result import GroundTruth
 from interp.core.errors import ConfigError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
+from interp.models.stream.target import Target
 from interp.tasks.batch import PromptBatch
 from interp.tasks.prompts import Prompts
 

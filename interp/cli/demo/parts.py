@@ -13,9 +13,9 @@ ANSWER, DISTRACTOR = " Mary", " John"
 def parts(scene: Scene) -> Section | None:
     """What each head and MLP adds to the answer; nothing for a model whose output is no sum."""
     asked = scene.is_bundled and scene.inputs == TEXT
-    contrast = (ANSWER, DISTRACTOR) if asked else (None, None)
+    contrast = (ANSWER, DISTRACTOR) if asked else None
     try:
-        result = direct_logit_attribution(scene.model, scene.inputs, *contrast)
+        result = direct_logit_attribution(scene.model, scene.inputs, contrast)
     except ModelError:
         return None
     prose = (

@@ -21,10 +21,10 @@ from interp.core.activations import Activations
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ModelError
 from interp.core.result import Result
-from interp.lenses.reading import one_row, passed_on, pieces_of
-from interp.lenses.readout import read_head
+from interp.lenses.reading import one_row, passed_on
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import FrozenNorm, wide
+from interp.models.stream.reading import place_of, read_head
 from interp.models.stream.writers import Stream, Writer, norm_before, residual_stream
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
@@ -74,9 +74,8 @@ def second_order(
     inputs: Any,
     layer: int,
     target: Any = None,
-    against: Any = None,
     *,
-    position: int = -1,
+    position: int | None = None,
     **kwargs: Any,
 ) -> SecondOrder:
     """Split what the neurons of one layer say through later heads.
@@ -86,8 +85,8 @@ def second_order(
         inputs: One text or ids, or one image.
         layer: Block of the neurons.
         target: Token (or class) read, as for `direct_logit_attribution`.
-        against: Token whose logit is subtracted.
-        position: Where it is read; 0 for a vision transformer's class token.
+        position: Where it is read; the last when absent, or where the `Target` says; 0 for a vision
+            transformer's class token.
         kwargs: For `capture`.
 
     Raises:
@@ -95,6 +94,8 @@ def second_order(
         ModelError: Post-norm models, attention patterns out of reach, no MLPs.
     """
     passed_on(model, inputs, kwargs, second_order)
+    where = place_of(target, position)
+    position = -1 if where is None else where
     carriers = find_carriers(model, layer)
     stream, mlp, later, sites = carriers.stream, carriers.mlp, carriers.later, carriers.sites
     with torch.no_grad():
@@ -106,7 +107,7 @@ def second_order(
         last = acts[stream.last][:, at]
         normalized = wide(model.ln_final(last))
         logits = model.unembed(model.ln_final(last))
-        reading = read_head(model, normalized, logits, target, against)
+        reading = read_head(model, normalized, logits, target)
         reader = stream.norm.adjoint(reading.direction, stream.norm.scale(wide(last)))[0]
         parts = [_readers(model, w, acts, reader, at) for w in later]
         m = torch.stack([each.sum(0) for each in parts]).sum(0)
@@ -122,8 +123,6 @@ def second_order(
         unseen = [_replay(model, inputs, mlp, w, acts, kwargs)[at] for w in later]
         replay = torch.stack(unseen).sum(0) @ reader
         rounding = (stream.norm.apply(wide(last)) - normalized).abs().max()
-    pieces = pieces_of(model, *reading.ids) if model.reads == "tokens" else None
-    named = reading.targets(pieces or {int(i): str(int(i)) for ids in reading.ids for i in ids})
     return SecondOrder(
         effects=effects,
         direct=p[at] * (mlp.weight @ here),
@@ -133,7 +132,7 @@ def second_order(
         layer=layer,
         layers=tuple(w.layer for w in later),
         position=position % len(tokens),
-        target=named[0],
+        target=reading.targets[0],
         tokens=tuple(tokens),
         tolerance=max(TOLERANCE.get(model.cfg.dtype, 0.05), 1e-6 * (float(rounding) > 1e-12)),
         labels={"neuron": [mlp.part(n) for n in range(len(effects))]},
