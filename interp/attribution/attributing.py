@@ -18,7 +18,8 @@ from interp.core.errors import ConfigError, ModelError
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
-from interp.models.stream.target import Target, as_target, token_log_prob
+from interp.models.stream.spelling import as_target
+from interp.models.stream.target import Target, token_log_prob
 
 
 def attribute(

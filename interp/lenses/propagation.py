@@ -20,9 +20,9 @@ from interp.lenses.features import FeatureVectors, TokenScores
 from interp.lenses.reading import one_row, passed_on
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import wide
-from interp.models.stream.reading import place_of
+from interp.models.stream.reading import last_or_said
 from interp.models.stream.readout import linear_reading
-from interp.models.stream.target import linear_target
+from interp.models.stream.spelling import linear_target
 from interp.models.stream.writers import Writer, norm_before, residual_stream
 
 Norms = Literal["frozen", "exact"]
@@ -69,12 +69,10 @@ def propagate(
     passed_on(model, inputs, kwargs, propagate, run=False)
     wanted = linear_target(model, target, "an observable")
     weights = wanted.over_logits(model.cfg.d_vocab_out or model.cfg.d_vocab)
-    where = place_of(target, position)
-    position = -1 if where is None else where
+    position = last_or_said(target, position)
     frozen = _frozen_sites(model, scales=norms == "frozen")
-    names = model.sites.resolve(site)
-    if len(names) != 1 or names[0] != site:
-        raise SiteError("vectors are taken at one site", got=site, expected=", ".join(names))
+    if (there := model.sites.resolve(site)) != [site]:
+        raise SiteError("vectors are taken at one site", got=site, expected=", ".join(there))
     leaf: list[Tensor] = []
 
     def begin(value: Tensor, hook: Any) -> Tensor:
@@ -90,28 +88,27 @@ def propagate(
     here = leaf[0]
     if here.ndim != 3:
         raise SiteError(f"{site!r} has no vector per position", got=list(here.shape))
-    total = _observed(model, acts[last][0, at[position]], weights, norms)
+    place = at[position]
+    total = _observed(model, acts[last][0, place], weights, norms)
     (gradient,) = torch.autograd.grad(total, here)
     vectors, x = wide(gradient[0, at]), wide(here[0, at]).detach()
     scores = (vectors * x).sum(-1)
     held = {each: acts[each].detach() for each in frozen}
     half = _halved(model, inputs, site, held, kwargs)
     with torch.no_grad():
-        scale = held.get("ln_final.hook_scale")
-        measured = _observed(model, half[0, at[position]], weights, norms, scale, at[position])
-    predicted = total.detach() - scores.sum() / 2
-    pieces = model.to_str_tokens(tokens)
+        measured = _observed(model, half[0, place], weights, norms, held.get("ln_final.hook_scale"), place)
+    names = [f"{i} {piece}" for i, piece in enumerate(model.to_str_tokens(tokens))]
     return FeatureVectors(
         vectors=vectors,
         scores=scores,
         total=total.detach(),
-        gap=(predicted - measured).abs(),
-        names=tuple(f"{i} {piece}" for i, piece in enumerate(pieces)),
+        gap=(total.detach() - scores.sum() / 2 - measured).abs(),
+        names=tuple(names),
         sites=(site,) * len(at),
         observable=name or wanted.name,
         norms=norms,
         affine=norms == "frozen" and not _has_mlp(model),
-        labels={"feature": [f"{i} {piece}" for i, piece in enumerate(pieces)]},
+        labels={"feature": names},
         provenance=model.provenance([site]),
     )
 

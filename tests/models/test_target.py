@@ -14,7 +14,7 @@ import interp
 from interp import lenses
 from interp.core.errors import ConfigError, InterpError, ShapeError, TokenError
 from interp.models import Target, activation, class_score, contrast, projection, text_loss, token_logit
-from interp.models.stream.target import as_target
+from interp.models.stream.spelling import as_target
 from tests.models import zoo
 
 IDS = torch.tensor([5, 11, 7, 3, 29])

@@ -19,7 +19,7 @@ from interp.attribution.trust.result import Faithfulness
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
-from interp.models.stream.target import as_target
+from interp.models.stream.spelling import as_target
 
 ERASER = (0.05, 0.1, 0.2, 0.5)
 """Fractions of comprehensiveness and sufficiency (DeYoung et al. 2020), at least one position."""

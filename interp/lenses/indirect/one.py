@@ -24,7 +24,7 @@ from interp.core.result import Result
 from interp.lenses.reading import one_row, passed_on
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import FrozenNorm, wide
-from interp.models.stream.reading import place_of, read_head
+from interp.models.stream.reading import last_or_said, read_head
 from interp.models.stream.writers import Stream, Writer, norm_before, residual_stream
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
@@ -94,8 +94,7 @@ def second_order(
         ModelError: Post-norm models, attention patterns out of reach, no MLPs.
     """
     passed_on(model, inputs, kwargs, second_order)
-    where = place_of(target, position)
-    position = -1 if where is None else where
+    position = last_or_said(target, position)
     carriers = find_carriers(model, layer)
     stream, mlp, later, sites = carriers.stream, carriers.mlp, carriers.later, carriers.sites
     with torch.no_grad():

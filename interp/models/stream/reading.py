@@ -14,7 +14,8 @@ from interp.core.foreign import show
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import wide
 from interp.models.stream.readout import linear_reading, uncapped
-from interp.models.stream.target import Target, as_target, is_token, is_weights, token_id
+from interp.models.stream.spelling import as_target
+from interp.models.stream.target import Target, is_token, is_weights, token_id
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ def followed(model: HookedModel, target: Any, logits: Tensor) -> Tensor:
     if is_weights(target) or isinstance(target, tuple) or (callable(target) and not _counts(target)):
         raise _follows_one(target)
     return _per_position(model, target, logits)
+
+
+def last_or_said(target: Any, position: int | None) -> int:
+    """Where one number is read: where a Target says, else at `position`, else at the last."""
+    said = place_of(target, position)
+    return -1 if said is None else said
 
 
 def place_of(target: Any, position: int | None) -> int | None:

@@ -1,27 +1,11 @@
-"""What is read from a run: one number per row, of the output or of any site.
-
-Every analysis takes its target in the same spellings:
-
-| written                                  | read                                                  |
-|------------------------------------------|-------------------------------------------------------|
-| `None`                                   | logit of the likeliest token (score of that class)    |
-| `" Mary"`, `42`                          | logit of that token (score of that class)             |
-| `(" Mary", " John")`                     | logit of the first less that of the second            |
-| `([" he", " him"], [" she"])`            | mean logit of one side less that of the other         |
-| float tensor [d_vocab]                   | an observable: the logits, weighted and summed        |
-| `activation(site, ...)`, `text_loss(ids)` | a `Target`: a latent, any site, a loss, ...           |
-| a function of the output                 | what it returns, one number per row                   |
-
-What reads every position of a text (lenses, decompositions) also takes one token per position: a
-list, or a tensor of integers [pos].
-"""
+"""What is read from a run: one number per row, of the output or of any site."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,13 +13,10 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError, TokenError
 from interp.core.foreign import show
 from interp.models.hooked import HookedModel
-from interp.models.outputs import candidates
 from interp.models.stream.readout import linear_reading
 from interp.models.text.forms import ids_of
 
 Read = Callable[[Any], Tensor]
-
-SPELLINGS = "token, pair of tokens (a tuple), class, float weights [d_vocab], Target, function, or None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +84,7 @@ class Target:
             ConfigError: It is not a sum of logits.
             ModelError: The head cannot be differentiated.
         """
-        weights = self.over_logits(_vocabulary(model)).to(model.device)
+        weights = self.over_logits(vocabulary(model)).to(model.device)
         dtype = torch.float64 if model.cfg.dtype == "float64" else torch.float32
         direction, constant = linear_reading(model, weights.to(dtype), 1, dtype)
         return direction[0], constant[0]
@@ -111,7 +92,7 @@ class Target:
 
 def token_logit(model: HookedModel, token: str | int, position: int | None = None) -> Target:
     """The logit of a token at a position (the last by default)."""
-    return _sum_of_logits(model, ((token,),), position)
+    return sum_of_logits(model, ((token,),), position)
 
 
 def contrast(
@@ -128,10 +109,10 @@ def contrast(
         ConfigError: No token on the positive side.
         TokenError: A text that is not one token, or an id outside the vocabulary.
     """
-    sides = [_side(tokens) for tokens in (positive, negative)]
+    sides = [side_of(tokens) for tokens in (positive, negative)]
     if not sides[0]:
         raise ConfigError("a contrast needs a token on its positive side", got="none")
-    return _sum_of_logits(model, [side for side in sides if side], position)
+    return sum_of_logits(model, [side for side in sides if side], position)
 
 
 def token_log_prob(model: HookedModel, token: str | int, position: int = -1) -> Target:
@@ -205,68 +186,6 @@ def projection(site: str, direction: Tensor, *, position: int = -1) -> Target:
     return Target(f"direction at {site}[{position}]", read, site)
 
 
-def as_target(model: HookedModel, target: Any, output: Callable[[], Any]) -> Target:
-    """What a user may write (the table above), as a Target.
-
-    Args:
-        output: Gives the model's output on the input, asked for only when needed.
-
-    Raises:
-        ConfigError: Something else, None for a model without logits, or no such class.
-        ShapeError: Weights of another vocabulary.
-        TokenError: Text that is not one token, or an id outside the vocabulary.
-    """
-    if isinstance(target, Target):
-        return target
-    if callable(target) and not isinstance(target, Tensor):
-        return Target(str(getattr(target, "__name__", "function")), cast(Read, target))
-    out = output()
-    if not isinstance(out, Tensor) or out.dim() not in (2, 3):
-        raise ConfigError(
-            "this model's output needs a target of its own",
-            got=f"output of type {type(out).__name__}" + _fields(out),
-            fix="target=lambda output: ... giving one number per row",
-        )
-    if target is None:
-        return _likeliest(model, out)
-    classes = out.shape[-1] if out.dim() == 2 else None
-    if isinstance(target, tuple) and len(target) == 2:
-        return _sum_of_logits(model, [_side(side) for side in target], None, classes)
-    if isinstance(target, Tensor) and is_weights(target):
-        return _observable(target, out.shape[-1], classes)
-    if is_token(target):
-        return _sum_of_logits(model, [(target,)], None, classes)
-    raise ConfigError(
-        "cannot read this as a target",
-        got=show(target, 80),
-        expected=SPELLINGS,
-        fix="a pair is a tuple: (answer, distractor)" if isinstance(target, list) else None,
-    )
-
-
-def linear_target(model: HookedModel, target: Any, what: str) -> Target:
-    """What a user may write where only a sum of logits is understood, without an input.
-
-    Args:
-        what: Who asks, for the error.
-
-    Raises:
-        ConfigError: Something that is no such sum, or None.
-        ShapeError: Weights of another vocabulary.
-        TokenError: Text that is not one token, or an id outside the vocabulary.
-    """
-    n = _vocabulary(model)
-    if not (isinstance(target, Target | tuple) or is_weights(target) or is_token(target)):
-        raise ConfigError(
-            f"{what} needs a weighted sum of logits",
-            got=show(target, 80),
-            expected="a token, a pair of tokens (a tuple), float weights [d_vocab], or a Target of these",
-        )
-    found = as_target(model, target, lambda: torch.empty(1, 1, n))
-    found.over_logits(n)
-    return found
-
-
 def is_token(target: Any) -> bool:
     """Whether this is one token: text, or an integer of Python, numpy or torch."""
     if isinstance(target, bool) or getattr(target, "ndim", 0):
@@ -291,7 +210,7 @@ def token_id(model: HookedModel, token: Any) -> int:
         raise TokenError("this is not one token", got=show(token, 80), expected="text or an integer id")
     if isinstance(token, str):
         return model.to_single_token(token)
-    n, index = _vocabulary(model), operator.index(token)
+    n, index = vocabulary(model), operator.index(token)
     if n and not 0 <= index < n:
         raise TokenError("no such token", got=index, expected=f"0 to {n - 1}")
     return index
@@ -302,7 +221,7 @@ def spelt(model: HookedModel, index: int) -> str:
     return str(index) if model.tokenizer is None else repr(model.to_str_tokens(torch.tensor([index]))[0])
 
 
-def _sum_of_logits(
+def sum_of_logits(
     model: HookedModel, sides: Sequence[Sequence[Any]], position: int | None, classes: int | None = None
 ) -> Target:
     """Means of sides, the second subtracted; of class scores where there are `classes`."""
@@ -320,22 +239,12 @@ def _sum_of_logits(
     shown = " - ".join(named)
     shares = torch.tensor(signs, dtype=torch.float64)
     if classes is not None:
-        return _weighted(f"score of class {shown}", flat, shares, None, classes=True)
+        return weighted(f"score of class {shown}", flat, shares, None, classes=True)
     place = "" if position is None else f" at {position}"
-    return _weighted(f"logit {shown}{place}", flat, shares, position)
+    return weighted(f"logit {shown}{place}", flat, shares, position)
 
 
-def _observable(weights: Tensor, n: int, classes: int | None) -> Target:
-    if weights.shape != (n,):
-        raise ShapeError(
-            "an observable has one weight per token of the vocabulary", got=list(weights.shape), expected=[n]
-        )
-    ids = weights.detach().cpu().nonzero().flatten()
-    found = weights.detach().cpu()[ids]
-    return _weighted("observable", ids, found, None, classes=classes is not None)
-
-
-def _weighted(
+def weighted(
     name: str, ids: Tensor, coefficients: Tensor, position: int | None, classes: bool = False
 ) -> Target:
     """Σ coefficient · logit over `ids`, at a position of [batch pos d_vocab], or of [batch class]."""
@@ -358,19 +267,7 @@ def _at(out: Tensor, position: int, name: str) -> Tensor:
     return out[:, position]
 
 
-def _likeliest(model: HookedModel, out: Tensor) -> Target:
-    if out.dim() == 3 and not model.has_head:
-        raise ConfigError(
-            "a model without a head has no likeliest answer",
-            got="target=None",
-            fix="interp.models.activation(site, index=k), or a function of the output",
-        )
-    if out.dim() == 2:
-        return class_score(int(out[0].argmax(-1)))
-    return token_logit(model, int(out[0, -1].argmax(-1)))
-
-
-def _side(tokens: Any) -> tuple[Any, ...]:
+def side_of(tokens: Any) -> tuple[Any, ...]:
     """One side of a contrast as a sequence of tokens."""
     if isinstance(tokens, str) or is_token(tokens):
         return (tokens,)
@@ -389,7 +286,8 @@ def _class(index: Any, n: int) -> int:
     return operator.index(index) % n
 
 
-def _vocabulary(model: HookedModel) -> int:
+def vocabulary(model: HookedModel) -> int:
+    """How many logits the model gives per position."""
     return model.cfg.d_vocab_out or model.cfg.d_vocab
 
 
@@ -399,9 +297,3 @@ def _row(ids: Any) -> Tensor:
     if len(found) != 1:
         raise ShapeError("a target reads one text", got=tuple(found.shape), expected="[pos]")
     return found[0]
-
-
-def _fields(output: Any) -> str:
-    """The parts of an output that may be meant, for the error."""
-    names = [] if isinstance(output, Tensor) else candidates(output)
-    return f" with {', '.join(names)}" if names else ""
