@@ -96,7 +96,7 @@ def path_overhead(model: interp.HookedModel, at: str, rows: int = 32) -> float:
     shape = model.capture(ids, [at])[at].shape[1:]
 
     def whole() -> Any:
-        return attribute(model, ids, (3, 5), at=at, baseline="mean", rows=rows)
+        return attribute(model, ids, (3, 5), site=at, baseline="mean", rows=rows)
 
     found = whole()
 
@@ -127,7 +127,7 @@ def layer(model: interp.HookedModel, at: str, n: int) -> str:
     """The worst gap of n pairs at one layer, their nodes, and what a pair costs."""
     from interp.attribution import attribute_pairs
 
-    spent, found = cpu(lambda: attribute_pairs(model, stsb(n), at=at))
+    spent, found = cpu(lambda: attribute_pairs(model, stsb(n), site=at))
     worst = max(one.relative_gap for one in found)
     late = sum(not one.converged for one in found)
     nodes = sorted(node for one in found for node in one.nodes)

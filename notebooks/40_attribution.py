@@ -60,7 +60,7 @@ judged.plot()
 # The same question at the heads of a layer: which head, at which position, carries the answer?
 
 # %%
-heads = interp.attribute(model, text, target, at="blocks.2.attn.hook_z", baseline="mean")
+heads = interp.attribute(model, text, target, site="blocks.2.attn.hook_z", baseline="mean")
 heads.plot()
 
 # %% [markdown]

@@ -28,7 +28,7 @@ def attribute(
     target: Any = None,
     *,
     method: str = "integrated_gradients",
-    at: str | None = None,
+    site: str | None = None,
     baseline: Any = "zero",
     keep: Sequence[int] | None = None,
     config: AttributionConfig | None = None,
@@ -43,7 +43,7 @@ def attribute(
         target: See `as_target`: a token, a pair of tokens (logit difference), a class index, a
             `Target` (loss, log-probability, a latent, any site), a function of the output.
         method: A name from `METHODS`.
-        at: A site; the token embeddings by default, the input for models that read numbers.
+        site: A site; the token embeddings by default, the input for models that read numbers.
         baseline: See `baselines.baseline`: "zero", "mean", "pad", another text, a tensor.
         keep: Positions that the baseline leaves alone; None: BOS, CLS and SEP.
         config: Bounds, samples, memory; `options` change single fields of it.
@@ -58,7 +58,7 @@ def attribute(
     settings = (config or AttributionConfig()).changed(options, "attribute")
     rows = Rows(model, inputs, prepend_bos)
     aim = as_target(model, target, lambda: _output(model, rows))
-    game = make_game(model, rows, aim, at, settings)
+    game = make_game(model, rows, aim, site, settings)
     game.r, about = baseline_of(game, baseline, keep)
     if method == "layer_conductance":
         game.path = make_game(model, rows, aim, None, settings)
@@ -130,7 +130,7 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
 
 def attribute_generated(
     model: HookedModel,
-    prompt: Any,
+    inputs: Any,
     continuation: str | int = 10,
     *,
     method: str = "integrated_gradients",
@@ -141,7 +141,7 @@ def attribute_generated(
     """Which tokens every token of a continuation rests on: generated x position.
 
     Args:
-        prompt: Text, or ids [pos].
+        inputs: Text, or ids [pos].
         continuation: Text to follow the prompt, or how many tokens the model writes itself.
         method, baseline, options: As for `attribute`.
 
@@ -150,7 +150,7 @@ def attribute_generated(
     """
     if not model.cfg.causal or not model.has_head:
         raise ModelError("only a causal language model continues text", got=model.cfg.model_name)
-    ids = Rows(model, prompt, prepend_bos).ids
+    ids = Rows(model, inputs, prepend_bos).ids
     if ids is None:
         raise ModelError("a continuation needs token inputs")
     whole = _continued(model, ids, continuation)

@@ -26,7 +26,7 @@ def attribute_pair(
     a: Any,
     b: Any,
     *,
-    at: str | None = None,
+    site: str | None = None,
     reference: Any = "pad",
     model_b: HookedModel | None = None,
     embed: Embed | None = None,
@@ -38,7 +38,7 @@ def attribute_pair(
     Args:
         model: The encoder of `a`, and of `b` unless `model_b` is given.
         a, b: Texts, or whatever the encoders read, one example each.
-        at: Site in both towers; the input of the last block but one by default.
+        site: Site in both towers; the input of the last block but one by default.
         reference: What both are compared with: "pad", "mask", "unk" (that token between the
             special ones), "zero", "mean", or a tensor; see `baselines`.
         embed: From output to embeddings, in place of the config's pooling.
@@ -51,7 +51,9 @@ def attribute_pair(
     """
     settings = (config or PairConfig()).changed(options, "attribute_pair")
     pool = embed or pooled(settings.pooling)
-    towers = [Tower(one, inputs, at, reference, pool) for one, inputs in ((model, a), (model_b or model, b))]
+    towers = [
+        Tower(one, inputs, site, reference, pool) for one, inputs in ((model, a), (model_b or model, b))
+    ]
     e_a, e_b = (tower.ends[1] for tower in towers)
     r_a, r_b = (tower.ends[0] for tower in towers)
     if e_a.shape != e_b.shape:

@@ -53,7 +53,7 @@ def text_record(
     flat = {m: [one] for m, one in found.items() if one.unit_scores is None}
     judged: dict[str, list[float]] = {}
     if flat and len(next(iter(found.values())).tokens) > 1:
-        trust = faithfulness(model, [text], target, flat, baseline=baseline, at=at)
+        trust = faithfulness(model, [text], target, flat, baseline=baseline, site=at)
         names = trust.labels["method"]
         judged = {n: [float(getattr(trust, key)[i]) for key in JUDGED] for i, n in enumerate(names)}
     first = next(iter(found.values()))
@@ -85,7 +85,7 @@ def generated_record(model: HookedModel, text: Any, n: int, method: str, baselin
 
 def pair_record(model: HookedModel, texts: Sequence[Any], reference: str, at: str | None) -> dict[str, Any]:
     """One pair of texts; plain JSON values."""
-    one = attribute_pair(model, texts[0], texts[1], reference=reference, at=at)
+    one = attribute_pair(model, texts[0], texts[1], reference=reference, site=at)
     return {
         "tokens_a": list(one.tokens_a),
         "tokens_b": list(one.tokens_b),

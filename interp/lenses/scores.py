@@ -44,7 +44,7 @@ class LensScores(Result):
 
 def score_lenses(
     model: HookedModel,
-    source: Any,
+    data: Any,
     lenses: Mapping[str, TunedLens] | None = None,
     *,
     n_ctx: int | None = None,
@@ -54,10 +54,10 @@ def score_lenses(
     """The logit lens beside trained ones, on the same text.
 
     Args:
-        source: Text as `tokenize_texts` reads it, `TokenSequences`, or ids [sequence pos]; text
+        data: Text as `tokenize_texts` reads it, `TokenSequences`, or ids [sequence pos]; text
             that no lens has seen.
         lenses: Name -> trained lens.
-        n_ctx: Tokens per sequence where `source` is text.
+        n_ctx: Tokens per sequence where `data` is text.
         batch_size: Sequences per forward pass.
         strict: Refuse lenses made for another model.
 
@@ -69,7 +69,7 @@ def score_lenses(
     for lens in every.values():
         lens.check_model(model, strict=strict)
         lens.to(model.device)
-    tokens = sequences_of(model, source, n_ctx)
+    tokens = sequences_of(model, data, n_ctx)
     rows = stream_rows(model, "resid")
     sums = torch.zeros(3, len(every), len(rows), dtype=torch.float64)
     n = 0

@@ -147,7 +147,7 @@ def tuned_lens(
 
 def train_tuned_lens(
     model: HookedModel,
-    source: Any,
+    data: Any,
     config: TunedLensConfig | None = None,
     *,
     out: Path | str | None = None,
@@ -157,7 +157,7 @@ def train_tuned_lens(
     """Train a lens for a model on text.
 
     Args:
-        source: Text as `tokenize_texts` reads it, or `TokenSequences`.
+        data: Text as `tokenize_texts` reads it, or `TokenSequences`.
         config: Steps, rate, tokens per step.
         out: A run folder with checkpoints; None trains without.
         callbacks: For `fit`.
@@ -174,7 +174,7 @@ def train_tuned_lens(
     check_options(settings, [f.name for f in fields(FitConfig)], "train_tuned_lens")
     config = config or TunedLensConfig()
     lens = TunedLens.identity(model)
-    tokens = sequences_of(model, source, config.n_ctx)
+    tokens = sequences_of(model, data, config.n_ctx)
     last = list(stream_rows(model, "resid").values())[-1]
     stream = ActivationStream(
         model,

@@ -67,7 +67,7 @@ def test_conductance_of_a_hidden_unit_is_its_share_of_the_output() -> None:
     with torch.no_grad():
         hidden, rest = module[:2](X)[0], module[:2](torch.zeros(1, 5))[0]
     expected = module[2].weight[0].detach() * (hidden - rest)
-    found = attribute(interp.wrap(module), X, toys.first, method="layer_conductance", at="1.hook_out")
+    found = attribute(interp.wrap(module), X, toys.first, method="layer_conductance", site="1.hook_out")
     # captum sums over 64 differences of the path: that is its accuracy
     torch.testing.assert_close(found.scores, expected, rtol=2e-3, atol=1e-5)
 

@@ -156,7 +156,7 @@ def test_lime_orders_a_linear_model_by_its_weights() -> None:
 
 
 def test_heads_are_players_of_their_own(model: interp.HookedModel) -> None:
-    found = attribute(model, SHORT, AIM, method="feature_ablation", at="blocks.1.attn.hook_z")
+    found = attribute(model, SHORT, AIM, method="feature_ablation", site="blocks.1.attn.hook_z")
     assert found.unit_scores is not None
     assert tuple(found.unit_scores.shape) == (5, 3)
     with torch.no_grad():
@@ -172,12 +172,12 @@ def test_heads_are_players_of_their_own(model: interp.HookedModel) -> None:
 
 def test_conductance_sums_where_everything_passes(model: interp.HookedModel) -> None:
     at = "blocks.1.hook_resid_pre"
-    found = attribute(model, SHORT, AIM, method="layer_conductance", at=at, baseline="mean")
+    found = attribute(model, SHORT, AIM, method="layer_conductance", site=at, baseline="mean")
     path = attribute(model, SHORT, AIM, baseline="mean")
     assert found.difference == pytest.approx(path.difference, abs=1e-6)
     assert found.relative_gap < 0.02
     bypassed = attribute(
-        model, SHORT, AIM, method="layer_conductance", at="blocks.0.mlp.hook_post", baseline="mean"
+        model, SHORT, AIM, method="layer_conductance", site="blocks.0.mlp.hook_post", baseline="mean"
     )
     assert bypassed.relative_gap > 0.05
 
@@ -238,7 +238,7 @@ def test_every_method_runs_and_is_reproducible(model: interp.HookedModel) -> Non
     for method in METHODS:
         at = "blocks.1.hook_resid_pre" if method == "layer_conductance" else None
         twice = [
-            attribute(model, SHORT, positive, method=method, at=at, baseline="mean", samples=40)
+            attribute(model, SHORT, positive, method=method, site=at, baseline="mean", samples=40)
             for _ in range(2)
         ]
         assert torch.equal(twice[0].scores, twice[1].scores), method

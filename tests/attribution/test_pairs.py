@@ -67,7 +67,9 @@ def test_layers_before_the_site_need_one_row(name: str) -> None:
     handle = first.register_forward_pre_hook(
         lambda m, args, kwargs: rows.append(len(args[0])), with_kwargs=True
     )
-    found = attribute_pair(model, toys.IDS, toys.IDS.flip(0), at="blocks.2.hook_resid_pre", reference="mean")
+    found = attribute_pair(
+        model, toys.IDS, toys.IDS.flip(0), site="blocks.2.hook_resid_pre", reference="mean"
+    )
     handle.remove()
     assert found.check().ok
     assert found.converged
@@ -88,7 +90,7 @@ def test_a_model_that_insists_on_its_batch_runs_whole() -> None:
 
     model = interp.wrap(Stubborn())
     found = attribute_pair(
-        model, toys.IDS[None], toys.IDS.flip(0)[None], at="words.hook_out", reference="zero"
+        model, toys.IDS[None], toys.IDS.flip(0)[None], site="words.hook_out", reference="zero"
     )
     assert found.check().ok
     assert len(found.tokens_a) == 7
@@ -117,7 +119,7 @@ def test_the_matrix_sums_to_its_four_terms(similarity: Any) -> None:
 def test_a_site_without_positions_is_refused() -> None:
     model = interp.wrap(nn.Linear(5, 11))
     with pytest.raises(ConfigError, match="batch pos d"):
-        attribute_pair(model, torch.randn(1, 5), torch.randn(1, 5), at="hook_in", reference="zero")
+        attribute_pair(model, torch.randn(1, 5), torch.randn(1, 5), site="hook_in", reference="zero")
 
 
 def test_two_different_towers() -> None:
@@ -131,7 +133,7 @@ def test_two_different_towers() -> None:
 
 def test_a_budget_too_small_is_said() -> None:
     found = attribute_pair(
-        bert(), toys.IDS, toys.IDS, at="hook_embed", reference="zero", max_nodes=8, tolerance=1e-9
+        bert(), toys.IDS, toys.IDS, site="hook_embed", reference="zero", max_nodes=8, tolerance=1e-9
     )
     assert not found.converged
     assert not found.check().ok
@@ -178,7 +180,7 @@ def test_a_randomised_encoder_finds_nothing(minilm: interp.HookedModel) -> None:
 
 @pytest.mark.parametrize("at", ["blocks.4.hook_resid_pre", "blocks.1.hook_resid_pre"])
 def test_single_scores_are_right_as_well(minilm: interp.HookedModel, at: str) -> None:
-    found, exact = (attribute_pair(minilm, A, B, at=at, tolerance=t) for t in (1e-3, 2e-5))
+    found, exact = (attribute_pair(minilm, A, B, site=at, tolerance=t) for t in (1e-3, 2e-5))
     assert exact.converged
     assert float((found.scores - exact.scores).abs().max()) < 0.02 * float(exact.scores.max())
     assert sum(found.nodes) < sum(exact.nodes)
@@ -193,7 +195,7 @@ def test_stsb_pairs_sum_at_every_layer(
         rows = list(csv.reader(file))
     n = 200 if full_count else 1
     pairs = [(a, b) for a, b, _ in rows[5 :: len(rows) // n]][:n]
-    for found in attribute_pairs(minilm, pairs, at=at):
+    for found in attribute_pairs(minilm, pairs, site=at):
         assert found.relative_gap < 1e-3, found
         assert found.converged
     assert len(pairs) == n

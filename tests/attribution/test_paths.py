@@ -62,7 +62,7 @@ def test_panels_are_cut_only_where_the_path_is_rough() -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_scores_sum_to_the_difference_at_every_site(name: str, at: str) -> None:
     model = interp.wrap(zoo.make(name))
-    found = attribute(model, toys.IDS, (3, 5), at=at, baseline="mean")
+    found = attribute(model, toys.IDS, (3, 5), site=at, baseline="mean")
     assert found.check().ok, found.check()
     assert abs(float(found.scores.sum()) - found.difference) <= max(
         0.01 * abs(found.difference), found.rounding
@@ -72,7 +72,7 @@ def test_scores_sum_to_the_difference_at_every_site(name: str, at: str) -> None:
 
 def test_units_sum_to_positions() -> None:
     model = interp.wrap(zoo.make("gpt2"))
-    found = attribute(model, toys.IDS, (3, 5), at="blocks.0.attn.hook_z")
+    found = attribute(model, toys.IDS, (3, 5), site="blocks.0.attn.hook_z")
     assert found.unit_scores is not None
     assert tuple(found.unit_scores.shape) == (7, zoo.H)
     torch.testing.assert_close(found.unit_scores.sum(1), found.scores)

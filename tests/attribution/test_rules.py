@@ -55,7 +55,7 @@ def test_exact_in_every_family(name: str, baseline: str) -> None:
     model = interp.wrap(zoo.make(name))
     at = MIDDLE.get(name, "blocks.1.hook_resid_pre")
     for method in ("deeplift", "deeplift_reveal_cancel"):
-        found = attribute(model, inputs_of(name), (3, 5), method=method, at=at, baseline=baseline)
+        found = attribute(model, inputs_of(name), (3, 5), method=method, site=at, baseline=baseline)
         assert found.gap < 1e-5 * max(1.0, abs(found.value)), (method, found.gap_sentence)
         assert abs(found.difference) > 1e-3
 
@@ -74,7 +74,7 @@ def test_exact_on_a_real_model_for_every_baseline(shared_data: Any) -> None:
 def test_exact_at_heads_neurons_and_patterns() -> None:
     model = interp.wrap(zoo.make("llama"))
     for at in ("blocks.0.attn.hook_z", "blocks.0.mlp.hook_post", "blocks.1.attn.hook_v"):
-        found = attribute(model, toys.IDS, (3, 5), method="deeplift", at=at)
+        found = attribute(model, toys.IDS, (3, 5), method="deeplift", site=at)
         assert found.gap < 1e-5
         assert found.unit_scores is not None
 
@@ -233,7 +233,7 @@ def test_attention_rule_halves_products_and_keeps_the_softmax_gradient() -> None
     q, k, v = torch.randn(3, 1, 4, 5).unbind(0)
     model = toys.wrapped(lambda m, x: (x @ k.transpose(-1, -2)).softmax(-1) @ v)
     target = lambda out: out[:, 2, 1]  # noqa: E731
-    found = attribute(model, q, target, method="attn_lrp", at="hook_in")
+    found = attribute(model, q, target, method="attn_lrp", site="hook_in")
     x = q.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(target(model.module(x)).sum(), x)  # one factor live: no halving
     torch.testing.assert_close(found.scores, (slope * q).flatten().detach(), rtol=1e-4, atol=1e-6)

@@ -144,12 +144,12 @@ def test_the_effect_of_a_clamp_is_that_of_its_own_output_direction() -> None:
 
 def test_effects_name_what_moves_and_are_saved(shared_data: Path, tmp_path: Path) -> None:
     model = interp.load_model(shared_data / "models" / "stories260k")
-    effect = clamp_neuron(model, ["Once upon a time", "Lily had a"], (4, 7), 8.0, at="pre_linear")
+    effect = clamp_neuron(model, ["Once upon a time", "Lily had a"], (4, 7), 8.0, point="pre_linear")
     up, down = effect.moved(3), effect.moved(3, down=True)
     assert up[0][1] >= up[-1][1] > 0 > down[0][1] and isinstance(up[0][0], str)
     effect.save(tmp_path / "e")
     assert Result.load(tmp_path / "e").moved(3) == up  # type: ignore[attr-defined]
-    alone = clamp_neuron(model, "Lily had a", (4, 7), 8.0, at="pre_linear")  # without padding
+    alone = clamp_neuron(model, "Lily had a", (4, 7), 8.0, point="pre_linear")  # without padding
     torch.testing.assert_close(alone.after[0], effect.after[1], atol=1e-5, rtol=1e-4)
 
 
@@ -158,4 +158,4 @@ def test_effects_name_what_moves_and_are_saved(shared_data: Path, tmp_path: Path
 )
 def test_neurons_that_do_not_exist_are_refused(neuron: tuple[int, int], at: str) -> None:
     with pytest.raises(ConfigError, match="no such neuron"):
-        clamp_neuron(interp.wrap(make("gpt2")), torch.tensor([5, 6]), neuron, 1.0, at=at)
+        clamp_neuron(interp.wrap(make("gpt2")), torch.tensor([5, 6]), neuron, 1.0, point=at)

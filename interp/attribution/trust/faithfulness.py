@@ -32,7 +32,7 @@ def faithfulness(
     target: Any,
     found: Mapping[str, Sequence[Attribution]],
     *,
-    at: str | None = None,
+    site: str | None = None,
     baseline: Any = "zero",
     sensitivity: bool = False,
     config: TrustConfig | None = None,
@@ -65,7 +65,7 @@ def faithfulness(
     for e, (one, aim) in enumerate(zip(inputs, targets, strict=True)):
         rows = Rows(model, one)
         goal = as_target(model, aim, lambda rows=rows: _output(model, rows))
-        game = make_game(model, rows, goal, at, AttributionConfig())
+        game = make_game(model, rows, goal, site, AttributionConfig())
         game.r, _ = baseline_of(game, baseline, None)
         drawn = generator(config.seed, "random order", e)
         scores = {name: found[name][e].scores for name in found}
@@ -94,7 +94,7 @@ def faithfulness(
         sensitivity=means.get("sensitivity", none),
         n_examples=len(inputs),
         labels={"method": names, "step": [f"{100 * f:.0f} %" for f in fractions.tolist()]},
-        provenance=model.provenance([at] if at else []),
+        provenance=model.provenance([site] if site else []),
     )
 
 

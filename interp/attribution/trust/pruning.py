@@ -40,7 +40,7 @@ def unit_relevance(
     for site in sites:
         total: Tensor | None = None
         for one, target in zip(inputs, targets, strict=True):
-            scores = attribute(model, one, target, method=method, at=site, **options)
+            scores = attribute(model, one, target, method=method, site=site, **options)
             units = scores.unit_scores.sum(0) if scores.unit_scores is not None else scores.scores
             total = units if total is None else total + units
         if total is not None:

@@ -71,8 +71,8 @@ def clamp_neuron(
     neuron: tuple[int, int],
     value: float,
     *,
-    at: str = "post",
-    n_shown: int = 25,
+    point: str = "post",
+    k: int = 25,
 ) -> ClampEffect:
     """Hold one MLP neuron at a value and compare what the model says next.
 
@@ -82,20 +82,20 @@ def clamp_neuron(
         inputs: A text, texts, ids [batch pos] or a TokenBatch: the contexts.
         neuron: (layer, index).
         value: What it is held at.
-        at: "post" (the activation that W_out reads), "pre", or "pre_linear" (the up projection of
+        point: "post" (the activation that W_out reads), "pre", or "pre_linear" (the up projection of
             a gated MLP).
-        n_shown: Tokens named, of those that gain and of those that lose.
+        k: Tokens named, of those that gain and of those that lose.
 
     Raises:
         ConfigError: No such place, layer or neuron.
     """
     layer, index = neuron
     cfg = model.cfg
-    site = f"blocks.{layer}.mlp.hook_{at}"
-    if at not in PLACES or site not in model.sites or not 0 <= index < cfg.d_mlp:
+    site = f"blocks.{layer}.mlp.hook_{point}"
+    if point not in PLACES or site not in model.sites or not 0 <= index < cfg.d_mlp:
         raise ConfigError(
             "no such neuron",
-            got=f"layer {layer}, neuron {index}, at {at!r}",
+            got=f"layer {layer}, neuron {index}, at {point!r}",
             expected=f"layers below {cfg.n_layers}, neurons below {cfg.d_mlp}, at {PLACES}",
         )
     batch = model.read(inputs)
@@ -108,7 +108,7 @@ def clamp_neuron(
         after.append(_at(held, last).softmax(-1))
         natural.append(_at(acts[site], last)[:, index])
     change = (torch.cat(after) - torch.cat(before)).mean(0)
-    k = min(n_shown, change.numel())
+    k = min(k, change.numel())
     named = torch.cat([change.topk(k).indices, change.topk(k, largest=False).indices])
     return ClampEffect(
         before=torch.cat(before),
