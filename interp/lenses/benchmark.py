@@ -18,11 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, StorageError, TokenError
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, reason
 from interp.core.result import Result
 from interp.lenses.reading import log_probs, stream_rows
 from interp.lenses.tuned import TunedLens
 from interp.models.hooked import HookedModel
+from interp.tasks.formats.archives import open_files
+from interp.tasks.formats.prompts.records import LENS_EVALUATION, LENS_ITEMS
 
 
 @dataclass(frozen=True)
@@ -87,27 +88,22 @@ def load_lens_prompts(folder: str | Path) -> list[LensPrompt]:
 
     Raises:
         StorageError: No such file there, or one that is not of this form.
+        ConfigError: An item without a field, or with a wrong one; names file, item and field.
     """
-    files = sorted(Path(folder).glob("lens-eval-*.json"))
-    if not files:
+    paths = sorted(Path(folder).glob("lens-eval-*.json"))
+    if not paths:
         raise StorageError("no prompts of the lens benchmark here", got=folder, expected="lens-eval-*.json")
     found = []
-    for file in files:
-        task = file.stem.removeprefix("lens-eval-")
-        try:
-            items = parse_json(read_bytes(file, JSON_BYTES))["items"]
-            found += [
-                LensPrompt(
-                    item["name"], task, item["prompt"], tuple(item["intermediates"]), item.get("target")
-                )
-                for item in items
-            ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StorageError(
-                f"{file} is not of this form",
-                got=reason(error),
-                expected='{"items": [{"name", "prompt", "intermediates"}, ...]}',
-            ) from error
+    for path in paths:
+        (file,) = open_files(path)
+        if not LENS_EVALUATION.reads(file):
+            got = file.bad_json() or repr(file.lines[0][:80])
+            raise StorageError(f"{path} is not of this form", got=got, expected=LENS_EVALUATION.looks)
+        task = path.stem.removeprefix("lens-eval-")
+        for item in LENS_ITEMS.records(file):
+            name, prompt = item.text("name"), item.text("prompt")
+            target = item.text("target") if "target" in item.values else None
+            found.append(LensPrompt(name, task, prompt, item.texts("intermediates"), target))
     return found
 
 

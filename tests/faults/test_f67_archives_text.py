@@ -309,6 +309,28 @@ def test_missing_labels_are_dropped_when_asked(tmp_path: Path) -> None:
         load_labels(tmp_path / "t.csv", missing="ignore")
 
 
+UNLABELLED = {
+    "s.csv": ("statement,label\na,1\nb,\nc,0\n", ("a", "c"), (1, 0)),
+    "p.csv": ("name,latitude,longitude\na,1.5,2\nb,nan,3\nc,-90,4\n", ("a", "c"), (1.5, -90.0)),
+    "w.csv": ("title,release_date\na,1999-01-01\nb,\nc,2001-01-01\n", ("a", "c"), (1999, 2001)),
+    "j.jsonl": ('{"Name": "r/2", "Annotation": "a"}\n{"Name": "", "Annotation": "b"}\n', ("a",), ("r/2",)),
+    "t.json": ('[["a_b", 0.0, 0.5], ["c", 0.0, null]]', ("a b",), (0.5,)),
+    "r.tsv": ("a\t1\nb\t\nc\t0\n", ("a", "c"), (1, 0)),
+    "q.csv": ("a b,c d,3.5\ne f,g h,nan\n", ("a b",), (3.5,)),
+}
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_every_format_of_texts_refuses_or_drops_those_without_a_label(name: str, tmp_path: Path) -> None:
+    content, texts, labels = UNLABELLED[name]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match='missing="drop"'):
+        load_labels(tmp_path / name)
+    found = load_labels(tmp_path / name, missing="drop")
+    assert (found.texts, found.labels) == (texts, labels)
+    assert "1 without a label" in found.name
+
+
 def test_words_that_look_like_no_numbers_stay_words(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\na,nan\nb,naan\nc,inf\n")
     assert load_labels(tmp_path / "t.csv").labels == ("nan", "naan", "inf")

@@ -87,6 +87,10 @@ def test_bad_requests_are_explained(stories: interp.HookedModel, tmp_path: Path)
     (tmp_path / "lens-eval-x.json").write_text('{"items": [{"name": "a"}]}')
     with pytest.raises(StorageError, match="not of this form"):
         load_lens_prompts(tmp_path)
+    items = '{"name": "a", "prompt": "b", "intermediates": ["c"]}, {"name": "d", "prompt": "e"}'
+    (tmp_path / "lens-eval-x.json").write_text(f'{{"items": [{items}]}}')
+    with pytest.raises(ConfigError, match=r"items\[1\].intermediates: missing"):
+        load_lens_prompts(tmp_path)
     gpt2 = interp.wrap(zoo.make("gpt2"))
     prompt = LensPrompt("a", "t", "a b", ("c",))
     with pytest.raises(ConfigError, match="needs prompts"):

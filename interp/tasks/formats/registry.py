@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from interp.tasks.formats.labels import (
-    annotations,
-    conllu,
-    entities,
-    sentiment,
-    similarity,
-    statements,
-    tagged,
-    text_tables,
-    word_tables,
-)
-from interp.tasks.formats.prompts import (
-    analogies,
-    auto_circuit,
-    blimp,
-    eap_ig,
-    facts,
-    feature_circuits,
-    greater_than,
-    lens_eval,
-    own,
-    pairs,
-    professions,
-    winobias,
-)
+from interp.tasks.formats.labels import conllu, tagged, word_tables
+from interp.tasks.formats.labels import records as labels
+from interp.tasks.formats.prompts import analogies, auto_circuit, eap_ig, greater_than, own, pairs, winobias
+from interp.tasks.formats.prompts import records as prompts
 from interp.tasks.formats.table import ArchiveFormat, Format
 from interp.tasks.labels import LabelledCorpus, LabelledTexts
 from interp.tasks.task import Task
@@ -39,11 +18,11 @@ TASK_FORMATS: tuple[Format[Task], ...] = (
     own.JSON,
     own.JSONL,
     own.CSV,
-    feature_circuits.FORMAT,
-    blimp.FORMAT,
+    prompts.FEATURE_CIRCUITS,
+    prompts.BLIMP,
     pairs.JSON,
-    facts.FORMAT,
-    lens_eval.FORMAT,
+    prompts.FACTUAL,
+    prompts.LENS_EVALUATION,
     winobias.FORMAT,
     analogies.FORMAT,
     pairs.CSV,
@@ -53,13 +32,14 @@ LABEL_FORMATS: tuple[Format[LabelledCorpus] | Format[LabelledTexts], ...] = (
     conllu.FORMAT,
     word_tables.TSV,
     word_tables.JSONL,
-    statements.FORMAT,
-    entities.FORMAT,
-    annotations.FORMAT,
-    professions.FORMAT,
-    text_tables.FORMAT,
-    sentiment.FORMAT,
-    similarity.FORMAT,
+    labels.STATEMENTS,
+    labels.PLACES,
+    labels.WORKS,
+    labels.ANNOTATIONS,
+    labels.PROFESSIONS,
+    labels.OWN,
+    labels.SENTIMENT,
+    labels.SIMILARITY,
     tagged.CHUNKS,
     tagged.SLASHED,
 )

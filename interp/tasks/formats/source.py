@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -269,8 +270,8 @@ class Record:
             raise self.fault(field, "not such a number", got=repr(value), expected=limits)
         return number
 
-    def number(self, field: str) -> float:
-        """A finite number."""
+    def number(self, field: str, low: int | float = -math.inf, high: int | float = math.inf) -> float:
+        """A finite number from `low` to `high`."""
         value = self._digits(field, "a number expected")
         try:
             number = float(value)
@@ -278,6 +279,8 @@ class Record:
             raise self.fault(field, "a number expected", got=repr(value)) from error
         if number - number != 0:
             raise self.fault(field, "a finite number expected", got=repr(value))
+        if not low <= number <= high:
+            raise self.fault(field, "out of range", got=number, expected=f"{low:g} to {high:g}")
         return number
 
     def _digits(self, field: str, what: str) -> Any:

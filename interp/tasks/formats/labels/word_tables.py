@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from interp.tasks.formats import spans
+from interp.tasks.formats.records import LINES
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
 from interp.tasks.labels import ROOT, Labelled, LabelledCorpus
@@ -73,15 +74,9 @@ def _from_rows(rows: list[Record], names: list[str]) -> Labelled:
     )
 
 
-def reads_jsonl(file: File) -> bool:
-    """Whether the first object has `words`."""
-    return bool(file.jsonl) and "words" in file.jsonl[0][1]
-
-
 def read_jsonl(file: File, options: Options | None = None) -> LabelledCorpus:
     """The sentences of JSON lines with `words`."""
-    objects = file.jsonl or []
-    return LabelledCorpus([_from_object(Record(file, n, v)) for n, v in objects], file.stem)
+    return LabelledCorpus(list(map(_from_object, LINES.records(file))), file.stem)
 
 
 def _from_object(record: Record) -> Labelled:
@@ -122,4 +117,4 @@ def _from_object(record: Record) -> Labelled:
 
 
 TSV = Format("word-per-line TSV", "a header `word<TAB>label...`", reads_tsv, read_tsv)
-JSONL = Format("JSON lines of words", '{"words": [...], "labels": {...}}', reads_jsonl, read_jsonl)
+JSONL = Format("JSON lines of words", '{"words": [...], "labels": {...}}', LINES.has({"words"}), read_jsonl)

@@ -6,9 +6,10 @@ Source: Mikolov et al. 2013, "Efficient estimation of word representations in ve
 
 from __future__ import annotations
 
+from interp.tasks.formats.prompts.pools import pooled
 from interp.tasks.formats.source import File
 from interp.tasks.formats.table import Format, Options
-from interp.tasks.prompts import Prompt, Prompts
+from interp.tasks.prompts import Prompt
 from interp.tasks.task import Task
 
 WORDS = 4
@@ -33,13 +34,8 @@ def read(file: File, options: Options) -> Task:
             prompts.append(Prompt(clean, None, (f" {four}",), (), section, variables))
         elif words:
             raise file.fault("four words expected", line=number, got=repr(line[:80]))
-    return Task(
-        name=file.stem,
-        description="the fourth word of an analogy",
-        pool=Prompts(prompts, file.stem),
-        metric="answer_probability",
-        source=f"word2vec, {file.name}",
-    )
+    about = "the fourth word of an analogy"
+    return pooled(file, prompts, about, metric="answer_probability", origin="word2vec")
 
 
 FORMAT = Format("word analogies", ": section, then four words a line", reads, read)

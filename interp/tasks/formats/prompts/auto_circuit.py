@@ -9,29 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from interp.tasks.formats.records import listed
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
 from interp.tasks.prompts import Prompt, Prompts
 from interp.tasks.task import Task
 
-NEEDED = {"clean", "corrupt", "answers", "wrong_answers"}
-
-
-def reads(file: File) -> bool:
-    """Whether the first prompt has a field of auto-circuit's."""
-    value = file.json
-    prompts = value.get("prompts") if isinstance(value, dict) else None
-    first = prompts[0] if isinstance(prompts, list) and prompts else None
-    return isinstance(first, dict) and bool({"corrupt", "wrong_answers"} & first.keys())
+PROMPTS = listed("prompts")
 
 
 def read(file: File, options: Options) -> Task:
     """The task; `seq_labels` (names of positions) go into the description."""
-    records = []
-    for index, row in enumerate(file.json["prompts"]):
-        if not isinstance(row, dict):
-            raise file.fault(f"prompts[{index}]: an object expected", got=repr(row)[:80])
-        records.append(Record(file, f"prompts[{index}]", row))
+    records = PROMPTS.records(file)
     ids = isinstance(records[0].get("clean"), list)
     prompts = [p for record in records for p in (_positions(record) if ids else [_prompt(record)])]
     labels = file.json.get("seq_labels")
@@ -90,5 +79,8 @@ def _lists(record: Record, field: str, length: int) -> list[list[Any]]:
 
 
 FORMAT = Format(
-    "auto-circuit JSON", '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}', reads, read
+    "auto-circuit JSON",
+    '{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}',
+    PROMPTS.has({"corrupt"}, {"wrong_answers"}),
+    read,
 )

@@ -16,9 +16,10 @@ from typing import Any
 
 from interp.tasks.formats.archives import open_files
 from interp.tasks.formats.prompts.names import subject_and_object
+from interp.tasks.formats.prompts.pools import pooled
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
-from interp.tasks.prompts import Prompt, Prompts
+from interp.tasks.prompts import Prompt
 from interp.tasks.task import Criterion, Task
 
 IDS = ("correct_idx", "incorrect_idx")
@@ -41,14 +42,7 @@ def read(file: File, options: Options) -> Task:
     if kind == "sva":
         make = _agreement(_verbs(options.folder))
     prompts = [make(record, options) for record in file.records()]
-    return Task(
-        name=file.stem,
-        description=about,
-        pool=Prompts(prompts, file.stem),
-        metric=metric,
-        criterion=criterion,
-        source=f"EAP-IG, {file.name}",
-    )
+    return pooled(file, prompts, about, metric=metric, criterion=criterion, origin="EAP-IG")
 
 
 def _kind(names: set[str]) -> str | None:

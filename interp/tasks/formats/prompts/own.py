@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from interp.tasks.formats.prompts.pools import pooled
+from interp.tasks.formats.records import LINES, TABLE
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
 from interp.tasks.metrics import METRICS
@@ -18,6 +20,7 @@ from interp.tasks.prompts import Prompt, Prompts
 from interp.tasks.task import CRITERIA, Task
 
 FIELDS = ("clean", "corrupted", "answers", "distractors", "template", "variables", "read_at")
+ANSWERED = {"clean", "answers"}
 HEAD = ("name", "description", "metric", "criterion", "bar", "ids", "prompts")
 FOREIGN = {"corrupt", "wrong_answers"}
 
@@ -61,21 +64,15 @@ def read_json(file: File, options: Options) -> Task:
     )
 
 
-def reads_jsonl(file: File) -> bool:
-    """Whether the first object has `clean` and `answers`."""
-    return file.jsonl is not None and {"clean", "answers"} <= file.jsonl[0][1].keys()
-
-
 def read_jsonl(file: File, options: Options) -> Task:
     """The task of JSON lines."""
-    prompts = [_prompt(Record(file, number, value)) for number, value in file.jsonl or []]
-    return Task(name=file.stem, pool=Prompts(prompts, file.stem), source=file.name)
+    return pooled(file, map(_prompt, LINES.records(file)))
 
 
 def reads_csv(file: File) -> bool:
     """Whether there are columns `clean` and `answers`, and no column of token ids."""
-    names = {name.strip() for name in file.header()}
-    return names >= {"clean", "answers"} and not any(name.endswith("_idx") for name in names)
+    names = TABLE.first(file)
+    return names.keys() >= ANSWERED and not any(name.endswith("_idx") for name in names)
 
 
 def read_csv(file: File, options: Options) -> Task:
@@ -92,7 +89,7 @@ def read_csv(file: File, options: Options) -> Task:
             values["read_at"] = record.integer("read_at", -(10**9))
         values["variables"] = {k: v for k, v in row.items() if k not in FIELDS}
         prompts.append(_prompt(Record(file, record.place, values)))
-    return Task(name=file.stem, pool=Prompts(prompts, file.stem), source=file.name)
+    return pooled(file, prompts)
 
 
 def _known(record: Record, names: tuple[str, ...]) -> None:
@@ -130,5 +127,5 @@ def _prompt(record: Record) -> Prompt:
 
 
 JSON = Format("prompts as JSON", '{"prompts": [{"clean": ...}]}', reads_json, read_json)
-JSONL = Format("prompts as JSON lines", '{"clean": ..., "answers": [...]}', reads_jsonl, read_jsonl)
+JSONL = Format("prompts as JSON lines", '{"clean": ..., "answers": [...]}', LINES.has(ANSWERED), read_jsonl)
 CSV = Format("prompts as CSV", "columns `clean` and `answers`", reads_csv, read_csv)

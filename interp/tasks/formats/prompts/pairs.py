@@ -13,30 +13,20 @@ from collections.abc import Sequence
 import torch
 
 from interp.core.randomness import generator, permutation
+from interp.tasks.formats.prompts.pools import pooled
+from interp.tasks.formats.records import listed
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
-from interp.tasks.prompts import Prompt, Prompts
+from interp.tasks.prompts import Prompt
 from interp.tasks.task import Sampler, Task
 
 TABLES = (("input", "output"), ("country", "capital"), ("sing", "plur"))
 Pair = tuple[str, str]
 
 
-def reads_json(file: File) -> bool:
-    """Whether it is a JSON list of objects with `input` and `output`."""
-    value = file.json
-    first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, dict) and {"input", "output"} <= first.keys()
-
-
 def read_json(file: File, options: Options) -> Task:
     """The pairs of a function-vector file."""
-    records = []
-    for index, value in enumerate(file.json):
-        if not isinstance(value, dict):
-            raise file.fault(f"[{index}]: an object expected", got=repr(value)[:80])
-        records.append(Record(file, f"[{index}]", value))
-    return _task(file, records, ("input", "output"), options)
+    return _task(file, listed().records(file), TABLES[0], options)
 
 
 def reads_csv(file: File) -> bool:
@@ -64,8 +54,7 @@ def _task(file: File, records: Sequence[Record], columns: Pair, options: Options
         )
     about = f"{columns[0]} -> {columns[1]}, {shots} examples before the question"
     if shots == 0:
-        pool = Prompts([asked(pair, [], []) for pair in pairs], file.stem)
-        return Task(name=file.stem, description=about, pool=pool, source=file.name)
+        return pooled(file, [asked(pair, [], []) for pair in pairs], about)
     sampler = by_example(pairs, shots, file.stem)
     return Task(name=file.stem, description=about, sampler=sampler, source=file.name)
 
@@ -103,5 +92,5 @@ def asked(pair: Pair, examples: Sequence[Pair], exchanged: Sequence[str]) -> Pro
     )
 
 
-JSON = Format("function-vector JSON", '[{"input": ..., "output": ...}]', reads_json, read_json)
+JSON = Format("function-vector JSON", '[{"input": ..., "output": ...}]', listed().has(TABLES[0]), read_json)
 CSV = Format("table of pairs", "columns `input` and `output`", reads_csv, read_csv)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 
+from interp.tasks.formats.prompts.pools import pooled
 from interp.tasks.formats.source import File
 from interp.tasks.formats.table import Format, Options
-from interp.tasks.prompts import Prompt, Prompts
+from interp.tasks.prompts import Prompt
 from interp.tasks.task import Task
 
 OTHER: dict[str, tuple[str, ...]] = {
@@ -38,13 +39,8 @@ def read(file: File, options: Options) -> Task:
     prompts = [
         _prompt(file, number, line.strip()) for number, line in enumerate(file.lines, 1) if line.strip()
     ]
-    return Task(
-        name=file.stem,
-        description="the pronoun for a profession",
-        pool=Prompts(prompts, file.stem),
-        criterion="preference",
-        source=f"WinoBias, {file.name}",
-    )
+    about = "the pronoun for a profession"
+    return pooled(file, prompts, about, criterion="preference", origin="WinoBias")
 
 
 def _prompt(file: File, number: int, line: str) -> Prompt:

@@ -1,0 +1,139 @@
+"""The formats whose records are texts with a label.
+
+A label or column of whole numbers becomes integers, one of numbers floats.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from interp.core.foreign import DIGITS
+from interp.tasks.formats.records import Fields, Layout
+from interp.tasks.formats.records import label as label_field
+from interp.tasks.formats.records import text as text_field
+from interp.tasks.formats.source import File, Record
+from interp.tasks.formats.table import Format, Options
+from interp.tasks.labels import Label, LabelledTexts
+
+_NO_NUMBER = re.compile(
+    r"[-+]?(?:nan(?:\(\w*\))?|1?\.?#?(?:inf|ind|qnan|nan)|infinity|∞|#?n/?a!?|null|none|\?"
+    r"|[-+\d.]+e\+?\d{3,})",
+    re.I,
+)
+_WHOLE = re.compile(r"-?\d+")
+_NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?")
+
+
+def labelled(
+    name: str,
+    looks: str,
+    layout: Layout,
+    reads: Callable[[File], bool],
+    *,
+    text: str = "text",
+    label: str = "label",
+    groups: Sequence[str] = (),
+    fields: Fields | None = None,
+    columns: Fields | None = None,
+    target: str = "",
+    others: bool = True,
+) -> Format[LabelledTexts]:
+    """The format whose records are texts with a label.
+
+    A text without a label, or with one that is no number among numbers, is refused by its place,
+    or left out, as `Options.missing` says.
+
+    Args:
+        name: What people call it.
+        looks: What a file of it looks like, for the error that finds none.
+        layout: How its files are cut.
+        reads: Whether a file is of it.
+        text: Field with the text.
+        label: Field with the label.
+        groups: Fields that may name the group; the first that is there does.
+        fields: Field of `LabelledTexts` -> what it is read from, where it is not just the above.
+        columns: Name of a column -> what it is read from.
+        target: What the labels say; "" is the label field's name.
+        others: Every other field is a column; all records have the same fields then.
+    """
+
+    def read(file: File, options: Options | None = None) -> LabelledTexts:
+        given = layout.records(file)
+        records = _usable(given, text, label, options or Options())
+        dropped = len(given) - len(records)
+        named = records[0].values
+        group = next((name for name in groups if name in named), None)
+        rest = [name for name in named if others and name not in (text, label, group)]
+        slots = {"texts": text_field(text), **(fields or {})}
+        if group is not None:
+            slots["groups"] = label_field(group)
+        found = _each(records, slots)
+        if group is None and not all(found.get("groups", ())):
+            found["groups"] = ()  # a subject that one text lacks divides nothing
+        return LabelledTexts(
+            **{"labels": typed(records, label), **found},
+            name=file.stem + (f" ({dropped:,} without a label)" if dropped else ""),
+            target=target or label,
+            columns={name or "index": typed(records, name) for name in rest} | _each(records, columns or {}),
+        )
+
+    return Format(name, looks, reads, read)
+
+
+def _each(records: Sequence[Record], fields: Fields) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(map(take, records)) for name, take in fields.items()}
+
+
+def _usable(records: Sequence[Record], text: str, label: str, options: Options) -> Sequence[Record]:
+    """The records whose label says something.
+
+    "nan" and "inf" are words in a column of words; in a column of numbers they are numbers that
+    nobody measured, and would become a class of their own.
+    """
+    values = [record.get(label) for record in records]
+    numeric = any(_is_number(value) for value in values)
+    if not numeric and values:
+        numeric = all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in values)
+    kept = []
+    for record, value in zip(records, values, strict=True):
+        if value in ("", None):
+            what = "a text without a label"
+        elif numeric and not _is_number(value) and _NO_NUMBER.fullmatch(str(value).strip()):
+            what = "a label that is no number"
+        elif isinstance(value, dict | list):
+            raise record.fault(label, "a label is text or a number", got=repr(value)[:80])
+        else:
+            kept.append(record)
+            continue
+        if options.missing == "refuse":
+            raise record.fault(
+                label,
+                what,
+                got=f"{value!r} of {str(record.get(text))[:60]!r}",
+                fix='leave the row out, or missing="drop"',
+            )
+    if not kept:
+        raise records[0].file.fault("no text has a label")
+    return kept
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, or text that spells one."""
+    if isinstance(value, str):
+        return bool(_NUMBER.fullmatch(value)) and math.isfinite(float(value))
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def typed(records: Sequence[Record], field: str) -> tuple[Label, ...]:
+    """A column as integers or floats if all of it is, else as text."""
+    raw = [record.values[field] for record in records]
+    for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
+        if all(
+            pattern.fullmatch(v) and len(v) <= DIGITS if isinstance(v, str) else isinstance(v, int | convert)
+            for v in raw
+        ) and all(map(_is_number, raw)):
+            return tuple(map(convert, raw))
+    return tuple("" if value is None else str(value) for value in raw)
