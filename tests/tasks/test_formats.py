@@ -388,6 +388,22 @@ BROKEN: dict[str, tuple[str, str | bytes | object, tuple[str, ...]]] = {
     "wino": ("a.txt", "1 [The cook] said [she] ran.\n2 The cook ran.\n", ("line 2", "brackets")),
     "analogy": ("a.txt", ": x\na b c d\na b c\n", ("line 3", "four words")),
     "fact": ("a.json", [{"prompt": "a", "answer": "b"}, 3], ("[1]", "object")),
+    "item": (
+        "a.json",
+        {
+            "items": [
+                {"prompt": "a", "intermediates": ["b"]},
+                {"prompt": "a", "intermediates": "b", "target": 3},
+            ]
+        },
+        ("items[1].target", "text expected", "3"),
+    ),
+    "no item": ("a.json", {"items": [{"prompt": "a", "intermediates": ["b"]}, []]}, ("items[1]", "object")),
+    "minimal": (
+        "a.jsonl",
+        '{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}\n',
+        ("line 2", "sentence_bad", "missing"),
+    ),
     "prose": ("a.txt", "Call me Ishmael.\n", ("a.txt, line 1", "no format", "BLiMP")),
     "binary": ("a.json", bytes(range(128, 256)), ("a.json", "line 1", "not utf-8")),
 }

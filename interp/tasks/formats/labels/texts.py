@@ -70,11 +70,12 @@ def labelled(
         slots = {"texts": text_field(text), **(fields or {})}
         if group is not None:
             slots["groups"] = label_field(group)
-        found = _each(records, slots)
+        found: dict[str, tuple[Any, ...]] = {"labels": typed(records, label)} if "labels" not in slots else {}
+        found |= _each(records, slots)
         if group is None and not all(found.get("groups", ())):
             found["groups"] = ()  # a subject that one text lacks divides nothing
         return LabelledTexts(
-            **{"labels": typed(records, label), **found},
+            **found,
             name=file.stem + (f" ({dropped:,} without a label)" if dropped else ""),
             target=target or label,
             columns={name or "index": typed(records, name) for name in rest} | _each(records, columns or {}),
