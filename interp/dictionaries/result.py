@@ -223,7 +223,10 @@ class Recovery(Result):
         """As sparse as the truth, with no dead latent."""
         gap = abs(float(self.l0) / self.true_l0 - 1)
         return Checks(
-            [Check.at_most("L0 off the truth", gap, 0.1), Check.at_most("dead latents", self.dead, 0)]
+            [
+                Check.at_most("L0 off the truth", gap, 0.1),
+                Check.at_most("dead latents", float(self.dead), 0.0),
+            ]
         )
 
 
