@@ -333,8 +333,8 @@ def draw(rows: list[dict[str, float]], path: Path, changeover: float) -> None:
     """Both curves as a page, with the share at which the library changes over."""
     import plotly.graph_objects as go
 
+    from interp.core.quantity import Quantity
     from interp.plotting import theme
-    from interp.plotting.config import Quantity
 
     quantity = Quantity("CPU time per step", "s", f"slower; interp changes over at {changeover:.0%}")
     figure = theme.figure("A ReLU step: where dense products become faster", quantity, 760, 460)

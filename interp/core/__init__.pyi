@@ -29,6 +29,11 @@ from interp.core.names import slug as slug
 from interp.core.names import suggest as suggest
 from interp.core.protocols import Coder as Coder
 from interp.core.provenance import Provenance as Provenance
+from interp.core.quantity import Quantity as Quantity
+from interp.core.quantity import called as called
+from interp.core.quantity import computed as computed
+from interp.core.quantity import measured as measured
+from interp.core.quantity import places as places
 from interp.core.randomness import generator as generator
 from interp.core.randomness import permutation as permutation
 from interp.core.randomness import permuted_index as permuted_index

@@ -33,6 +33,8 @@ from interp.core.frames import table as _table
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
+from interp.core.quantity import Quantity, drawn_fields
+from interp.core.released import RELEASED
 from interp.core.settings import check_call
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Result:
 
     def __post_init__(self) -> None:
         declared = _fields.declaration(type(self))
+        drawn_fields(type(self))
         sizes: dict[str, tuple[int, str]] = {}
         for name in (f.name for f in dataclass_fields(self)):
             value = getattr(self, name)
@@ -132,6 +135,30 @@ class Result:
         """Array field -> its axis names, in order of declaration; absent (None) fields left out."""
         declared = _fields.declaration(type(self))
         return {k: a.axes for k, a in declared.items() if getattr(self, k) is not None}
+
+    def quantity(self, field: str) -> Quantity:
+        """What the numbers of a field are; its own name where it does not say."""
+        drawn = drawn_fields(type(self)).get(field)
+        return (drawn and drawn.quantity) or Quantity(field.replace("_", " "))
+
+    def ticks(self, axis: str) -> list[str] | None:
+        """The names of an axis's places: its labels, or what a field of names says; None without."""
+        if axis in self.labels:
+            return self.labels[axis]
+        for name, drawn in drawn_fields(type(self)).items():
+            if drawn.ticks == axis and not isinstance(getattr(self, name), Tensor):
+                return list(getattr(self, name))
+        return None
+
+    @property
+    def headline(self) -> str:
+        """The title of its picture."""
+        return type(self).__name__
+
+    @property
+    def caption(self) -> str:
+        """What its picture says below the title, beside what is measured."""
+        return ""
 
     def check(self) -> Checks:
         """Named numbers with bounds that say how far to trust the result. None by default."""
@@ -221,7 +248,7 @@ class Result:
         """
         artefact = store.open_artefact(directory)
         schema = str(artefact.manifest["schema"])
-        name = schema.removeprefix(SCHEMA)
+        name, converted = RELEASED.get(schema.removeprefix(SCHEMA), (schema.removeprefix(SCHEMA), dict))
         if name not in _TYPES and "type" in LOADERS:
             LOADERS["type"](name)
         kind = _TYPES.get(name)
@@ -241,7 +268,7 @@ class Result:
         content: dict[str, Any] = {**artefact.tensors(TENSORS)}
         try:
             content |= {k: _fields.from_json(v) for k, v in values["fields"].items()}
-            return kind(**content)
+            return kind(**converted(content))
         except InterpError:
             raise
         except Exception as error:  # values of other types, of another version or forged

@@ -1,3 +1,4 @@
+from interp.core.quantity import Quantity as Quantity
 from interp.plotting.attention import attention_patterns as attention_patterns
 from interp.plotting.basics import bars as bars
 from interp.plotting.basics import heatmap as heatmap
@@ -7,7 +8,6 @@ from interp.plotting.config import CurvesConfig as CurvesConfig
 from interp.plotting.config import DecompositionConfig as DecompositionConfig
 from interp.plotting.config import HeadMapConfig as HeadMapConfig
 from interp.plotting.config import LensConfig as LensConfig
-from interp.plotting.config import Quantity as Quantity
 from interp.plotting.generic import plot_result as plot_result
 from interp.plotting.registry import load_renderers as load_renderers
 from interp.plotting.rooms.lenses.attention_view import AttentionView as AttentionView

@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.quantity import Quantity
 from interp.plotting import labels, theme
-from interp.plotting.config import AttentionConfig, Quantity
+from interp.plotting.config import AttentionConfig
 
 GAP = 26
 HOVER = "%{meta[0]} · query %{customdata[0]} → key %{customdata[1]} · %{z:.3f}" + labels.NO_NAME

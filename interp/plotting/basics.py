@@ -1,8 +1,8 @@
-"""The three plain pictures: heat map, lines with bands, bars."""
+"""The plain pictures: heat map, lines with bands, bars, bars in groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ShapeError
+from interp.core.quantity import Quantity
 from interp.plotting import labels, theme
-from interp.plotting.config import Quantity
 
 MAX_TEXT_CELLS = 256
 SIGN_LEGEND = "blue +, red −"
@@ -79,11 +79,11 @@ def heatmap(
     fig.update_yaxes(title_text=labels.plain(row_axis), **_axis_ticks(row_names, cell_h))
     fig.update_yaxes(autorange="reversed" if first_row == "top" else True, tickangle=0)
     fig.update_layout(margin_r=24 + width - needed)
-    return fig
+    return _slanted(fig, column_names, cell_w)
 
 
 def lines(
-    x: Sequence[float | int],
+    x: Sequence[float | int | str],
     series: Mapping[str, object],
     title: str,
     quantity: Quantity,
@@ -91,34 +91,38 @@ def lines(
     x_axis: str = "layer",
     bands: Mapping[str, tuple[object, object]] | None = None,
     reference: Mapping[str, float] | None = None,
+    nulls: Collection[str] = (),
 ) -> go.Figure:
     """Lines over a shared axis, with confidence bands and named reference levels (chance, control).
 
     Args:
-        x: Coordinates, length n.
+        x: Coordinates, or names of the places, length n.
         series: Name to values, each of length n; NaN interrupts the line.
         title: Title.
-        quantity: What the values are.
+        quantity: What the values are; an unsigned quantity begins at 0.
         x_axis: Name of the horizontal axis.
         bands: Name of a series to its (low, high) values, each of length n.
         reference: Name to level, drawn as dotted horizontals.
+        nulls: Names of the series that say what chance gives; they are dotted.
 
     Raises:
         ShapeError: a series whose length is not that of `x`.
     """
     fig = theme.figure(title, quantity, 712, 400)
+    names = [str(place) for place in x] if any(isinstance(place, str) for place in x) else None
+    at = list(range(len(x))) if names else list(x)
     for index, (name, values) in enumerate(series.items()):
-        array = _of_length(values, len(x), name)
+        array = _of_length(values, len(at), name)
         color = theme.LINES[index % len(theme.LINES)]
         if bands and name in bands:
-            fig.add_trace(_band(x, bands[name], color))
+            fig.add_trace(_band(at, bands[name], color))
         fig.add_trace(
             go.Scatter(
-                x=list(x),
+                x=at,
                 y=array,
                 name=labels.plain(name, 40),
                 mode="lines+markers",
-                line={"color": color, "width": 2},
+                line={"color": color, "width": 2, "dash": "dot" if name in nulls else "solid"},
                 marker={"size": 5},
                 meta=[labels.plain(x_axis), labels.plain(name, 40)],
                 hovertemplate="%{meta[0]} %{x} · %{meta[1]} · %{y:.4g}" + labels.NO_NAME,
@@ -133,8 +137,18 @@ def lines(
         )
     fig.update_xaxes(title_text=labels.plain(x_axis))
     fig.update_yaxes(title_text=labels.plain(quantity.axis), showgrid=True)
+    if quantity.signed is False:
+        fig.update_yaxes(rangemode="tozero")
     fig.update_layout(showlegend=len(series) > 1, margin_t=theme.HEADER + 22 * (len(series) > 1))
-    return fig
+    return fig if names is None else named_ticks(fig, names)
+
+
+def named_ticks(fig: go.Figure, names: Sequence[str]) -> go.Figure:
+    """Names below the places 0, 1, ... of the horizontal axis, at most sixteen of them."""
+    every = max(1, -(-len(names) // 16))
+    at = list(range(0, len(names), every))
+    fig.update_xaxes(tickmode="array", tickvals=at, ticktext=[labels.plain(names[i], 24) for i in at])
+    return fig.update_xaxes(range=[-0.3, max(len(names) - 0.7, 0.3)])
 
 
 def bars(values: object, names: Sequence[str], title: str, quantity: Quantity) -> go.Figure:
@@ -162,6 +176,75 @@ def bars(values: object, names: Sequence[str], title: str, quantity: Quantity) -
     )
     fig.update_yaxes(autorange="reversed", **_axis_ticks(shown, 22))
     return fig
+
+
+def grouped_bars(
+    groups: Mapping[str, object],
+    names: Sequence[str],
+    title: str,
+    quantity: Quantity,
+    *,
+    bands: Mapping[str, tuple[object, object]] | None = None,
+    marks: Mapping[str, object] | None = None,
+    nulls: Collection[str] = (),
+) -> go.Figure:
+    """Horizontal bars in groups, first on top: one group per name, in it one bar per series.
+
+    Args:
+        groups: Series to its values [name]; NaN leaves a bar out.
+        names: Names of the groups.
+        title: Title.
+        quantity: What the values are.
+        bands: Series to its (low, high) values, drawn as whiskers.
+        marks: Name of a level to its values [name], dotted across each group.
+        nulls: Names of the series that say what chance gives; they are grey.
+
+    Raises:
+        ShapeError: a series or a level without one value per name.
+    """
+    shown = [labels.plain(str(name), 52) for name in names]
+    signed = quantity.signed is True
+    fig = theme.figure(title, quantity, 712, 150 + (14 + 18 * len(groups)) * len(shown))
+    for index, (name, values) in enumerate(groups.items()):
+        array = _of_length(values, len(shown), name)
+        hover = [f"{labels.plain(name, 40)} · {labels.number(value, signed)}" for value in array]
+        color = theme.INK if name in nulls else theme.LINES[index % len(theme.LINES)]
+        fig.add_trace(
+            go.Bar(
+                x=theme.packed(array),
+                y=list(range(len(shown))),
+                orientation="h",
+                name=labels.plain(name, 40),
+                marker={"color": color, "opacity": 0.5 if name in nulls else 0.85},
+                error_x=_whiskers(array, bands[name]) if bands and name in bands else None,
+                customdata=[labels.hover(a, b) for a, b in zip(shown, hover, strict=True)],
+                hovertemplate="%{customdata}" + labels.NO_NAME,
+            )
+        )
+    for name, levels in (marks or {}).items():
+        for at, level in enumerate(_of_length(levels, len(shown), name)):
+            line = {"dash": "dot", "color": theme.INK, "width": 2}
+            fig.add_shape(type="line", x0=level, x1=level, y0=at - 0.45, y1=at + 0.45, line=line)
+    fig.update_xaxes(title_text=labels.plain(quantity.axis), showgrid=True, zeroline=True)
+    fig.update_yaxes(autorange="reversed", tickmode="array")
+    fig.update_yaxes(tickvals=list(range(len(shown))), ticktext=shown)
+    fig.update_layout(barmode="group", bargap=0.25, showlegend=len(groups) > 1)
+    return fig.update_layout(margin_t=theme.HEADER + 22 * (len(groups) > 1))
+
+
+def _whiskers(values: np.ndarray, band: tuple[object, object]) -> dict[str, Any]:
+    low, high = (_of_length(edge, len(values), "band") for edge in band)
+    ends = {"array": theme.packed(high - values), "arrayminus": theme.packed(values - low)}
+    return ends | {"type": "data", "symmetric": False, "color": theme.INK, "thickness": 1, "width": 3}
+
+
+def _slanted(fig: go.Figure, names: Sequence[str], size: int) -> go.Figure:
+    """Names below a map at an angle, with room of their own, where they are wider than a cell."""
+    widest = max(len(labels.unescape(name)) for name in names)
+    if widest * theme.CHAR <= size:
+        return fig
+    layout: Any = fig.layout
+    return fig.update_xaxes(tickangle=-45).update_layout(height=int(layout.height) + 5 * widest)
 
 
 def _legend(quantity: Quantity, signed: bool) -> Quantity:

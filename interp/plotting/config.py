@@ -11,30 +11,6 @@ LensColour = Literal["target_prob", "top_prob", "entropy", "kl", "target_rank"]
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """What the numbers of a picture are; it becomes the subtitle and the colour bar's title."""
-
-    name: str
-    """The metric, e.g. "logit difference"."""
-    unit: str = ""
-    """Unit of the quantity, e.g. "nats"; empty for a pure number."""
-    higher: str = ""
-    """What a higher value means, as a clause: "the head attends to the previous token"."""
-    signed: bool | None = None
-    """True: symmetric blue/red scale around 0; False: one sequential scale; None: by the data."""
-
-    @property
-    def axis(self) -> str:
-        """The short form for an axis or a colour bar: `name (unit)`."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-    @property
-    def sentence(self) -> str:
-        """The subtitle: metric, unit and what higher means."""
-        return f"{self.axis} · higher: {self.higher}" if self.higher else self.axis
-
-
-@dataclass(frozen=True)
 class LensConfig(Settings):
     """How a lens picture is drawn."""
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from interp.core.escape import esc, visible
+
+_BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
 MAX_CHARS = 16
 HOVER_CHARS = 200
@@ -97,6 +100,22 @@ def ticks(tokens: Sequence[str], width: int = MAX_CHARS) -> dict[str, Any]:
 def numbered(names: Iterable[str]) -> list[str]:
     """Escaped axis names, in order."""
     return [plain(name, 40) for name in names]
+
+
+def sites(names: Sequence[str]) -> list[str]:
+    """Site names as a picture says them: `blocks.3.hook_resid_post` -> `L3 resid post`.
+
+    Where all blocks are read at the same kind of site, `L3`. Other names stay as they are.
+    """
+    if not any("hook_" in name for name in names):
+        return list(names)
+    short = [name.replace("hook_normalized_", "").replace("hook_", "") for name in names]
+    short = [_BLOCK.sub(r"L\1 ", name).replace(".", " ").replace("_", " ") for name in short]
+    blocks = [name.partition(" ") for name in short if name[:1] == "L" and name[1:2].isdigit()]
+    if len({kind for _, _, kind in blocks}) > 1:
+        return short
+    alike = {" ".join((block, kind)): block for block, _, kind in blocks}
+    return [alike.get(name, name) for name in short]
 
 
 def _head(text: str, width: int) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from interp.core.errors import ShapeError
+from interp.core.quantity import Quantity
 from interp.plotting import labels, theme
-from interp.plotting.config import Quantity
 from interp.plotting.html import render
 
 MAX_ALPHA = 0.62

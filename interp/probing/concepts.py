@@ -7,6 +7,7 @@ own predictions, then a low-rank linear map of the features for what is left.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +17,45 @@ from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
+from interp.core.quantity import called, measured
 from interp.core.randomness import generator
-from interp.probing.findings import EludeResult
+from interp.core.result import Result
 from interp.probing.rows import check_rows, encode, require_classes
 from interp.probing.splits import split_rows
 
 NEVER = -30.0
 """Logit of a class that has no training row."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EludeResult(Result):
+    """Predictions explained by attributes, and by attributes plus a low-rank rest."""
+
+    attributes_only: Float[Tensor, ""] = called("attributes alone")
+    """Share of test predictions that the attributes alone give."""
+    with_rest: Float[Tensor, "rank"] = measured(
+        "predictions explained",
+        "share",
+        higher="attributes and rest say what the model says",
+        signed=False,
+        along="rank",
+        axis_title="rank of the rest",
+        null=("attributes_only", "majority"),
+    )
+    """Share of test predictions that the attributes give with a rest of each rank."""
+    majority: Float[Tensor, ""] = called("most frequent class")
+    """Share of test predictions that the most frequent class gives."""
+    weight: Float[Tensor, "class attribute"]
+    """L1 weights of the standardised attributes."""
+    directions: Float[Tensor, "rest d"]
+    """Orthonormal directions of the smallest rest, in standardised features."""
+    rest: Float[Tensor, "row rest"]
+    """Every row along them: rows at the ends show what the attributes miss."""
+
+    @property
+    def headline(self) -> str:
+        """What is asked."""
+        return "Do the attributes explain the predictions?"
 
 
 def elude(

@@ -9,6 +9,7 @@ control is the same quantity of an unrelated problem.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,44 @@ from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
+from interp.core.quantity import called, measured
 from interp.core.randomness import generator
+from interp.core.result import Result
 from interp.probing.config import ContextProbeConfig
-from interp.probing.findings import ContextProbes
 from interp.probing.splits import Split, split_rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContextProbes(Result):
+    """What an in-context regressor's hidden states tell about the problem, layer by layer."""
+
+    r2: Float[Tensor, "layer target"] = measured(
+        "test R2", "", higher="more is readable", legend="probe", along="layer", null="control"
+    )
+    """Test R2 of the probe; may be negative."""
+    control: Float[Tensor, "layer target"] = called("unrelated problem")
+    """Test R2 of the same probe for the same quantity of an unrelated problem."""
+    places: Float[Tensor, "layer target pos"]
+    """The probe's softmax over positions: where it reads."""
+    hidden: int
+    """Hidden units of a probe; 0 is linear."""
+    n_train: int
+    """Training problems."""
+    n_test: int
+    """Test problems."""
+
+    def check(self) -> Checks:
+        """Unrelated problems must not be readable."""
+        worst = self.control.max()
+        return Checks([Check.at_most("R2 of an unrelated problem", worst, 0.1)])
+
+    @property
+    def headline(self) -> str:
+        """What is asked."""
+        return "Is the problem readable in the states?"
 
 
 class PooledProbes(nn.Module):

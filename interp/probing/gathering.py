@@ -12,8 +12,7 @@ from interp.core.errors import SiteError
 from interp.models.hooked import HookedModel
 from interp.models.text.batch import TokenBatch
 from interp.probing.config import ProbeConfig
-from interp.probing.result import ProbeSweep
-from interp.probing.sweeping import probe_sweep
+from interp.probing.sweeping import ProbeSweep, probe_sweep
 from interp.probing.syntax.alignment import LabelledTokens
 
 

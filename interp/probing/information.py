@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from interp.core.errors import ConfigError
+from interp.core.quantity import called, measured
 from interp.core.randomness import permutation
+from interp.core.result import Result
 from interp.probing.config import ProbeConfig
 from interp.probing.probe import train_mlp
-from interp.probing.result import CodeLengths, VInformation
 from interp.probing.rows import Labels, Target, check_rows, check_sites, encode
 from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.solvers.ridge import ridge
@@ -25,6 +27,70 @@ from interp.probing.splits import group_codes, split_rows
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Voita and Titov's portions of the data."""
 PENALTIES = (1e-2, 1.0, 1e2, 1e4)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodeLengths(Result):
+    """Bits it takes to send labels to somebody who has the rows, by online coding."""
+
+    bits: Float[Tensor, "site"] = measured(
+        "online code",
+        "bits",
+        higher="less is readable, or with more data",
+        legend="labels",
+        along="site",
+        null=("shuffled", "uniform"),
+    )
+    """Bits with the code of probes trained on what was sent before."""
+    shuffled: Float[Tensor, "site"] = called("shuffled labels")
+    """Bits for shuffled labels, which nothing can compress below their entropy."""
+    uniform: Float[Tensor, ""] = called("uniform code")
+    """Bits with a uniform code: n log2(classes)."""
+    n: int
+    """Number of rows."""
+    target: str
+    """What is sent."""
+    probe: str
+    """Kind of probe."""
+
+    @property
+    def compression(self) -> Tensor:
+        """Uniform / online, [site]; 1 = the rows say nothing."""
+        return self.uniform / self.bits
+
+    @property
+    def headline(self) -> str:
+        """What is sent."""
+        return f"Code length of {self.target}"
+
+    @property
+    def caption(self) -> str:
+        """How many labels the bits are for."""
+        return f"{self.n:,} labels"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VInformation(Result):
+    """What a linear reader gains about real targets at every site, in nats; never below 0."""
+
+    nats: Float[Tensor, "site target"] = measured(
+        "V-information", "nats", higher="more is readable", along="site", several="map", null="shuffled"
+    )
+    """1/2 ln(variance / residual variance) on held-out rows."""
+    shuffled: Float[Tensor, "site target"] = called("shuffled targets")
+    """Nats with shuffled training targets."""
+
+    @property
+    def complexity(self) -> Tensor:
+        """1 - mean over sites of nats / their maximum, [target]; 1 where nothing is readable."""
+        top = self.nats.amax(0)
+        share = self.nats / top.clamp(min=1e-12)
+        return (1 - share.mean(0)).clamp(0, 1)
+
+    @property
+    def headline(self) -> str:
+        """What is measured."""
+        return "Linearly usable information"
 
 
 def code_length(

@@ -8,11 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.core.checks import Check
 from interp.core.intervals import wilson
 from interp.probing.rows import Target
 
 LEAST_R2 = -1e12
 """Where R2 ends."""
+
+
+def all_converged(unconverged: int) -> Check:
+    """Every logistic fit of a result reached its optimum."""
+    name = "logistic fits before their optimum (raise max_iter)"
+    return Check.at_most(name, float(unconverged), 0.0)
 
 
 class Interval(NamedTuple):

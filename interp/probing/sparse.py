@@ -7,22 +7,114 @@ training rows only; every k has a probe of its own on its support, class-balance
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.core.checks import Checks
 from interp.core.errors import ConfigError
 from interp.core.provenance import Provenance
+from interp.core.quantity import called, measured
 from interp.core.randomness import permutation
+from interp.core.result import Result
 from interp.probing.config import ProbeConfig, Ranking, SparseConfig
-from interp.probing.result import PruningCurve, SparseSweep
 from interp.probing.rows import Labels, Target, check_rows, check_sites, encode, require_classes
-from interp.probing.scores import Binary, binary_scores
+from interp.probing.scores import Binary, all_converged, binary_scores
 from interp.probing.solvers.linear import Solved, scores_of, solve
 from interp.probing.splits import Split, shuffled, split_rows
+
+
+def _score(name: str, **options: Any) -> Any:
+    """A field of scores, by site and number of neurons."""
+    ways: dict[str, Any] = {"along": "k", "axis_title": "neurons in the probe", "log": "x"}
+    return measured(name, "", higher="fewer mistakes", **ways, **options)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SparseSweep(Result):
+    """F1 and MCC of probes on the k best neurons, per site and k; the neurons by number."""
+
+    f1: Float[Tensor, "site k"] = _score("test F1", null="null_f1")
+    """Test F1 of the positive class."""
+    mcc: Float[Tensor, "site k"] = _score("test MCC")
+    """Test Matthews correlation."""
+    kappa: Float[Tensor, "site k"] = _score("test Cohen's kappa")
+    """Cohen's kappa on the test rows."""
+    fmi: Float[Tensor, "site k"] = _score("test Fowlkes-Mallows index")
+    """Fowlkes and Mallows' index: sqrt(precision * recall)."""
+    precision: Float[Tensor, "site k"] = _score("test precision")
+    """Test precision."""
+    recall: Float[Tensor, "site k"] = _score("test recall")
+    """Test recall."""
+    roc_auc: Float[Tensor, "site k"] = _score("test area under the ROC curve")
+    """Area under the test ROC curve."""
+    pr_auc: Float[Tensor, "site k"] = _score("test average precision")
+    """Average precision on the test rows."""
+    null_f1: Float[Tensor, "site k"] | None = called("shuffled labels", band=("null_low", "null_high"))
+    """Mean F1 of whole selections on shuffled labels."""
+    null_low: Float[Tensor, "site k"] | None
+    """Lowest of them."""
+    null_high: Float[Tensor, "site k"] | None
+    """Highest of them."""
+    neurons: tuple[tuple[tuple[int, ...], ...], ...]
+    """The support per site and k, most important first."""
+    target: str
+    """What is read."""
+    positive: str
+    """The class that counts as positive."""
+    ranking: str
+    """How neurons were chosen."""
+    unconverged: int
+    """Probes, those on shuffled labels included, that stopped before their optimum."""
+    n_train: int
+    """Training rows."""
+    n_test: int
+    """Test rows."""
+
+    @property
+    def headline(self) -> str:
+        """What is read."""
+        what = self.target if self.positive == "True" else f"{self.target}: {self.positive}"
+        return f"k-sparse probes for {what}"
+
+    def check(self) -> Checks:
+        """Every probe at its optimum."""
+        return Checks([all_converged(self.unconverged)])
+
+    def best(self, k: int) -> tuple[str, tuple[int, ...], float]:
+        """(site, neurons, F1) of the site with the highest F1 at this k."""
+        column = self.labels["k"].index(str(k))
+        row = int(self.f1[:, column].argmax())
+        return self.labels["site"][row], self.neurons[row][column], float(self.f1[row, column])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruningCurve(Result):
+    """F1 of probes on the k best neurons as the best single one is taken away, again and again."""
+
+    f1: Float[Tensor, "round"] = measured(
+        "test F1", "", higher="others tell it, too", along="round", axis_title="neurons taken away"
+    )
+    """Test F1; round 0 has all neurons."""
+    removed: tuple[int, ...]
+    """The best single neuron of each round, taken away after it."""
+    k: int
+    """Neurons per probe."""
+    target: str
+    """What is read."""
+
+    @property
+    def headline(self) -> str:
+        """What is read."""
+        return f"Pruning neurons for {self.target}"
+
+    @property
+    def caption(self) -> str:
+        """How many neurons a probe has."""
+        return f"{self.k} best neurons left"
 
 
 def sparse_sweep(

@@ -3,25 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.checks import Check, Checks
 from interp.core.errors import ShapeError
 from interp.core.provenance import Provenance
+from interp.core.quantity import Quantity, called, measured
 from interp.core.randomness import generator
+from interp.core.result import Result
 from interp.probing.config import ProbeConfig, ProbeKind
 from interp.probing.probe import train_mlp
-from interp.probing.result import ProbeSweep
 from interp.probing.rows import Labels, Target, check_sites, encode_all, require_classes
-from interp.probing.scores import majority, rate
+from interp.probing.scores import all_converged, majority, rate
 from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.splits import Split, group_codes, shuffled, split_rows
 
 Rows = Mapping[str, Tensor]
 """Site -> rows [n, d]; the same n rows in the same order everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProbeSweep(Result):
+    """How well each target is read at each site, beside the controls.
+
+    Scores are test accuracy for classes and test R2 for real targets; rows of test groups were
+    never seen in training. Controls are absent (None) where they were not asked for.
+    """
+
+    score: Float[Tensor, "site target"] = measured(
+        "test score",
+        "accuracy, or R2",
+        higher="more is readable",
+        legend="probe",
+        along="site",
+        several="map",
+        band=("low", "high"),
+        beside=("control", "random_init"),
+        null=("shuffled", "majority"),
+    )
+    """Test score of the probe."""
+    low: Float[Tensor, "site target"]
+    """Lower end of its confidence interval, groups taken into account."""
+    high: Float[Tensor, "site target"]
+    """Upper end of its confidence interval."""
+    train_score: Float[Tensor, "site target"]
+    """Score on the training rows: what of it is memory."""
+    majority: Float[Tensor, "target"] = called("always the majority")
+    """Test score of the training rows' most frequent class; 0 for a real target."""
+    shuffled: Float[Tensor, "site target"] | None = called(
+        "shuffled labels", band=("shuffled_low", "shuffled_high")
+    )
+    """Mean test score of probes fitted to shuffled labels."""
+    shuffled_low: Float[Tensor, "site target"] | None
+    """Lowest of them."""
+    shuffled_high: Float[Tensor, "site target"] | None
+    """Highest of them."""
+    control: Float[Tensor, "site target"] | None = called("control task")
+    """Score on the control task: every word type has a random label of its own."""
+    random_init: Float[Tensor, "site target"] | None = called("random weights")
+    """Score on the same model with fresh weights."""
+    kinds: tuple[str, ...]
+    """Per target: binary, classes or real."""
+    probe: str
+    """Kind of probe."""
+    unconverged: int
+    """Logistic fits, controls included, that stopped at `max_iter` before their optimum."""
+    n_train: int
+    """Training rows."""
+    n_test: int
+    """Test rows."""
+    confidence: float
+    """Coverage of the intervals."""
+
+    @property
+    def selectivity(self) -> Tensor | None:
+        """Score minus control-task score, [site target] (Hewitt and Liang 2019)."""
+        return None if self.control is None else self.score - self.control
+
+    @property
+    def headline(self) -> str:
+        """What is read, where it is one target."""
+        names = self.labels.get("target", [])
+        return f"Probe for {names[0]}" if len(names) == 1 else "What is readable where"
+
+    def quantity(self, field: str) -> Quantity:
+        """Accuracy or R2, where all targets are of one kind."""
+        declared, real = super().quantity(field), {kind == "real" for kind in self.kinds}
+        if field != "score" or len(real) != 1:
+            return declared
+        return replace(declared, name="test R2" if True in real else "test accuracy", unit="")
+
+    def check(self) -> Checks:
+        """Every fit at its optimum; shuffled labels not readable.
+
+        Shuffled: at most chance plus four standard errors, and a little for the largest of many.
+        """
+        checks = [all_converged(self.unconverged)]
+        if self.shuffled is not None:
+            excess = (self.shuffled - self.majority).max()
+            checks.append(Check.at_most("shuffled labels above majority", excess, self._slack()))
+        return Checks(checks)
+
+    def _slack(self) -> float:
+        return 4 * (0.25 / self.n_test) ** 0.5 + 0.02
 
 
 def probe_sweep(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.quantity import called, measured
 from interp.core.result import Result
 from interp.probing.rows import Labels, check_rows, encode, require_classes
 from interp.probing.sparse import rank_neurons
@@ -35,9 +36,14 @@ from interp.studies.config import OptimalConfig
 class OptimalSupport(Result):
     """The best k neurons by training loss, with the proof's gap."""
 
-    cost: Float[Tensor, ""]
+    cost: Float[Tensor, ""] = measured(
+        "hinge loss plus ridge",
+        "summed over rows",
+        higher="the support tells the classes apart less",
+        null="bound",
+    )
     """Balanced hinge loss plus ridge of the support, summed over rows."""
-    bound: Float[Tensor, ""]
+    bound: Float[Tensor, ""] = called("no support costs less")
     """No support of this size costs less."""
     neurons: tuple[int, ...]
     """The support."""
@@ -49,6 +55,11 @@ class OptimalSupport(Result):
     """Largest relative gap that counts as proved."""
     target: str
     """What is read."""
+
+    @property
+    def headline(self) -> str:
+        """What was found."""
+        return f"The best {len(self.neurons)} neurons for {self.target}"
 
     @property
     def gap(self) -> float:

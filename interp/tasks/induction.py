@@ -23,6 +23,7 @@ from interp.activations.loop import Evaluate, fit
 from interp.activations.report import FitReport
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.quantity import measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.small.config import SmallConfig
@@ -36,13 +37,19 @@ LAYERS = 2
 class InductionHistory(Result):
     """How the model came to do induction: curves over steps, head scores over measurements."""
 
-    loss: Float[Tensor, " step"]
+    loss: Float[Tensor, " step"] = measured(
+        "cross-entropy of repeated tokens", "nats per token", higher="it is foreseen less", along="step"
+    )
     """Cross-entropy of the repeated tokens of each training batch, nats per token."""
-    accuracy: Float[Tensor, " step"]
+    accuracy: Float[Tensor, " step"] = measured(
+        "repeated tokens predicted", "share", higher="the repetition is foreseen", signed=False, along="step"
+    )
     """Share of the repeated tokens of each training batch that were predicted."""
-    measured_at: Int[Tensor, " measurement"]
+    measured_at: Int[Tensor, " measurement"] = places("measurement", "steps done")
     """Steps done (1 = after the first) when the heads were measured."""
-    held_out_accuracy: Float[Tensor, " measurement"]
+    held_out_accuracy: Float[Tensor, " measurement"] = measured(
+        "held-out tokens predicted", "share", higher="induction works", signed=False, along="measurement"
+    )
     """Share of the second half of held-out sequences that was predicted."""
     previous_token: Float[Tensor, "measurement layer head"]
     """Mean attention, in the first half of held-out sequences, to the token before."""
@@ -50,6 +57,11 @@ class InductionHistory(Result):
     """Mean attention, in the second half, to the token that followed the current one before."""
     seconds: float
     """Time spent in training."""
+
+    @property
+    def headline(self) -> str:
+        """What was learned."""
+        return "How induction was learned"
 
     def check(self) -> Checks:
         """It works at the end, and through the two heads that the theory names."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from interp.core.escape import visible
+from interp.core.quantity import Quantity
 from interp.plotting import labels
 from interp.plotting.basics import bars
-from interp.plotting.config import Quantity
 from interp.reports import Section, report
 from tests.browser.conftest import Open, Visit
 from tests.plotting.samples import NASTY, hostile, lens_result

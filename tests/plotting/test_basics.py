@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from interp.core.errors import ShapeError
+from interp.core.quantity import Quantity
 from interp.plotting import theme
 from interp.plotting.basics import bars, heatmap, lines
-from interp.plotting.config import HeadMapConfig, Quantity
+from interp.plotting.config import HeadMapConfig
 from interp.plotting.rooms.lenses.heads import head_heatmap
 
 DIFF = Quantity("logit difference", "logits", "promotes the answer")

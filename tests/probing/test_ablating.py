@@ -65,9 +65,11 @@ def test_ablation_is_what_a_hook_would_do() -> None:
         with torch.no_grad():
             logits = model.run_with_hooks(ids[:3], [(SITE, edit)])
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:3, 1:].flatten())
-        assert float(found.ablated[0]) == pytest.approx(float(loss), abs=1e-5)
-        assert float(found.intact[0]) != pytest.approx(float(loss), abs=1e-5)
-        assert found.random_effects.shape == (2, 2) and found.labels["group"] == ["a", "b"]
+        assert float(found.ablated[:3].mean()) == pytest.approx(float(loss), abs=1e-5)
+        assert float(found.intact[:3].mean()) != pytest.approx(float(loss), abs=1e-5)
+        rise = float((found.ablated[:3] - found.intact[:3]).mean())
+        assert float(found.effect[0]) == pytest.approx(rise, abs=1e-6)
+        assert found.random_effects.shape == (2, 2) and found.groups == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def test_a_sweep_draws_probe_controls_bands_and_chance() -> None:
     assert sum(t.fill == "toself" for t in figure.data) == 2
     level = [s.y0 for s in figure.layout.shapes]
     assert level == [pytest.approx(float(sweep.majority[0]))]
-    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "2"]
+    assert list(figure.layout.xaxis.ticktext) == ["L0", "L1", "L2"]
+    assert figure.layout.title.text == "Probe for y"
+    assert "test accuracy · higher: more is readable" in figure.layout.title.subtitle.text
 
 
 def test_several_targets_are_a_map_and_one_of_them_a_curve() -> None:
@@ -47,7 +49,7 @@ def test_several_targets_are_a_map_and_one_of_them_a_curve() -> None:
     assert sweep.plot().data[0].type == "heatmap"
     assert sweep.plot(target="z").data[0].type == "scatter"
     assert "<b>y" not in sweep.plot(target="<b>y</b>").to_json()
-    with pytest.raises(ConfigError, match="not in the result"):
+    with pytest.raises(ConfigError, match="no such target"):
         sweep.plot(target="zz")
 
 
@@ -56,16 +58,22 @@ def test_f1_against_k_and_the_other_pictures() -> None:
     sparse = sparse_sweep({f"blocks.{i}.mlp.hook_post": x for i in range(2)}, y, SparseConfig(ks=(1, 2, 8)))
     figure = sparse.plot()
     traces = {t.name: t for t in figure.data if t.name}
-    assert list(traces["layer 1"].x) == [1, 2, 8] and "shuffled labels" in traces
-    np.testing.assert_allclose(traces["layer 1"].y, sparse.f1[1], atol=1e-6)
-    np.testing.assert_allclose(sparse.plot(metric="mcc").data[0].y, sparse.mcc[0], atol=1e-6)
-    with pytest.raises(ConfigError, match="not in the result"):
-        sparse.plot(metric="mccc")
+    assert list(traces["L1"].x) == [1, 2, 8] and "shuffled labels" in traces
+    np.testing.assert_allclose(traces["L1"].y, sparse.f1[1], atol=1e-6)
+    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "neurons in the probe"
+    np.testing.assert_allclose(sparse.plot(field="mcc").data[0].y, sparse.mcc[0], atol=1e-6)
+    with pytest.raises(ConfigError, match="did you mean 'mcc'"):
+        sparse.plot(field="mccc")
     audit = audit_erasure(x, {"y": y}, "y", probe=ProbeConfig(steps=20, n_shuffles=0))
-    bars = {t.name: list(t.x) for t in audit.plot().data}
+    shown = audit.plot()
+    bars = {t.name: list(t.x) for t in shown.data}
     assert bars["after"] == pytest.approx(audit.after[:, 0].tolist())
+    assert bars["random, same rank"] == pytest.approx(audit.random[:, 0].tolist())
+    levels = [line.x0 for line in shown.layout.shapes]
+    assert levels == pytest.approx([float(audit.majority[0])] * len(levels)) and levels
     code = code_length({"s": x}, y).plot()
-    assert code.layout.shapes[0].y0 == pytest.approx(1.0)
+    assert code.layout.shapes[0].y0 == pytest.approx(499)  # the uniform code of two classes
+    assert [trace.name for trace in code.data] == ["labels", "shuffled labels"]
     information = v_information({"s": x}, torch.randn(499, 3)).plot()
     assert information.data[0].type == "heatmap"
 
@@ -87,7 +95,7 @@ def test_findings_draw_what_was_measured() -> None:
     states = torch.randn(2, 40, 3, 5, generator=draw)
     config = ContextProbeConfig(steps=3)
     probes = probe_context(states, {"w": states[0, :, 0, :2]}, config)
-    assert [t.name for t in probes.plot().data] == ["w", "w, unrelated"]
+    assert [t.name for t in probes.plot().data] == ["probe", "unrelated problem"]
     writing = clamped_writing(
         lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3, n_random=1
     )
@@ -95,5 +103,7 @@ def test_findings_draw_what_was_measured() -> None:
     model = interp.wrap(small(d_vocab=23))
     batch = {"a": TokenBatch.of(torch.randint(23, (2, 7)))}
     found = ablate_neurons(model, batch, "blocks.0.mlp.hook_post", (1,), n_random=2)
-    bars = found.plot().data[0]
-    np.testing.assert_allclose(bars.x, [float(found.effect), *found.random_effects[:, 0]], atol=1e-6)
+    taken, others = found.plot().data
+    np.testing.assert_allclose(taken.x, found.effect, atol=1e-6)
+    np.testing.assert_allclose(others.x, found.random_effects.mean(0), atol=1e-6)
+    np.testing.assert_allclose(others.x + others.error_x.array, found.random_effects.amax(0), atol=1e-6)

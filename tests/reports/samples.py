@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.quantity import Quantity
 from interp.core.result import Check, Checks, Result
 from interp.plotting import basics
 from interp.plotting.attention import attention_patterns
-from interp.plotting.config import Quantity
 from interp.plotting.rooms.lenses.heads import head_heatmap
 from interp.plotting.tokens import TokenStrip
 from interp.plotting.training import training_curves

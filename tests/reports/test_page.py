@@ -17,8 +17,8 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from interp.core.errors import ConfigError, ShapeError, StorageError
+from interp.core.quantity import Quantity
 from interp.plotting.basics import bars
-from interp.plotting.config import Quantity
 from interp.reports import Item, PageConfig, Section, Table, report
 from tests.plotting.samples import provenance
 from tests.reports.samples import PageScores, every_kind

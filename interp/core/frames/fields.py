@@ -51,11 +51,16 @@ def declaration(cls: type) -> dict[str, Declared]:
             f"an annotation of {cls.__name__} cannot be resolved: {error}",
             fix="import the name at the top of the module, not under TYPE_CHECKING",
         ) from error
-    found = {f.name: _declared(cls, f.name, hints[f.name]) for f in dataclass_fields(cls)}
+    found = {f.name: declared_array(cls, f.name, hints[f.name]) for f in dataclass_fields(cls)}
     return {name: declared for name, declared in found.items() if declared is not None}
 
 
-def _declared(cls: type, name: str, hint: Any) -> Declared | None:
+def declared_array(cls: type, name: str, hint: Any) -> Declared | None:
+    """What an annotation says of an array; None where it is none.
+
+    Raises:
+        ConfigError: An axis without a plain name.
+    """
     options = get_args(hint)
     arrays = [h for h in options or (hint,) if isinstance(h, type) and issubclass(h, AbstractArray)]
     if not arrays:

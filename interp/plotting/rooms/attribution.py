@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
 from interp.attribution.trust.result import Agreement, Faithfulness, GroundTruth, RelevancePruning
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import labels, theme
 from interp.plotting.basics import bars, heatmap, lines, subtitled
-from interp.plotting.config import Quantity
 from interp.plotting.tokens import TokenStrip
 
 MOST_UNITS = 24

@@ -8,10 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.dictionaries.result import Absorption, DictionaryReport, Recovery, Splitting, Stability
 from interp.plotting import basics, labels, theme
-from interp.plotting.config import Quantity
 
 BINS = 40
 """Bars of the density histogram."""

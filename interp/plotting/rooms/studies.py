@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import basics, labels, theme
 from interp.plotting.basics import bars, lines, subtitled
-from interp.plotting.config import Quantity
 from interp.studies.amortised import Amortised
 from interp.studies.clamped_units import ClampedWriting
 from interp.studies.end_tasks import EndTask

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import labels, theme
-from interp.plotting.config import Quantity
 from interp.tasks.behaviour import TaskReport
 
 MOST = 40

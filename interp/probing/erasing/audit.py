@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+from interp.core.quantity import called, measured
+from interp.core.result import Result
 from interp.models.hooked import HookedModel
 from interp.models.losses import text_losses
+from interp.probing.ablating import Ablation
 from interp.probing.config import EraseConfig, ProbeConfig, ProbeKind
 from interp.probing.erasing.eraser import Eraser, concept_columns, fit_eraser, random_eraser
-from interp.probing.result import AmnesicResult, ErasureAudit
 from interp.probing.rows import Labels, check_rows, encode_all
 from interp.probing.solvers.spectrum import Moments
 from interp.probing.splits import split_rows
@@ -23,6 +27,55 @@ from interp.probing.sweeping import score_rows
 
 KINDS: tuple[ProbeKind, ...] = ("logistic", "mlp")
 PROMISES_ZERO = ("leace", "mean_projection")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ErasureAudit(Result):
+    """What probes read before and after an erasure, and what it cost."""
+
+    before: Float[Tensor, "probe target"] = measured(
+        "test score",
+        "accuracy, or R2",
+        higher="more is readable",
+        signed=False,
+        several="bars",
+        beside="after",
+        null=("random", "majority"),
+    )
+    """Test score on the rows as they were."""
+    after: Float[Tensor, "probe target"]
+    """Test score of probes trained anew on the erased rows."""
+    random: Float[Tensor, "probe target"] = called("random, same rank")
+    """Test score after a random projection of the eraser's rank: what losing dimensions costs."""
+    majority: Float[Tensor, "target"] = called("the majority class")
+    """Score of the most frequent class."""
+    covariance: Float[Tensor, ""]
+    """Largest |Cov(erased row, concept)| on the rows that the eraser was fitted on."""
+    moved: Float[Tensor, ""]
+    """Mean square of what the eraser changed, as a share of the rows' variance."""
+    rank: int
+    """Directions taken away."""
+    method: str
+    """Method of erasure."""
+    erased: str
+    """The target that was erased; the others are what should stay."""
+    covariance_bound: float | None
+    """What `covariance` must not exceed, for methods that promise 0; else None."""
+
+    @property
+    def headline(self) -> str:
+        """What was erased, and how."""
+        return f"{self.method.replace('_', ' ')}: {self.erased} erased"
+
+    def check(self) -> Checks:
+        """The linear probe (first row) at chance, and the guarantee where the method gives one."""
+        column = self.labels["target"].index(self.erased)
+        above = self.after[0, column] - self.majority[column]
+        checks = [Check.at_most("linear probe above majority after erasure", above, 0.03)]
+        if self.covariance_bound is not None:
+            bound = self.covariance_bound
+            checks.append(Check.at_most("largest covariance", self.covariance, bound))
+        return Checks(checks)
 
 
 def audit_erasure(
@@ -98,7 +151,7 @@ def amnesic(
     n_random: int = 5,
     seed: int = 0,
     strict: bool = True,
-) -> AmnesicResult:
+) -> Ablation:
     """Next-token loss with the concept erased at a site (Elazar et al. 2021, "Amnesic Probing").
 
     A concept that is readable but not used costs no more than random directions do.
@@ -118,13 +171,15 @@ def amnesic(
     eraser.for_model(model.provenance([site]), strict)
     batch = model.read(inputs)
     randoms = [random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)]
-    return AmnesicResult(
+    return Ablation(
         intact=text_losses(model, batch),
-        erased=text_losses(model, batch, [eraser.hook(site)]),
+        ablated=text_losses(model, batch, [eraser.hook(site)]),
         random=torch.stack([text_losses(model, batch, [other.hook(site)]) for other in randoms])
         if randoms
         else torch.zeros(0, len(batch), dtype=torch.float64),
+        neurons=(),
         rank=eraser.rank,
+        replacement="projection",
         site=site,
         provenance=model.provenance([site]),
     )

@@ -17,19 +17,81 @@ from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.finite import check_finite
+from interp.core.quantity import called, measured
 from interp.core.randomness import generator
+from interp.core.result import Result
 from interp.models.hooked import HookedModel
 from interp.models.text.batch import TokenBatch
 from interp.probing.config import AttentionProbeConfig
-from interp.probing.result import AttentionProbeResult
 from interp.probing.scores import accuracy
 from interp.probing.splits import Split, split_rows
 from interp.probing.syntax.alignment import align_spans
 from interp.tasks.labels import Labelled
 
 PATTERNS = "blocks.*.attn.hook_pattern"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionProbeResult(Result):
+    """How much of the gold trees attention maps alone tell, beside what no model is needed for.
+
+    UAS is the share of test words whose head is guessed right; the root's word is not asked.
+    """
+
+    uas: Float[Tensor, ""]
+    """UAS of the probe."""
+    low: Float[Tensor, ""]
+    """Lower end of its confidence interval, sentences taken as groups."""
+    high: Float[Tensor, ""]
+    """Upper end of its confidence interval."""
+    offset_uas: Float[Tensor, ""]
+    """UAS of the best fixed offset ("the head is the next word"), chosen on training sentences."""
+    random_init_uas: Float[Tensor, ""] | None
+    """UAS of the same probe on the maps of the same model with fresh weights."""
+    weight: Float[Tensor, "layer head direction"]
+    """Weight of every map: read from the word to its head, and backwards."""
+    relation_uas: Float[Tensor, "relation"] = measured(
+        "UAS",
+        "share of words",
+        higher="more heads guessed right",
+        signed=False,
+        legend="attention probe",
+        null="relation_offset",
+    )
+    """UAS per relation, most frequent first."""
+    relation_offset: Float[Tensor, "relation"] = called("best fixed offset")
+    """UAS of the fixed offset that is best for a relation on the training sentences."""
+    offset: int
+    """The best fixed offset."""
+    n_train: int
+    """Training arcs."""
+    n_test: int
+    """Test arcs."""
+
+    @property
+    def headline(self) -> str:
+        """What the probe does."""
+        return "Heads of words, from attention alone"
+
+    @property
+    def caption(self) -> str:
+        """The scores over all relations."""
+        said = f"over all relations {float(self.uas):.2f} [{float(self.low):.2f}, {float(self.high):.2f}]"
+        said += f", best fixed offset {float(self.offset_uas):.2f}"
+        if self.random_init_uas is None:
+            return said
+        return f"{said}, with random weights {float(self.random_init_uas):.2f}"
+
+    def check(self) -> Checks:
+        """Beats the offset, and the model without training."""
+        checks = [Check.at_least("above the best offset", self.uas - self.offset_uas, 0.0)]
+        if self.random_init_uas is not None:
+            gain = self.uas - self.random_init_uas
+            checks.append(Check.at_least("above random weights", gain, 0.0))
+        return Checks(checks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ Hewitt and Manning 2019, "A Structural Probe for Finding Syntax in Word Represen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -14,12 +15,50 @@ from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.quantity import called, measured
 from interp.core.randomness import generator
+from interp.core.result import Result
 from interp.probing.config import StructuralConfig
-from interp.probing.result import StructuralResult
 from interp.probing.rows import check_rows
 from interp.probing.splits import split_rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StructuralResult(Result):
+    """How well squared distances after a linear map are distances in gold trees."""
+
+    spearman: Float[Tensor, ""] = measured(
+        "Spearman with tree distance", "", higher="the map holds more of the tree", null="linear_spearman"
+    )
+    """Rank correlation with tree distance, mean over words, then test sentences."""
+    uuas: Float[Tensor, ""] = measured(
+        "UUAS", "", higher="the map holds more of the tree", null="linear_uuas"
+    )
+    """Share of gold arcs, undirected, in the minimum spanning tree."""
+    linear_spearman: Float[Tensor, ""] = called("word order")
+    """Rank correlation of the distance in words, which needs no model."""
+    linear_uuas: Float[Tensor, ""] = called("word order")
+    """Share of gold arcs in the tree that links neighbours."""
+    matrix: Float[Tensor, "rank d"]
+    """The map, of rows centred and scaled to unit mean square."""
+    rank: int
+    """Rank of the map at most."""
+    n_train: int
+    """Training sentences."""
+    n_test: int
+    """Test sentences."""
+
+    def check(self) -> Checks:
+        """Better than word order."""
+        gain = self.uuas - self.linear_uuas
+        return Checks([Check.at_least("UUAS above word order", gain, 0.0)])
+
+    @property
+    def headline(self) -> str:
+        """What is asked."""
+        return f"Trees in the states, by a map of rank {self.rank}"
 
 
 def tree_distances(heads: Sequence[int]) -> Float[Tensor, "w w"]:

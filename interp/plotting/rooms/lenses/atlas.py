@@ -11,13 +11,14 @@ import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.heads.distance import HeadDistances
 from interp.lenses.heads.result import HeadAtlas
 from interp.lenses.heads.syntax import SyntaxScores
 from interp.lenses.heads.weights import WeightHeads
 from interp.plotting import basics, labels, theme
-from interp.plotting.config import HeadMapConfig, Quantity
+from interp.plotting.config import HeadMapConfig
 from interp.plotting.rooms.lenses import heads
 
 _MASS = "mean attention"

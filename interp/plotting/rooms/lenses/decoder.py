@@ -6,10 +6,10 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.decoder_scores import DecoderScores
 from interp.plotting import basics, labels
-from interp.plotting.config import Quantity
 
 
 @renders(DecoderScores)

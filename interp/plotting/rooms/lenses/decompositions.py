@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.decomposition import Decomposition
 from interp.plotting import basics, labels, theme
-from interp.plotting.config import DecompositionConfig, HeadMapConfig, Quantity
+from interp.plotting.config import DecompositionConfig, HeadMapConfig
 from interp.plotting.rooms.lenses import heads
 
 BAR = 22

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.features import FeatureVectors, TokenScores
 from interp.plotting import basics
-from interp.plotting.config import Quantity
 
 
 @renders(FeatureVectors)

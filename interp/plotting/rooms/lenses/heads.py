@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.plotting import basics, theme
-from interp.plotting.config import HeadMapConfig, Quantity
+from interp.plotting.config import HeadMapConfig
 
 
 def head_heatmap(

@@ -6,11 +6,11 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.positions.attention import AttentionParts
 from interp.lenses.positions.states import PositionContext
 from interp.plotting import basics, labels, theme
-from interp.plotting.config import Quantity
 
 
 @renders(PositionContext)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.benchmark import LensBenchmark
 from interp.lenses.scores import LensScores
 from interp.plotting import basics, labels
-from interp.plotting.config import Quantity
 
 Field = Literal["kl", "cross_entropy", "agreement"]
 QUANTITIES = {

@@ -6,11 +6,12 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.indirect.many import NeuronDirections, SecondOrderAblation, SparseCode
 from interp.lenses.indirect.one import SecondOrder
 from interp.plotting import basics, labels
-from interp.plotting.config import HeadMapConfig, Quantity
+from interp.plotting.config import HeadMapConfig
 from interp.plotting.rooms.lenses import heads
 
 

@@ -15,10 +15,11 @@ import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.result import LensResult
 from interp.plotting import labels, theme
-from interp.plotting.config import LensConfig, Quantity
+from interp.plotting.config import LensConfig
 
 CELL_HEIGHT = 34
 MARK_SENTENCE = "; orange: from this row up the top-1 stays the final one"

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
+from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.weights.active import ActiveOverlap
 from interp.lenses.weights.clamp import ClampEffect
@@ -15,7 +16,6 @@ from interp.lenses.weights.compare import Alignment, NeuronAgreement
 from interp.lenses.weights.pairs import PairTable
 from interp.lenses.weights.table import SIGNS, TokenTable
 from interp.plotting import basics, labels, theme
-from interp.plotting.config import Quantity
 
 ROW = 26
 QUANTITY = Quantity(
