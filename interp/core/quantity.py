@@ -183,7 +183,7 @@ def drawn_axes(cls: type) -> dict[str, tuple[str, ...]]:
 
 def _computed(cls: type) -> dict[str, Any]:
     """The functions of the properties that say what they measure."""
-    found = {name: getattr(cls, name) for name in dir(cls) if not name.startswith("_")}
+    found = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
     return {n: p.fget for n, p in found.items() if isinstance(p, property) and hasattr(p.fget, KEY)}
 
 

@@ -77,7 +77,8 @@ class Result:
 
     Array fields are annotated with jaxtyping (`Float[Tensor, "layer pos"]`, `| None` allowed); an
     axis name stands for one size in the whole result. Other fields hold JSON values (tuples stay
-    tuples) or a Provenance.
+    tuples) or a Provenance. `class CodeLengths(Result, headline="Code length of {target}")` names the
+    picture, and `caption` says more below it; fields and properties stand in braces.
 
     Raises:
         ShapeError: An array contradicts its declaration or another array of the same result.
@@ -87,13 +88,17 @@ class Result:
     allow_nonfinite: ClassVar[frozenset[str]] = frozenset()
     """Fields in which NaN or infinity mean something."""
 
+    _headline: ClassVar[str] = ""
+    _caption: ClassVar[str] = ""
+
     labels: dict[str, list[str]] = field(default_factory=dict)
     """Axis name -> the names of its ticks."""
     provenance: Provenance | None = None
     """Where the numbers came from."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, headline: str = "", caption: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._headline, cls._caption = headline or cls._headline, caption or cls._caption
         for name in ("__repr__", "__eq__", "__hash__"):  # the decorator would replace what it finds
             if name not in cls.__dict__:  # only in a base: tensors have no single truth value
                 setattr(cls, name, getattr(cls, name))
@@ -153,12 +158,12 @@ class Result:
     @property
     def headline(self) -> str:
         """The title of its picture."""
-        return type(self).__name__
+        return self._headline.format_map(_Named(self)) or type(self).__name__
 
     @property
     def caption(self) -> str:
         """What its picture says below the title, beside what is measured."""
-        return ""
+        return self._caption.format_map(_Named(self))
 
     def check(self) -> Checks:
         """Named numbers with bounds that say how far to trust the result. None by default."""
@@ -278,6 +283,16 @@ class Result:
                 expected=f"fields {', '.join(f.name for f in dataclass_fields(kind))}",
                 fix="load it with the version that wrote it",
             ) from error
+
+
+class _Named:
+    """A result's fields and properties, for the braces of a text."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.result, name)
 
 
 def _frame(columns: dict[str, Any]) -> pd.DataFrame:

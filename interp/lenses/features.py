@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
+from interp.core.quantity import measured, places
 from interp.core.result import Result
 from interp.models.stream.frozen import wide
 
@@ -66,14 +67,16 @@ class FeatureVectors(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TokenScores(Result):
+class TokenScores(Result, headline="Where the features of {observable} are"):
     """How strongly each position of a text holds each feature."""
 
-    scores: Float[Tensor, "feature pos"]
+    scores: Float[Tensor, "feature pos"] = measured(
+        "vector · activation", "logits", higher="the token speaks for the observable", signed=True
+    )
     """Vector · activation, logits."""
-    names: tuple[str, ...]
+    names: tuple[str, ...] = places("feature")
     """Names of the features."""
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...] = places("pos")
     """The text, one piece per position."""
     observable: str
     """The contrast, as text."""

@@ -12,25 +12,37 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.quantity import measured, places
 from interp.core.result import Result
 from interp.lenses.reading import TOLERANCE, log_probs, stream_rows
 from interp.lenses.tuned import TunedLens, sequences_of
 from interp.models.hooked import HookedModel
 
 
+def _by_row(name: str, unit: str, higher: str) -> Any:
+    """A field of one line per lens over the rows."""
+    return measured(name, unit, higher=higher, signed=False, along="row", axis_title="row of the lens")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LensScores(Result):
+class LensScores(Result, headline="Lenses on {n_tokens:,} held-out tokens"):
     """Mean over held-out tokens, per lens and row; the rows are those of `LensResult`."""
 
-    kl: Float[Tensor, "lens row"]
+    kl: Float[Tensor, "lens row"] = _by_row(
+        "KL(model output ‖ row)", "nats", "the row is farther from the output"
+    )
     """KL(model output || row), nats."""
-    cross_entropy: Float[Tensor, "lens row"]
+    cross_entropy: Float[Tensor, "lens row"] = _by_row(
+        "cross-entropy of the next token", "nats", "the row predicts worse"
+    )
     """Cross-entropy of the token that really comes next, nats."""
-    agreement: Float[Tensor, "lens row"]
+    agreement: Float[Tensor, "lens row"] = _by_row(
+        "share of positions with the model's top-1", "", "the row says what the model says"
+    )
     """Share of positions whose top-1 is the model's."""
-    lenses: tuple[str, ...]
+    lenses: tuple[str, ...] = places("lens")
     """Names of the lenses."""
-    components: tuple[str, ...]
+    components: tuple[str, ...] = places("row", "row of the lens")
     """Names of the rows, bottom to top."""
     n_tokens: int
     """Positions that were read."""

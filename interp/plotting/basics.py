@@ -274,7 +274,7 @@ def _names(names: Sequence[str] | None, n: int, axis: str) -> list[str]:
         return [str(index) for index in range(n)]
     if len(names) != n:
         raise ShapeError(f"labels of the {axis} axis do not fit", got=f"{len(names)} labels", expected=n)
-    return [labels.label(str(name), 24) for name in names]
+    return [labels.label(str(name), 32) for name in names]
 
 
 def _of_length(values: object, n: int, name: str) -> np.ndarray:

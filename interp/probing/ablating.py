@@ -85,10 +85,9 @@ class Ablation(Result):
     @property
     def headline(self) -> str:
         """What was taken, and where."""
-        if not self.neurons:
-            return f"Erased at {self.site}, rank {self.rank}"
         more = "…" if len(self.neurons) > NAMED else ""
-        return f"Without {', '.join(map(str, self.neurons[:NAMED]))}{more} of {self.site}"
+        named = f"Without {', '.join(map(str, self.neurons[:NAMED]))}{more} of {self.site}"
+        return named if self.neurons else f"Erased at {self.site}, rank {self.rank}"
 
     def _by_group(self, values: Tensor) -> Tensor:
         names = self.labels.get("text", ["all texts"] * values.shape[-1])

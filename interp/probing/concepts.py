@@ -28,7 +28,7 @@ NEVER = -30.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EludeResult(Result):
+class EludeResult(Result, headline="Do the attributes explain the predictions?"):
     """Predictions explained by attributes, and by attributes plus a low-rank rest."""
 
     attributes_only: Float[Tensor, ""] = called("attributes alone")
@@ -51,11 +51,6 @@ class EludeResult(Result):
     """Orthonormal directions of the smallest rest, in standardised features."""
     rest: Float[Tensor, "row rest"]
     """Every row along them: rows at the ends show what the attributes miss."""
-
-    @property
-    def headline(self) -> str:
-        """What is asked."""
-        return "Do the attributes explain the predictions?"
 
 
 def elude(

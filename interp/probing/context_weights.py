@@ -28,7 +28,7 @@ from interp.probing.splits import Split, split_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ContextProbes(Result):
+class ContextProbes(Result, headline="Is the problem readable in the states?"):
     """What an in-context regressor's hidden states tell about the problem, layer by layer."""
 
     r2: Float[Tensor, "layer target"] = measured(
@@ -50,11 +50,6 @@ class ContextProbes(Result):
         """Unrelated problems must not be readable."""
         worst = self.control.max()
         return Checks([Check.at_most("R2 of an unrelated problem", worst, 0.1)])
-
-    @property
-    def headline(self) -> str:
-        """What is asked."""
-        return "Is the problem readable in the states?"
 
 
 class PooledProbes(nn.Module):

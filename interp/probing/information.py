@@ -30,7 +30,7 @@ PENALTIES = (1e-2, 1.0, 1e2, 1e4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CodeLengths(Result):
+class CodeLengths(Result, headline="Code length of {target}", caption="{n:,} labels"):
     """Bits it takes to send labels to somebody who has the rows, by online coding."""
 
     bits: Float[Tensor, "site"] = measured(
@@ -58,19 +58,9 @@ class CodeLengths(Result):
         """Uniform / online, [site]; 1 = the rows say nothing."""
         return self.uniform / self.bits
 
-    @property
-    def headline(self) -> str:
-        """What is sent."""
-        return f"Code length of {self.target}"
-
-    @property
-    def caption(self) -> str:
-        """How many labels the bits are for."""
-        return f"{self.n:,} labels"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VInformation(Result):
+class VInformation(Result, headline="Linearly usable information"):
     """What a linear reader gains about real targets at every site, in nats; never below 0."""
 
     nats: Float[Tensor, "site target"] = measured(
@@ -86,11 +76,6 @@ class VInformation(Result):
         top = self.nats.amax(0)
         share = self.nats / top.clamp(min=1e-12)
         return (1 - share.mean(0)).clamp(0, 1)
-
-    @property
-    def headline(self) -> str:
-        """What is measured."""
-        return "Linearly usable information"
 
 
 def code_length(

@@ -92,7 +92,7 @@ class SparseSweep(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PruningCurve(Result):
+class PruningCurve(Result, headline="Pruning neurons for {target}", caption="{k} best neurons left"):
     """F1 of probes on the k best neurons as the best single one is taken away, again and again."""
 
     f1: Float[Tensor, "round"] = measured(
@@ -105,16 +105,6 @@ class PruningCurve(Result):
     """Neurons per probe."""
     target: str
     """What is read."""
-
-    @property
-    def headline(self) -> str:
-        """What is read."""
-        return f"Pruning neurons for {self.target}"
-
-    @property
-    def caption(self) -> str:
-        """How many neurons a probe has."""
-        return f"{self.k} best neurons left"
 
 
 def sparse_sweep(

@@ -20,23 +20,26 @@ from interp.activations.loop import fit
 from interp.attribution.trust.agreement import kendall_tau
 from interp.core.checks import Check, Checks
 from interp.core.errors import ShapeError
+from interp.core.quantity import called, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Amortised(Result):
+class Amortised(Result, headline="What one pass is worth"):
     """A one-pass explainer against the expensive one, and what the expensive one gets for less."""
 
-    error: float
+    error: float = called("amortised")
     """Mean squared error of the amortised scores on held-out inputs."""
     tau: float
     """Mean Kendall tau with the expensive scores on held-out inputs."""
-    error_mean: float
+    error_mean: float = called("mean map")
     """Error of always answering the mean map: the control."""
-    cheaper_error: Float[Tensor, " budget"]
+    cheaper_error: Float[Tensor, " budget"] = measured(
+        "mean squared error", "", higher="farther off", along="budget", null=("error", "error_mean")
+    )
     """Error of the expensive method at smaller budgets."""
-    budgets: Int[Tensor, " budget"]
+    budgets: Int[Tensor, " budget"] = places("budget", "evaluations")
     """Model evaluations of each budget."""
 
     @property

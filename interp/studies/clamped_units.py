@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
+from interp.core.quantity import called, measured
 from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.models.hooked import HookedModel
@@ -28,22 +29,34 @@ from interp.studies.char_lstm import CharLSTM, clamp_unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClampedWriting(Result):
+class ClampedWriting(Result, headline="Writing with {named} held"):
     """What a judge says of samples written while units are held toward one class or the other.
 
     Every share is that of samples of the second class.
     """
 
-    share: Float[Tensor, "toward"]
+    share: Float[Tensor, "toward"] = measured(
+        "share of samples",
+        "judged of the second class",
+        higher="more of that class",
+        signed=False,
+        legend="the units held toward a class",
+        null=("random", "free"),
+    )
     """The units held toward the first class, toward the second."""
-    free: Float[Tensor, ""]
+    free: Float[Tensor, ""] = called("nothing held")
     """Share where nothing is held."""
-    random: Float[Tensor, "draw toward"]
+    random: Float[Tensor, "draw toward"] = called("other units")
     """As many other units, held likewise."""
     held: Float[Tensor, "toward unit"]
     """What the units were held at."""
     units: tuple[int, ...]
     """Units that were held."""
+
+    @property
+    def named(self) -> str:
+        """The units as a title names them."""
+        return f"unit {self.units[0]}" if len(self.units) == 1 else f"{len(self.units)} units"
 
     @property
     def effect(self) -> float:

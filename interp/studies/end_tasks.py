@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from interp.attribution.attributing import attribute
 from interp.core.errors import ConfigError
+from interp.core.quantity import computed, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.wrapping import wrap
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class EndTask(Result):
+class EndTask(
+    Result, headline="Does raising the feature raise the output?", caption="0: a coin; {n_models} models"
+):
     """Sensitivity and specificity of answers about a model, against brute force with many queries.
 
     Bilodeau et al. 2024: for a rich class of models, every test built on a complete and linear
@@ -37,13 +40,16 @@ class EndTask(Result):
     """Share of false cases answered no."""
     queries: Int[Tensor, " answer"]
     """Model evaluations that an answer took."""
-    deltas: Float[Tensor, " delta"]
+    deltas: Float[Tensor, " delta"] = places("delta", "size of the change")
     """Sizes of the change asked about."""
     n_models: int
     """Models asked about."""
 
     @property
-    def youden(self) -> Tensor:
+    @computed(
+        measured("sensitivity + specificity - 1", "", higher="the answer is right more often", along="delta")
+    )
+    def youden(self) -> Float[Tensor, "answer delta"]:
         """sensitivity + specificity - 1, [answer delta]: 0 is a coin."""
         return self.sensitivity + self.specificity - 1
 

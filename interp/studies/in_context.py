@@ -16,15 +16,18 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
+from interp.core.quantity import measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class InContextResult(Result):
+class InContextResult(Result, headline="Which algorithm predicts like this?"):
     """A regressor's distance to named algorithms, per number of exemplars."""
 
-    spd: Float[Tensor, "algorithm exemplars"]
+    spd: Float[Tensor, "algorithm exemplars"] = measured(
+        "squared difference of predictions", "over d", higher="another algorithm", along="exemplars", log="y"
+    )
     """Mean squared difference of predictions, over d."""
     ilwd: Float[Tensor, "algorithm exemplars"]
     """Mean squared distance of the linear weights that the predictions imply, over d."""

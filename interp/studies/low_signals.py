@@ -21,6 +21,7 @@ from interp.attribution.methods.paths import gauss_legendre
 from interp.attribution.methods.table import METHODS
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+from interp.core.quantity import called, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.wrapping import wrap
@@ -28,35 +29,49 @@ from interp.studies.config import LowSignalConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LowSignal(Result):
+class LowSignal(Result, headline="Few features that matter, many that do not"):
     """Methods on a function of few features among many that do not matter (ChaosMining)."""
 
     uscore: Float[Tensor, " method"]
     """Similarity to the ground truth on the true features, 1 - |a - b| / (|a| + |b|)."""
-    precision: Float[Tensor, " method"]
+    precision: Float[Tensor, " method"] = measured(
+        "true features among the leading ones", "share", higher="", signed=False, null="chance"
+    )
     """Share of true features among as many leading ones, mean over instances (FPrec)."""
-    chance: float
+    chance: float = called("chance")
     """Precision of a random ranking."""
     error: float
     """Mean absolute error of the model on held-out rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Elimination(Result):
+class Elimination(Result, headline="Recursive elimination by {ranking}"):
     """Recursive feature elimination by attribution."""
 
-    error: Float[Tensor, " round"]
+    error: Float[Tensor, " round"] = measured(
+        "error, or share",
+        "",
+        higher="",
+        legend="held-out error",
+        along="round",
+        beside=("precision", "recall"),
+    )
     """Held-out mean absolute error with the features of the round."""
-    kept: Int[Tensor, " round"]
+    kept: Int[Tensor, " round"] = places("round", "features left")
     """How many features were left."""
-    precision: Float[Tensor, " round"]
+    precision: Float[Tensor, " round"] = called("true among those left")
     """Share of them that are true."""
-    recall: Float[Tensor, " round"]
+    recall: Float[Tensor, " round"] = called("true ones still there")
     """Share of the true ones that are left."""
     features: tuple[int, ...]
     """The features of the best round."""
     method: str
     """What ranked them."""
+
+    @property
+    def ranking(self) -> str:
+        """`method` in words."""
+        return self.method.replace("_", " ")
 
 
 Formula = Callable[[Tensor], Tensor]

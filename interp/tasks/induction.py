@@ -34,7 +34,7 @@ LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InductionHistory(Result):
+class InductionHistory(Result, headline="How induction was learned"):
     """How the model came to do induction: curves over steps, head scores over measurements."""
 
     loss: Float[Tensor, " step"] = measured(
@@ -57,11 +57,6 @@ class InductionHistory(Result):
     """Mean attention, in the second half, to the token that followed the current one before."""
     seconds: float
     """Time spent in training."""
-
-    @property
-    def headline(self) -> str:
-        """What was learned."""
-        return "How induction was learned"
 
     def check(self) -> Checks:
         """It works at the end, and through the two heads that the theory names."""

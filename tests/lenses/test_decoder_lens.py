@@ -207,7 +207,7 @@ def test_copying_is_solved_at_earlier_layers_than_sorting(seq2seq: toys.Seq2Seq,
     copy.save(tmp_path / "copy")
     again = Result.load(tmp_path / "copy")
     assert isinstance(again, DecoderScores)
-    assert len(again.plot().data) == 2 and len(again.plot(kind="kl").data) == 1
+    assert len(again.plot().data) == 2 and len(again.plot(field="mean_kl").data) == 1
 
 
 @pytest.mark.full

@@ -175,7 +175,7 @@ def test_it_beats_the_logit_lens_at_every_layer_but_the_last(
     again = Result.load(tmp_path / "scores")
     assert isinstance(again, LensScores) and torch.equal(again.kl, scores.kl)
     figure = again.plot(field="kl")
-    assert [trace.name for trace in figure.data] == ["logit lens", "tuned lens"]
+    assert [trace.name for trace in figure.data] == ["logit", "tuned"]
 
 
 def test_scores_equal_the_lens_itself(stories: interp.HookedModel, trained: TunedLens) -> None:

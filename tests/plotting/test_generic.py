@@ -33,7 +33,7 @@ class PlottedScores(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DrawnScores(Result):
+class DrawnScores(Result, headline="What is drawn", caption="{said}"):
     """One field of every declared kind."""
 
     curve: Float[Tensor, "layer way"] = measured(
@@ -76,14 +76,6 @@ class DrawnScores(Result):
     grid_null: Float[Tensor, "layer way"] = called("shuffled")
     ways: tuple[str, ...] = places("way")
     said: str = ""
-
-    @property
-    def headline(self) -> str:
-        return "What is drawn"
-
-    @property
-    def caption(self) -> str:
-        return self.said
 
 
 @pytest.fixture

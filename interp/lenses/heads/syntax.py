@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.quantity import called, measured
 from interp.core.result import Result
 from interp.lenses.heads.atlas import head_patterns, pattern_sites
 from interp.models.hooked import HookedModel
@@ -28,7 +29,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SyntaxScores(Result):
+class SyntaxScores(Result, headline="Heads as parsers"):
     """Share of dependents whose head a rule finds, per relation.
 
     A head of the model and an offset are both chosen on one half of the sentences and scored on the
@@ -44,16 +45,31 @@ class SyntaxScores(Result):
     """Dependents."""
     best: Int[Tensor, "relation 3"]
     """Direction, layer and head chosen on the first half."""
-    held_out: Float[Tensor, " relation"]
+    held_out: Float[Tensor, " relation"] = measured(
+        "governor found",
+        "share, held out",
+        higher="the head finds more governors",
+        signed=False,
+        legend="best head",
+        null="held_out_offset",
+    )
     """Accuracy of that head on the second half."""
     best_offset: Int[Tensor, " relation"]
     """Offset chosen on the first half, in words."""
-    held_out_offset: Float[Tensor, " relation"]
+    held_out_offset: Float[Tensor, " relation"] = called("best fixed offset")
     """Accuracy of that offset on the second half."""
     n_sentences: int
     """Sentences read."""
     n_skipped: int
     """Sentences left out: without trees, too long, or with a word that has no token."""
+
+    def ticks(self, axis: str) -> list[str] | None:
+        """Relations with what was counted, and the head that was chosen."""
+        names = super().ticks(axis)
+        if axis != "relation" or names is None:
+            return names
+        rows = zip(names, self.count.tolist(), self.best.tolist(), strict=True)
+        return [f"{name} ({n:,}), L{layer}H{head}" for name, n, (_, layer, head) in rows]
 
     @property
     def margin(self) -> Float[Tensor, " relation"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, MemoryBudgetError, ShapeError
+from interp.core.quantity import measured
 from interp.core.result import Result
 from interp.lenses.indirect.one import Carriers, carried_effects, find_carriers, through
 from interp.models.hooked import HookedModel
@@ -89,12 +90,16 @@ class SparseCode(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SecondOrderAblation(Result):
+class SecondOrderAblation(Result, headline="What is left without parts of one layer, {n_inputs} inputs"):
     """Accuracy when parts of what one layer's MLP does are replaced by their mean over inputs."""
 
-    accuracy: Float[Tensor, "layer way"]
+    accuracy: Float[Tensor, "layer way"] = measured(
+        "accuracy", "share", higher="the answers do not hang on what was taken", signed=False
+    )
     """Share of right answers."""
-    effect: Float[Tensor, "layer way"]
+    effect: Float[Tensor, "layer way"] = measured(
+        "size of what was taken", "share of what the head reads", higher="more was taken", signed=False
+    )
     """Mean size of what was taken away, over the norm of what the head reads."""
     layers: tuple[int, ...]
     """Blocks of the neurons."""

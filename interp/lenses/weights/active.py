@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.lenses.config import TokenTableConfig
@@ -26,12 +27,24 @@ from interp.models.hooked import HookedModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ActiveOverlap(Result):
+class ActiveOverlap(
+    Result,
+    headline="Active neurons against the stream, {n_positions:,} positions",
+    caption="{k} tokens, {active} neurons per position",
+):
     """Share of the hidden state's k tokens that an active neuron's k tokens hold too."""
 
-    overlap: Float[Tensor, " layer"]
+    overlap: Float[Tensor, " layer"] = measured(
+        "tokens shared",
+        "share",
+        higher="active neurons say what the stream says",
+        signed=False,
+        legend="same position",
+        along="layer",
+        null="control",
+    )
     """Mean over positions and their most active neurons."""
-    control: Float[Tensor, " layer"]
+    control: Float[Tensor, " layer"] = called("another position")
     """Overlap with the hidden state of another position, drawn at random."""
     k: int
     """Tokens compared."""

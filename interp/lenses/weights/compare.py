@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.lenses.weights.table import TokenTable
@@ -26,17 +27,28 @@ _SIDE = re.compile(r"\.(gate\*in|gate|in|out|[QKVO])")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class NeuronAgreement(Result):
+class NeuronAgreement(Result, headline="Do both models' neurons say the same?"):
     """How far the same rows of two token tables say the same."""
 
-    same_first: Float[Tensor, " sign"]
+    same_first: Float[Tensor, " sign"] = measured(
+        "rows with the same first token",
+        "share",
+        higher="the models agree",
+        signed=False,
+        legend="as they are",
+        null="same_first_shuffled",
+    )
     """Share of rows whose first token is the same."""
-    same_first_shuffled: Float[Tensor, " sign"]
+    same_first_shuffled: Float[Tensor, " sign"] = called("shuffled")
     """Share of equal first tokens with the second table's rows in random order."""
     overlap: Float[Tensor, "direction sign"]
     """Jaccard index of the rows' k tokens."""
     overlap_shuffled: float
     """Mean overlap with the second table's rows in random order."""
+
+    def ticks(self, axis: str) -> list[str] | None:
+        """The signs have names, too."""
+        return ["direction", "negative"] if axis == "sign" else super().ticks(axis)
 
     def check(self) -> Checks:
         """Indices lie in [0, 1]."""
@@ -79,12 +91,18 @@ def _jaccard(a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Alignment(Result):
+class Alignment(Result, headline="Which layers hold the same neurons"):
     """Neurons of one model matched to another's by what they say to each token."""
 
-    similarity: Float[Tensor, "layer other_layer"]
+    similarity: Float[Tensor, "layer other_layer"] = measured(
+        "best |correlation|",
+        "mean over neurons",
+        higher="the layers hold like neurons",
+        signed=False,
+        null="similarity_control",
+    )
     """Mean over the first model's neurons of the best |correlation| in the other layer."""
-    similarity_control: Float[Tensor, "layer other_layer"]
+    similarity_control: Float[Tensor, "layer other_layer"] = called("chance")
     """Similarity with the second model's tokens permuted: what chance gives."""
     matched_layer: Int[Tensor, " layer"]
     """The other model's layer for every layer (Hungarian on `similarity`)."""

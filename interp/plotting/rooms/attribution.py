@@ -7,17 +7,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
-from interp.attribution.trust.result import Agreement, Faithfulness, GroundTruth, RelevancePruning
 from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import labels, theme
-from interp.plotting.basics import bars, heatmap, lines, subtitled
+from interp.plotting.basics import bars, heatmap, subtitled
 from interp.plotting.tokens import TokenStrip
 
 MOST_UNITS = 24
 TERMS_WIDTH = 330
-MATRIX_ROW = 30
-"""Pixels of a row in matrices of methods."""
 
 
 def attribution_strip(result: Attribution) -> TokenStrip:
@@ -99,76 +96,6 @@ def pair_matrix(result: PairAttribution, *, terms: bool = True) -> go.Figure:
     )
 
 
-@renders(Agreement)
-def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
-    """Method x method; `field` is kendall, top_k, sign or rbo."""
-    names, common = _without_baseline(result.labels["method"])
-    fig = heatmap(
-        getattr(result, field),
-        f"Agreement of methods · {field.replace('_', ' ')}",
-        Quantity(field.replace("_", " "), "", "", True),
-        rows=names,
-        columns=names,
-        row_axis="",
-        column_axis="",
-    )
-    spread = float((result.kendall_high - result.kendall_low).max())
-    said = f"mean over {result.n_examples} examples; widest interval of tau {spread:.2f}"
-    where = f"; baseline {common}" if common else ""
-    return subtitled(_slanted(fig, names, names), f"{said}{where}; agreeing is not being right")
-
-
-@renders(Faithfulness)
-def faithfulness_curves(result: Faithfulness, *, curve: str = "insertion") -> go.Figure:
-    """One line per method; `curve` is insertion or deletion."""
-    names, values = result.labels["method"], getattr(result, curve)
-    good = "better" if curve == "insertion" else "worse"
-    return lines(
-        (100 * result.fractions).tolist(),
-        dict(zip(names, values, strict=True)),
-        f"{curve.capitalize()} in the order of the scores",
-        Quantity("share of f(x) - f(baseline)", "mean over examples", good),
-        x_axis=f"positions {'inserted' if curve == 'insertion' else 'removed'}, %",
-    )
-
-
-@renders(GroundTruth)
-def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figure:
-    """Method x task; `field` is area or hits."""
-    named = {
-        "area": "chance that a deciding token outranks another",
-        "hits": "share of prompts whose leading token decides",
-    }
-    fig = heatmap(
-        getattr(result, field),
-        "Do the tokens that decide lead the ranking?",
-        Quantity(named[field], "", ""),
-        rows=result.labels["method"],
-        columns=result.labels["task"],
-        row_axis="",
-        column_axis="",
-    )
-    level = 0.5 if field == "area" else float(result.chance.mean())
-    return subtitled(
-        _slanted(fig, result.labels["method"], result.labels["task"]),
-        f"{named[field]}; {result.n_prompts} prompts; a random order gives {level:.2g} on average",
-    )
-
-
-@renders(RelevancePruning)
-def pruning_lines(result: RelevancePruning) -> go.Figure:
-    """Accuracy over the fraction removed; the random control with its 90 % band."""
-    names = result.labels["criterion"]
-    return lines(
-        result.fractions.tolist(),
-        dict(zip(names, result.accuracy, strict=True)),
-        "Pruning the least relevant units",
-        Quantity("accuracy", "", "less was lost"),
-        x_axis="fraction of units removed",
-        bands={"random": (result.random_low, result.random_high)},
-    )
-
-
 def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
     """A bar per term, in a panel of its own on the right."""
     layout: Any = fig.layout
@@ -206,30 +133,6 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
         margin_r=24,
     )
     fig.update_traces(colorbar_x=left - 0.085, selector={"type": "heatmap"})
-
-
-def _slanted(fig: go.Figure, rows: Any, columns: Any) -> go.Figure:
-    """Names of methods and tasks in full, those below at an angle with room of their own."""
-    layout: Any = fig.layout
-    below, beside = (
-        [labels.plain(name.replace("_", " "), 40) for name in names] for names in (columns, rows)
-    )
-    fig.update_xaxes(ticktext=below, tickvals=list(range(len(below))), tickangle=-45)
-    fig.update_yaxes(ticktext=beside, tickvals=list(range(len(beside))))
-    room = 5 * max(map(len, below))
-    taller = max(0, MATRIX_ROW * len(beside) + 144 - int(layout.height))
-    bar = {"len": MATRIX_ROW * len(beside), "lenmode": "pixels"}
-    fig.update_traces(colorbar=bar, selector={"type": "heatmap"})
-    return fig.update_layout(height=int(layout.height) + room + taller)
-
-
-def _without_baseline(names: list[str]) -> tuple[list[str], str]:
-    """Names without `(baseline)`, and the baseline, where all share one."""
-    cut = [name.removesuffix(")").rpartition(" (") for name in names]
-    bases = {base for head, _, base in cut if head}
-    if len(bases) != 1 or not all(head for head, _, _ in cut):
-        return names, ""
-    return [head for head, _, _ in cut], bases.pop()
 
 
 def _numbered(tokens: Any) -> list[str]:

@@ -249,32 +249,13 @@ def absorption_bars(result: Absorption, title: str = "") -> go.Figure:
     """Rate and fraction per concept, the most absorbed first; how readable it is in the name."""
     order = result.rate.argsort(descending=True, stable=True)[:MAX_CONCEPTS].tolist()
     names = [
-        f"{labels.plain(result.labels['concept'][i], 24)} · split in {int(result.n_main[i])}"
+        f"{labels.prose(result.labels['concept'][i], 24)} · split in {int(result.n_main[i])}"
         f" · probe F1 {float(result.probe_f1[i]):.2f}"
         for i in order
     ]
     quantity = Quantity("share of the concept's occurrences", "", "the concept hides in other latents")
-    fig = theme.figure(title or "Feature absorption", quantity, 712, 170 + 34 * len(order))
-    columns = {"fully absorbed": result.rate, "mean absorbed fraction": result.fraction}
-    for (name, values), color in zip(columns.items(), theme.LINES, strict=False):
-        array = theme.as_array(values, 1, name)[order]
-        fig.add_trace(
-            go.Bar(
-                x=array,
-                y=list(range(len(order))),
-                orientation="h",
-                name=name,
-                marker={"color": color},
-                customdata=[
-                    labels.hover(f"{name} · {label} · {v:.3f}") for label, v in zip(names, array, strict=True)
-                ],
-                hovertemplate="%{customdata}" + labels.NO_NAME,
-            )
-        )
-    fig.update_xaxes(title_text="share of occurrences", showgrid=True, range=[0, 1])
-    fig.update_yaxes(autorange="reversed", tickmode="array", tickvals=list(range(len(order))), ticktext=names)
-    fig.update_layout(barmode="group", bargap=0.25, margin_t=theme.HEADER + 22)
-    return fig
+    columns = {"fully absorbed": result.rate[order], "mean absorbed fraction": result.fraction[order]}
+    return basics.grouped_bars(columns, names, title or "Feature absorption", quantity)
 
 
 def dictionary_frontier(

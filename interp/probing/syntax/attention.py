@@ -35,7 +35,7 @@ PATTERNS = "blocks.*.attn.hook_pattern"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AttentionProbeResult(Result):
+class AttentionProbeResult(Result, headline="Heads of words, from attention alone"):
     """How much of the gold trees attention maps alone tell, beside what no model is needed for.
 
     UAS is the share of test words whose head is guessed right; the root's word is not asked.
@@ -70,11 +70,6 @@ class AttentionProbeResult(Result):
     """Training arcs."""
     n_test: int
     """Test arcs."""
-
-    @property
-    def headline(self) -> str:
-        """What the probe does."""
-        return "Heads of words, from attention alone"
 
     @property
     def caption(self) -> str:

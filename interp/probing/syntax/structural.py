@@ -26,7 +26,7 @@ from interp.probing.splits import split_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StructuralResult(Result):
+class StructuralResult(Result, headline="Trees in the states, by a map of rank {rank}"):
     """How well squared distances after a linear map are distances in gold trees."""
 
     spearman: Float[Tensor, ""] = measured(
@@ -54,11 +54,6 @@ class StructuralResult(Result):
         """Better than word order."""
         gain = self.uuas - self.linear_uuas
         return Checks([Check.at_least("UUAS above word order", gain, 0.0)])
-
-    @property
-    def headline(self) -> str:
-        """What is asked."""
-        return f"Trees in the states, by a map of rank {self.rank}"
 
 
 def tree_distances(heads: Sequence[int]) -> Float[Tensor, "w w"]:

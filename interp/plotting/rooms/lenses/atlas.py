@@ -15,7 +15,6 @@ from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.heads.distance import HeadDistances
 from interp.lenses.heads.result import HeadAtlas
-from interp.lenses.heads.syntax import SyntaxScores
 from interp.lenses.heads.weights import WeightHeads
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import HeadMapConfig
@@ -172,54 +171,6 @@ def head_distance_map(found: HeadDistances, view: str = "map") -> go.Figure:
     fig.update_xaxes(title_text="map, nats", zeroline=False)
     fig.update_yaxes(zeroline=False, scaleanchor="x")
     fig.update_layout(legend={"y": -0.12, "yanchor": "top"}, margin_b=90)
-    return fig
-
-
-@renders(SyntaxScores)
-def syntax_bars(found: SyntaxScores, n: int = 20) -> go.Figure:
-    """Held-out accuracy per relation: the chosen head beside the best fixed offset.
-
-    Args:
-        n: Relations at most, most frequent first.
-    """
-    quantity = Quantity("governor found", "share, held out", "the head finds more governors", False)
-    relations = found.labels["relation"][:n]
-    places = list(range(len(relations)))
-    fig = theme.figure("Heads as parsers", quantity, 760, theme.HEADER + 130 + 26 * len(relations))
-    ways = found.labels["direction"]
-    rules = [
-        (
-            "best head",
-            found.held_out,
-            theme.LINES[0],
-            [f"L{layer}H{head}, {ways[way]}" for way, layer, head in found.best.tolist()],
-        ),
-        (
-            "best fixed offset",
-            found.held_out_offset,
-            theme.LINES[1],
-            [f"{offset:+d} words" for offset in found.best_offset.tolist()],
-        ),
-    ]
-    for name, values, shade, which in rules:
-        fig.add_trace(
-            go.Bar(
-                y=places,
-                x=values[:n].tolist(),
-                name=name,
-                orientation="h",
-                marker_color=shade,
-                customdata=[labels.plain(text) for text in which[:n]],
-                hovertemplate=f"{name} · %{{customdata}} · %{{x:.3f}}" + labels.NO_NAME,
-            )
-        )
-    ticks = [
-        labels.plain(f"{relation} ({count:,})")
-        for relation, count in zip(relations, found.count.tolist(), strict=False)
-    ]
-    fig.update_xaxes(title_text=quantity.axis, range=[0, 1])
-    fig.update_yaxes(tickmode="array", tickvals=places, ticktext=ticks, autorange="reversed")
-    fig.update_layout(barmode="group", bargap=0.25)
     return fig
 
 

@@ -26,20 +26,14 @@ def class_lens(
     if kind == "map":
         return _map(result, image, title)
     n = len(result.classes)
-    fig = basics.lines(
-        list(range(len(result.components))),
+    return basics.lines(
+        result.components,
         result.by_layer(),
         title or f"Where the class becomes readable ({len(result.answer):,} images)",
         IDENTIFIABILITY,
         x_axis="row of the lens",
         reference={"chance": 1 - (n - 1) / (2 * n)},
     )
-    fig.update_xaxes(
-        tickmode="array",
-        tickvals=list(range(len(result.components))),
-        ticktext=labels.numbered(result.components),
-    )
-    return fig
 
 
 def _map(result: ClassLensResult, image: int, title: str) -> go.Figure:

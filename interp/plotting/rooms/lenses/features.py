@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from interp.core.quantity import Quantity
 from interp.core.result import renders
-from interp.lenses.features import FeatureVectors, TokenScores
+from interp.lenses.features import FeatureVectors
 from interp.plotting import basics
 
 
@@ -22,19 +22,3 @@ def feature_coupling(result: FeatureVectors, title: str = "") -> go.Figure:
         row_axis="feature",
         column_axis="feature",
     )
-
-
-@renders(TokenScores)
-def token_scores(result: TokenScores, title: str = "") -> go.Figure:
-    """Draw the score of every feature at every token."""
-    fig = basics.heatmap(
-        result.scores,
-        title or f"Where the features of {result.observable} are",
-        Quantity("vector · activation", "logits", f"the token speaks for {result.observable}", True),
-        rows=result.names,
-        columns=result.tokens,
-        row_axis="feature",
-        column_axis="token",
-    )
-    fig.update_xaxes(tickangle=-45)
-    return fig

@@ -22,7 +22,7 @@ def position_context(
 ) -> go.Figure:
     """Draw shares of variance per layer, or one layer's positions as a curve or by cosine."""
     layer = range(len(result.sites))[layer]
-    where = _short(result.sites[layer])
+    where = labels.sites(result.sites)[layer]
     if kind == "gram":
         cosines = result.gram(layer)
         names = [str(result.first + i) for i in range(len(cosines))]
@@ -40,13 +40,11 @@ def position_context(
         return _curve(result, layer, title or f"The curve of positions at {where}")
     series = {"position": result.share_pos, "context": result.share_ctx, "neither": result.share_resid}
     fig = basics.lines(
-        list(range(len(result.sites))),
+        labels.sites(result.sites),
         series,
         title or "What the stream's variance is made of",
         Quantity("share of variance", "0 to 1", "more of the states is this", False),
     )
-    names = [_short(site) for site in result.sites]
-    fig.update_xaxes(tickmode="array", tickvals=list(range(len(names))), ticktext=labels.numbered(names))
     fig.update_yaxes(range=[0, 1])
     return fig
 
@@ -64,12 +62,6 @@ def attention_parts(result: AttentionParts, title: str = "") -> go.Figure:
         row_axis="head",
         column_axis="part of the query × part of the key",
     ).update_xaxes(tickangle=-40)
-
-
-def _short(site: str) -> str:
-    """`blocks.3.hook_resid_post` -> `L3 resid post`."""
-    name = site.replace("hook_normalized_", "").replace("hook_", "").replace("blocks.", "L")
-    return labels.prose(name.replace(".", " ").replace("_", " "), 40)
 
 
 def _curve(result: PositionContext, layer: int, title: str) -> go.Figure:

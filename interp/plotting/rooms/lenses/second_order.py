@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from interp.core.quantity import Quantity
 from interp.core.result import renders
-from interp.lenses.indirect.many import NeuronDirections, SecondOrderAblation, SparseCode
+from interp.lenses.indirect.many import NeuronDirections, SparseCode
 from interp.lenses.indirect.one import SecondOrder
 from interp.plotting import basics, labels
 from interp.plotting.config import HeadMapConfig
@@ -92,17 +92,3 @@ def sparse_code(result: SparseCode, row: int = 0, keep: int = 16, title: str = "
     quantity = Quantity("weight", f"unit atoms; {left}", "the atom is more of it", True)
     title = title or f"{labels.shown(names[row], 24)} as a sum of atoms"
     return basics.bars([w for _, w in words], [labels.shown(a, 24) for a, _ in words], title, quantity)
-
-
-@renders(SecondOrderAblation)
-def second_order_ablation(result: SecondOrderAblation, title: str = "") -> go.Figure:
-    """Draw the accuracy of every layer when parts of its effects are replaced by their mean."""
-    return basics.heatmap(
-        result.accuracy,
-        title or f"What is left without parts of one layer, {result.n_inputs} inputs",
-        Quantity("accuracy", "share", "the answers do not hang on what was taken", False),
-        rows=result.labels["layer"],
-        columns=[way.replace(" ", "-") for way in result.labels["way"]],
-        row_axis="layer of the neurons",
-        column_axis="what is kept",
-    ).update_xaxes(tickangle=-20)

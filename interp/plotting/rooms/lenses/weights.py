@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,9 +11,7 @@ import plotly.graph_objects as go
 from interp.core.errors import ConfigError
 from interp.core.quantity import Quantity
 from interp.core.result import renders
-from interp.lenses.weights.active import ActiveOverlap
 from interp.lenses.weights.clamp import ClampEffect
-from interp.lenses.weights.compare import Alignment, NeuronAgreement
 from interp.lenses.weights.pairs import PairTable
 from interp.lenses.weights.table import SIGNS, TokenTable
 from interp.plotting import basics, labels, theme
@@ -67,16 +66,12 @@ def token_table(
         {"label": WORDS[which], "method": "restyle", "args": ["visible", [other == which for other in SIGNS]]}
         for which in SIGNS
     ]
-    ticks = list(range(k))
     fig.update_layout(updatemenus=[theme.menu(buttons, SIGNS.index(sign))], margin_t=theme.HEADER + 38)
-    fig.update_xaxes(title_text="rank of the token", tickvals=ticks, ticktext=[i + 1 for i in ticks])
-    fig.update_yaxes(tickmode="array", tickvals=list(range(n_rows)), ticktext=names, autorange="reversed")
-    return fig
+    return _ranked(fig, names, k, "rank of the token")
 
 
 def _trace(table: TokenTable, z: np.ndarray, index: int, top: float) -> go.Heatmap:
     ids, scores = table.ids[:, index].tolist(), table.scores[:, index].tolist()
-    text = [[labels.label(table.pieces[i], 12) for i in row] for row in ids]
     hover = [
         [
             labels.hover(
@@ -88,8 +83,22 @@ def _trace(table: TokenTable, z: np.ndarray, index: int, top: float) -> go.Heatm
         ]
         for row, name in enumerate(table.names)
     ]
+    text = [[labels.label(table.pieces[i], 12) for i in row] for row in ids]
+    scale = {"zmin": 0, "zmax": max(top, 1e-6), "colorscale": theme.SEQUENTIAL}
+    return _words(z, text, hover, QUANTITY, WORDS[SIGNS[index]], scale)
+
+
+def _words(
+    values: np.ndarray,
+    text: list[list[str]],
+    hover: list[list[str]],
+    quantity: Quantity,
+    name: str,
+    scale: dict[str, Any],
+) -> go.Heatmap:
+    """A grid of words coloured by `values` [row rank]."""
     return go.Heatmap(
-        z=theme.packed(z),
+        z=theme.packed(values),
         text=text,
         texttemplate="%{text}",
         textfont={"size": 11},
@@ -97,12 +106,18 @@ def _trace(table: TokenTable, z: np.ndarray, index: int, top: float) -> go.Heatm
         hovertemplate="%{customdata}" + labels.NO_NAME,
         xgap=1,
         ygap=1,
-        zmin=0,
-        zmax=max(top, 1e-6),
-        colorscale=theme.SEQUENTIAL,
-        name=WORDS[SIGNS[index]],
-        colorbar=theme.colorbar(QUANTITY, ROW * len(z)),
+        name=name,
+        colorbar=theme.colorbar(quantity, ROW * len(values)),
+        **scale,
     )
+
+
+def _ranked(fig: go.Figure, names: Sequence[str], n_ranks: int, title: str) -> go.Figure:
+    """A row per name, its ranks across."""
+    ranks = list(range(n_ranks))
+    fig.update_xaxes(title_text=title, tickvals=ranks, ticktext=[i + 1 for i in ranks])
+    at = list(range(len(names)))
+    return fig.update_yaxes(tickmode="array", tickvals=at, ticktext=names, autorange="reversed")
 
 
 @renders(PairTable)
@@ -135,29 +150,9 @@ def pair_table(table: PairTable, n: int = 24, k: int = 8) -> go.Figure:
         for row, name in enumerate(names)
     ]
     fig.add_trace(
-        go.Heatmap(
-            z=theme.packed(scores),
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": 11},
-            customdata=hover,
-            hovertemplate="%{customdata}" + labels.NO_NAME,
-            xgap=1,
-            ygap=1,
-            colorbar=theme.colorbar(quantity, ROW * len(names)),
-            name=labels.plain(quantity.axis),
-            **theme.scale(scores, quantity),
-        )
+        _words(scores, text, hover, quantity, labels.plain(quantity.axis), theme.scale(scores, quantity))
     )
-    ticks = list(range(scores.shape[1]))
-    fig.update_xaxes(title_text="rank of the pair", tickvals=ticks, ticktext=[i + 1 for i in ticks])
-    fig.update_yaxes(
-        tickmode="array",
-        tickvals=list(range(len(names))),
-        ticktext=labels.numbered(names),
-        autorange="reversed",
-    )
-    return fig
+    return _ranked(fig, labels.numbered(names), scores.shape[1], "rank of the pair")
 
 
 @renders(ClampEffect)
@@ -176,48 +171,3 @@ def clamp_effect(effect: ClampEffect, n: int = 12) -> go.Figure:
     )
     title = f"{effect.site} neuron {effect.neuron} held at {labels.number(effect.value)}"
     return basics.bars([change for _, change in moved], [token for token, _ in moved], title, quantity)
-
-
-@renders(Alignment)
-def layer_alignment(found: Alignment) -> go.Figure:
-    """Layers of one model against layers of the other, by how well their neurons match."""
-    quantity = Quantity("best |correlation|", "mean over neurons", "the layers hold like neurons", False)
-    first, second = found.similarity.shape
-    control = float(found.similarity_control.mean())
-    fig = basics.heatmap(
-        found.similarity,
-        "Which layers hold the same neurons",
-        quantity,
-        rows=[f"L{i}" for i in range(first)],
-        columns=[f"L{i}" for i in range(second)],
-        row_axis="first model",
-        column_axis="second model",
-    )
-    sentence = f"{quantity.sentence} · chance: {control:.3f}"
-    fig.update_layout(title_subtitle_text=theme.subtitle(sentence, fig.to_dict()["layout"]["width"]))
-    return fig
-
-
-@renders(NeuronAgreement)
-def agreement_bars(found: NeuronAgreement) -> go.Figure:
-    """How many rows say the same token first, against rows in random order."""
-    quantity = Quantity("rows with the same first token", "share", "the models agree", False)
-    values = [*found.same_first.tolist(), *found.same_first_shuffled.tolist()]
-    names = ["direction", "negative", "direction, shuffled", "negative, shuffled"]
-    return basics.bars(values, names, "Do both models' neurons say the same?", quantity)
-
-
-@renders(ActiveOverlap)
-def active_overlap_lines(found: ActiveOverlap) -> go.Figure:
-    """Overlap by layer beside its control, another position's hidden state."""
-    quantity = Quantity(
-        f"shared of {found.k} tokens", "share", "active neurons say what the stream says", False
-    )
-    fig = basics.lines(
-        list(range(len(found.overlap))),
-        {"same position": found.overlap, "another position": found.control},
-        f"Active neurons against the stream, {found.n_positions:,} positions",
-        quantity,
-    )
-    layers = found.labels["layer"]
-    return fig.update_xaxes(tickvals=list(range(len(layers))), ticktext=layers)
