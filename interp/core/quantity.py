@@ -4,7 +4,7 @@
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores(Result):
     score: Float[Tensor, "site target"] = measured(
-        "test accuracy", "", higher="more is readable", along="site", band=("low", "high"), null="shuffled"
+        "test accuracy", "", "more is readable", along="site", band=("low", "high"), null="shuffled"
     )
     low: Float[Tensor, "site target"]
     high: Float[Tensor, "site target"]
@@ -83,8 +83,8 @@ class Drawn:
 def measured(
     name: str,
     unit: str,
-    *,
     higher: str,
+    *,
     signed: bool | None = None,
     legend: str = "",
     along: str = "",
@@ -142,7 +142,7 @@ def computed(declared: Any) -> Callable[[Function], Function]:
 
     ```python
     @property
-    @computed(measured("rise of the loss", "nats", higher="it was used", null="random_effect"))
+    @computed(measured("rise of the loss", "nats", "it was used", null="random_effect"))
     def effect(self) -> Float[Tensor, "group"]: ...
     ```
     """

@@ -41,7 +41,7 @@ class DecoderScores(Result, headline="What the decoder can do with each layer ({
         measured(
             "share that is right",
             "",
-            higher="the layer's states suffice",
+            "the layer's states suffice",
             signed=False,
             legend="tokens (teacher-forced)",
             along="layer",
@@ -64,7 +64,7 @@ class DecoderScores(Result, headline="What the decoder can do with each layer ({
         measured(
             "KL(model ‖ layer)",
             "nats per token",
-            higher="farther from the model",
+            "farther from the model",
             signed=False,
             along="layer",
             axis_title="encoder layer that it reads",

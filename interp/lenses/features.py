@@ -71,7 +71,7 @@ class TokenScores(Result, headline="Where the features of {observable} are"):
     """How strongly each position of a text holds each feature."""
 
     scores: Float[Tensor, "feature pos"] = measured(
-        "vector · activation", "logits", higher="the token speaks for the observable", signed=True
+        "vector · activation", "logits", "the token speaks for the observable", signed=True
     )
     """Vector · activation, logits."""
     names: tuple[str, ...] = places("feature")

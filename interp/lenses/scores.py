@@ -21,7 +21,7 @@ from interp.models.hooked import HookedModel
 
 def _by_row(name: str, unit: str, higher: str) -> Any:
     """A field of one line per lens over the rows."""
-    return measured(name, unit, higher=higher, signed=False, along="row", axis_title="row of the lens")
+    return measured(name, unit, higher, signed=False, along="row", axis_title="row of the lens")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -62,7 +62,7 @@ class Ablation(Result):
         measured(
             "rise of the loss",
             "nats per token",
-            higher="the model used what was taken",
+            "the model used what was taken",
             signed=False,
             legend="what was taken",
             null="random_effects",

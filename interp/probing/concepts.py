@@ -36,7 +36,7 @@ class EludeResult(Result, headline="Do the attributes explain the predictions?")
     with_rest: Float[Tensor, "rank"] = measured(
         "predictions explained",
         "share",
-        higher="attributes and rest say what the model says",
+        "attributes and rest say what the model says",
         signed=False,
         along="rank",
         axis_title="rank of the rest",

@@ -32,7 +32,7 @@ class ContextProbes(Result, headline="Is the problem readable in the states?"):
     """What an in-context regressor's hidden states tell about the problem, layer by layer."""
 
     r2: Float[Tensor, "layer target"] = measured(
-        "test R2", "", higher="more is readable", legend="probe", along="layer", null="control"
+        "test R2", "", "more is readable", legend="probe", along="layer", null="control"
     )
     """Test R2 of the probe; may be negative."""
     control: Float[Tensor, "layer target"] = called("unrelated problem")

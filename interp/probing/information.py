@@ -36,7 +36,7 @@ class CodeLengths(Result, headline="Code length of {target}", caption="{n:,} lab
     bits: Float[Tensor, "site"] = measured(
         "online code",
         "bits",
-        higher="less is readable, or with more data",
+        "less is readable, or with more data",
         legend="labels",
         along="site",
         null=("shuffled", "uniform"),
@@ -64,7 +64,7 @@ class VInformation(Result, headline="Linearly usable information"):
     """What a linear reader gains about real targets at every site, in nats; never below 0."""
 
     nats: Float[Tensor, "site target"] = measured(
-        "V-information", "nats", higher="more is readable", along="site", several="map", null="shuffled"
+        "V-information", "nats", "more is readable", along="site", several="map", null="shuffled"
     )
     """1/2 ln(variance / residual variance) on held-out rows."""
     shuffled: Float[Tensor, "site target"] = called("shuffled targets")

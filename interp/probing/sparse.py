@@ -30,7 +30,7 @@ from interp.probing.splits import Split, shuffled, split_rows
 def _score(name: str, **options: Any) -> Any:
     """A field of scores, by site and number of neurons."""
     ways: dict[str, Any] = {"along": "k", "axis_title": "neurons in the probe", "log": "x"}
-    return measured(name, "", higher="fewer mistakes", **ways, **options)
+    return measured(name, "", "fewer mistakes", **ways, **options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +96,7 @@ class PruningCurve(Result, headline="Pruning neurons for {target}", caption="{k}
     """F1 of probes on the k best neurons as the best single one is taken away, again and again."""
 
     f1: Float[Tensor, "round"] = measured(
-        "test F1", "", higher="others tell it, too", along="round", axis_title="neurons taken away"
+        "test F1", "", "others tell it, too", along="round", axis_title="neurons taken away"
     )
     """Test F1; round 0 has all neurons."""
     removed: tuple[int, ...]

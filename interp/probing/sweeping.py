@@ -38,7 +38,7 @@ class ProbeSweep(Result):
     score: Float[Tensor, "site target"] = measured(
         "test score",
         "accuracy, or R2",
-        higher="more is readable",
+        "more is readable",
         legend="probe",
         along="site",
         several="map",

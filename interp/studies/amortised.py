@@ -36,7 +36,7 @@ class Amortised(Result, headline="What one pass is worth"):
     error_mean: float = called("mean map")
     """Error of always answering the mean map: the control."""
     cheaper_error: Float[Tensor, " budget"] = measured(
-        "mean squared error", "", higher="farther off", along="budget", null=("error", "error_mean")
+        "mean squared error", "", "farther off", along="budget", null=("error", "error_mean")
     )
     """Error of the expensive method at smaller budgets."""
     budgets: Int[Tensor, " budget"] = places("budget", "evaluations")

@@ -38,7 +38,7 @@ class ClampedWriting(Result, headline="Writing with {named} held"):
     share: Float[Tensor, "toward"] = measured(
         "share of samples",
         "judged of the second class",
-        higher="more of that class",
+        "more of that class",
         signed=False,
         legend="the units held toward a class",
         null=("random", "free"),

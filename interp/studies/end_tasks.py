@@ -46,9 +46,7 @@ class EndTask(
     """Models asked about."""
 
     @property
-    @computed(
-        measured("sensitivity + specificity - 1", "", higher="the answer is right more often", along="delta")
-    )
+    @computed(measured("sensitivity + specificity - 1", "", "the answer is right more often", along="delta"))
     def youden(self) -> Float[Tensor, "answer delta"]:
         """sensitivity + specificity - 1, [answer delta]: 0 is a coin."""
         return self.sensitivity + self.specificity - 1

@@ -26,7 +26,7 @@ class InContextResult(Result, headline="Which algorithm predicts like this?"):
     """A regressor's distance to named algorithms, per number of exemplars."""
 
     spd: Float[Tensor, "algorithm exemplars"] = measured(
-        "squared difference of predictions", "over d", higher="another algorithm", along="exemplars", log="y"
+        "squared difference of predictions", "over d", "another algorithm", along="exemplars", log="y"
     )
     """Mean squared difference of predictions, over d."""
     ilwd: Float[Tensor, "algorithm exemplars"]

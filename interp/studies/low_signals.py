@@ -35,7 +35,7 @@ class LowSignal(Result, headline="Few features that matter, many that do not"):
     uscore: Float[Tensor, " method"]
     """Similarity to the ground truth on the true features, 1 - |a - b| / (|a| + |b|)."""
     precision: Float[Tensor, " method"] = measured(
-        "true features among the leading ones", "share", higher="", signed=False, null="chance"
+        "true features among the leading ones", "share", "", signed=False, null="chance"
     )
     """Share of true features among as many leading ones, mean over instances (FPrec)."""
     chance: float = called("chance")
@@ -49,12 +49,7 @@ class Elimination(Result, headline="Recursive elimination by {ranking}"):
     """Recursive feature elimination by attribution."""
 
     error: Float[Tensor, " round"] = measured(
-        "error, or share",
-        "",
-        higher="",
-        legend="held-out error",
-        along="round",
-        beside=("precision", "recall"),
+        "error, or share", "", "", legend="held-out error", along="round", beside=("precision", "recall")
     )
     """Held-out mean absolute error with the features of the round."""
     kept: Int[Tensor, " round"] = places("round", "features left")

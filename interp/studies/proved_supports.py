@@ -37,10 +37,7 @@ class OptimalSupport(Result):
     """The best k neurons by training loss, with the proof's gap."""
 
     cost: Float[Tensor, ""] = measured(
-        "hinge loss plus ridge",
-        "summed over rows",
-        higher="the support tells the classes apart less",
-        null="bound",
+        "hinge loss plus ridge", "summed over rows", "the support tells the classes apart less", null="bound"
     )
     """Balanced hinge loss plus ridge of the support, summed over rows."""
     bound: Float[Tensor, ""] = called("no support costs less")

@@ -38,17 +38,17 @@ class InductionHistory(Result, headline="How induction was learned"):
     """How the model came to do induction: curves over steps, head scores over measurements."""
 
     loss: Float[Tensor, " step"] = measured(
-        "cross-entropy of repeated tokens", "nats per token", higher="it is foreseen less", along="step"
+        "cross-entropy of repeated tokens", "nats per token", "it is foreseen less", along="step"
     )
     """Cross-entropy of the repeated tokens of each training batch, nats per token."""
     accuracy: Float[Tensor, " step"] = measured(
-        "repeated tokens predicted", "share", higher="the repetition is foreseen", signed=False, along="step"
+        "repeated tokens predicted", "share", "the repetition is foreseen", signed=False, along="step"
     )
     """Share of the repeated tokens of each training batch that were predicted."""
     measured_at: Int[Tensor, " measurement"] = places("measurement", "steps done")
     """Steps done (1 = after the first) when the heads were measured."""
     held_out_accuracy: Float[Tensor, " measurement"] = measured(
-        "held-out tokens predicted", "share", higher="induction works", signed=False, along="measurement"
+        "held-out tokens predicted", "share", "induction works", signed=False, along="measurement"
     )
     """Share of the second half of held-out sequences that was predicted."""
     previous_token: Float[Tensor, "measurement layer head"]

@@ -24,7 +24,7 @@ class DeclaredScores(Result):
     """Scores of a test, with an interval and two nulls."""
 
     score: Float[Tensor, "site target"] = measured(
-        "accuracy", "share", higher="it is read", along="site", band=("low", "high"), null=("draws", "level")
+        "accuracy", "share", "it is read", along="site", band=("low", "high"), null=("draws", "level")
     )
     low: Float[Tensor, "site target"]
     high: Float[Tensor, "site target"]
@@ -33,7 +33,7 @@ class DeclaredScores(Result):
     depth: Float[Tensor, " site"] = places("site", "depth", "blocks")
 
     @property
-    @computed(measured("gain", "share", higher="it is read"))
+    @computed(measured("gain", "share", "it is read"))
     def gain(self) -> Float[Tensor, " target"]:
         """Score above the level."""
         return self.score.mean(0) - self.level
@@ -70,7 +70,7 @@ def declare(**declared: Any) -> type[Result]:
 
 
 def one(**options: Any) -> Any:
-    return measured("a", "", higher="", **options)
+    return measured("a", "", "", **options)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class DrawnScores(Result, headline="What is drawn", caption="{said}"):
     curve: Float[Tensor, "layer way"] = measured(
         "error",
         "nats",
-        higher="it is worse",
+        "it is worse",
         along="layer",
         axis_title="depth",
         log="y",
@@ -50,7 +50,7 @@ class DrawnScores(Result, headline="What is drawn", caption="{said}"):
     line: Float[Tensor, " step"] = measured(
         "score",
         "",
-        higher="it is read",
+        "it is read",
         legend="probe",
         along="step",
         band=("line_low", "line_high"),
@@ -62,16 +62,12 @@ class DrawnScores(Result, headline="What is drawn", caption="{said}"):
     control: Float[Tensor, " step"] = called("control task")
     shuffled: Float[Tensor, " step"] = called("shuffled labels")
     at: Float[Tensor, " step"] = places("step", "tokens seen", "thousands")
-    share: Float[Tensor, " way"] = measured(
-        "share", "", higher="more of it", signed=False, null=("draws", "floor")
-    )
+    share: Float[Tensor, " way"] = measured("share", "", "more of it", signed=False, null=("draws", "floor"))
     draws: Float[Tensor, "draw way"] = called("others")
-    both: Float[Tensor, "way probe"] = measured(
-        "score", "R2", higher="it is read", several="bars", null="most"
-    )
+    both: Float[Tensor, "way probe"] = measured("score", "R2", "it is read", several="bars", null="most")
     most: Float[Tensor, " way"] = called("majority")
     grid: Float[Tensor, "layer way"] = measured(
-        "agreement", "", higher="they agree", signed=False, along="layer", several="map", null="grid_null"
+        "agreement", "", "they agree", signed=False, along="layer", several="map", null="grid_null"
     )
     grid_null: Float[Tensor, "layer way"] = called("shuffled")
     ways: tuple[str, ...] = places("way")

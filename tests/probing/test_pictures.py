@@ -75,7 +75,8 @@ def test_f1_against_k_and_the_other_pictures() -> None:
     assert code.layout.shapes[0].y0 == pytest.approx(499)  # the uniform code of two classes
     assert [trace.name for trace in code.data] == ["labels", "shuffled labels"]
     information = v_information({"s": x}, torch.randn(499, 3)).plot()
-    assert information.data[0].type == "heatmap"
+    assert [trace.name for trace in information.data] == ["nats", "shuffled targets"]  # one site: bars
+    assert v_information({"s": x, "t": x}, torch.randn(499, 3)).plot().data[0].type == "heatmap"
 
 
 def test_findings_draw_what_was_measured() -> None:

@@ -16,12 +16,12 @@ from interp.core.result import Result
 
 def _alike(name: str, signed: bool = False) -> Any:
     """A field of agreements of each two methods."""
-    return measured(name, "", higher="the methods rank alike", signed=signed)
+    return measured(name, "", "the methods rank alike", signed=signed)
 
 
 def _left(when: str, higher: str) -> Any:
     """A field of curves over the positions removed or inserted."""
-    return measured(f"share of f(x) - f(baseline) {when}", "", higher=higher, along="step")
+    return measured(f"share of f(x) - f(baseline) {when}", "", higher, along="step")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -117,7 +117,7 @@ class RelevancePruning(Result, headline="Pruning the least relevant units"):
     """Accuracy while units are removed from the least to the most relevant."""
 
     accuracy: Float[Tensor, "criterion fraction"] = measured(
-        "accuracy", "", higher="less was lost", along="fraction", null=("random_low", "random_high")
+        "accuracy", "", "less was lost", along="fraction", null=("random_low", "random_high")
     )
     """Accuracy after removing the fraction of units."""
     fractions: Float[Tensor, " fraction"] = places("fraction", "fraction of units removed")
@@ -135,11 +135,11 @@ class GroundTruth(
     """Where the tokens that decide stand in a method's ranking, on tasks where they are known."""
 
     hits: Float[Tensor, "method task"] = measured(
-        "share of prompts whose leading token decides", "", higher="the scores find them", null="chance"
+        "share of prompts whose leading token decides", "", "the scores find them", null="chance"
     )
     """Share of prompts whose largest |score| lies on a deciding token."""
     area: Float[Tensor, "method task"] = measured(
-        "chance that a deciding token outranks another", "a random order: 0.5", higher="the scores find them"
+        "chance that a deciding token outranks another", "a random order: 0.5", "the scores find them"
     )
     """Chance that a deciding token outranks another one (area under the ROC curve)."""
     chance: Float[Tensor, " task"] = called("a random order")

@@ -48,7 +48,7 @@ class SyntaxScores(Result, headline="Heads as parsers"):
     held_out: Float[Tensor, " relation"] = measured(
         "governor found",
         "share, held out",
-        higher="the head finds more governors",
+        "the head finds more governors",
         signed=False,
         legend="best head",
         null="held_out_offset",

@@ -94,11 +94,11 @@ class SecondOrderAblation(Result, headline="What is left without parts of one la
     """Accuracy when parts of what one layer's MLP does are replaced by their mean over inputs."""
 
     accuracy: Float[Tensor, "layer way"] = measured(
-        "accuracy", "share", higher="the answers do not hang on what was taken", signed=False
+        "accuracy", "share", "the answers do not hang on what was taken", signed=False
     )
     """Share of right answers."""
     effect: Float[Tensor, "layer way"] = measured(
-        "size of what was taken", "share of what the head reads", higher="more was taken", signed=False
+        "size of what was taken", "share of what the head reads", "more was taken", signed=False
     )
     """Mean size of what was taken away, over the norm of what the head reads."""
     layers: tuple[int, ...]

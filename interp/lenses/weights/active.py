@@ -37,7 +37,7 @@ class ActiveOverlap(
     overlap: Float[Tensor, " layer"] = measured(
         "tokens shared",
         "share",
-        higher="active neurons say what the stream says",
+        "active neurons say what the stream says",
         signed=False,
         legend="same position",
         along="layer",

@@ -33,7 +33,7 @@ class NeuronAgreement(Result, headline="Do both models' neurons say the same?"):
     same_first: Float[Tensor, " sign"] = measured(
         "rows with the same first token",
         "share",
-        higher="the models agree",
+        "the models agree",
         signed=False,
         legend="as they are",
         null="same_first_shuffled",
@@ -97,7 +97,7 @@ class Alignment(Result, headline="Which layers hold the same neurons"):
     similarity: Float[Tensor, "layer other_layer"] = measured(
         "best |correlation|",
         "mean over neurons",
-        higher="the layers hold like neurons",
+        "the layers hold like neurons",
         signed=False,
         null="similarity_control",
     )

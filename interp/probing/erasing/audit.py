@@ -36,7 +36,7 @@ class ErasureAudit(Result):
     before: Float[Tensor, "probe target"] = measured(
         "test score",
         "accuracy, or R2",
-        higher="more is readable",
+        "more is readable",
         signed=False,
         several="bars",
         beside="after",

@@ -56,7 +56,7 @@ class AttentionProbeResult(Result, headline="Heads of words, from attention alon
     relation_uas: Float[Tensor, "relation"] = measured(
         "UAS",
         "share of words",
-        higher="more heads guessed right",
+        "more heads guessed right",
         signed=False,
         legend="attention probe",
         null="relation_offset",

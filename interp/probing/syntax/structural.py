@@ -30,12 +30,10 @@ class StructuralResult(Result, headline="Trees in the states, by a map of rank {
     """How well squared distances after a linear map are distances in gold trees."""
 
     spearman: Float[Tensor, ""] = measured(
-        "Spearman with tree distance", "", higher="the map holds more of the tree", null="linear_spearman"
+        "Spearman with tree distance", "", "the map holds more of the tree", null="linear_spearman"
     )
     """Rank correlation with tree distance, mean over words, then test sentences."""
-    uuas: Float[Tensor, ""] = measured(
-        "UUAS", "", higher="the map holds more of the tree", null="linear_uuas"
-    )
+    uuas: Float[Tensor, ""] = measured("UUAS", "", "the map holds more of the tree", null="linear_uuas")
     """Share of gold arcs, undirected, in the minimum spanning tree."""
     linear_spearman: Float[Tensor, ""] = called("word order")
     """Rank correlation of the distance in words, which needs no model."""
