@@ -333,7 +333,7 @@ def draw(rows: list[dict[str, float]], path: Path, changeover: float) -> None:
     """Both curves as a page, with the share at which the library changes over."""
     import plotly.graph_objects as go
 
-    from interp.core.quantity import Quantity
+    from interp.core.frames.quantity import Quantity
     from interp.plotting import theme
 
     quantity = Quantity("CPU time per step", "s", f"slower; interp changes over at {changeover:.0%}")

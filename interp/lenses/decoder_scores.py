@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.quantity import called, computed, measured, places
+from interp.core.frames.quantity import called, computed, measured, places
 from interp.core.result import Result
 
 

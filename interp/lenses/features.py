@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.quantity import measured, places
+from interp.core.frames.quantity import measured, places
 from interp.core.result import Result
 from interp.models.stream.frozen import wide
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.core.quantity import measured, places
+from interp.core.frames.quantity import measured, places
 from interp.core.result import Result
 from interp.lenses.reading import TOLERANCE, log_probs, stream_rows
 from interp.lenses.tuned import TunedLens, sequences_of

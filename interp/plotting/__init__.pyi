@@ -1,4 +1,4 @@
-from interp.core.quantity import Quantity as Quantity
+from interp.core.frames.quantity import Quantity as Quantity
 from interp.plotting.attention import attention_patterns as attention_patterns
 from interp.plotting.basics import bars as bars
 from interp.plotting.basics import heatmap as heatmap

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError, ShapeError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting import labels, theme
 from interp.plotting.config import AttentionConfig
 

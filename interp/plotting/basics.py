@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ShapeError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting import labels, theme
 
 MAX_TEXT_CELLS = 256

@@ -1,7 +1,7 @@
 """The picture of any result that has no renderer of its own, from what its fields declare.
 
 Two axes are a map, an ordered axis carries lines with bands, named places are bars; what chance
-gives stands beside all of them. `interp.core.quantity` is where a field says which it is.
+gives stands beside all of them. `interp.core.frames.quantity` is where a field says which it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from interp.core.quantity import Drawn, Quantity
+from interp.core.frames.quantity import Drawn, Quantity
 from interp.core.result import Result, renders
 from interp.plotting import basics, labels, theme
 from interp.plotting.view import View

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ShapeError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting.labels import BR, ELLIPSIS, escape_label, plain, prose
 
 CHAR = 6.6  # pixels to reserve per character of a 12 px label

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from interp.core.errors import ShapeError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting import labels, theme
 from interp.plotting.html import render
 

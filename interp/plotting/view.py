@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError
+from interp.core.frames.quantity import Drawn, drawn_axes, drawn_fields
 from interp.core.names import did_you_mean
-from interp.core.quantity import Drawn, drawn_axes, drawn_fields
 from interp.core.result import Result
 from interp.plotting import labels
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import ConfigError
-from interp.core.quantity import called, computed, measured
+from interp.core.frames.quantity import called, computed, measured
 from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.core.settings import check_choice

@@ -17,7 +17,7 @@ from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.rows import check_rows, encode, require_classes

@@ -20,7 +20,7 @@ from interp.activations.loop import fit
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.config import ContextProbeConfig

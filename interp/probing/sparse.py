@@ -16,8 +16,8 @@ from torch import Tensor
 
 from interp.core.checks import Checks
 from interp.core.errors import ConfigError
+from interp.core.frames.quantity import called, measured
 from interp.core.provenance import Provenance
-from interp.core.quantity import called, measured
 from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.probing.config import ProbeConfig, Ranking, SparseConfig

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ShapeError
+from interp.core.frames.quantity import Quantity, called, measured
 from interp.core.provenance import Provenance
-from interp.core.quantity import Quantity, called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.config import ProbeConfig, ProbeKind

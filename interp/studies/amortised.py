@@ -20,7 +20,7 @@ from interp.activations.loop import fit
 from interp.attribution.trust.agreement import kendall_tau
 from interp.core.checks import Check, Checks
 from interp.core.errors import ShapeError
-from interp.core.quantity import called, measured, places
+from interp.core.frames.quantity import called, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.models.hooked import HookedModel

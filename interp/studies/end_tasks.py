@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from interp.attribution.attributing import attribute
 from interp.core.errors import ConfigError
-from interp.core.quantity import computed, measured, places
+from interp.core.frames.quantity import computed, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.wrapping import wrap

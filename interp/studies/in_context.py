@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
-from interp.core.quantity import measured
+from interp.core.frames.quantity import measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 

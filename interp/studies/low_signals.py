@@ -20,8 +20,8 @@ from interp.attribution.attributing import attribute
 from interp.attribution.methods.paths import gauss_legendre
 from interp.attribution.methods.table import METHODS
 from interp.core.errors import ConfigError
+from interp.core.frames.quantity import called, measured, places
 from interp.core.names import did_you_mean
-from interp.core.quantity import called, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.wrapping import wrap

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.result import Result
 from interp.probing.rows import Labels, check_rows, encode, require_classes
 from interp.probing.sparse import rank_neurons

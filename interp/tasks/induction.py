@@ -23,7 +23,7 @@ from interp.activations.loop import Evaluate, fit
 from interp.activations.report import FitReport
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.core.quantity import measured, places
+from interp.core.frames.quantity import measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.small.config import SmallConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from interp.core.escape import visible
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting import labels
 from interp.plotting.basics import bars
 from interp.reports import Section, report

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import interp
 from interp.core.errors import ConfigError
-from interp.core.quantity import Quantity, called, computed, drawn_fields, measured, places
+from interp.core.frames.quantity import Quantity, called, computed, drawn_fields, measured, places
 from interp.core.result import RENDERERS, Result
 from interp.plotting.registry import load_renderers
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.core.errors import ShapeError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting import theme
 from interp.plotting.basics import bars, heatmap, lines
 from interp.plotting.config import HeadMapConfig

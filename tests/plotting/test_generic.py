@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp import plotting
 from interp.core.errors import ConfigError
-from interp.core.quantity import called, measured, places
+from interp.core.frames.quantity import called, measured, places
 from interp.core.result import RENDERERS, Result
 from interp.plotting.generic import plot_result
 from interp.plotting.registry import load_renderers

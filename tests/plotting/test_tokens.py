@@ -9,7 +9,7 @@ import html5lib
 import pytest
 
 from interp.core.errors import ShapeError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting.tokens import MAX_ALPHA, TokenStrip
 from tests.plotting.samples import NASTY
 

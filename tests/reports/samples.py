@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import Check, Checks, Result
 from interp.plotting import basics
 from interp.plotting.attention import attention_patterns

@@ -17,7 +17,7 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from interp.core.errors import ConfigError, ShapeError, StorageError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting.basics import bars
 from interp.reports import Item, PageConfig, Section, Table, report
 from tests.plotting.samples import provenance

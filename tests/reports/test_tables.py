@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.plotting import basics
 from interp.plotting.attention import attention_patterns
 from interp.reports.tables import format_value, of_figure, of_frame, of_result, of_rows

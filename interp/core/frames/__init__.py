@@ -1,1 +1,1 @@
-"""What the fields of a result hold, and how it becomes a table."""
+"""What the fields of a result hold and measure, and how it becomes a table."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
+from interp.core.frames.quantity import measured
 from interp.core.result import Result
 
 LIMITS = {
@@ -21,8 +23,15 @@ LIMITS = {
     "induction": 0.3,
 }
 """A head is named after a statistic above this; Clark et al. (2019) where they have one."""
+MASS = "mean attention"
+"""Unit of the statistics that are probabilities."""
 BROAD = 0.9
 """A head is broad when its entropy exceeds this share of the uniform head's."""
+
+
+def _attention(name: str, higher: str) -> Any:
+    """A field of attention, a probability."""
+    return measured(name, MASS, higher, signed=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -34,25 +43,33 @@ class HeadAtlas(Result):
     head that attends to all it may see alike would get.
     """
 
-    previous: Float[Tensor, "layer head"]
+    previous: Float[Tensor, "layer head"] = _attention("to the token before", "the head looks one token back")
     """Attention to the token before."""
-    next: Float[Tensor, "layer head"]
+    next: Float[Tensor, "layer head"] = _attention("to the token after", "the head looks one token ahead")
     """Attention to the token after; 0 in causal models."""
-    self_token: Float[Tensor, "layer head"]
+    self_token: Float[Tensor, "layer head"] = _attention("to itself", "the head stays on its own token")
     """Attention to the query's own position."""
-    first: Float[Tensor, "layer head"]
+    first: Float[Tensor, "layer head"] = _attention("to the first token", "the head rests on the first token")
     """Attention to the first token (BOS, [CLS]), from all others."""
-    last: Float[Tensor, "layer head"]
+    last: Float[Tensor, "layer head"] = _attention("to the last token", "the head rests on the last token")
     """Attention to the last token ([SEP]), from all others; 0 in causal models."""
-    punctuation: Float[Tensor, "layer head"]
+    punctuation: Float[Tensor, "layer head"] = _attention("to punctuation", "the head looks at punctuation")
     """Attention to tokens that are punctuation."""
-    entropy: Float[Tensor, "layer head"]
+    entropy: Float[Tensor, "layer head"] = measured(
+        "entropy", "nats", "the head spreads its attention", signed=False
+    )
     """Entropy of the attention, nats."""
-    duplicate: Float[Tensor, "layer head"] | None
+    duplicate: Float[Tensor, "layer head"] | None = _attention(
+        "to the same token before", "the head finds repetitions"
+    )
     """Attention to the same token one block earlier; None without room for a repetition."""
-    induction: Float[Tensor, "layer head"] | None
+    induction: Float[Tensor, "layer head"] | None = _attention(
+        "to what followed this token before", "the head could continue a repetition"
+    )
     """Attention to the token that followed the same token one block earlier."""
-    copying: Float[Tensor, "layer head"] | None
+    copying: Float[Tensor, "layer head"] | None = measured(
+        "copying", "OV eigenvalues, -1 to 1", "the head raises the token it looks at", signed=True
+    )
     """Eigenvalues of the OV circuit, -1 to 1 (see `WeightHeads.eigenvalues`); None without a head
     over tokens."""
     uniform: dict[str, float]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.result import Result
 from interp.lenses.heads.atlas import head_patterns, pattern_sites
 from interp.models.hooked import HookedModel

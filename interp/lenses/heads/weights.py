@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ModelError
+from interp.core.frames.quantity import computed, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.models.hooked import HookedModel
@@ -22,16 +23,27 @@ from interp.models.hooked import HookedModel
 class WeightHeads(Result):
     """What each head would do with embeddings and positions alone: shares of argmaxes that hit."""
 
-    previous: Float[Tensor, "layer head"] | None
+    previous: Float[Tensor, "layer head"] | None = measured(
+        "position before recalled", "share", "W_QK of positions picks the one before", signed=False
+    )
     """Share of positions t >= 1 whose best key among positions 0..t is t - 1; chance is about
     `previous_chance`. None where positions are not a table of vectors (rotary, relative)."""
-    matching: Float[Tensor, "layer head earlier_layer earlier_head"] | None
+    matching: Float[Tensor, "layer head earlier_layer earlier_head"] | None = measured(
+        "best match with an earlier head",
+        "share",
+        "W_QK finds the token that an earlier head's W_OV wrote",
+        signed=False,
+    )
     """Share of tokens t for which t, as query, best fits the key that an earlier head's output for
     t makes (K-composition): the two find what followed t before. 0 where not earlier. None for a
     model of one layer."""
-    copying: Float[Tensor, "layer head"] | None
+    copying: Float[Tensor, "layer head"] | None = measured(
+        "token recalled by OV", "share", "the head raises the token it looks at", signed=False
+    )
     """Share of tokens v whose OV output raises v most. None without a head over tokens."""
-    eigenvalues: Float[Tensor, "layer head"] | None
+    eigenvalues: Float[Tensor, "layer head"] | None = measured(
+        "OV eigenvalues", "-1 to 1", "the head raises the token it looks at", signed=True
+    )
     """Sum of the OV circuit's eigenvalues over the sum of their magnitudes, -1 to 1; 1: copies."""
     n_tokens: int
     """How many tokens stood for the vocabulary; chance of `matching` and `copying` is 1 / this."""
@@ -39,6 +51,11 @@ class WeightHeads(Result):
     """`previous` of a head whose best key is any of those allowed: mean of 1 / (t + 1)."""
 
     @property
+    @computed(
+        measured(
+            "previous x matching x copying", "share", "an induction circuit ends in this head", signed=False
+        )
+    )
     def induction(self) -> Float[Tensor, "layer head"] | None:
         """Per head: the best `previous` x `matching` over earlier heads, x its `copying`."""
         if self.previous is None or self.matching is None or self.copying is None:

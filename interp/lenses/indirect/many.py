@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, MemoryBudgetError, ShapeError
-from interp.core.quantity import measured
+from interp.core.frames.quantity import measured
 from interp.core.result import Result
 from interp.lenses.indirect.one import Carriers, carried_effects, find_carriers, through
 from interp.models.hooked import HookedModel

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.lenses.config import TokenTableConfig

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
-from interp.core.quantity import called, measured
+from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.lenses.weights.table import TokenTable

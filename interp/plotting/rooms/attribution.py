@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import labels, theme
 from interp.plotting.basics import bars, heatmap, subtitled

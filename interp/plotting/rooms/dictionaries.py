@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.dictionaries.result import Absorption, DictionaryReport, Recovery, Splitting, Stability
 from interp.plotting import basics, labels, theme

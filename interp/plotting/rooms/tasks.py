@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import labels, theme
 from interp.tasks.behaviour import TaskReport

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
+from interp.core.frames.quantity import called, measured
 from interp.core.names import did_you_mean
-from interp.core.quantity import called, measured
 from interp.core.result import Result
 from interp.models.hooked import HookedModel
 from interp.models.losses import text_losses

@@ -10,40 +10,15 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
+from interp.core.frames.quantity import Quantity, drawn_fields
 from interp.core.names import did_you_mean
-from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.heads.distance import HeadDistances
-from interp.lenses.heads.result import HeadAtlas
+from interp.lenses.heads.result import MASS, HeadAtlas
 from interp.lenses.heads.weights import WeightHeads
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import HeadMapConfig
 from interp.plotting.rooms.lenses import heads
-
-_MASS = "mean attention"
-_QUANTITIES = {
-    "previous": ("to the token before", _MASS, "the head looks one token back"),
-    "next": ("to the token after", _MASS, "the head looks one token ahead"),
-    "self_token": ("to itself", _MASS, "the head stays on its own token"),
-    "first": ("to the first token", _MASS, "the head rests on the first token"),
-    "last": ("to the last token", _MASS, "the head rests on the last token"),
-    "punctuation": ("to punctuation", _MASS, "the head looks at punctuation"),
-    "entropy": ("entropy", "nats", "the head spreads its attention"),
-    "duplicate": ("to the same token before", _MASS, "the head finds repetitions"),
-    "induction": ("to what followed this token before", _MASS, "the head could continue a repetition"),
-    "copying": ("copying", "OV eigenvalues, -1 to 1", "the head raises the token it looks at"),
-}
-_FROM_WEIGHTS = {
-    "previous": ("position before recalled", "share", "W_QK of positions picks the one before"),
-    "matching": (
-        "best match with an earlier head",
-        "share",
-        "W_QK finds the token that an earlier head's W_OV wrote",
-    ),
-    "copying": ("token recalled by OV", "share", "the head raises the token it looks at"),
-    "eigenvalues": ("OV eigenvalues", "-1 to 1", "the head raises the token it looks at"),
-    "induction": ("previous x matching x copying", "share", "an induction circuit ends in this head"),
-}
 
 STANDS_OUT = 0.2
 """A head that recalls this share from weights alone is worth opening the page with."""
@@ -80,8 +55,8 @@ def head_atlas_maps(atlas: HeadAtlas, statistic: str = "previous", against: str 
         return _scatter(atlas, statistic, against)
     maps = []
     for key in atlas.statistics:
-        quantity = Quantity(*_QUANTITIES[key], signed=key == "copying")
-        top = 1.0 if quantity.unit == _MASS else None
+        quantity = atlas.quantity(key)
+        top = 1.0 if quantity.unit == MASS else None
         note = f" · uniform: {atlas.uniform[key]:.3f}" if key in atlas.uniform else ""
         maps.append(_Map(key, getattr(atlas, key), quantity, top, note))
     return _switchable("What each head looks at", maps, statistic)
@@ -100,13 +75,13 @@ def weight_heads_maps(found: WeightHeads, statistic: str | None = None) -> go.Fi
     """
     maps = []
     chance = {"previous": found.previous_chance, "copying": 1 / found.n_tokens}
-    for key, words in _FROM_WEIGHTS.items():
+    for key in drawn_fields(WeightHeads):
         values = getattr(found, key)
         if values is None:
             continue
         if key == "matching":
             values = values.flatten(2).amax(-1)
-        quantity = Quantity(*words, signed=key == "eigenvalues")
+        quantity = found.quantity(key)
         note = f" · chance: {chance[key]:.3f}" if key in chance else ""
         maps.append(_Map(key, values, quantity, None if key == "induction" else 1.0, note))
     seen = (m.key for m in maps if float(m.values.abs().nan_to_num().max()) > STANDS_OUT)
@@ -178,7 +153,7 @@ def _scatter(atlas: HeadAtlas, up: str, across: str) -> go.Figure:
     """Every head by two of its statistics; dotted lines: what uniform attention would have."""
     for key in (up, across):
         _known(key, atlas.statistics)
-    quantities = [Quantity(*_QUANTITIES[key]) for key in (across, up)]
+    quantities = [atlas.quantity(key) for key in (across, up)]
     fig = theme.figure(f"Heads by two statistics: {quantities[1].name}", None, 640, 560)
     x, y = (theme.as_array(getattr(atlas, key), 2, key) for key in (across, up))
     for layer in range(len(x)):

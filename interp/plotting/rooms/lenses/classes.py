@@ -7,7 +7,7 @@ from typing import Literal
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.classes import ClassLensResult
 from interp.plotting import basics, labels, theme

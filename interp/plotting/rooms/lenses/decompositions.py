@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.decomposition import Decomposition
 from interp.plotting import basics, labels, theme

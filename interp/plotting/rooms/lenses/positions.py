@@ -6,7 +6,7 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.positions.attention import AttentionParts
 from interp.lenses.positions.states import PositionContext

@@ -14,8 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
+from interp.core.frames.quantity import Quantity
 from interp.core.names import did_you_mean
-from interp.core.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.result import LensResult
 from interp.plotting import labels, theme

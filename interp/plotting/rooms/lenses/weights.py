@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
-from interp.core.quantity import Quantity
+from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.lenses.weights.clamp import ClampEffect
 from interp.lenses.weights.pairs import PairTable

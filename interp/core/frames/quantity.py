@@ -61,7 +61,7 @@ class Drawn:
     quantity: Quantity | None = None
     """What it measures; None for a field that is drawn beside another one only."""
     name: str = ""
-    """Its name in a legend; empty for the field's own."""
+    """The name in a legend; empty for the field's own."""
     along: str = ""
     """The axis that has an order, along which it is a line."""
     axis_title: str = ""
