@@ -100,7 +100,11 @@ def test_findings_draw_what_was_measured() -> None:
     writing = clamped_writing(
         lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3, n_random=1
     )
-    assert list(writing.plot().data[0].x) == [1, 1, 0, 0, 0]
+    shown = writing.plot()
+    held, others = shown.data
+    assert list(held.x) == writing.share.tolist() == [1, 1]
+    assert list(others.x) == writing.random[0].tolist() == [0, 0]
+    assert {line.x0 for line in shown.layout.shapes} == {float(writing.free)} == {0}
     model = interp.wrap(small(d_vocab=23))
     batch = {"a": TokenBatch.of(torch.randint(23, (2, 7)))}
     found = ablate_neurons(model, batch, "blocks.0.mlp.hook_post", (1,), n_random=2)
