@@ -56,7 +56,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             expected="nn.Module",
             fix="interp.load_model(path) opens a folder",
         )
-    _refuse_lifeless(module)
+    _refuse_lifeless(module, check)
     module = injected(module)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
@@ -71,7 +71,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
         return prove(model) if adapter.exact_once else model
 
 
-def _refuse_lifeless(module: nn.Module) -> None:
+def _refuse_lifeless(module: nn.Module, runs: bool) -> None:
     """Refuse what cannot be run with hooks, or not at all.
 
     Raises:
@@ -83,7 +83,8 @@ def _refuse_lifeless(module: nn.Module) -> None:
             got=type(module).__name__,
             expected="the nn.Module that it was scripted or traced from",
         )
-    empty = next((name for name, weight in module.named_parameters() if weight.is_meta), None)
+    weights = module.named_parameters() if runs else ()
+    empty = next((name for name, weight in weights if weight.is_meta), None)
     # accelerate keeps weights elsewhere and brings them when their module runs.
     if empty is not None and not any(hasattr(part, "_hf_hook") for part in module.modules()):
         raise ModelError(

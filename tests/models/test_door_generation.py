@@ -52,7 +52,7 @@ BAD: dict[str, list[Any]] = {
     "no_repeat_ngram_size": [-1, "x"],
     "min_new_tokens": [-1, "x"],
     "length_penalty": ["x", float("inf")],
-    "eos_token_id": ["x", 1.5, -3, True, 10**6, [], [[]]],
+    "eos_token_id": ["x", 1.5, -3, True, 10**6, [[]]],
     "pad_token_id": [-5, 10**6, [1, 2]],
     "forced_eos_token_id": [10**6],
     "suppress_tokens": [[10**6], "x"],
