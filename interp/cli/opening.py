@@ -1,4 +1,4 @@
-"""Open the model a command names, with the device checked before anything is read."""
+"""Open the model a command names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.core.config import Placement
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ModelError
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -26,17 +26,10 @@ def open_model(name: str, placement: Placement) -> HookedModel:
         expected = "a bundled model's name, or the path of a folder"
         raise ModelError("no folder can have this name", got=shown, expected=expected) from error
 
-    import torch
-
-    from interp.models import load_model
+    from interp.models.loading import NotHere, load_model
 
     try:
-        torch.empty(1, device=placement.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            "this device cannot be used",
-            got=placement.device,
-            expected=f"cpu, or one of {torch.cuda.device_count()} CUDA devices, or mps",
-            fix="interp doctor lists what this machine has",
-        ) from error
-    return load_model(name, device=placement.device, dtype=placement.dtype)
+        return load_model(name, device=placement.device, dtype=placement.dtype)
+    except NotHere as error:  # commands never fetch: what helps in Python is no option here
+        fix = f"{error.near}hf download {name} --local-dir FOLDER, then name that folder"
+        raise ModelError(error.what, got=error.got, expected=error.expected, fix=fix) from error

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from interp.core.devices import read_device, read_target
 from interp.core.errors import ShapeError, SiteError
 from interp.core.names import expand, unknown
 from interp.core.provenance import Provenance
@@ -182,11 +183,15 @@ class Activations(ResidualStacks):
         """The same on a device or in a dtype (integers and booleans keep theirs).
 
         A new dtype is noted in the provenance.
+
+        Raises:
+            ConfigError: No such device on this machine, no such dtype.
         """
+        target = None if target is None else read_target(target)
         if isinstance(target, torch.dtype):
             dtype = target
-        elif target is not None:
-            device = target
+        else:
+            device = target if device is None else read_device(device)
 
         def move(t: Tensor) -> Tensor:
             return t.to(device=device, dtype=dtype if t.is_floating_point() else None)

@@ -42,7 +42,7 @@ SLACK = 16 * MIB
 _LAYERS = re.compile(r"layer|depth|block|stage|expert|stack", re.I)
 _COUNT = re.compile(r"^(n|num)_", re.I)
 _POSITIONS = re.compile(r"position|ctx|length|token", re.I)
-_ATTENTION = {
+ATTENTION = {
     "eager",
     "sdpa",
     "flash_attention_2",
@@ -165,11 +165,11 @@ def _check_code(config: Mapping[str, Any], folder: Path) -> None:
         if key.endswith("attn_implementation"):
             chosen = [*value.values()] if isinstance(value, dict) else [value]
             for one in chosen:
-                if not isinstance(one, str | None) or one not in _ATTENTION:
+                if not isinstance(one, str | None) or one not in ATTENTION:
                     raise ModelError(
                         f"{folder / CONFIG}: {where} asks for kernels of a stranger",
                         got=show(repr(one), 120),
-                        expected=", ".join(sorted(filter(None, _ATTENTION))),
+                        expected=", ".join(sorted(filter(None, ATTENTION))),
                     )
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError, TokenError
-from interp.core.names import did_you_mean
-from interp.core.randomness import generator
+from interp.core.errors import ConfigError, InterpError, ModelError, TokenError
+from interp.core.foreign import one_line
+from interp.core.randomness import generator, read_seed
+from interp.models.decoding import Decoding, check_option
 from interp.models.hooks.runs import Run
 from interp.models.outputs import main_output
 from interp.models.text.batch import TokenBatch
@@ -23,47 +24,8 @@ from interp.models.text.prepared import Prepared
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any
 
-SAMPLING = ("top_k", "top_p", "min_p")
-"""Options that mean something only where tokens are drawn."""
-REFUSED = {
-    "assistant_model": "a second model's tokens cannot be told from this one's",
-    "prompt_lookup_num_tokens": "tokens are guessed, and hooks would see the wrong guesses",
-    "inputs": "the prompt is the first argument",
-    "input_ids": "the prompt is the first argument",
-    "attention_mask": "the prompt carries its own mask: pass a TokenBatch or a dict",
-    "max_length": "say max_new_tokens",
-    "generation_config": "name the options themselves",
-    "return_dict_in_generate": "the answer is a text, or ids with return_ids=True",
-    "output_scores": "run the model on the text it wrote: model(text)",
-    "output_hidden_states": "run the model on the text it wrote: model.capture(text, sites)",
-    "output_attentions": "run the model on the text it wrote: model.capture(text, sites)",
-}
-NEUTRAL: dict[str, Any] = {
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "bad_words_ids": None,
-    "sequence_bias": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "exponential_decay_length_penalty": None,
-    "guidance_scale": None,
-    "watermarking_config": None,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "num_beams": 1,
-    "penalty_alpha": None,
-    "dola_layers": None,
-    "constraints": None,
-    "force_words_ids": None,
-    "renormalize_logits": False,
-    "remove_invalid_values": False,
-}
-"""Settings of a model's own generation_config under which greedy decoding takes the largest logit;
-any other value there would decide beside `temperature`."""
+_ENDS = ("stop_strings", "stopping_criteria", "max_time")
+"""Options that end a row before its end token."""
 
 
 def generate(
@@ -85,13 +47,20 @@ def generate(
         raise ModelError("generate needs token inputs", fix="pass text or ids")
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ConfigError("max_new_tokens must be a whole number, 0 or more", got=repr(n))
-    if not temperature >= 0 or temperature == float("inf"):
-        raise ConfigError("temperature must be 0 (greedy) or more", got=repr(temperature))
+    check_option("temperature", temperature)
+    seed = read_seed(seed)
     _refuse_more(ready)
     own = model._intake.huggingface and hasattr(model.module, "generate")
-    settings = _Settings(model, temperature, options, own)
-    batch, order = _left_padded(ready)
-    # The door refuses padding on the left where it would change what the model computes.
+    settings = Decoding(model, temperature, options, own)
+    batch, order = _as_given(ready) if model.two_sided else _left_padded(ready)
+    refused = model._intake.padding.refused.get("left")
+    if batch.padded and order is not None and refused:
+        raise TokenError(
+            f"rows of different length are continued with their padding on the left, and {refused}",
+            got=f"rows of {batch.lengths.tolist()[:8]} tokens",
+            fix="rows of one length, or one row at a time",
+        )
+    # The door refuses padding where it would change what the model computes.
     model._intake.prepare(batch, {}, False)
     run.given, run.order = len(batch), order
     _refuse_long(model, batch, n)
@@ -129,6 +98,12 @@ def _refuse_more(ready: Prepared) -> None:
         )
 
 
+def _as_given(ready: Prepared) -> tuple[TokenBatch, None]:
+    """The prompt where it stands: what an encoder reads, nobody continues."""
+    ids: Any = ready.tokens
+    return (TokenBatch.of(ids) if ready.mask is None else TokenBatch(ids, ready.mask)), None
+
+
 def _left_padded(ready: Prepared) -> tuple[TokenBatch, Tensor | None]:
     """The prompt with its padding in front, so that every row goes on at the same column; and
     where its columns stood before."""
@@ -150,94 +125,6 @@ def _refuse_long(model: HookedModel, batch: TokenBatch, n: int) -> None:
         expected=f"at most n_ctx = {limit}",
         fix=f"max_new_tokens={max(limit - longest, 0)}, or a shorter prompt",
     )
-
-
-class _Settings:
-    """The options of one call, each used or refused.
-
-    Attributes:
-        sampling: top_k and kin, applied by `_Draw`.
-        returned: Sequences per row.
-        stop: Token ids that end a row.
-        more: What Hugging Face's `generate` gets besides.
-    """
-
-    def __init__(self, model: HookedModel, temperature: float, options: dict[str, Any], own: bool) -> None:
-        known = _known_options() if own else ["eos_token_id", "use_cache", "num_return_sequences", *SAMPLING]
-        given = dict(options)
-        for name in given:
-            if name in REFUSED:
-                raise ConfigError(f"generate takes no {name}", got=name, fix=REFUSED[name])
-            if name not in known:
-                near = did_you_mean(name, [*known, "temperature", "seed", "max_new_tokens"])
-                raise ConfigError(f"generate has no option {name!r}", got=name, fix=near)
-        sampled = given.pop("do_sample", temperature > 0)
-        if sampled != (temperature > 0):
-            raise ConfigError(
-                "do_sample contradicts the temperature, which decides alone",
-                got=f"do_sample={sampled} at temperature {temperature:g}",
-                fix="temperature=1.0 draws tokens, temperature=0 takes the largest logit",
-            )
-        self.sampling = {k: given.pop(k) for k in SAMPLING if given.get(k) is not None}
-        if self.sampling and temperature == 0:
-            raise ConfigError(
-                f"{next(iter(self.sampling))} means nothing at temperature 0",
-                got=str(self.sampling),
-                fix="temperature=1.0",
-            )
-        beams = given.get("num_beams") or 1
-        if beams > 1 and temperature > 0:
-            raise ConfigError(
-                "beam search takes the best text and draws nothing",
-                got=f"num_beams={beams} at temperature {temperature:g}",
-                fix="temperature=0, or num_beams=1",
-            )
-        self.returned = int(given.pop("num_return_sequences", 1) or 1)
-        if self.returned > 1 and temperature == 0 and beams < self.returned:
-            raise ConfigError(
-                "greedy decoding has one answer per row",
-                got=f"num_return_sequences={self.returned}, num_beams={beams}",
-                fix="temperature=1.0, or as many beams",
-            )
-        self.beams = beams
-        stop = given.pop("eos_token_id", _own_stop(model) if own else None)
-        self.stop = [] if stop is None else [int(i) for i in torch.as_tensor(stop).reshape(-1)]
-        if any(s.reads_sequence for s in model.splices):
-            if given.get("use_cache"):
-                raise ConfigError(
-                    "a coder in this model reads whole sequences", got="use_cache=True", fix="use_cache=False"
-                )
-            given["use_cache"] = False
-        self.cache = bool(given.pop("use_cache", True))
-        self.more = given
-        if own:
-            _refuse_inherited(model, given)
-
-
-def _known_options() -> list[str]:
-    from transformers import GenerationConfig
-
-    taken = ["logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"]
-    return [k for k in vars(GenerationConfig()) if not k.startswith("_")] + taken
-
-
-def _own_stop(model: HookedModel) -> Any:
-    return getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-
-
-def _refuse_inherited(model: HookedModel, given: dict[str, Any]) -> None:
-    """What the model's folder says about decoding is no choice of the caller's."""
-    config = getattr(model.module, "generation_config", None)
-    for name, neutral in NEUTRAL.items():
-        value = getattr(config, name, None)
-        if value is not None and value != neutral and name not in given:
-            raise ConfigError(
-                f"the model's generation_config sets {name}, which would decide beside temperature",
-                got=f"{name}={value!r}",
-                expected=f"{name}={neutral!r}, or the option named in the call",
-                fix=f"generate(..., {name}={value!r}), or model.module.generation_config.{name} = "
-                f"{neutral!r}",
-            )
 
 
 class _Draw:
@@ -279,7 +166,7 @@ def _warpers(sampling: dict[str, Any]) -> list[Any]:
 
 
 def _loop(
-    model: HookedModel, batch: TokenBatch, run: Run, n: int, draw: _Draw | None, settings: _Settings
+    model: HookedModel, batch: TokenBatch, run: Run, n: int, draw: _Draw | None, settings: Decoding
 ) -> tuple[Tensor, Tensor]:
     """The naive loop itself, for models without a cache."""
     ids = batch.ids.repeat_interleave(settings.returned, 0)
@@ -303,7 +190,7 @@ def _loop(
 
 
 def _huggingface(
-    model: HookedModel, batch: TokenBatch, run: Run, n: int, draw: _Draw | None, settings: _Settings
+    model: HookedModel, batch: TokenBatch, run: Run, n: int, draw: _Draw | None, settings: Decoding
 ) -> tuple[Tensor, Tensor]:
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -317,7 +204,7 @@ def _huggingface(
         )
     ids = batch.ids.repeat_interleave(settings.returned if draw else 1, 0)
     mask = batch.mask.repeat_interleave(settings.returned if draw else 1, 0)
-    pad = own.pad_token_id
+    pad = settings.more.get("pad_token_id", own.pad_token_id)
     if pad is None:
         pad = settings.stop[0] if settings.stop else 0
     config = GenerationConfig(
@@ -336,23 +223,36 @@ def _huggingface(
     if draw is not None:
         processors.append(draw)
     extra = {k: more.pop(k) for k in ("stopping_criteria", "prefix_allowed_tokens_fn") if k in more}
+    if "stop_strings" in more:
+        extra["tokenizer"] = model.tokenizer
     for name, value in more.items():
         setattr(config, name, value)
     if n == 0:
         begun = torch.full((len(ids), 1), int(config.decoder_start_token_id or 0))
         return begun.to(ids), torch.ones_like(begun, dtype=torch.bool)
     with run:
-        written = module.generate(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            generation_config=config,
-            logits_processor=processors,
-            **extra,
-        )
+        try:
+            written = module.generate(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                generation_config=config,
+                logits_processor=processors,
+                **extra,
+            )
+        except InterpError:
+            raise
+        except Exception as error:  # each option is checked in a place of its own there
+            if run.passes:
+                raise
+            raise ConfigError(
+                "transformers cannot write with these options",
+                got=f"{', '.join(f'{k}={v!r}' for k, v in settings.more.items())[:160]}: {one_line(error)}",
+                fix="leave one of them out",
+            ) from error
     return written, _written_mask(model, written, mask, settings, pad)
 
 
-def _written_mask(model: HookedModel, ids: Tensor, prompt: Tensor, settings: _Settings, pad: int) -> Tensor:
+def _written_mask(model: HookedModel, ids: Tensor, prompt: Tensor, settings: Decoding, pad: int) -> Tensor:
     """Real tokens: the prompt's own, and what was written up to the token that ends a row."""
     real = torch.ones_like(ids, dtype=torch.bool)
     begin = 1 if model.two_sided else prompt.shape[1]
@@ -362,4 +262,8 @@ def _written_mask(model: HookedModel, ids: Tensor, prompt: Tensor, settings: _Se
         ends = torch.isin(ids[:, begin:], torch.tensor(settings.stop, device=ids.device))
         # Behind the first end token (which itself is real) only padding follows.
         real[:, begin:] = (ends.long().cumsum(1) - ends.long()) == 0
+        if pad not in settings.stop and not settings.more.keys().isdisjoint(_ENDS):
+            # Rows that ended so are filled up until the last one ends.
+            after = (ids[:, begin:] != pad).long().flip(1).cumsum(1).flip(1)
+            real[:, begin:] &= after > 0
     return real

@@ -68,8 +68,8 @@ class HookedModel(Running):
     def __call__(
         self,
         inputs: Any,
-        *,
         return_type: Any = "logits",
+        *,
         stop_at_layer: int | None = None,
         prepend_bos: bool | None = None,
         truncate: bool = False,
@@ -272,7 +272,7 @@ class HookedModel(Running):
         """
         from interp.models.generation import generate
 
-        ready = self._read(inputs, {}, prepend_bos, truncate, left=True)
+        ready = self._read(inputs, {}, prepend_bos, truncate, left=not self.two_sided)
         wanted = requests(self.sites, [], fwd_hooks)
         run = Run(self._frame, wanted, self.splices, generating=True)
         with torch.no_grad():

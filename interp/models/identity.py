@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ConfigError, ModelError
-from interp.core.names import did_you_mean
+from interp.core.devices import read_device, read_float
+from interp.core.errors import ModelError
 from interp.core.protocols import Coder
 from interp.core.provenance import checksum_state, fingerprint_state
 from interp.core.randomness import read_seed
@@ -30,7 +30,6 @@ _REMEMBERED: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 """Raw module -> (what its digest depends on, the digest): views of one module share it."""
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any
-_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 Placement = tuple[torch.dtype, torch.device]
@@ -170,22 +169,13 @@ def _strip_our_hooks(module: nn.Module) -> None:
 
 
 def _target(target: Any) -> torch.dtype | torch.device:
-    known = target
-    if isinstance(target, str) and isinstance(getattr(torch, target, None), torch.dtype):
-        known = getattr(torch, target)
-    if isinstance(known, torch.dtype) and known.is_floating_point:
-        return known
-    if isinstance(known, (str, int, torch.device)) and not isinstance(known, bool):
-        try:
-            return torch.device(known)
-        except (RuntimeError, ValueError, TypeError):
-            pass
-    raise ConfigError(
-        "a model moves to a device or to a floating-point dtype",
-        got=repr(target),
-        expected=f"cpu, cuda, cuda:0 ...; or {', '.join(_DTYPES)}",
-        fix=did_you_mean(str(target), (*_DTYPES, "cpu", "cuda", "mps")),
-    )
+    """Where a model goes.
+
+    Raises:
+        ConfigError: No device that is here, and no floating-point dtype.
+    """
+    named = isinstance(target, str) and isinstance(getattr(torch, target, None), torch.dtype)
+    return read_float(target) if named or isinstance(target, torch.dtype) else read_device(target, meta=False)
 
 
 def _moved_coder(coder: Coder, target: torch.dtype | torch.device) -> Coder:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from interp.core.errors import CorruptArtefact, InterpError, ModelError
+from interp.core.devices import read_device, read_float
+from interp.core.errors import ConfigError, CorruptArtefact, InterpError, ModelError
 from interp.core.foreign import one_line
 from interp.core.names import did_you_mean
 from interp.core.store import load_tensors
@@ -30,6 +31,12 @@ from interp.models.hub import fetched, options_checked
 from interp.models.small.model import CONFIG_FILE, load_small
 from interp.models.text.tokens import load_tokenizer
 from interp.models.wrapping import wrap
+
+
+class NotHere(ModelError):
+    """A model that is not on this machine; `near` suggests the bundled name that may be meant."""
+
+    near: str = ""
 
 
 def bundled_models() -> dict[str, Path]:
@@ -58,31 +65,39 @@ def load_model(
         dtype: Of the weights, e.g. "bfloat16"; as stored when absent.
         device, device_map: Where to put it; `device_map` goes to transformers/accelerate.
         backend: "transformer_lens" boots a TransformerBridge, for its weight processing.
-        options: Passed to `from_pretrained` (e.g. quantization_config).
+        options: For `from_pretrained`: attn_implementation, quantization_config, max_memory, ...
 
     Returns:
         A HookedModel in evaluation mode with frozen weights.
 
     Raises:
         ModelError: Naming what is missing, where it was looked for, and the offline alternative.
+        ConfigError: An option that is not read here, a device that this machine does not have.
     """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        known = ", ".join(bundled_models())
+        raise ModelError("load_model needs a name or a folder", got=repr(name)[:80], expected=known)
     text = os.fspath(name)
     folder = bundled_models().get(text, Path(text).expanduser())
     if backend not in ("interp", "transformer_lens"):
         raise ModelError(f"no backend {backend!r}", got=backend, expected="interp or transformer_lens")
+    dtype = None if dtype is None else read_float(dtype)
+    device = None if device is None else read_device(device, meta=False)
+    options_checked(options)
     try:
         local = folder.is_dir()
     except (OSError, ValueError) as error:  # too long, NUL
         raise _not_here(text if len(text) < 100 else f"{text[:100]}...") from error
     if not local and not allow_download:
         raise _not_here(text)
-    if local and backend == "interp" and (folder / CONFIG_FILE).is_file():
+    if local and (folder / CONFIG_FILE).is_file():
+        _refuse_for_small(text, backend, device_map, options)
         verify_manifest(folder)
         module = load_small(folder)
-        module.to(device=device, dtype=_dtype(dtype))
+        module.to(device=device, dtype=dtype)
         return _finish(module, _tokenizer(folder), text)
     if local and backend == "interp" and (folder / ADAPTER_FILE).is_file():
-        opened = {"dtype": _dtype(dtype), "device_map": device_map, "device": device}
+        opened = {"dtype": dtype, "device_map": device_map, "device": device}
         return _adapted(folder, text, allow_download, opened, options)
     if local and not (folder / "config.json").is_file():
         found = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
@@ -91,7 +106,6 @@ def load_model(
             got=f"a folder with {found}",
             expected=f"config.json + weights (Hugging Face), or {CONFIG_FILE} + model.safetensors",
         )
-    options_checked(options)
     if not local:
         with _network(allow_download):
             folder = fetched(text)
@@ -100,9 +114,10 @@ def load_model(
     if backend == "transformer_lens":
         from interp.models.guest import boot_bridge
 
-        return boot_bridge(source, device=device, dtype=_dtype(dtype), name=text)
+        _refuse_unread("the transformer_lens backend", device_map, options)
+        return boot_bridge(source, device=device, dtype=dtype, name=text)
     with _network(False):
-        module = _pretrained(found, source, _dtype(dtype), device_map, options)
+        module = _pretrained(found, source, dtype, device_map, options)
         tokenizer = load_tokenizer(source, verified=True)
     if device is not None:
         module = module.to(device)
@@ -113,7 +128,6 @@ def _adapted(
     folder: Path, name: str, download: bool, opened: dict[str, Any], options: dict[str, Any]
 ) -> HookedModel:
     """An adapter folder: its base model, then the adapter on top of it."""
-    options_checked(options)
     source = base_of(folder)
     local = Path(source).is_dir()
     if not local and not download:
@@ -141,32 +155,54 @@ def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
     module.eval().requires_grad_(False)
     short = Path(name).name or name
     try:
-        return wrap(module, tokenizer, name=short)
+        model = wrap(module, tokenizer, name=short)
     except InterpError:
         raise
     except Exception as error:  # the settings of a stranger: its own code says what it likes
-        raise ModelError(
-            f"{short} was opened, but cannot run",
-            got=one_line(error),
-            expected="settings with which its forward pass works",
-            fix="look at config.json for values that no trained model has",
-        ) from error
+        raise _cannot_run(short, one_line(error)) from error
+    if model.adapter.unproved:
+        raise _cannot_run(short, model.adapter.unproved)
+    return model
+
+
+def _cannot_run(short: str, why: str) -> ModelError:
+    return ModelError(
+        f"{short} was opened, but cannot run",
+        got=why,
+        expected="settings with which its forward pass works",
+        fix="look at config.json for values that no trained model has",
+    )
 
 
 def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder, verified=True)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
-        kinds = ["float32", "float64", "bfloat16", "float16"]
+def _refuse_for_small(text: str, backend: str, device_map: Any, options: dict[str, Any]) -> None:
+    """What means something for the folders of transformers only.
+
+    Raises:
+        ModelError: TransformerLens boots no such folder.
+        ConfigError: An option that nothing here would read.
+    """
+    if backend != "interp":
         raise ModelError(
-            f"no dtype {dtype!r}", got=dtype, expected=", ".join(kinds), fix=did_you_mean(dtype, kinds)
+            f"{text} cannot be booted by TransformerLens",
+            got=f"a folder with {CONFIG_FILE}, which interp runs itself under the same names",
+            expected="a folder with config.json, as transformers writes it",
+            fix=f"load_model({text!r})",
         )
-    return found
+    _refuse_unread(f"a model described by {CONFIG_FILE}", device_map, options)
+
+
+def _refuse_unread(where: str, device_map: Any, options: dict[str, Any]) -> None:
+    given = {**options, **({} if device_map is None else {"device_map": device_map})}
+    if given:
+        raise ConfigError(
+            f"{where} has no use for {next(iter(given))}",
+            got=", ".join(f"{k}={v!r}" for k, v in given.items())[:200],
+            expected="device and dtype",
+        )
 
 
 def _not_here(text: str) -> ModelError:
@@ -184,13 +220,15 @@ def _not_here(text: str) -> ModelError:
             fix=f"load_model({str(place.parent)!r}), if the model's config.json lies there",
         )
     looked = f"the folder {place.absolute()} and the bundled models"
-    return ModelError(
+    near = near and f"{near} or: "
+    error = NotHere(
         f"no model {text!r} on this machine",
         got=f"looked for {looked}" + (f" ({names})" if names else ""),
         expected="a bundled name or an existing model folder",
-        fix=(near + " or: " if near else "")
-        + f"load_model({text!r}, allow_download=True) asks the Hugging Face hub",
+        fix=f"{near}load_model({text!r}, allow_download=True) asks the Hugging Face hub",
     )
+    error.near = near
+    return error
 
 
 def _pretrained(

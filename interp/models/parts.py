@@ -67,8 +67,8 @@ class Parts:
         """Texts of one length -> ids [batch, pos] on the model's device."""
         return self.tokenization.to_tokens(texts, prepend_bos).to(self.device)
 
-    def to_str_tokens(self, text: Any, prepend_bos: bool | None = None) -> list[str]:
-        """One text or row of ids -> its pieces."""
+    def to_str_tokens(self, text: Any, prepend_bos: bool | None = None) -> list[Any]:
+        """One text or row of ids -> its pieces; a list of texts -> a list of them for each."""
         return self.tokenization.to_str_tokens(text, prepend_bos)
 
     def to_string(self, ids: Any) -> Any:

@@ -56,6 +56,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             expected="nn.Module",
             fix="interp.load_model(path) opens a folder",
         )
+    _refuse_lifeless(module, check)
     module = injected(module)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
@@ -63,11 +64,34 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
     model = _assemble(module, adapter, tokenizer, check)
-    if not check or adapter.inputs == "any":
+    if not check or adapter.inputs in ("any", "choices"):
         return model
     with apart():  # hooks that are in place around this see nothing of it
         prove_padding(model)
         return prove(model) if adapter.exact_once else model
+
+
+def _refuse_lifeless(module: nn.Module, runs: bool) -> None:
+    """Refuse what cannot be run with hooks, or not at all.
+
+    Raises:
+        ModelError: A compiled program of TorchScript; weights without values.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            "a TorchScript module runs without Python, so no hook reaches its inside",
+            got=type(module).__name__,
+            expected="the nn.Module that it was scripted or traced from",
+        )
+    weights = module.named_parameters() if runs else ()
+    empty = next((name for name, weight in weights if weight.is_meta), None)
+    # accelerate keeps weights elsewhere and brings them when their module runs.
+    if empty is not None and not any(hasattr(part, "_hf_hook") for part in module.modules()):
+        raise ModelError(
+            f"the weights of {type(module).__name__} have no values",
+            got=f"{empty} on the meta device",
+            fix="module.to_empty(device='cpu') and load_state_dict(...), or from_pretrained",
+        )
 
 
 def _name_of(module: nn.Module) -> str:
@@ -83,13 +107,18 @@ def _adapter(module: nn.Module, name: str) -> Adapter:
     if is_huggingface(module):
         known = huggingface_adapter(module, name)
         if known is not None:
+            if type(module).__name__.endswith("ForMultipleChoice"):
+                known.inputs, known.exact_once = "choices", False
+                known.notes.append("its sites are not proved: it reads several choices per question")
             return known
         config: Any = module.config
         adapter = module_adapter(module, name, family=str(config.model_type))
         main = getattr(module, "main_input_name", "input_ids")
         if main in inspect.signature(module.forward).parameters:
             # Speech, time series and tables are read as they are.
-            kinds: dict[str, Inputs] = {"pixel_values": "pixels", "input_ids": "tokens"}
+            two = getattr(config, "is_encoder_decoder", False) and hasattr(module, "get_encoder")
+            text: Inputs = "encoder_decoder" if two else "tokens"
+            kinds: dict[str, Inputs] = {"pixel_values": "pixels", "input_ids": text}
             adapter.inputs = kinds.get(main, "any")
         adapter.notes.append(
             "no table row for this architecture: sites are named by module path, none by meaning"

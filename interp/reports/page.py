@@ -67,8 +67,16 @@ def report(
     page, numbers = Path(path), Path(path).with_suffix(".json")
     if page.suffix != ".html":
         raise ConfigError("a report is an .html file", got=page.name, fix=f"{page.stem}.html")
+    if isinstance(sections, str) or not isinstance(sections, Sequence):
+        raise ConfigError(
+            "a report shows a list of things",
+            got=type(sections).__name__,
+            fix="report([result], path, title)",
+        )
     if not sections:
         raise ConfigError("a report needs something to show", got="no sections")
+    if not isinstance(title, str):
+        raise ConfigError("a report's title is text", got=repr(title)[:80], fix=f"title={str(title)[:40]!r}")
     for target in (page, numbers):
         if target.exists() and not config.overwrite:
             raise StorageError("the report exists already", got=target, fix="overwrite=True, or --overwrite")

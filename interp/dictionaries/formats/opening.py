@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ def load(
         CorruptArtefact: Damaged, hostile, or contradicting itself.
         ConfigError: Settings that are unknown, missing or impossible.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise StorageError("a dictionary is loaded by its path or name", got=repr(source)[:80])
     path = _existing(source)
     if path is not None:
         with refusing(path):

@@ -122,8 +122,15 @@ def from_saelens(sae: Any, *, strict: bool = True) -> Dictionary:
         strict: As for `read_folder`.
 
     Raises:
-        ConfigError: An architecture or setting that this room does not have.
+        ConfigError: An architecture or setting that this room does not have; no SAE.
     """
+    if not hasattr(getattr(sae, "cfg", None), "to_dict") or not hasattr(sae, "state_dict"):
+        raise ConfigError(
+            "this is no SAE of sae-lens",
+            got=repr(sae)[:80],
+            expected="an sae_lens.SAE in memory",
+            fix="interp.dictionaries.load(folder) opens a folder",
+        )
     cfg = sae.cfg.to_dict()
     tensors = {name: t.detach().clone().cpu() for name, t in sae.state_dict().items()}
     return from_cfg(cfg, tensors, Path(f"<{type(sae).__name__} of sae_lens>"), strict=strict)

@@ -18,7 +18,8 @@ from interp.models.adapters.norms import norm_parts
 from interp.models.cfg import ModelConfig
 from interp.models.hooks.sites import Flattened, Heads, Interleaved, Site, Slice, View
 
-Inputs = Literal["tokens", "pixels", "encoder_decoder", "any"]
+Inputs = Literal["tokens", "pixels", "encoder_decoder", "choices", "any"]
+"""What a forward pass takes; "choices": ids [batch, choice, pos], several answers per question."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Adapter:
         no_sum: Why the layers' outputs do not add up to the residual stream; empty where they do.
         pools_first: The head reads position 0 only (ViT's class token).
         notes: Sentences for `print(model)`.
+        unproved: Why the proof at load could not run the model; empty where it could.
         born: dtype and device of the first parameter when `cfg` was made.
         links: Where every module stood then, see `effective.refuse_replaced`.
     """
@@ -76,6 +78,7 @@ class Adapter:
     refused: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unproved: str = ""
     born: tuple[torch.dtype, torch.device] | None = None
     links: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
 

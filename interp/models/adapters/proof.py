@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import AdapterError, ModelError
+from interp.core.foreign import one_line
 from interp.models.adapters.effective import plain
 from interp.models.adapters.huggingface import UNREACHED
 from interp.models.hooked import HookedModel
@@ -35,14 +36,17 @@ BATCH, POS = 2, 5
 def prove(model: HookedModel) -> HookedModel:
     """Check a freshly wrapped model; returns it with unproven sites refused.
 
+    A model that cannot run the tokens tried here is taken as it is, and says so: it may need other
+    inputs (several choices per question), or one row at a time.
+
     Raises:
         AdapterError: The output changes when sites are tapped, or the head is not what `unembed`
             computes.
     """
     with quiet(model), torch.no_grad():
-        inputs = probe_inputs(model)
-        ready = model._intake.prepare(inputs, {}, None)
-        raw = main_output(model.module(*ready.args, **ready.kwargs))
+        ready, raw = _first_run(model)
+        if ready is None:
+            return model
         _refuse_unreached(model, ready)
         taps = _every_site(model)
         with Run(model._frame, taps, model.splices):
@@ -67,6 +71,26 @@ def prove(model: HookedModel) -> HookedModel:
         for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
             known.pop(name, None)
     return model
+
+
+def _first_run(model: HookedModel) -> tuple[Prepared | None, Any]:
+    """Inputs that the raw module runs, and what it makes of them: several rows, else one."""
+    inputs, why = probe_inputs(model), ""
+    for given in (inputs, _first_row(inputs)):
+        model._intake.padding.alone = why
+        try:
+            ready = model._intake.prepare(given, {}, None)
+            return ready, main_output(model.module(*ready.args, **ready.kwargs))
+        except Exception as error:  # whatever a strange forward raises
+            why = why or one_line(error, 120)
+    model._intake.padding.alone = ""
+    model.adapter.unproved, model.adapter.exact_once = why, False
+    model.adapter.notes.append(f"its sites are not proved: {why}")
+    return None, None
+
+
+def _first_row(inputs: Any) -> Any:
+    return {k: v[:1] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:1]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ Each is a frozen object that names its site and says what to do there; they comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from interp.core.errors import EditError, ShapeError, TokenError
 from interp.core.randomness import generator
-from interp.models.hooks.sides import whole_numbers
+from interp.models.hooks.sides import check_choice, whole_numbers
 from interp.models.hooks.sites import Site
 from interp.models.hooks.taps import Tap
+from interp.models.hooks.vectors import Source, read_number, read_source, read_vector
 
 Transform = Callable[[Tensor, Tap], Tensor]
 
@@ -49,12 +50,10 @@ class Intervention:
     """Whether `transform` never writes into the value it is given (all of this file's): no copy."""
 
     def __post_init__(self) -> None:
-        for what in ("head", "index"):
+        for what in ("head", "index", "positions"):
             choice = getattr(self, what)
-            if choice is not None and not isinstance(choice, slice):
-                whole_numbers(choice, f"{what}=")
-        if self.positions is not None and not isinstance(self.positions, slice):
-            whole_numbers(self.positions, "positions=")
+            if choice is not None:
+                check_choice(choice, f"{what}=")
 
     def __call__(self, value: Tensor, hook: Tap) -> Tensor:
         """The edited activation: `transform` where selected, untouched elsewhere."""
@@ -178,6 +177,13 @@ def _along(value: Tensor, axis: int, wanted: Any, what: str) -> Tensor:
 
 
 def _like(source: Tensor, value: Tensor, hook: Tap, what: str) -> Tensor:
+    if source.is_complex() and not value.is_complex():
+        raise EditError(
+            f"{what} is complex, the activation at {hook.name!r} is real",
+            got=source.dtype,
+            expected=value.dtype,
+            fix="vector.real",
+        )
     source = hook.moved(source.to(value.device, value.dtype), value)
     try:
         return source.expand(value.shape)
@@ -189,11 +195,12 @@ def _like(source: Tensor, value: Tensor, hook: Tap, what: str) -> Tensor:
         ) from None
 
 
-def _at(source: Tensor | Mapping[str, Tensor], hook: Tap) -> Tensor:
+def _at(source: Source, hook: Tap) -> Tensor:
     if isinstance(source, Tensor):
         return source
     # One call of a module that runs several times is kept under that call's name.
-    return source[hook.name if hook.name in source else hook.site.name]
+    name = hook.name if hook.name in source else hook.site.name
+    return read_vector(source[name], f"the source at {name!r}")
 
 
 def zero(site: Any, *, head: Any = None, positions: Any = None, index: Any = None) -> Intervention:
@@ -202,12 +209,7 @@ def zero(site: Any, *, head: Any = None, positions: Any = None, index: Any = Non
 
 
 def mean(
-    site: Any,
-    source: Tensor | Mapping[str, Tensor],
-    *,
-    head: Any = None,
-    positions: Any = None,
-    index: Any = None,
+    site: Any, source: Any, *, head: Any = None, positions: Any = None, index: Any = None
 ) -> Intervention:
     """Replace by the mean of a reference: an average vector, or Activations averaged here.
 
@@ -215,6 +217,7 @@ def mean(
         source: A tensor that broadcasts to the site (taken as the mean), or Activations of
             reference inputs, averaged over batch and real positions.
     """
+    source = read_source(source, "the mean")
 
     def transform(value: Tensor, hook: Tap) -> Tensor:
         if isinstance(source, Tensor):
@@ -222,7 +225,7 @@ def mean(
         elif "pos" in hook.site.axes.split()[1:2] and hasattr(source, "flat"):
             average = source.flat(hook.site.name).mean(0)  # type: ignore[attr-defined]
         else:
-            average = source[hook.site.name].mean(0)
+            average = _at(source, hook).mean(0)
         return _like(average, value, hook, "the mean")
 
     return Intervention(site, "mean", transform, head, positions, index, pure=True)
@@ -230,7 +233,7 @@ def mean(
 
 def resample(
     site: Any,
-    source: Tensor | Mapping[str, Tensor] | None = None,
+    source: Any = None,
     *,
     seed: int = 0,
     head: Any = None,
@@ -242,6 +245,7 @@ def resample(
     Rows are drawn by (seed, site), each from a different row where there are enough: every pass
     over the same rows draws alike, so that generating with a cache and without agree.
     """
+    source = None if source is None else read_source(source, "the rows to resample from")
 
     def transform(value: Tensor, hook: Tap) -> Tensor:
         pool = value if source is None else _at(source, hook).to(value.device, value.dtype)
@@ -287,14 +291,10 @@ def _rolled(value: Tensor, hook: Tap, positions: Any, shift: int) -> Tensor:
 
 
 def patch(
-    site: Any,
-    source: Tensor | Mapping[str, Tensor],
-    *,
-    head: Any = None,
-    positions: Any = None,
-    index: Any = None,
+    site: Any, source: Any, *, head: Any = None, positions: Any = None, index: Any = None
 ) -> Intervention:
     """Replace by the activation of another run (activation patching)."""
+    source = read_source(source, "the patch")
 
     def transform(value: Tensor, hook: Tap) -> Tensor:
         return _like(_at(source, hook), value, hook, "the patch")
@@ -302,10 +302,10 @@ def patch(
     return Intervention(site, "patch", transform, head, positions, index, pure=True)
 
 
-def add(
-    site: Any, vector: Tensor, scale: float = 1.0, *, head: Any = None, positions: Any = None
-) -> Intervention:
-    """Add `scale * vector` (activation addition, steering)."""
+def add(site: Any, vector: Any, scale: Any = 1.0, *, head: Any = None, positions: Any = None) -> Intervention:
+    """Add `scale * vector` (activation addition, steering); a tensor, an array or a list."""
+    vector = read_vector(vector, "the vector")
+    scale = scale if isinstance(scale, Tensor) else read_number(scale, "scale=")
 
     def transform(value: Tensor, hook: Tap) -> Tensor:
         return value + scale * _like(vector, value, hook, "the vector")
@@ -316,8 +316,14 @@ def add(
 steer = add
 
 
-def project_out(site: Any, directions: Tensor, *, head: Any = None, positions: Any = None) -> Intervention:
+def project_out(site: Any, directions: Any, *, head: Any = None, positions: Any = None) -> Intervention:
     """Remove the span of `directions` ([d] or [n, d], any scale, need not be orthogonal)."""
+    directions = read_vector(directions, "directions")
+    if directions.dim() == 0 or directions.numel() == 0 or not bool(directions.isfinite().all()):
+        raise EditError(
+            "directions are finite vectors, [d] or [n, d]",
+            got=f"shape {tuple(directions.shape)}" + (", not finite" if directions.numel() else ""),
+        )
 
     def transform(value: Tensor, hook: Tap) -> Tensor:
         rows = directions.reshape(-1, directions.shape[-1]).to(value.device)
@@ -338,13 +344,7 @@ def project_out(site: Any, directions: Tensor, *, head: Any = None, positions: A
 
 
 def clamp(
-    site: Any,
-    index: Any,
-    value: float | None = None,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    positions: Any = None,
+    site: Any, index: Any, value: Any = None, *, low: Any = None, high: Any = None, positions: Any = None
 ) -> Intervention:
     """Hold entries of the last axis (neurons, latents) at `value`, or between `low` and `high`."""
     if (value is None) == (low is None and high is None):
@@ -353,6 +353,10 @@ def clamp(
             got=f"value={value}, low={low}, high={high}",
             fix="clamp(site, index, 3.0) or clamp(site, index, low=0.0)",
         )
+    value, low, high = (
+        None if bound is None else read_number(bound, f"{what}=")
+        for what, bound in (("value", value), ("low", low), ("high", high))
+    )
 
     def transform(old: Tensor, hook: Tap) -> Tensor:
         return torch.full_like(old, value) if value is not None else old.clamp(low, high)

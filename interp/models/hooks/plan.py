@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.core.devices import read_target
 from interp.core.errors import ConfigError, EditError, ModelError, NonFiniteError, SiteError, TokenError
 from interp.core.finite import is_finite
 from interp.models.hooks.frame import Frame
@@ -39,10 +41,11 @@ def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
     """What to do to a value before it is kept; None to keep the tensor itself.
 
     Raises:
-        ConfigError: No such dtype.
+        ConfigError: No such dtype or device.
     """
     if positions is None and to is None and dtype is None:
         return None
+    to = None if to is None else read_target(to)
     if dtype is not None and isinstance(to, torch.dtype):
         raise ConfigError("two dtypes are asked for", got=f"to={to}, dtype={dtype}", fix="dtype=")
     if isinstance(dtype, str):
@@ -133,7 +136,7 @@ def hook_list(hooks: Any) -> list[Hook]:
         return [hooks]
     pair = isinstance(hooks, tuple) and len(hooks) == 2 and callable(hooks[1])
     if pair and not isinstance(hooks[0], Intervention | tuple):
-        return [hooks]
+        hooks = [hooks]
     if isinstance(hooks, dict):
         hooks = list(hooks.items())
     if hooks is None or isinstance(hooks, str) or not hasattr(hooks, "__iter__"):
@@ -144,7 +147,35 @@ def hook_list(hooks: Any) -> list[Hook]:
             continue
         if not (isinstance(hook, tuple | list) and len(hook) == 2 and callable(hook[1])):
             raise _no_hook(hook)
+        _check_callable(hook[1])
     return [h if isinstance(h, Intervention) else (h[0], h[1]) for h in found]
+
+
+def _check_callable(function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called as hooks are.
+
+    Raises:
+        EditError: It takes no `hook`, or wants more than a value and a hook.
+    """
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_argcount == 2 and code.co_varnames[1] == "hook":
+        return  # nearly all of them; asking for a signature costs ten times as much
+    if isinstance(function, Intervention):
+        return
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built in: it tells nobody what it takes
+        return
+    try:
+        signature.bind(None, hook=None)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise EditError(
+            f"a hook is called with a value and hook=, which {name} does not take",
+            got=f"{name}{signature}: {error}",
+            expected="fn(value, hook)",
+            fix="lambda value, hook: ...",
+        ) from error
 
 
 def _no_hook(hook: object) -> EditError:

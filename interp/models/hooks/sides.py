@@ -81,6 +81,7 @@ class Side:
         lengths = self._lengths(device)
         alike = bool((lengths == lengths[0]).all())
         if isinstance(positions, slice):
+            check_choice(positions, "positions=")
             if not alike:
                 raise TokenError(
                     "a slice of positions means different tokens in rows of different length",
@@ -220,6 +221,26 @@ def whole_numbers(value: Any, what: str) -> Tensor:
     return found.long()
 
 
+def check_choice(choice: Any, what: str) -> None:
+    """Refuse what is no choice along an axis, before its size is known.
+
+    Raises:
+        EditError: As for `whole_numbers`; a slice of no whole numbers, or one that goes backwards.
+    """
+    if not isinstance(choice, slice):
+        whole_numbers(choice, what)
+        return
+    ends = (choice.start, choice.stop, choice.step)
+    whole = all(end is None or (hasattr(end, "__index__") and type(end) is not bool) for end in ends)
+    if not whole or (choice.step is not None and int(choice.step) < 1):
+        raise EditError(
+            f"{what} is no slice along an axis",
+            got=choice,
+            expected="whole numbers, and a step of 1 or more: a choice has no order",
+            fix="slice(0, 3), or a list of the numbers",
+        )
+
+
 def _dim(value: Any) -> int:
     return torch.as_tensor(value).dim()
 
@@ -276,9 +297,8 @@ class Seen:
             cache = self.given.get(name)
             if cache is None:
                 continue
-            length = getattr(cache, "get_seq_length", None)
-            if callable(length):
-                return int(length())  # type: ignore[call-overload]
+            if callable(getattr(cache, "get_seq_length", None)):
+                return keys_held(cache)
             if isinstance(cache, list | tuple) and cache and isinstance(cache[0], list | tuple):
                 return int(cache[0][0].shape[-2])
             first = getattr(cache, "entries", None)
@@ -295,6 +315,14 @@ class Seen:
 @lru_cache(maxsize=512)
 def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+def keys_held(cache: Any) -> int:
+    """How many tokens' keys a cache of transformers holds; 0 where it keeps a state and no keys."""
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # Mamba's: it does not say how much it has read
+        return 0
 
 
 def take(value: Tensor, axis: int, index: Tensor) -> Tensor:

@@ -47,9 +47,11 @@ class Splice:
         """Find the coder's sites in a model.
 
         Raises:
+            ModelError: It is no coder.
             SiteError: The model has no such site, or one is written before everything is read.
             ShapeError: The coder's width is not the site's.
         """
+        _refuse_stranger(coder)
         order = {name: i for i, name in enumerate(sites)}
 
         def found(names: Sequence[str]) -> list[Site]:
@@ -272,6 +274,27 @@ class _Spliced:
 def _width(site: Site) -> int | None:
     known = site.sizes[2:]
     return prod(n for n in known if n is not None) if known and None not in known else None
+
+
+def _refuse_stranger(coder: Any) -> None:
+    """Refuse what has no sites to read and write, or cannot encode and decode.
+
+    Raises:
+        ModelError: Naming what is missing; how to bring in an SAE of sae-lens.
+    """
+    parts = ("encode", "decode")
+    placed = all(hasattr(coder, s) or hasattr(coder, f"{s[:4]}s{s[4:]}") for s in ("site_in", "site_out"))
+    if placed and not isinstance(coder, type) and all(callable(getattr(coder, p, None)) for p in parts):
+        return
+    theirs = any(kind.__module__.partition(".")[0] == "sae_lens" for kind in type(coder).__mro__)
+    raise ModelError(
+        "this is no coder that a model could be given",
+        got=repr(coder)[:80],
+        expected="an object with encode, decode, site_in and site_out, such as a Dictionary",
+        fix="with_coder(interp.dictionaries.from_saelens(sae))"
+        if theirs
+        else "interp.dictionaries.load(folder)",
+    )
 
 
 def _dtype(coder: Any) -> torch.dtype | None:

@@ -41,6 +41,7 @@ class Request:
         reached: Whether any pass answered the request.
         missed: Calls of the module that held no tensor there.
         earlier: What a sweep kept of earlier calls.
+        notes: What hooks at this site remember, see `Tap.ctx`.
     """
 
     site: Site
@@ -63,6 +64,7 @@ class Request:
     value: Tensor | None = field(default=None, init=False)
     raw: Tensor | None = field(default=None, init=False)
     version: int = field(default=-1, init=False)
+    notes: dict[str, Any] | None = field(default=None, init=False)
 
     def store(self, value: Tensor, tap: Tap) -> None:
         """Keep a value; shared with the model, its version tells whether somebody overwrites it."""
@@ -203,6 +205,14 @@ class Tap:
     def layer(self) -> int | None:
         """The block number, as TransformerLens's HookPoint.layer()."""
         return self.site.layer
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """TransformerLens's `ctx`: what hooks at this site remember while their run or block lasts."""
+        first = self.requests[0]
+        if first.notes is None:
+            first.notes = {}
+        return first.notes
 
     @property
     def step(self) -> int:

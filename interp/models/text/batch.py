@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.core.devices import read_device
 from interp.core.errors import ShapeError, TokenError
 
 
@@ -46,7 +47,12 @@ class TokenBatch:
         return cls(ids, torch.ones_like(ids, dtype=torch.bool))
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """The same batch on another device."""
+        """The same batch on another device.
+
+        Raises:
+            ConfigError: No such device on this machine.
+        """
+        device = read_device(device)
         return TokenBatch(self.ids.to(device), self.mask.to(device))
 
     @cached_property
@@ -117,6 +123,12 @@ def check_ids(
     if not isinstance(ids, Tensor):
         raise TokenError("token ids must be a tensor", got=short(ids), fix="torch.tensor(ids) [batch, pos]")
     _check_dtype(ids)
+    if ids.layout != torch.strided or ids.is_nested or (ids.is_meta and values):
+        raise TokenError(
+            "token ids must be a dense tensor with values",
+            got="a tensor on the meta device" if ids.is_meta else f"{ids.layout}, nested: {ids.is_nested}",
+            fix="ids.tolist()" if ids.is_nested else None if ids.is_meta else "ids.to_dense()",
+        )
     if ids.ndim not in (1, 2) or ids.numel() == 0:
         raise TokenError(
             "token ids must be a non-empty [pos] or [batch, pos]", got=f"shape {list(ids.shape)}"

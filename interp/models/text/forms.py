@@ -146,6 +146,8 @@ def numbers(value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
     What is no array of numbers comes back unchanged, for modules that take other things.
     """
     if isinstance(value, Tensor):
+        if value.is_meta and device.type != "meta":
+            raise TokenError("the inputs hold no values", got="a tensor on the meta device")
         return value.to(device)
     if _is_pandas(value):
         value = value.to_numpy()

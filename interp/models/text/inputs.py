@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import Signature
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from interp.core.errors import TokenError
 from interp.models.adapters.adapter import Inputs
 from interp.models.text.batch import TokenBatch, too_long
+from interp.models.text.beside import Tables, check_beside, check_call, check_choices, check_embeds
 from interp.models.text.forms import EXPECTED, ids_of, is_text, numbers, read_value, unpack
 from interp.models.text.keywords import check_keywords
 from interp.models.text.masks import both, cached_keys, cut, read_mask
@@ -37,6 +39,8 @@ class Intake:
         position_offset: Added to position ids (RoBERTa counts from its padding index).
         start: The decoder's first token id (encoder-decoders).
         padding: What the proof at load found out about padding.
+        tables: How far the model's tables of positions and segments reach.
+        signature: Of the raw module's forward; None where nobody knows.
     """
 
     kind: Inputs
@@ -52,6 +56,8 @@ class Intake:
     position_offset: int = 0
     start: int | None = None
     padding: Padding = field(default_factory=Padding)
+    tables: Tables = field(default_factory=Tables)
+    signature: Signature | None = None
 
     def prepare(
         self,
@@ -198,6 +204,14 @@ class Intake:
     def _from_tokens(self, ids: Tensor, mask: Any, given: dict[str, Any], named: bool) -> Prepared:
         kwargs = {k: read_value(v, self.dtype, self.device) for k, v in given.items()}
         ids = ids.to(self.device)
+        if kwargs:
+            check_beside(kwargs, ids.shape[0], ids.shape[1], self.tables)
+        if len(ids) > 1 and self.padding.alone:
+            raise TokenError(
+                f"{self.where} takes one row at a time: {self.padding.alone}",
+                got=f"{len(ids)} rows",
+                fix="one row at a time; or give it what it misses, and wrap it again",
+            )
         ready = Prepared(kwargs=kwargs, tokens=ids, cached=cached_keys(kwargs))
         ready.given_positions = "position_ids" in kwargs
         ready.given_decoder = "decoder_input_ids" in kwargs
@@ -291,6 +305,7 @@ class Intake:
         mask = kwargs.pop("decoder_attention_mask", None)
         ids = kwargs.get("decoder_input_ids")
         if ids is None:
+            check_embeds("decoder_inputs_embeds", kwargs["decoder_inputs_embeds"], self.dtype, self.tables)
             return
         ids, mask = ids_of(ids, mask)
         self.tokenization.check_ids(ids, check=not ids.is_cuda)
@@ -308,13 +323,18 @@ class Intake:
             embeds = kwargs.get("inputs_embeds")
             if embeds is None and self.reads_ids:
                 raise TokenError("no token ids given", got=f"only {', '.join(kwargs)}")
-            if self.kind in ("tokens", "encoder_decoder") and isinstance(embeds, Tensor):
+            if self.kind in ("tokens", "encoder_decoder") and embeds is not None:
                 ready.cached = cached_keys(kwargs)
+                check_embeds("inputs_embeds", embeds, self.dtype, self.tables, ready.cached)
+                check_beside(kwargs, *embeds.shape[:2], self.tables)
                 self._mask(ready, kwargs.pop("attention_mask", None), embeds.shape[:2], ready.cached)
             if self.huggingface and "use_cache" in self.accepted:
                 kwargs.setdefault("use_cache", False)
             return ready
-        if is_text(inputs):
+        if self.kind == "choices":
+            choices = inputs if is_text(inputs) else numbers(inputs, None, self.device)
+            check_choices(choices, self.tokenization, self.where)
+        elif is_text(inputs):
             raise TokenError(
                 "this model reads numbers, not text",
                 got=repr(inputs)[:80],
@@ -324,6 +344,8 @@ class Intake:
         read = tuple(numbers(a, self.dtype, self.device) for a in args)
         if self.kind == "any":
             ready.args = read
+            if self.signature is not None:
+                check_call(self.signature, read, kwargs, self.where)
             return ready
         kwargs[self.main] = read[0]
         if self.start is not None and "decoder_input_ids" in self.accepted:

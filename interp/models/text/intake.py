@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
 
 from interp.models.adapters.adapter import Adapter
+from interp.models.text.beside import Tables
 from interp.models.text.inputs import Intake
 from interp.models.text.keywords import keywords_read, named_parameters_of
 from interp.models.text.positions import position_offset
 from interp.models.text.tokens import Tokenization
+
+_NOT_HERE = frozenset({"start_at_layer"})
+"""TransformerLens's: its input is then no text but a residual stream, see `HookedModel.run_from`."""
 
 
 def intake_of(module: nn.Module, adapter: Adapter, tokenization: Tokenization, **more: Any) -> Intake:
@@ -21,12 +26,12 @@ def intake_of(module: nn.Module, adapter: Adapter, tokenization: Tokenization, *
     main = getattr(module, "main_input_name", None) or (order[0] if order else "input_ids")
     if adapter.inputs == "pixels":
         main = "pixel_values"
-    if tokenization.d_vocab is None and adapter.inputs in ("tokens", "encoder_decoder"):
+    if tokenization.d_vocab is None and adapter.inputs in ("tokens", "encoder_decoder", "choices"):
         tokenization.d_vocab = _embedding_rows(module)
     return Intake(
         kind=adapter.inputs,
         tokenization=tokenization,
-        accepted=keywords_read(module),
+        accepted=keywords_read(module) - _NOT_HERE,
         causal=adapter.cfg.causal,
         where=type(module).__name__,
         order=order,
@@ -34,8 +39,17 @@ def intake_of(module: nn.Module, adapter: Adapter, tokenization: Tokenization, *
         dtype=None if first is None else first.dtype,
         position_offset=position_offset(module),
         start=getattr(config, "decoder_start_token_id", None),
+        tables=Tables.of(module, tokenization.n_ctx),
+        signature=_signature(module),
         **more,
     )
+
+
+def _signature(module: nn.Module) -> inspect.Signature | None:
+    try:
+        return inspect.signature(module.forward)
+    except (TypeError, ValueError):  # built in: it tells nobody what it takes
+        return None
 
 
 def _embedding_rows(module: Any) -> int | None:

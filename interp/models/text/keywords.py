@@ -20,6 +20,22 @@ _ELSEWHERE = {
 """Options of transformers that ask for outputs which none of our calls hands on."""
 
 
+_UNREAD = {
+    "start_at_layer": "model.run_from('blocks.1.hook_resid_pre', values, ids) starts at a site",
+    **dict.fromkeys(
+        (
+            "offset_mapping",
+            "special_tokens_mask",
+            "length",
+            "overflow_to_sample_mapping",
+            "overflowing_tokens",
+            "num_truncated_tokens",
+        ),
+        "a tokenizer's note on its text, which no model reads: drop that key",
+    ),
+}
+"""What may come along and is read by no model, and what to do about it."""
+
 FEWER_LOGITS = ("logits_to_keep", "num_logits_to_keep")
 """Under which names transformers takes the positions that get logits; 0 and None mean all."""
 
@@ -79,7 +95,7 @@ def check_keywords(given: Collection[str], accepted: Iterable[str], known: Itera
             f"no option {name!r}: neither ours nor a parameter of {where}",
             got=name,
             expected=", ".join([*own, *sorted(accepted)]) or "no further options",
-            fix=did_you_mean(name, [*own, *sorted(accepted)]) or None,
+            fix=_UNREAD.get(name) or did_you_mean(name, [*own, *sorted(accepted)]) or None,
         )
 
 

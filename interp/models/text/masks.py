@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import TokenError
+from interp.models.hooks.sides import keys_held
 from interp.models.text.forms import padded
 from interp.models.text.positions import keys_in_use
 
@@ -73,7 +74,7 @@ def cached_keys(kwargs: Mapping[str, Any]) -> int:
     if cache is None:
         return 0
     if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
+        return keys_held(cache)
     try:
         return int(cache[0][0].shape[-2])
     except (TypeError, IndexError, AttributeError):

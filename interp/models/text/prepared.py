@@ -42,8 +42,10 @@ class Padding:
         fill: The id that must stand in padding, for heads that look for it; None: any does.
         placed: Whether to give the model position ids that count real tokens; False where it counts
             them by itself.
+        alone: Why only one row at a time can be run; empty where any number can.
     """
 
     refused: dict[str, str] = field(default_factory=dict)
     fill: int | None = None
     placed: bool = True
+    alone: str = ""

@@ -277,7 +277,7 @@ class Tokenization:
 
     # ids -> text
 
-    def to_str_tokens(self, text_or_ids: object, prepend_bos: bool | None = None) -> list[str]:
+    def to_str_tokens(self, text_or_ids: object, prepend_bos: bool | None = None) -> list[Any]:
         """The piece of text that each token stands for; an id has one piece wherever it occurs.
 
         Spaces that belong to a token stay with it (also sentencepiece's and WordPiece's), so the
@@ -288,12 +288,14 @@ class Tokenization:
 
         Args:
             text_or_ids: One string (tokenised as `tokenize` does), or ids `[pos]`, `[1, pos]` or a
-                list of integers.
+                list of integers. A list of strings gives a list of pieces for each.
             prepend_bos: As in `tokenize`; for text only.
 
         Raises:
             TokenError: several rows, or ids outside the vocabulary.
         """
+        if isinstance(text_or_ids, list | tuple) and text_or_ids and isinstance(text_or_ids[0], str):
+            return [[self._piece(t) for t in row] for row in self._rows(list(text_or_ids), prepend_bos)]
         is_text = isinstance(text_or_ids, str)
         rows = self._rows(text_or_ids, prepend_bos) if is_text else self._id_rows(text_or_ids)
         if len(rows) != 1:

@@ -1,0 +1,92 @@
+"""The one reading of devices and dtypes that people name: known to torch, and here on this machine."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from interp.core.errors import ConfigError
+from interp.core.names import did_you_mean
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def read_device(value: Any, *, meta: bool = True) -> torch.device:
+    """A device by name, number or object.
+
+    Args:
+        value: As a user wrote it.
+        meta: Whether the meta device will do, where tensors have a shape and no values.
+
+    Raises:
+        ConfigError: torch does not know it, or this machine has none.
+    """
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
+            raise TypeError("neither a name nor a number")
+        device = torch.device(value)
+        _tried(device)
+        if device.type == "meta" and not meta:
+            raise ValueError("it holds no values")
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError, TypeError) as error:
+        why, known = str(error).partition("\n")[0][:120], str(value).partition(":")[0] in DEVICES
+        raise ConfigError(
+            f"there is no device {str(value)[:80]!r} on this machine",
+            got=f"{value!r}: {why}"[:200],
+            expected=", ".join(_present()),
+            fix="'cpu' is always there" if known else did_you_mean(str(value), (*DEVICES, *FLOATS)),
+        ) from error
+    return device
+
+
+def _present() -> list[str]:
+    cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *cards, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+@lru_cache(maxsize=32)
+def _tried(device: torch.device) -> None:
+    """Torch tells only on use whether a device is there; what raised is tried again."""
+    torch.empty(0, device=device)
+
+
+def read_float(value: Any) -> torch.dtype:
+    """A floating-point dtype by name or object, for weights.
+
+    Raises:
+        ConfigError: torch has no such dtype, or it holds other numbers.
+    """
+    found = read_dtype(value)
+    if not found.is_floating_point:
+        raise ConfigError("weights have a floating-point dtype", got=found, expected=", ".join(FLOATS))
+    return found
+
+
+def read_dtype(value: Any) -> torch.dtype:
+    """A dtype by name or object.
+
+    Raises:
+        ConfigError: torch has no such dtype.
+    """
+    found = getattr(torch, value, None) if isinstance(value, str) else value
+    if isinstance(found, torch.dtype):
+        return found
+    raise ConfigError(
+        f"there is no dtype {str(value)[:80]!r}",
+        got=repr(value)[:80],
+        expected=", ".join(FLOATS),
+        fix=did_you_mean(str(value), FLOATS),
+    )
+
+
+def read_target(value: Any) -> torch.device | torch.dtype:
+    """Where `.to` goes: a dtype by name or object, or a device.
+
+    Raises:
+        ConfigError: Neither; or a device that this machine does not have.
+    """
+    named = isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)
+    return read_dtype(value) if named or isinstance(value, torch.dtype) else read_device(value)
