@@ -33,7 +33,7 @@ from interp.core.frames import table as _table
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
-from interp.core.settings import check_call
+from interp.core.settings import check_call, check_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +160,7 @@ class Result:
             field: The field to sort by; default the first array.
             absolute: Sort by magnitude. Ties keep their order; NaN comes last.
         """
+        check_flags(absolute=absolute)
         group = _table.group(self, field)
         rows = _table.order(self, field or group[0], absolute)[:n]
         return _frame(_table.columns(self, group, rows))

@@ -18,6 +18,7 @@ from interp.core.activations import Activations
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.finite import check_finite
 from interp.core.protocols import Coder
+from interp.core.settings import check_flags
 from interp.lenses.decomposition import Decomposition
 from interp.lenses.reading import one_row, passed_on, pieces_of
 from interp.lenses.readout import Reading, read_head
@@ -78,6 +79,7 @@ def direct_logit_attribution(
         TokenError: More than one text, or a target that is not one token.
         SiteError: A part at a site that does not write to the stream.
     """
+    check_flags(neurons=neurons)
     passed_on(model, inputs, kwargs, direct_logit_attribution)
     stream = residual_stream(model)
     if model.head_pools_first:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError, TokenError
-from interp.core.names import did_you_mean
+from interp.core.errors import ConfigError, TokenError
 from interp.core.randomness import generator
+from interp.models.endings import refuse_silent
 from interp.models.hooks.runs import Run
 from interp.models.outputs import main_output
 from interp.models.text.batch import TokenBatch
+from interp.models.text.keywords import options_of, said_elsewhere
 from interp.models.text.prepared import Prepared
 
 # A HookedModel stands above this file: to it one is any object with these parts.
@@ -78,11 +79,10 @@ def generate(
     """(ids [row, pos + new], mask of real tokens) under `run`; the decoder's for encoder-decoders.
 
     Raises:
-        ModelError: Inputs that are not tokens, or a model without next-token logits.
+        ModelError: A model without next-token logits, or inputs that are not tokens.
         ConfigError, TokenError: See `HookedModel.generate`.
     """
-    if ready.tokens is None:
-        raise ModelError("generate needs token inputs", fix="pass text or ids")
+    refuse_silent(model, ready)
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ConfigError("max_new_tokens must be a whole number, 0 or more", got=repr(n))
     if not temperature >= 0 or temperature == float("inf"):
@@ -144,11 +144,14 @@ def _refuse_long(model: HookedModel, batch: TokenBatch, n: int) -> None:
     limit, longest = model.cfg.n_ctx, int(batch.lengths.max())
     if model.two_sided or not limit or longest + n <= limit:
         return
+    room = limit - longest
+    fewer = f"max_new_tokens={room}, or " if room > 0 else ""
+    shorter = f"a prompt of at most {limit - n} tokens" if n < limit else f"max_new_tokens below {limit}"
     raise TokenError(
         "the prompt and what is to be written do not fit the model's context",
         got=f"{longest} + {n} tokens",
         expected=f"at most n_ctx = {limit}",
-        fix=f"max_new_tokens={max(limit - longest, 0)}, or a shorter prompt",
+        fix=fewer + shorter,
     )
 
 
@@ -169,7 +172,8 @@ class _Settings:
             if name in REFUSED:
                 raise ConfigError(f"generate takes no {name}", got=name, fix=REFUSED[name])
             if name not in known:
-                near = did_you_mean(name, [*known, "temperature", "seed", "max_new_tokens"])
+                own, elsewhere = options_of(type(model), "generate")
+                near = said_elsewhere(name, [*own, *known], elsewhere)
                 raise ConfigError(f"generate has no option {name!r}", got=name, fix=near)
         sampled = given.pop("do_sample", temperature > 0)
         if sampled != (temperature > 0):
@@ -200,8 +204,13 @@ class _Settings:
                 fix="temperature=1.0, or as many beams",
             )
         self.beams = beams
+        named, vocabulary = "eos_token_id" in given, model.tokenization.d_vocab
         stop = given.pop("eos_token_id", _own_stop(model) if own else None)
         self.stop = [] if stop is None else [int(i) for i in torch.as_tensor(stop).reshape(-1)]
+        outside = [i for i in self.stop if i < 0 or i >= (vocabulary or i + 1)]
+        if named and outside:
+            expected = f"0 to {vocabulary - 1}" if vocabulary else "0 or more"
+            raise ConfigError("eos_token_id is no token of this model", got=outside[0], expected=expected)
         if any(s.reads_sequence for s in model.splices):
             if given.get("use_cache"):
                 raise ConfigError(
@@ -336,6 +345,8 @@ def _huggingface(
     if draw is not None:
         processors.append(draw)
     extra = {k: more.pop(k) for k in ("stopping_criteria", "prefix_allowed_tokens_fn") if k in more}
+    if more.get("stop_strings"):
+        extra["tokenizer"] = model.tokenization.need_tokenizer(more["stop_strings"])
     for name, value in more.items():
         setattr(config, name, value)
     if n == 0:

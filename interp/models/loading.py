@@ -15,6 +15,7 @@ import torch
 from interp.core.errors import CorruptArtefact, InterpError, ModelError
 from interp.core.foreign import one_line
 from interp.core.names import did_you_mean
+from interp.core.settings import check_flags
 from interp.core.store import load_tensors
 from interp.models.adapters.peft import ADAPTER_FILE, base_of, with_adapter
 from interp.models.gate import (
@@ -66,6 +67,7 @@ def load_model(
     Raises:
         ModelError: Naming what is missing, where it was looked for, and the offline alternative.
     """
+    check_flags(allow_download=allow_download)
     text = os.fspath(name)
     folder = bundled_models().get(text, Path(text).expanduser())
     if backend not in ("interp", "transformer_lens"):

@@ -66,7 +66,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "6",
         "text/inputs.py",
-        "        check_keywords(extra, self.accepted, known, self.where)\n        given = {k",
+        "        check_keywords(extra, self.accepted, known, self.where, elsewhere)\n        given = {k",
         "        extra = {k: v for k, v in extra.items() if k in self.accepted}\n        given = {k",
         DOOR,
     ),

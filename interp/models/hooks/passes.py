@@ -54,7 +54,7 @@ class Wanted:
         requests: What is wanted, by site name.
         splices: Coders in place, each once per pass however many runs bring it.
         stop: End the forward once every request has been answered.
-        passes, completed: Forwards of the root that began; that came to their end.
+        passes, completed: Forwards of the root that began; that came to the end asked for.
         generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
             prompt's.
         given, order: The prompt as the user gave it, see `Side`.
@@ -155,6 +155,8 @@ class Pass:
             run.waiting -= 1
             if run.waiting == 0:
                 self.finished = True
+                for served in self.runs:
+                    served.completed += 1
                 raise StopForward
 
     @contextmanager
