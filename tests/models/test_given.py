@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.core.errors import HookNotFired
 from tests.models import zoo
 from tests.models.test_door import IDS, model_of
 
@@ -215,24 +214,24 @@ def test_the_loss_of_a_language_model_without_a_table_row(name: str) -> None:
         torch.testing.assert_close(model(ids, return_type="loss"), expected)
 
 
-def test_a_block_says_that_no_forward_reached_its_hook() -> None:
-    model = model_of("gpt2")
+def test_no_run_ends_before_the_hooks_of_a_block_around_it() -> None:
+    model, seen = model_of("gpt2"), []
 
-    def double(value: Tensor, hook: Any) -> Tensor:
-        return value * 2
+    def note(value: Tensor, hook: Any) -> None:
+        seen.append(hook.name)
 
-    def inside(*runs: Any) -> None:
-        with model.hooks([(SITE, double)]):
-            for run in runs:
-                run()
-
-    early = (
+    for run in (
         lambda: model.capture(IDS, "hook_embed"),
         lambda: model(IDS, stop_at_layer=1),
         lambda: model.run_with_cache(IDS, "hook_embed", stop_at_layer=1),
-    )
-    for run in early:
-        with pytest.raises(HookNotFired, match="did not fire"):
-            inside(run)
-    inside()
-    inside(*early, lambda: model(IDS))
+    ):
+        with model.hooks([(SITE, note)]), model.hooks([("hook_embed", note)]):
+            run()
+        assert seen == ["hook_embed", SITE]
+        seen.clear()
+    behind: list[int] = []
+    handle = model.module.lm_head.register_forward_hook(lambda *_: behind.append(1))
+    with model.hooks([(SITE, note)]):
+        model.capture(IDS, "hook_embed")
+    handle.remove()
+    assert seen and not behind, "it goes no further than the last of them"

@@ -222,8 +222,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "latents of two views",
         "hooks/passes.py",
-        "asked = run.requests.get(tap.name) in tap.requests",
-        "asked = tap.name in run.requests",
+        "run.waiting -= run.requests.get(tap.name) in tap.requests",
+        "run.waiting -= tap.name in run.requests",
         "p",
     ),
     ("rotated keys", "hooks/taps.py", 'self.site.slot == "rot_k":', "False:", "p"),

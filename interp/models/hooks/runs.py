@@ -74,8 +74,7 @@ class Run(Wanted):
                 f"the hook at {request.name!r} did not fire",
                 got=f"{fired} calls of {kind}",
                 expected="the module to run in this forward pass",
-                fix="ask for a site that this input reaches, in a run that goes as far: capture and "
-                "stop_at_layer end early",
+                fix="ask for a site that this input reaches",
             )
         if request.call is None and not request.every:
             raise HookNotFired(
