@@ -27,6 +27,7 @@ from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, show
 from interp.core.names import match
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
+from interp.core.settings import check_flags
 
 SHARD, INDEX = "activation-shard/1", "activation-shards/1"
 
@@ -142,6 +143,7 @@ class ShardReader:
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
+        check_flags(shuffle=shuffle)
         self.root: Path = Path(directory)
         if not (self.root / "index").is_dir():
             unfinished = (self.root / "plan.json").exists()

@@ -12,7 +12,13 @@ from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import Rows, SiteGame
 from interp.attribution.methods.gradients import rounding
-from interp.attribution.methods.table import WITHOUT_GRADIENTS, engine_of, method_row
+from interp.attribution.methods.table import (
+    READ_BY_ALL,
+    WITHOUT_GRADIENTS,
+    engine_of,
+    method_row,
+    refuse_unread,
+)
 from interp.attribution.result import Attribution, GeneratedAttribution
 from interp.core.errors import ConfigError, ModelError
 from interp.core.finite import check_finite
@@ -49,13 +55,15 @@ def attribute(
         config: Bounds, samples, memory; `options` change single fields of it.
 
     Raises:
-        ConfigError: An unknown method or option, or a method that does not fit the site.
+        ConfigError: An unknown method or option, an option that the method does not read, or a
+            method that does not fit the site.
         SiteError: No such site.
         ModelError: The target does not depend on the site.
         NonFiniteError: Scores that are not numbers.
     """
     method_row(method)
     settings = (config or AttributionConfig()).changed(options, "attribute")
+    refuse_unread([method], options)
     rows = Rows(model, inputs, prepend_bos)
     aim = as_target(model, target, lambda: _output(model, rows))
     game = make_game(model, rows, aim, site, settings)
@@ -69,8 +77,24 @@ def attribute(
 def attribute_methods(
     model: HookedModel, inputs: Any, target: Any, methods: Sequence[str], **options: Any
 ) -> dict[str, Attribution]:
-    """`attribute` by several methods on the same input; method -> Attribution."""
-    return {name: attribute(model, inputs, target, method=name, **options) for name in methods}
+    """`attribute` by several methods on the same input; method -> Attribution.
+
+    Args:
+        options: As for `attribute`; a field of its config goes to the methods that read it.
+
+    Raises:
+        ConfigError: As for `attribute`; an option that none of the methods reads.
+    """
+    fields = [name for name in options if name in vars(AttributionConfig())]
+    refuse_unread(methods, fields)
+
+    def one(method: str) -> Attribution:
+        row = method_row(method)
+        unread = [name for name in fields if name not in (*READ_BY_ALL, *row.reads)]
+        read = {name: value for name, value in options.items() if name not in unread}
+        return attribute(model, inputs, target, method=method, **read)
+
+    return {name: one(name) for name in methods}
 
 
 def make_game(

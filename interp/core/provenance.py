@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.core.errors import ProvenanceError
 from interp.core.names import did_you_mean
+from interp.core.settings import check_flags
 
 UNKNOWN = "unknown"
 """Stands for a model or fingerprint that was not recorded (foreign files)."""
@@ -99,6 +100,7 @@ class Provenance:
         Raises:
             ProvenanceError: Names each contradicting field with both values.
         """
+        check_flags(strict=strict)
         wrong: list[str] = []
         notes: list[str] = []
         for name in fields:

@@ -35,7 +35,7 @@ from interp.core.frames.released import RELEASED
 from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
-from interp.core.settings import check_call
+from interp.core.settings import check_call, check_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,6 +192,7 @@ class Result:
             field: The field to sort by; default the first array.
             absolute: Sort by magnitude. Ties keep their order; NaN comes last.
         """
+        check_flags(absolute=absolute)
         group = _table.group(self, field)
         rows = _table.order(self, field or group[0], absolute)[:n]
         return _frame(_table.columns(self, group, rows))

@@ -143,6 +143,17 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         )
 
 
+def check_flags(**given: object) -> None:
+    """Refuse what is no True and no False, of Python or numpy: any text would count as True.
+
+    Raises:
+        ConfigError: Naming the first one.
+    """
+    for name, value in given.items():
+        if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
+            raise ConfigError(f"{name} is True or False", got=repr(value)[:80])
+
+
 def check_call(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Refuse options that a function does not have, and arguments that are none of its choices.
 

@@ -29,6 +29,7 @@ from interp.core.errors import BadName, CorruptArtefact, StorageError
 from interp.core.foreign import parse_json
 from interp.core.names import slug
 from interp.core.provenance import versions
+from interp.core.settings import check_flags
 
 __all__ = [
     "Artefact",
@@ -92,6 +93,7 @@ def commit(
             cannot be stored; the disk is full or failing (then nothing has changed).
         BadName: A file name is no plain name.
     """
+    check_flags(overwrite=overwrite)
     target = _resolved(directory)
     content = {name: _encode(name, value) for name, value in files.items()}
     body = {"schema": schema, "versions": versions(), "metadata": dict(metadata or {})}
@@ -194,6 +196,7 @@ def write_text(path: str | Path, text: str | bytes, overwrite: bool = False) -> 
     Raises:
         StorageError: It exists and `overwrite` is False, is a folder, or cannot be written.
     """
+    check_flags(overwrite=overwrite)
     target = _resolved(path)
     size, chunks = _encode(target.name, text, check_name=False)
     with _disk.explained(target, size):
@@ -235,6 +238,7 @@ def write_texts(files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool 
         StorageError: One exists and `overwrite` is False, is a folder, or cannot be written; then
             nothing has changed.
     """
+    check_flags(overwrite=overwrite)
     contents = {_resolved(path): text for path, text in files.items()}
     staged: dict[Path, Path] = {}
     kept: dict[Path, Path] = {}

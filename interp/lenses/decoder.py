@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import ModelError, TokenError
 from interp.core.finite import check_finite
+from interp.core.settings import check_flags
 from interp.lenses.decoder_scores import DecoderScores
 from interp.lenses.reading import TOLERANCE, cell_numbers, log_probs, pieces_of
 from interp.lenses.result import LensResult
@@ -180,6 +181,7 @@ def score_decoder_lens(
         ModelError: Not an encoder-decoder, or its output is not its last layer's through `norm`.
         TokenError: As many answers as inputs are needed.
     """
+    check_flags(greedy_outputs=greedy_outputs)
     parts = model if isinstance(model, EncoderDecoder) else encoder_decoder(model)
     answers = [torch.as_tensor(row).long() for row in gold]
     longest = max((len(row) for row in answers), default=0)

@@ -19,6 +19,7 @@ from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.finite import check_finite
 from interp.core.foreign import show
 from interp.core.protocols import Coder
+from interp.core.settings import check_flags
 from interp.lenses.decomposition import Decomposition
 from interp.lenses.reading import one_row, passed_on
 from interp.models.hooked import HookedModel
@@ -81,6 +82,7 @@ def direct_logit_attribution(
         ConfigError: A target that is no weighted sum of logits.
         SiteError: A part at a site that does not write to the stream.
     """
+    check_flags(neurons=neurons)
     passed_on(model, inputs, kwargs, direct_logit_attribution)
     stream = residual_stream(model)
     if model.head_pools_first:

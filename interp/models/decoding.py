@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from interp.core.errors import ConfigError, TokenError
-from interp.core.names import did_you_mean
 from interp.core.settings import Bound, above, at_least
 from interp.models.text.batch import short
+from interp.models.text.keywords import options_of, said_elsewhere
 
 # A HookedModel stands above this file: to it one is any object with these parts.
 HookedModel = Any
@@ -199,7 +199,8 @@ class Decoding:
             if name in REFUSED:
                 raise ConfigError(f"generate takes no {name}", got=name, fix=REFUSED[name])
             if name not in known:
-                near = did_you_mean(name, [*known, "temperature", "seed", "max_new_tokens"])
+                mine, elsewhere = options_of(type(model), "generate")
+                near = said_elsewhere(name, [*mine, *known], elsewhere)
                 raise ConfigError(f"generate has no option {name!r}", got=name, fix=near)
             check_option(name, given[name])
         _check_ids(model, given)

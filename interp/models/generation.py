@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.errors import ConfigError, InterpError, ModelError, TokenError
+from interp.core.errors import ConfigError, InterpError, TokenError
 from interp.core.foreign import one_line
 from interp.core.randomness import generator, read_seed
 from interp.models.decoding import Decoding, check_option
+from interp.models.endings import refuse_silent
 from interp.models.hooks.runs import Run
 from interp.models.outputs import main_output
 from interp.models.text.batch import TokenBatch
@@ -40,11 +41,10 @@ def generate(
     """(ids [row, pos + new], mask of real tokens) under `run`; the decoder's for encoder-decoders.
 
     Raises:
-        ModelError: Inputs that are not tokens, or a model without next-token logits.
+        ModelError: A model without next-token logits, or inputs that are not tokens.
         ConfigError, TokenError: See `HookedModel.generate`.
     """
-    if ready.tokens is None:
-        raise ModelError("generate needs token inputs", fix="pass text or ids")
+    refuse_silent(model, ready)
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ConfigError("max_new_tokens must be a whole number, 0 or more", got=repr(n))
     check_option("temperature", temperature)
@@ -119,11 +119,14 @@ def _refuse_long(model: HookedModel, batch: TokenBatch, n: int) -> None:
     limit, longest = model.cfg.n_ctx, int(batch.lengths.max())
     if model.two_sided or not limit or longest + n <= limit:
         return
+    room = limit - longest
+    fewer = f"max_new_tokens={room}, or " if room > 0 else ""
+    shorter = f"a prompt of at most {limit - n} tokens" if n < limit else f"max_new_tokens below {limit}"
     raise TokenError(
         "the prompt and what is to be written do not fit the model's context",
         got=f"{longest} + {n} tokens",
         expected=f"at most n_ctx = {limit}",
-        fix=f"max_new_tokens={max(limit - longest, 0)}, or a shorter prompt",
+        fix=fewer + shorter,
     )
 
 
@@ -223,8 +226,8 @@ def _huggingface(
     if draw is not None:
         processors.append(draw)
     extra = {k: more.pop(k) for k in ("stopping_criteria", "prefix_allowed_tokens_fn") if k in more}
-    if "stop_strings" in more:
-        extra["tokenizer"] = model.tokenizer
+    if more.get("stop_strings"):
+        extra["tokenizer"] = model.tokenization.need_tokenizer(more["stop_strings"])
     for name, value in more.items():
         setattr(config, name, value)
     if n == 0:

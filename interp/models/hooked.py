@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from interp.core.activations import Activations
 from interp.core.protocols import Coder, CoderOfSites
+from interp.core.settings import check_flags
 from interp.models import identity
 from interp.models.adapters.adapter import Adapter
 from interp.models.adapters.effective import refuse_replaced
@@ -80,7 +81,8 @@ class HookedModel(Running):
         Args:
             inputs: Text, texts, ids [pos] or [batch, pos] (list, numpy, tensor), a TokenBatch, a
                 dict of keyword arguments, or whatever the raw module takes.
-            return_type: "logits", "loss" (mean next-token cross-entropy, nats), "both" or None.
+            return_type: "logits", "loss" (mean next-token cross-entropy, nats; with `labels=` the
+                module's own loss of them), "both" or None.
             stop_at_layer: Return the residual stream before this block; nothing behind it runs.
             prepend_bos: For text: None = the model's own policy; ids are taken as they are.
             truncate: For text: cut what is longer than the model's context.
@@ -128,8 +130,8 @@ class HookedModel(Running):
             HookNotFired, NonFiniteError, EditError, MemoryBudgetError: See `interp.core.errors`.
         """
         names = self.sites.resolve(sites)
-        ready = self._read(inputs, kwargs, prepend_bos, truncate)
-        keeping = Keeping(positions, to, dtype, grad, clone, max_bytes, sites is None)
+        ready = self._read(inputs, kwargs, prepend_bos, truncate, method="capture")
+        keeping = Keeping(positions, to, dtype, grad, clone, max_bytes, sites is None, remove_batch_dim)
         wanted = self._wanted(names, ready, fwd_hooks, keeping)
         where = kept_positions(positions, ready, self._frame)
         with nullcontext() if torch.is_grad_enabled() == grad else torch.set_grad_enabled(grad):
@@ -162,8 +164,10 @@ class HookedModel(Running):
         """
         ending = Ending(self, return_type, stop_at_layer)
         names = ending.names(self, names_filter)
-        ready = self._read(inputs, kwargs, prepend_bos, truncate)
-        keeping = Keeping(positions, to, dtype, grad, clone, max_bytes, names_filter is None)
+        ready = self._read(inputs, kwargs, prepend_bos, truncate, method="run_with_cache")
+        keeping = Keeping(
+            positions, to, dtype, grad, clone, max_bytes, names_filter is None, remove_batch_dim
+        )
         wanted = self._wanted(names, ready, fwd_hooks, keeping)
         where = kept_positions(positions, ready, self._frame)
         with torch.enable_grad() if grad else nullcontext():
@@ -189,7 +193,7 @@ class HookedModel(Running):
                 returned replaces the activation, and so does what `fn` wrote into `value`.
             bwd_hooks: (name, `fn(grad, hook)`), called when the output is differentiated.
         """
-        ready = self._read(inputs, kwargs, prepend_bos, truncate)
+        ready = self._read(inputs, kwargs, prepend_bos, truncate, method="run_with_hooks")
         wanted = requests(self.sites, [], [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)])
         return self._forward(ready, wanted, Ending(self, return_type, stop_at_layer))
 
@@ -272,6 +276,7 @@ class HookedModel(Running):
         """
         from interp.models.generation import generate
 
+        check_flags(return_ids=return_ids)
         ready = self._read(inputs, {}, prepend_bos, truncate, left=not self.two_sided)
         wanted = requests(self.sites, [], fwd_hooks)
         run = Run(self._frame, wanted, self.splices, generating=True)
@@ -300,6 +305,7 @@ class HookedModel(Running):
         Raises:
             SiteError: A coder's site does not exist here, or another coder's latents stand there.
         """
+        check_flags(error_term=error_term)
         view = self
         for coder in coders:
             view = self._view((*view.splices, Splice.of(coder, view.sites, error_term)))

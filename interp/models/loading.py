@@ -16,6 +16,7 @@ from interp.core.devices import read_device, read_float
 from interp.core.errors import ConfigError, CorruptArtefact, InterpError, ModelError
 from interp.core.foreign import one_line
 from interp.core.names import did_you_mean
+from interp.core.settings import check_flags
 from interp.core.store import load_tensors
 from interp.models.adapters.peft import ADAPTER_FILE, base_of, with_adapter
 from interp.models.gate import (
@@ -77,6 +78,7 @@ def load_model(
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         known = ", ".join(bundled_models())
         raise ModelError("load_model needs a name or a folder", got=repr(name)[:80], expected=known)
+    check_flags(allow_download=allow_download)
     text = os.fspath(name)
     folder = bundled_models().get(text, Path(text).expanduser())
     if backend not in ("interp", "transformer_lens"):

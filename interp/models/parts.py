@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from interp.core.errors import ModelError, WeightError
+from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance, versions
 from interp.models import identity
 from interp.models.adapters.adapter import Adapter, Inputs
+from interp.models.adapters.huggingface import writes_text
 from interp.models.adapters.weights import Weights
 from interp.models.budget import estimate_bytes
 from interp.models.cfg import ModelConfig
@@ -128,7 +131,8 @@ class Parts:
         def __getattr__(self, name: str) -> Any:
             if name.startswith(("W_", "b_")):
                 return getattr(self.W, name)
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            hint = "" if name.startswith("_") else _instead(self, name)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
     @property
     def two_sided(self) -> bool:
@@ -138,8 +142,11 @@ class Parts:
     @property
     def is_language_model(self) -> bool:
         """Whether the output at each position is about the next token."""
-        causal = self.cfg.causal or self.adapter.inputs != "tokens"
-        return causal and self.adapter.inputs == "tokens" and self.adapter.unembed is not None
+        if self.adapter.inputs != "tokens":
+            return False
+        if self.adapter.unembed is not None:
+            return self.cfg.causal
+        return writes_text(self.module) and not getattr(self.module.config, "is_encoder_decoder", True)
 
     @property
     def reads(self) -> Inputs:
@@ -213,3 +220,26 @@ class Parts:
 
     def __repr__(self) -> str:
         return model_map(self.adapter, self.sites, self.tokenization)
+
+
+_INSTEAD = {
+    "add_hook": "with model.hooks([(site, fn)]): ...",
+    "reset_hooks": "nothing: hooks end with their `with model.hooks(...)` block",
+    "eval": "nothing: a pass always runs in evaluation mode",
+    "train": "with model.in_training_mode(): ...",
+    "half": "model.to('float16')",
+    "cuda": "model.to('cuda')",
+    "cpu": "model.to('cpu')",
+}
+"""What stands here for methods of torch and TransformerLens that change a model in place."""
+
+
+def _instead(model: Parts, name: str) -> str:
+    """What an attribute that is not here may have been meant for, as the end of a sentence."""
+    if name in _INSTEAD:
+        return f"; instead: {_INSTEAD[name]}"
+    if hasattr(vars(model).get("module"), name):
+        return f"; the torch module has: model.module.{name}"
+    names = [n for n in dir(type(model)) if not n.startswith("_")]
+    near = did_you_mean(name, names) if get_close_matches(name, names) else ""
+    return f"; {near}" if near else ""

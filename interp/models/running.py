@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.core.activations import Activations
+from interp.core.settings import check_flags
 from interp.models.adapters.effective import refuse_replaced
 from interp.models.budget import estimate_bytes, refuse_above
 from interp.models.endings import Ending
@@ -29,16 +30,8 @@ from interp.models.hooks.sites import SiteMap
 from interp.models.hooks.splice import Splice
 from interp.models.hooks.taps import Request
 from interp.models.parts import Parts
-from interp.models.text.keywords import check_flags
+from interp.models.text.keywords import options_of
 from interp.models.text.prepared import Prepared
-
-_KEYWORDS = tuple(
-    """
-    fwd_hooks bwd_hooks names_filter sites positions to dtype grad clone max_bytes return_type
-    stop_at_layer remove_batch_dim prepend_bos truncate
-    """.split()
-)
-"""What the methods below take, to suggest for misspelt keywords."""
 
 
 class Running(Parts):
@@ -67,17 +60,15 @@ class Running(Parts):
         prepend_bos: bool | None = None,
         truncate: bool = False,
         left: bool = False,
+        method: str = "__call__",
     ) -> Prepared:
         refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
         if type(truncate) is not bool:
             check_flags(truncate=truncate)
-        return self._intake.prepare(
-            inputs, kwargs, prepend_bos, left=left, truncate=truncate, known=_KEYWORDS
-        )
+        options = options_of(type(self), method) if kwargs else ()
+        return self._intake.prepare(inputs, kwargs, prepend_bos, left, truncate, *options)
 
     def _wanted(self, names: list[str], ready: Prepared, fwd_hooks: Any, how: Keeping) -> dict[str, Request]:
-        if type(how.grad) is not bool or type(how.clone) is not bool:
-            check_flags(grad=how.grad, clone=how.clone)
         if how.grad:
             refuse_inference("activations on the graph")
         refuse_placeless(self.sites, names, how.positions)
@@ -99,7 +90,7 @@ class Running(Parts):
         self, ready: Prepared, wanted: dict[str, Request], ending: Ending, stop: bool = False
     ) -> Any:
         """One forward pass that serves `wanted`, and what it returns."""
-        ending.check(ready)
+        ending.check(self, ready)
         wanted = ending.join(self, wanted)
         run = Run(self._frame, wanted, self.splices, stop=stop or ending.site is not None)
         raw = None

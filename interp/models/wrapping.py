@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
-from interp.core.errors import ModelError
+from interp.core.errors import ModelError, TokenError
+from interp.core.settings import check_flags
 from interp.models.adapters.adapter import Adapter, Inputs
 from interp.models.adapters.effective import links_of
 from interp.models.adapters.generic import module_adapter, small_adapter
@@ -46,7 +48,9 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
         AdapterError: The hooked model's output differs from the raw one's.
         ModelError: `module` is not a torch module, or carries adapters that are no part of it
             (prompt and prefix tuning).
+        TokenError: `tokenizer` is none, and no folder of one.
     """
+    check_flags(check=check)
     if isinstance(module, HookedModel):
         return module
     if not isinstance(module, nn.Module):
@@ -58,8 +62,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
         )
     _refuse_lifeless(module, check)
     module = injected(module)
-    if isinstance(tokenizer, str):
-        tokenizer = load_tokenizer(tokenizer)
+    tokenizer = _tokenizer(tokenizer)
     adapter = _adapter(module, name or _name_of(module))
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
@@ -92,6 +95,19 @@ def _refuse_lifeless(module: nn.Module, runs: bool) -> None:
             got=f"{empty} on the meta device",
             fix="module.to_empty(device='cpu') and load_state_dict(...), or from_pretrained",
         )
+
+
+def _tokenizer(given: Any) -> Any:
+    """A tokenizer as it is, or from its folder."""
+    read = load_tokenizer(given) if isinstance(given, str | PathLike) else given
+    if given is not None and not hasattr(read, "get_vocab"):
+        raise TokenError(
+            "wrap needs a tokenizer, or the folder of one",
+            got=repr(given)[:80],
+            expected="a Hugging Face tokenizer, a folder with its files, or None",
+            fix="transformers.AutoTokenizer.from_pretrained(...)",
+        )
+    return read
 
 
 def _name_of(module: nn.Module) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import SiteError
+from interp.core.settings import check_flags
 from interp.models.hooked import HookedModel
 from interp.models.text.batch import TokenBatch
 from interp.probing.config import ProbeConfig
@@ -104,6 +105,7 @@ def sweep_model(
     Raises:
         SiteError, ConfigError, NonFiniteError: As `gather` and `probe_sweep`.
     """
+    check_flags(random_init=random_init, control_task=control_task)
     config = config or ProbeConfig()
     rows = gather(model, labelled, sites)
     fresh = gather(model.randomised(config.seed), labelled, list(rows)) if random_init else None

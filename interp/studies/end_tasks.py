@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp.attribution.attributing import attribute
+from interp.attribution.attributing import attribute_methods
+from interp.attribution.config import AttributionConfig
 from interp.core.errors import ConfigError
 from interp.core.frames.quantity import computed, measured, places
 from interp.core.randomness import generator
@@ -150,7 +151,7 @@ def endtask_benchmark(
     names = [*methods, *(f"ask the model ({q} queries)" for q in queries)]
     truths: list[list[bool]] = [[] for _ in deltas]
     said: list[list[list[bool]]] = [[[] for _ in deltas] for _ in names]
-    cost = [0] * len(methods)
+    cost, settings = [0] * len(methods), AttributionConfig(samples=64)
     for index in range(n_models):
         module, x = _random_case(seed, index, n_features, width)
         model = wrap(module)
@@ -159,8 +160,8 @@ def endtask_benchmark(
             return module(rows)[:, 0]
 
         scores = []
-        for m, method in enumerate(methods):
-            one = attribute(model, x[None], _first, method=method, samples=64)
+        named = attribute_methods(model, x[None], _first, methods, config=settings)
+        for m, one in enumerate(named.values()):
             scores.append(float(one.scores[0]) * math.copysign(1.0, float(x[0])))
             cost[m] += one.n_forward
         for d, delta in enumerate(deltas):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.attribution.attributing import attribute
+from interp.attribution.config import AttributionConfig
 from interp.attribution.methods.paths import gauss_legendre
 from interp.attribution.methods.table import METHODS
 from interp.core.errors import ConfigError
@@ -205,13 +206,9 @@ def trained(data: Data, features: list[int], config: LowSignalConfig) -> tuple[n
 def scores_of(module: nn.Module, rows: Tensor, method: str, config: LowSignalConfig) -> Tensor:
     """Scores [row feature] with baseline 0."""
     model = wrap(module)
+    settings = AttributionConfig(seed=config.seed, window=1, tolerance=0.05)
     return torch.stack(
-        [
-            attribute(
-                model, row[None], _only, method=method, seed=config.seed, window=1, tolerance=0.05
-            ).scores.float()
-            for row in rows
-        ]
+        [attribute(model, row[None], _only, method=method, config=settings).scores.float() for row in rows]
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError, TokenError
+from interp.core.settings import check_flags
 from interp.models.text.batch import TokenBatch
 from interp.models.text.reading import call
 from interp.tasks.prompt import Prompt
@@ -141,6 +142,7 @@ def tokenized(
     aligned: bool = True,
 ) -> PromptBatch:
     """Prompts -> PromptBatch; see `Prompts.tokenize`, whose `ids` is the collection's own."""
+    check_flags(first_token=first_token, drop=drop, aligned=aligned)
     if not prompts:
         raise ConfigError("no prompts to tokenize", expected="one or more")
     clean = [prompt.clean for prompt in prompts]

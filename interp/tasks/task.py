@@ -9,6 +9,7 @@ from typing import Literal
 
 from interp.core.errors import ConfigError
 from interp.core.randomness import permutation
+from interp.core.settings import check_flags
 from interp.tasks.metrics import Metric, metric
 from interp.tasks.prompts import Prompt, Prompts
 
@@ -85,6 +86,7 @@ class Task:
         Raises:
             ConfigError: `n` is below 1, or there are fewer than `n` different prompts.
         """
+        check_flags(replace=replace)
         if n < 1:
             raise ConfigError("a sample has at least one prompt", got=n)
         chosen = self._made(n, seed) if self.pool is None else self._drawn(self.pool, n, seed)

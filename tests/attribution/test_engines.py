@@ -235,10 +235,11 @@ def test_every_method_runs_and_is_reproducible(model: interp.HookedModel) -> Non
     def positive(out: Tensor) -> Tensor:
         return out[:, -1].softmax(-1)[:, 3]
 
+    sampled = AttributionConfig(samples=40)
     for method in METHODS:
         at = "blocks.1.hook_resid_pre" if method == "layer_conductance" else None
         twice = [
-            attribute(model, SHORT, positive, method=method, site=at, baseline="mean", samples=40)
+            attribute(model, SHORT, positive, method=method, site=at, baseline="mean", config=sampled)
             for _ in range(2)
         ]
         assert torch.equal(twice[0].scores, twice[1].scores), method

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 import interp
 from interp.activations.config import FitConfig
-from interp.attribution import agreement, attribute, faithfulness, prune_curve, unit_relevance
+from interp.attribution import (
+    agreement,
+    attribute,
+    attribute_methods,
+    faithfulness,
+    prune_curve,
+    unit_relevance,
+)
 from interp.attribution.trust.agreement import kendall_tau, rank_biased_overlap, top_overlap
 from interp.attribution.trust.faithfulness import top_masks
 from interp.attribution.trust.pruning import keep_masks
@@ -150,8 +157,8 @@ def test_sensitivity_is_small_for_paths_and_huge_for_kinks() -> None:
     model = toys.wrapped(lambda m, x: torch.sin(60 * x).sum(-1, keepdim=True))
     x = torch.rand(1, 6)
     found = {
-        m: [attribute(model, x, toys.first, method=m, max_nodes=4096)]
-        for m in ("integrated_gradients", "gradient_x_input")
+        "integrated_gradients": [attribute(model, x, toys.first, max_nodes=4096)],
+        "gradient_x_input": [attribute(model, x, toys.first, method="gradient_x_input")],
     }
     judged = faithfulness(model, [x], toys.first, found, sensitivity=True)
     assert float(judged.sensitivity[0]) < float(judged.sensitivity[1])
@@ -176,9 +183,9 @@ def test_opposite_slopes_with_equal_attributions() -> None:
     for sign in (1.0, -1.0):
         f = twin(sign)
         model = toys.wrapped(lambda m, v, f=f: f(v))
-        for method in ("integrated_gradients", "shapley"):
-            one = attribute(model, x, toys.first, method=method, max_nodes=2048)
-            scores.append(float(one.scores[0]))
+        methods = ("integrated_gradients", "shapley")
+        found = attribute_methods(model, x, toys.first, methods, max_nodes=2048)
+        scores += [float(one.scores[0]) for one in found.values()]
         slopes.append(float(attribute(model, x, toys.first, method="gradient_x_input").scores[0]))
         answers.append(recourse(lambda v, f=f: f(v)[:, 0], x[0], 0, 0.05, samples=1))
     assert scores == pytest.approx([1, 1, 1, 1], abs=0.01)  # indistinguishable

@@ -357,7 +357,7 @@ def test_models_whose_output_is_no_sum_are_refused(name: str) -> None:
     [
         ({"positions": 7}, TokenError, "position 7 does not exist"),
         ({"positions": [True, False]}, TokenError, "shape of the tokens"),
-        ({"positions": []}, EditError, "is empty"),
+        ({"positions": []}, EditError, "selects nothing"),
         ({"target": zoo.V}, TokenError, "0 to 100"),
         ({"target": (19, "red")}, TokenError, "no tokenizer"),
         ({"target": torch.ones(7)}, ShapeError, "one weight per token"),

@@ -304,3 +304,11 @@ def test_a_bridge_is_whole_or_says_what_it_lacks(bridge: Any, family: str) -> No
         assert gap(guest.W_E, native.W_E) == 0
         assert gap(heads_from_weights(guest).copying, heads_from_weights(native).copying) < 1e-4
     assert interp.direct_logit_attribution(guest, IDS[0], target=5).check().ok
+
+
+def test_a_guest_stops_at_a_layer_as_it_does_by_itself() -> None:
+    module = hooked()
+    model = interp.wrap(module)
+    with torch.no_grad():
+        for layer in (0, 1, 2, -1):
+            assert torch.equal(model(IDS, stop_at_layer=layer), module(IDS, stop_at_layer=layer))

@@ -66,7 +66,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "6",
         "text/inputs.py",
-        "        check_keywords(extra, self.accepted, known, self.where)\n        given = {k",
+        "        check_keywords(extra, self.accepted, known, self.where, elsewhere)\n        given = {k",
         "        extra = {k: v for k, v in extra.items() if k in self.accepted}\n        given = {k",
         DOOR,
     ),
@@ -222,8 +222,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "latents of two views",
         "hooks/passes.py",
-        "asked = run.requests.get(tap.name) in tap.requests",
-        "asked = tap.name in run.requests",
+        "run.waiting -= run.requests.get(tap.name) in tap.requests",
+        "run.waiting -= tap.name in run.requests",
         "p",
     ),
     ("rotated keys", "hooks/taps.py", 'self.site.slot == "rot_k":', "False:", "p"),

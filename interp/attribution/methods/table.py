@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -25,38 +26,49 @@ class Row:
     """Whether the sign means for or against."""
     about: str
     """One clause for the report."""
+    reads: tuple[str, ...] = ()
+    """Fields of `AttributionConfig` that it reads beside those that all do (`READ_BY_ALL`)."""
 
 
 _E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradients"
 _D, _L = "interp.attribution.methods.deeplift", "interp.attribution.methods.relevance"
 _A = "interp.attribution.methods.attention"
+READ_BY_ALL = ("tolerance", "rows", "seed")
 METHODS: dict[str, Row] = {
     "integrated_gradients": Row(
-        f"{_G}:integrated_gradients", True, True, "gradients along the path from the baseline"
+        f"{_G}:integrated_gradients", True, True, "gradients along the path from the baseline", ("max_nodes",)
     ),
     "gradient_x_input": Row(f"{_E}:gradient_x_input", False, True, "first-order Taylor"),
     "saliency": Row(f"{_E}:saliency", False, False, "size of the gradient"),
-    "smoothgrad": Row(f"{_E}:smoothgrad", False, False, "gradient averaged over noise"),
-    "gradient_shap": Row(f"{_E}:gradient_shap", False, True, "gradients at random points of the path"),
+    "smoothgrad": Row(f"{_E}:smoothgrad", False, False, "gradient averaged over noise", ("samples", "noise")),
+    "gradient_shap": Row(
+        f"{_E}:gradient_shap", False, True, "gradients at random points of the path", ("samples", "noise")
+    ),
     "deeplift": Row(f"{_D}:deeplift", True, True, "finite differences propagated exactly"),
     "deeplift_reveal_cancel": Row(
         f"{_D}:reveal_cancel", True, True, "DeepLIFT with positive and negative parts kept apart"
     ),
     "captum_deeplift": Row(f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)"),
     "layer_conductance": Row(
-        f"{_E}:layer_conductance", False, True, "flow of the embeddings' path through a unit"
+        f"{_E}:layer_conductance", False, True, "flow of the embeddings' path through a unit", ("max_nodes",)
     ),
-    "occlusion": Row(f"{_E}:occlusion", False, True, "a window of neighbours hidden"),
+    "occlusion": Row(f"{_E}:occlusion", False, True, "a window of neighbours hidden", ("window",)),
     "feature_ablation": Row(f"{_E}:feature_ablation", False, True, "one position hidden"),
-    "shapley": Row(f"{_E}:shapley", True, True, "average effect over random orders"),
-    "kernel_shap": Row(f"{_E}:kernel_shap", True, True, "Shapley values by regression"),
-    "lime": Row(f"{_E}:lime", False, True, "a sparse local linear model"),
-    "lrp_epsilon": Row(f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule"),
-    "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule"),
-    "lrp_alpha_beta": Row(f"{_L}:alpha_beta_rule", False, True, "relevance, alpha-beta rule"),
-    "attn_lrp": Row(f"{_L}:attention_rule", False, True, "relevance through attention"),
+    "shapley": Row(f"{_E}:shapley", True, True, "average effect over random orders", ("samples",)),
+    "kernel_shap": Row(f"{_E}:kernel_shap", True, True, "Shapley values by regression", ("samples",)),
+    "lime": Row(f"{_E}:lime", False, True, "a sparse local linear model", ("samples",)),
+    "lrp_epsilon": Row(f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule", ("epsilon",)),
+    "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule", ("epsilon", "gamma")),
+    "lrp_alpha_beta": Row(
+        f"{_L}:alpha_beta_rule", False, True, "relevance, alpha-beta rule", ("epsilon", "alpha")
+    ),
+    "attn_lrp": Row(f"{_L}:attention_rule", False, True, "relevance through attention", ("epsilon",)),
     "functional_information": Row(
-        f"{_G}:functional_information", False, False, "gradient energy under noise, over the output"
+        f"{_G}:functional_information",
+        False,
+        False,
+        "gradient energy under noise, over the output",
+        ("samples", "noise"),
     ),
     "attention": Row(f"{_A}:last_attention", False, False, "attention of the last layer"),
     "attention_rollout": Row(f"{_A}:rollout", False, False, "attention multiplied over layers"),
@@ -85,6 +97,24 @@ def method_row(name: str) -> Row:
             fix=did_you_mean(name, METHODS) or None,
         )
     return METHODS[name]
+
+
+def refuse_unread(methods: Iterable[str], options: Iterable[str]) -> None:
+    """Refuse options that none of the methods reads.
+
+    Raises:
+        ConfigError: Naming the option, and the methods that read it.
+    """
+    rows = {name: method_row(name) for name in methods}
+    read = {*READ_BY_ALL, *(field for row in rows.values() for field in row.reads)}
+    for option in options:
+        if option not in read:
+            raise ConfigError(
+                f"{option} means nothing to {', '.join(rows)}",
+                got=option,
+                expected=", ".join(sorted(read)),
+                fix=f"leave it out; {', '.join(m for m in METHODS if option in METHODS[m].reads)} read it",
+            )
 
 
 def engine_of(name: str) -> Engine:

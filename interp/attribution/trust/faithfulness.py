@@ -18,6 +18,7 @@ from interp.attribution.trust.bootstrap import bootstrap_interval
 from interp.attribution.trust.result import Faithfulness
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.randomness import generator
+from interp.core.settings import check_flags
 from interp.models.hooked import HookedModel
 from interp.models.stream.spelling import as_target
 
@@ -51,6 +52,7 @@ def faithfulness(
     Raises:
         ShapeError: Not one attribution per example.
     """
+    check_flags(sensitivity=sensitivity)
     config = config or TrustConfig()
     if not found or any(len(rows) != len(inputs) for rows in found.values()) or not inputs:
         raise ShapeError(

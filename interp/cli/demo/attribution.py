@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interp.attribution import attribute
+from interp.attribution import attribute_methods
 from interp.cli.demo.scene import Scene
 from interp.core.errors import ConfigError, ModelError
 from interp.plotting.rooms.attribution import attribution_strip
@@ -14,9 +14,10 @@ METHODS = ("integrated_gradients", "deeplift", "shapley")
 def attribution(scene: Scene) -> Section | None:
     """Coloured tokens for the model's own answer at the end of the text; None without logits."""
     try:
-        found = [attribute(scene.model, scene.ids, method=m, baseline="mean", samples=60) for m in METHODS]
+        named = attribute_methods(scene.model, scene.ids, None, METHODS, baseline="mean", samples=60)
     except (ConfigError, ModelError):  # no logits, or none over tokens
         return None
+    found = list(named.values())
     prose = (
         f"Which tokens of the text made the model answer with {found[0].target}. Each score is a "
         "share of it, and together they sum to it minus its value on the baseline (the mean "

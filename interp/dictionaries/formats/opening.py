@@ -12,6 +12,7 @@ from interp.core import store
 from interp.core.errors import CorruptArtefact, InterpError, StorageError
 from interp.core.foreign import DIGITS, reason
 from interp.core.names import did_you_mean
+from interp.core.settings import check_flags
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.formats import (
     circuit_tracer,
@@ -93,6 +94,7 @@ def load(
     """
     if not isinstance(source, str | os.PathLike):
         raise StorageError("a dictionary is loaded by its path or name", got=repr(source)[:80])
+    check_flags(strict=strict, allow_download=allow_download)
     path = _existing(source)
     if path is not None:
         with refusing(path):
@@ -121,6 +123,7 @@ def load_all(source: str | Path, *, strict: bool = True) -> list[Dictionary] | N
     Returns:
         None if it is no such folder: a single dictionary, or none.
     """
+    check_flags(strict=strict)
     path = _existing(source)
     if path is None or not path.is_dir():
         return None

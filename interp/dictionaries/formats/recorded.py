@@ -9,6 +9,7 @@ from torch import Tensor
 from interp.core.checks import Check
 from interp.core.errors import ConfigError, ProvenanceError
 from interp.core.finite import check_finite
+from interp.core.settings import check_flags
 from interp.dictionaries.config import TOPK_FAMILY
 from interp.dictionaries.dictionary import Dictionary
 
@@ -45,6 +46,7 @@ def check_l0(
         ConfigError: No L0 on record, or no rows.
         NonFiniteError: NaN or infinity among the rows.
     """
+    check_flags(strict=strict)
     told = recorded_l0(dictionary)
     if told is None or not activations.numel():
         raise ConfigError(

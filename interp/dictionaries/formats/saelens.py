@@ -17,6 +17,7 @@ from interp.core.artefact import provenance_from, require_schema, require_versio
 from interp.core.errors import ConfigError, CorruptArtefact
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
+from interp.core.settings import check_flags
 from interp.core.store import Artefact
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
@@ -131,6 +132,7 @@ def from_saelens(sae: Any, *, strict: bool = True) -> Dictionary:
             expected="an sae_lens.SAE in memory",
             fix="interp.dictionaries.load(folder) opens a folder",
         )
+    check_flags(strict=strict)
     cfg = sae.cfg.to_dict()
     tensors = {name: t.detach().clone().cpu() for name, t in sae.state_dict().items()}
     return from_cfg(cfg, tensors, Path(f"<{type(sae).__name__} of sae_lens>"), strict=strict)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError
 from interp.core.finite import check_finite
+from interp.core.settings import check_flags
 from interp.dictionaries.dictionary import Dictionary
 
 _CELLS = 1 << 24  # pre-activations held at once
@@ -38,6 +39,7 @@ def to_jumprelu(
         NonFiniteError: NaN or infinity among the rows.
         ShapeError: Rows of another width.
     """
+    check_flags(per_latent=per_latent)
     config = dictionary.config
     if config.activation not in ("topk", "batchtopk"):
         raise ConfigError(

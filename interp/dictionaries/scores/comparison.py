@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from interp.core.errors import ConfigError, MemoryBudgetError, ShapeError
 from interp.core.protocols import Coder
+from interp.core.settings import check_flags
 from interp.dictionaries.result import Splitting, Stability
 from interp.dictionaries.scores.config import SplittingConfig
 from interp.dictionaries.scores.matching import MOST_PAIRS, best_pairs, cosines
@@ -44,6 +45,7 @@ def stability(
         ShapeError: Different shapes.
         MemoryBudgetError: Too many latents for an exact matching.
     """
+    check_flags(signed=signed)
     rows = [d.W_dec.detach().float().cpu() for d in dictionaries]
     if len(rows) < 2:
         raise ConfigError("stability compares dictionaries", got=len(rows), expected="2 or more")

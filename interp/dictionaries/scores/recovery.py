@@ -15,6 +15,7 @@ from interp.activations.loop import fit
 from interp.core.errors import ShapeError
 from interp.core.protocols import Coder
 from interp.core.randomness import generator
+from interp.core.settings import check_flags
 from interp.dictionaries.result import Recovery
 from interp.dictionaries.scores.matching import best_pairs, cosines
 from interp.dictionaries.scores.synthetic import SyntheticBatch, SyntheticWorld
@@ -41,6 +42,7 @@ def score_recovery(
     Raises:
         ShapeError: Decoder rows of another width than the world's.
     """
+    check_flags(with_ceiling=with_ceiling)
     if dictionary.W_dec.shape[1] != world.config.d:
         raise ShapeError(
             "the dictionary is not of this world",

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.result import Result
+from interp.core.settings import check_flags
 from interp.lenses.weights.tokens import token_pieces
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import clamp
@@ -48,6 +49,7 @@ class ClampEffect(Result):
 
     def moved(self, n: int = 10, *, down: bool = False) -> list[tuple[str, float]]:
         """The tokens that gain (lose) most probability on average, with the change."""
+        check_flags(down=down)
         found = self.change.topk(min(n, len(self.pieces), self.change.numel()), largest=not down)
         pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
         return [(self.pieces.get(i, str(i)), change) for i, change in pairs]

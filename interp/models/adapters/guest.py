@@ -171,7 +171,10 @@ def _sort_out(adapter: Adapter, fired: dict[str, int]) -> None:
     sites, adapter.sites = adapter.sites, {}
     for name in sites:
         if name not in fired:
-            adapter.refused[name] = "this hook point is switched off in the guest's own cfg"
+            adapter.refused[name] = (
+                "this hook point was switched off in the guest's own cfg when it was wrapped: "
+                "switch it on and wrap it again"
+            )
     for name, times in fired.items():  # in the order of their first call
         if times == 1:
             adapter.sites[name] = sites[name]

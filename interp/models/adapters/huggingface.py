@@ -28,6 +28,15 @@ def is_huggingface(module: Any) -> bool:
     )
 
 
+def writes_text(module: Any) -> bool:
+    """Whether a transformers model continues texts: its logits are the next token's."""
+    able = getattr(module, "can_generate", None)
+    if not is_huggingface(module) or able is None or not able():
+        return False
+    # A class that can be both (BERT's) sees what follows, unless it is told to be a decoder.
+    return bool(module.config.is_encoder_decoder or getattr(module.config, "is_decoder", True))
+
+
 def huggingface_adapter(module: Any, name: str) -> Adapter | None:
     """The adapter of a known family, or None for a family that has no row."""
     model_type = getattr(module.config, "model_type", "")

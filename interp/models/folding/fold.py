@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import FoldError
+from interp.core.settings import check_flags
 from interp.models.adapters.effective import adapted_parts
 from interp.models.adapters.proof import probe_inputs, quiet
 from interp.models.folding.families import huggingface_parts, small_parts
@@ -60,6 +61,7 @@ def fold(
             Gemma's gains, Bloom's softmax), or the weights cannot be read (quantised, offloaded,
             unknown family).
     """
+    check_flags(fold_ln=fold_ln, fold_value_biases=fold_value_biases)
     _refuse_unknown(model)
     # Every refusal comes before the copy: a large model is not copied in vain.
     parts = _parts(model.module, model, model)

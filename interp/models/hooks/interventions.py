@@ -148,10 +148,12 @@ def along(wanted: Any, size: int, what: str, device: torch.device) -> Tensor:
     """Boolean [size]: the entries that numbers, a slice or a boolean mask choose.
 
     Raises:
-        EditError: Floats, an entry beyond the end, a mask of another length.
+        EditError: Floats, an entry beyond the end, a mask of another length, nothing at all.
     """
     chosen = torch.zeros(size, dtype=torch.bool, device=device)
     if isinstance(wanted, slice):
+        if not range(size)[wanted]:
+            raise EditError(f"{what} selects nothing", got=wanted, expected=f"some of 0 to {size - 1}")
         chosen[wanted] = True
         return chosen
     index = whole_numbers(wanted, what).to(device)
@@ -244,6 +246,9 @@ def resample(
 
     Rows are drawn by (seed, site), each from a different row where there are enough: every pass
     over the same rows draws alike, so that generating with a cache and without agree.
+
+    Raises:
+        EditError: During the run, for a batch of one row without a source.
     """
     source = None if source is None else read_source(source, "the rows to resample from")
 
@@ -258,7 +263,13 @@ def resample(
         draw = generator(seed, f"resample {hook.name}")
         if source is None:
             rows = hook.prompts(value)
-            shift = 1 + int(torch.randint(max(rows - 1, 1), (1,), generator=draw))
+            if rows < 2:
+                raise EditError(
+                    f"the batch at {hook.name!r} has no other row to draw from",
+                    got="one row",
+                    fix="more rows, or resample(site, source=...) with rows of another run",
+                )
+            shift = 1 + int(torch.randint(rows - 1, (1,), generator=draw))
             return _rolled(value, hook, positions, shift * (len(pool) // rows))
         chosen = torch.randint(len(pool), (len(value),), generator=draw)
         return pool[chosen.to(pool.device)]
@@ -357,6 +368,8 @@ def clamp(
         None if bound is None else read_number(bound, f"{what}=")
         for what, bound in (("value", value), ("low", low), ("high", high))
     )
+    if low is not None and high is not None and low > high:
+        raise EditError("clamp has no room between its bounds", got=f"low={low}, high={high}")
 
     def transform(old: Tensor, hook: Tap) -> Tensor:
         return torch.full_like(old, value) if value is not None else old.clamp(low, high)

@@ -53,7 +53,7 @@ class Wanted:
         frame: The module.
         requests: What is wanted, by site name.
         splices: Coders in place, each once per pass however many runs bring it.
-        stop: End the forward once every request has been answered.
+        stop: End the forward once every request has been answered, those of blocks around it, too.
         passes, completed: Forwards of the root that began; that came to their end.
         generating: Each pass adds tokens to one text: `hook.step` counts, positions mean the
             prompt's.
@@ -104,7 +104,6 @@ class Pass:
         self.taps: dict[tuple[nn.Module, str, int], Tap] = {}
         self.slots: attention.Slots = {}
         self.at_entry: list[Any] = []
-        self.finished: bool = False
         self._undo: list[Any] = []
         self.generating: Wanted | None = None
         self.stopping: Wanted | None = None
@@ -145,17 +144,14 @@ class Pass:
         return replace(found, prompt=prompt, later=self.step > 0, given=run.given, order=order)
 
     def answered(self, tap: Tap) -> None:
-        """A tap has done its work; ends the forward after the last one that was asked for."""
-        run = self.stopping
-        if run is None:
+        """A tap has done its work; ends the forward after the last one that anybody asked for."""
+        if self.stopping is None or not (tap.fired == 1 or tap.call is not None):
             return
-        # By the request, not by its name: two coders' latents may have the same.
-        asked = run.requests.get(tap.name) in tap.requests
-        if asked and (tap.fired == 1 or tap.call is not None):
-            run.waiting -= 1
-            if run.waiting == 0:
-                self.finished = True
-                raise StopForward
+        for run in self.runs:
+            # By the request, not by its name: two coders' latents may have the same.
+            run.waiting -= run.requests.get(tap.name) in tap.requests
+        if not any(run.waiting for run in self.runs):
+            raise StopForward
 
     @contextmanager
     def resting(self) -> Iterator[None]:

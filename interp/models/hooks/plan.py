@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.core.devices import read_target
 from interp.core.errors import ConfigError, EditError, ModelError, NonFiniteError, SiteError, TokenError
 from interp.core.finite import is_finite
+from interp.core.settings import check_flags
 from interp.models.hooks.frame import Frame
 from interp.models.hooks.interventions import Intervention
 from interp.models.hooks.sides import Seen, take
@@ -26,7 +27,11 @@ Keep = Callable[[Tensor, Tap], Tensor]
 
 @dataclass(frozen=True)
 class Keeping:
-    """How captured values are kept, as for `HookedModel.capture`; `sweep`: of every site."""
+    """How captured values are kept, as for `HookedModel.capture`; `sweep`: of every site.
+
+    Raises:
+        ConfigError: A flag that is no True and no False.
+    """
 
     positions: Any = None
     to: Any = None
@@ -35,6 +40,11 @@ class Keeping:
     clone: bool = False
     max_bytes: int | None = None
     sweep: bool = False
+    remove_batch_dim: bool = False
+
+    def __post_init__(self) -> None:
+        if not type(self.grad) is type(self.clone) is type(self.remove_batch_dim) is bool:
+            check_flags(grad=self.grad, clone=self.clone, remove_batch_dim=self.remove_batch_dim)
 
 
 def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
@@ -53,6 +63,14 @@ def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
         if not isinstance(found, torch.dtype):
             raise ConfigError(f"no dtype {dtype!r}", got=dtype, expected="float32, bfloat16, ...")
         dtype = found
+    for kind in (dtype, to):
+        if isinstance(kind, torch.dtype) and not kind.is_floating_point:
+            raise ConfigError(
+                "activations are kept in a floating-point dtype",
+                got=kind,
+                expected="float32, bfloat16, ...",
+                fix="acts[site].to(...), if they are to be cut to whole numbers",
+            )
 
     def keep(value: Tensor, tap: Tap) -> Tensor:
         kept = value if positions is None else _at_positions(value, tap, positions)
@@ -106,6 +124,10 @@ def requests(
     wanted: dict[str, Request] = {}
     for hook in hook_list(hooks):
         where, edit = (hook.site, hook) if isinstance(hook, Intervention) else hook
+        if where is None:
+            raise EditError(
+                "a hook needs a site", got=f"None, for {edit!r}"[:80], fix="a name, or '*' for every site"
+            )
         for name in sites.resolve(where):
             request = _request(wanted, sites, name)
             if isinstance(edit, Intervention):

@@ -88,7 +88,11 @@ class Side:
                     got=str(positions),
                     fix="give a list of positions, or a tensor [batch, kept]",
                 )
-            return torch.arange(int(lengths[0]), device=device)[positions][None]
+            found = torch.arange(int(lengths[0]), device=device)[positions][None]
+            if not found.numel():
+                expected = f"some of 0 to {int(lengths[0]) - 1}"
+                raise TokenError("a slice of positions selects none", got=positions, expected=expected)
+            return found
         wanted = whole_numbers(positions, "positions").to(device)
         if wanted.dtype == torch.bool:
             shortest = int(lengths.min())
@@ -126,6 +130,7 @@ class Side:
             TokenError: As for `chosen`; a mask that keeps another number in each row.
         """
         if is_mask(positions) and _dim(positions) == 2:
+            whole_numbers(positions, "positions=")
             grid = self.chosen(positions, device).expand(self.batch, -1)
             kept = grid.sum(1)
             if not bool((kept == kept[0]).all()):
@@ -200,7 +205,7 @@ def whole_numbers(value: Any, what: str) -> Tensor:
     """A choice along an axis as an integer or boolean tensor; nothing is rounded.
 
     Raises:
-        EditError: Floats, a single True or False, text, nothing at all.
+        EditError: Floats, a single True or False, text, nothing at all, a mask without any True.
     """
     try:
         found = torch.as_tensor(value)
@@ -208,8 +213,8 @@ def whole_numbers(value: Any, what: str) -> Tensor:
         raise EditError(
             f"{what} cannot be read", got=repr(value)[:80], expected="integers, or a boolean mask"
         ) from error
-    if found.numel() == 0:
-        raise EditError(f"{what} is empty", got=repr(value)[:80], fix="name at least one")
+    if found.numel() == 0 or (found.dtype == torch.bool and found.dim() > 0 and not bool(found.any())):
+        raise EditError(f"{what} selects nothing", got=repr(value)[:80], fix="name at least one")
     if found.dtype == torch.bool and found.dim() > 0:
         return found
     if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import Signature
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ class Intake:
         left: bool = False,
         truncate: bool = False,
         known: Iterable[str] = (),
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
     ) -> Prepared:
         """Arguments for the raw module.
 
@@ -79,12 +81,13 @@ class Intake:
             left: Pad ragged texts on the left (generation).
             truncate: Cut rows to the context instead of refusing them.
             known: The calling method's own keywords, to suggest for misspelt ones.
+            elsewhere: Those of other methods -> one that takes it.
 
         Raises:
             ConfigError: A keyword that is neither ours nor the module's.
             TokenError: Inputs that the model cannot read.
         """
-        check_keywords(extra, self.accepted, known, self.where)
+        check_keywords(extra, self.accepted, known, self.where, elsewhere)
         given = {k: v for k, v in extra.items() if v is not None}
         main: Any = unpack(inputs)
         named = isinstance(main, Mapping)
@@ -217,6 +220,12 @@ class Intake:
         ready.given_decoder = "decoder_input_ids" in kwargs
         if "inputs_embeds" in kwargs:
             raise TokenError("a text is given twice", got="token ids and inputs_embeds")
+        if "encoder_attention_mask" in kwargs and "encoder_hidden_states" not in kwargs:
+            raise TokenError(
+                "encoder_attention_mask is about encoder_hidden_states, and there are none",
+                got="one without the other",
+                fix="attention_mask= for the text itself, or both",
+            )
         decoder = self.kind == "encoder_decoder" or "decoder_input_ids" in kwargs
         cached = 0 if decoder else ready.cached  # an encoder's keys are not in the decoder's cache
         self._fits(ids, cached)
@@ -348,9 +357,24 @@ class Intake:
                 check_call(self.signature, read, kwargs, self.where)
             return ready
         kwargs[self.main] = read[0]
+        _one_mask_row_each(kwargs.get("attention_mask"), read[0])
         if self.start is not None and "decoder_input_ids" in self.accepted:
             self._decoder(ready)
         return ready
+
+
+def _one_mask_row_each(mask: Any, images: Any) -> None:
+    """A mask of an image's patches, [batch, patch], has a row for each image.
+
+    Raises:
+        TokenError: Naming both shapes.
+    """
+    if isinstance(mask, Tensor) and isinstance(images, Tensor) and mask.shape[:1] != images.shape[:1]:
+        raise TokenError(
+            "attention_mask must have a row for each image",
+            got=tuple(mask.shape),
+            expected=f"({len(images)}, patches and class token)",
+        )
 
 
 def _refuse_bos(prepend_bos: bool | None, inputs: Any) -> None:

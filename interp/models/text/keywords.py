@@ -5,6 +5,9 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -16,8 +19,9 @@ _ELSEWHERE = {
     "output_hidden_states": "run_with_cache(inputs, '*.hook_resid_post') gives hidden states",
     "output_attentions": "run_with_cache(inputs, '*.hook_pattern') gives attention patterns",
     "return_dict": "model.module(...) is the raw model, with every output it has",
+    "loss_per_token": "model.module(ids, return_type='loss', loss_per_token=True) is the guest's own",
 }
-"""Options of transformers that ask for outputs which none of our calls hands on."""
+"""Options of transformers and TransformerLens that ask for what none of our calls hands on."""
 
 
 _UNREAD = {
@@ -35,6 +39,8 @@ _UNREAD = {
     ),
 }
 """What may come along and is read by no model, and what to do about it."""
+METHODS = ("generate", "run_with_cache", "capture", "run_with_hooks", "__call__")
+"""The methods that run a model; where several take an option, the last of them is named."""
 
 FEWER_LOGITS = ("logits_to_keep", "num_logits_to_keep")
 """Under which names transformers takes the positions that get logits; 0 and None mean all."""
@@ -68,7 +74,13 @@ def keywords_read(module: nn.Module) -> frozenset[str]:
     return frozenset(names)
 
 
-def check_keywords(given: Collection[str], accepted: Iterable[str], known: Iterable[str], where: str) -> None:
+def check_keywords(
+    given: Collection[str],
+    accepted: Iterable[str],
+    known: Iterable[str],
+    where: str,
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Refuse keywords that nobody would read.
 
     Args:
@@ -76,6 +88,7 @@ def check_keywords(given: Collection[str], accepted: Iterable[str], known: Itera
         accepted: What the raw module reads.
         known: The calling method's own keywords, to suggest.
         where: The module's class, for the error.
+        elsewhere: Keywords that other methods take -> one that does.
 
     Raises:
         ConfigError: Naming the first one and the nearest names.
@@ -95,8 +108,25 @@ def check_keywords(given: Collection[str], accepted: Iterable[str], known: Itera
             f"no option {name!r}: neither ours nor a parameter of {where}",
             got=name,
             expected=", ".join([*own, *sorted(accepted)]) or "no further options",
-            fix=_UNREAD.get(name) or did_you_mean(name, [*own, *sorted(accepted)]) or None,
+            fix=_UNREAD.get(name) or said_elsewhere(name, [*own, *sorted(accepted)], elsewhere),
         )
+
+
+def said_elsewhere(name: str, known: Collection[str], elsewhere: Mapping[str, str]) -> str | None:
+    """Where an option that is not here is taken, else its nearest names here, if any is near."""
+    if name in elsewhere:
+        return f"model{elsewhere[name]} takes {name}"
+    return did_you_mean(name, known) if get_close_matches(name, known, cutoff=0.5) else None
+
+
+@cache
+def options_of(kind: type, method: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The options of a method of `HookedModel`; and those of the others -> one that takes them."""
+    taken = {name: named_parameters_of(getattr(kind, name))[2:] for name in METHODS}
+    own = taken.pop(method)
+    others = {option: name for name, options in taken.items() for option in options}
+    shown = {option: "(inputs, ...)" if m == "__call__" else f".{m}" for option, m in others.items()}
+    return own, {option: where for option, where in shown.items() if option not in own}
 
 
 def check_options(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
@@ -129,17 +159,6 @@ def refuse_fewer_logits(given: Mapping[str, Any], what: str) -> None:
                 got=f"{name}={value!r}"[:80],
                 fix="leave one of the two out",
             )
-
-
-def check_flags(**given: object) -> None:
-    """Refuse what is no True and no False: any text would count as True.
-
-    Raises:
-        ConfigError: Naming the first one.
-    """
-    for name, value in given.items():
-        if value is not True and value is not False:
-            raise ConfigError(f"{name} is True or False", got=repr(value)[:80])
 
 
 def _takes_any(forward: Callable[..., Any]) -> bool:

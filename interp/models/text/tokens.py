@@ -15,6 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, TokenError
+from interp.core.names import did_you_mean
+from interp.core.settings import check_flags
 from interp.models.text.batch import TokenBatch, check_ids, out_of_vocabulary, short, too_long
 from interp.models.text.pieces import Pieces
 from interp.models.text.reading import call, fingerprint, load_tokenizer, probe, render_chat, say_what_is_lost
@@ -127,6 +129,7 @@ class Tokenization:
             TokenError: no tokenizer, no BOS to prepend, no chat template, text that gives no token,
                 ids outside the vocabulary, a row longer than `n_ctx`, or no word that it knows.
         """
+        check_flags(truncate=truncate, quiet=quiet)
         if padding_side not in ("right", "left"):
             raise TokenError("unknown padding side", got=padding_side, expected="right or left")
         rows = self._rows(texts, prepend_bos)
@@ -168,10 +171,18 @@ class Tokenization:
         piece in `to_str_tokens` is exactly `text`.
 
         Raises:
-            TokenError: no tokenizer, or the text is several tokens (named) or none.
+            TokenError: no tokenizer; the text is several tokens (named) or none; a word that the
+                tokenizer does not know (its unknown token is no answer for it).
         """
-        tokenizer = self._need_tokenizer(text)
+        tokenizer = self.need_tokenizer(text)
         (ids,) = call(tokenizer, [text], special=False)
+        if ids == [getattr(tokenizer, "unk_token_id", None)] and text.strip() != tokenizer.unk_token:
+            near = did_you_mean(text, tokenizer.get_vocab())
+            raise TokenError(
+                f"the tokenizer does not know {short(text)}",
+                got=f"it reads it as {tokenizer.unk_token}",
+                fix=near or "model.tokenizer.get_vocab() lists what it knows",
+            )
         if len(ids) == 1:
             return ids[0]
         candidates = [tokenizer.get_vocab().get(text)]
@@ -189,7 +200,8 @@ class Tokenization:
 
     def _rows(self, texts: object, prepend_bos: bool | None) -> list[list[int]]:
         """Ids of each text under the policy, not yet checked."""
-        tokenizer = self._need_tokenizer(texts)
+        check_flags(prepend_bos=prepend_bos is not None and prepend_bos)
+        tokenizer = self.need_tokenizer(texts)
         bos = self.bos_id
         if prepend_bos and bos is None:
             raise TokenError(
@@ -236,7 +248,12 @@ class Tokenization:
             )
         return [render_chat(self.tokenizer, messages) for messages in conversations], True
 
-    def _need_tokenizer(self, texts: object) -> Any:
+    def need_tokenizer(self, texts: object) -> Any:
+        """The tokenizer that these texts are for.
+
+        Raises:
+            TokenError: There is none.
+        """
         if self.tokenizer is None:
             raise TokenError(
                 "this model has no tokenizer, so it has no text",
@@ -312,7 +329,7 @@ class Tokenization:
         Raises:
             TokenError: no tokenizer, or ids outside the vocabulary.
         """
-        self._need_tokenizer(ids)
+        self.need_tokenizer(ids)
         tensor = _as_tensor(ids)
         texts = [self._piece.decode(row) for row in self._id_rows(tensor)]
         return texts if tensor.ndim == 2 else texts[0]

@@ -23,6 +23,7 @@ from interp.core.finite import check_finite
 from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
+from interp.core.settings import check_flags
 from interp.models.hooked import HookedModel
 from interp.models.text.batch import TokenBatch
 from interp.probing.config import AttentionProbeConfig
@@ -159,6 +160,7 @@ def attention_probe(
         SiteError: The model offers no attention patterns.
         ConfigError: No sentence has a tree, or none is short enough.
     """
+    check_flags(random_init=random_init)
     config = config or AttentionProbeConfig()
     every = list(sentences)
     real = word_maps(model, every, config)

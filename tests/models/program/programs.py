@@ -319,7 +319,7 @@ class _Maker:
         if kind == "slice":
             return slice(self.draw(st.integers(0, size - 1)), None)
         if kind == "mask":
-            mask = self.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+            mask = self.draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
             return mask if self.draw(st.booleans()) else torch.tensor(mask)
         found = self.draw(st.lists(entry, min_size=1, max_size=3))
         return found if kind == "list" else torch.tensor(found)
@@ -342,7 +342,7 @@ class _Maker:
         if kind == "slice":
             return slice(self.draw(st.integers(0, n - 1)), None)
         if kind == "mask":
-            mask = self.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+            mask = self.draw(st.lists(st.booleans(), min_size=n, max_size=n).filter(any))
             return mask if self.draw(st.booleans()) else torch.tensor(mask)
         if kind == "grid":
             return self.grid(text)
@@ -352,7 +352,8 @@ class _Maker:
 
     def grid(self, text: Text) -> Tensor:
         flips = st.lists(st.booleans(), min_size=text.length, max_size=text.length)
-        return torch.tensor([self.draw(flips) for _ in text.rows]) & text.mask
+        grid = torch.tensor([self.draw(flips) for _ in text.rows]) & text.mask
+        return grid if bool(grid.any()) else text.mask.clone()  # a choice of nothing is refused
 
 
 SCORES = ("hook_attn_scores", "hook_pattern")
