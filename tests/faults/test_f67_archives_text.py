@@ -207,10 +207,71 @@ def deep_line(path: Path) -> Path:
     return path / "deep.jsonl"
 
 
-@pytest.mark.parametrize("make", [parquet, saved_outside, text_fifo, sparse_text, deep_line])
+def saved(path: Path) -> Path:
+    """The Arrow file of an honest folder of four texts."""
+    datasets = pytest.importorskip("datasets")
+    texts = ["aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"]
+    datasets.Dataset.from_dict({"text": texts}).save_to_disk(str(path / "data"))
+    return next((path / "data").glob("*.arrow"))
+
+
+def saved_far(path: Path) -> Path:
+    """The last text ends two gigabytes behind the file."""
+    file = saved(path)
+    told, lie = (struct.pack("<5i", 0, 8, 16, 24, end) for end in (32, 2_000_000_000))
+    file.write_bytes(file.read_bytes().replace(told, lie))
+    return file.parent
+
+
+def saved_fifo(path: Path) -> Path:
+    file = saved(path)
+    file.unlink()
+    os.mkfifo(file)
+    return file.parent
+
+
+def saved_images(path: Path) -> Path:
+    """Texts that are pictures elsewhere: whoever decodes them opens what they name."""
+    import pyarrow
+
+    file, elsewhere = saved(path), path / "elsewhere"
+    os.mkfifo(elsewhere)
+    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    rows = pyarrow.array([{"bytes": None, "path": str(elsewhere)}], image)
+    features = {"text": {"_type": "Image"}}
+    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.table({"text": rows}).replace_schema_metadata(told)
+    with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    (file.parent / "dataset_info.json").write_text(json.dumps({"features": features}))
+    return file.parent
+
+
+def saved_twice(path: Path) -> Path:
+    import pyarrow
+
+    file = saved(path)
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return file.parent
+
+
+def saved_info(path: Path) -> Path:
+    """Settings of nine million values that no text needs: they are not read."""
+    file = saved(path)
+    (file.parent / "dataset_info.json").write_text('{"x":[' + "[]," * 9_000_000 + "[]]}")
+    (file.parent / "state.json").write_text('{"_data_files": 5}')
+    return file.parent
+
+
+SAVED = [saved_outside, saved_far, saved_fifo, saved_images, saved_twice, saved_info]
+
+
+@pytest.mark.parametrize("make", [parquet, *SAVED, text_fifo, sparse_text, deep_line])
 def test_hostile_texts(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
-    require_refused(judged(lambda: read_texts(path), tmp_path))
+    require_refused(judged(lambda: read_texts(path), tmp_path, limit=20.0))
 
 
 def test_a_text_beyond_its_budget_names_the_setting(tmp_path: Path) -> None:
