@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from interp.core.errors import TokenError
-from interp.models.text import gate as gate_text
-from interp.models.text.gate import guarded, has_nested_repeat, needs_guard
+from interp.models.text import templates
+from interp.models.text.gate import has_nested_repeat
 from interp.models.text.reading import call, load_tokenizer, render_chat
+from interp.models.text.templates import guarded, needs_guard
 from interp.tasks import load_task
 from tests.support.folders import tokenizer_files
 from tests.support.hostile import judged, require_refused
@@ -153,15 +154,36 @@ TEMPLATES = {
     "too long": "x" * (1 << 19),
     "an undefined call": "{{ nothing() }}",
     "a division": "{{ 1 / 0 }}",
+    "loops over what is written out": "{% for a in L %}" * 4 + "{% endfor %}" * 4,
+    "lists of lists": "{% set a = ['aaaaaaaaaa'] %}" + "{% set a = [a,a,a,a,a,a,a,a,a,a] %}" * 8 + "{{ a }}",
+    "escapes of escapes": "{{ '\"'" + "|tojson" * 31 + " }}",
+    "escapes of escapes, asked": "{% if '\"'" + "|tojson" * 31 + " %}{% endif %}",
+    "escapes of escapes, kept": "{% set a = '\"' %}" + "{% set a = a|tojson %}" * 31 + "{{ a }}",
+    "lists as texts": "{{ 'a'" + "|list|string" * 12 + " }}",
+    "digits": "{{ 1.5|round(99999999, 'ceil') }}",
+    "blocks of blocks": "{% block get %}" + "{{ self.items() }}" * 30 + "{% endblock %}"
+    "{% block items %}" + "{{ self.keys() }}" * 30 + "{% endblock %}"
+    "{% block keys %}" + "{{ self.values() }}" * 30 + "{% endblock %}"
+    "{% block values %}" + "{{ self.pop() }}" * 30 + "{% endblock %}"
+    "{% block pop %}"
+    + "{{ self.strip() }}" * 30
+    + "{% endblock %}{% block strip %}"
+    + "x" * 100
+    + "{% endblock %}",
+    "letters for letters": "{% for a in messages %}" + "{{ messages }}" * 9_000 + "{% endfor %}",
 }
+TEMPLATES["loops over what is written out"] = TEMPLATES["loops over what is written out"].replace(
+    "L", "[" + "1," * 1000 + "]"
+)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_hostile_templates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_text, "SECONDS", 1.0)
+    monkeypatch.setattr(templates, "SECONDS", 1.0)
     tokenizer = chatty(tmp_path / "t", TEMPLATES[name])
     began = time.monotonic()
-    verdict = judged(lambda: render_chat(tokenizer, CHAT), tmp_path)
+    said = CHAT if name != "letters for letters" else [{"role": "user", "content": "a" * 300}] * 20
+    verdict = judged(lambda: render_chat(tokenizer, said), tmp_path, limit=30.0)
     require_refused(verdict)
     assert time.monotonic() - began < 30
 
@@ -180,8 +202,13 @@ def test_honest_templates_read_the_same(tmp_path: Path) -> None:
     assert render_chat(chatty(tmp_path / "b", RECURSIVE), CHAT) == "the cat"
 
 
+def test_what_a_conversation_multiplies_is_guarded() -> None:
+    assert not needs_guard(SIMPLE, 40, 10_000)
+    assert needs_guard(SIMPLE, 1_000, 1_000_000)
+
+
 def test_the_guard_keeps_the_text_whole() -> None:
     text = "é🦊\n" * 100_000
     assert guarded(lambda: text) == text
     with pytest.raises(TokenError, match="without end"):
-        guarded(lambda: "a" * (gate_text.RENDERED + 1))
+        guarded(lambda: "a" * (templates.RENDERED + 1))

@@ -36,8 +36,8 @@ from interp.core.foreign import Unparsable, parse_yaml
 from interp.core.result import Result
 from interp.dictionaries import load as load_dictionary
 from interp.lenses import TunedLens
-from interp.models.text.gate import needs_guard
 from interp.models.text.reading import load_tokenizer, render_chat
+from interp.models.text.templates import needs_guard
 from interp.probing import Eraser, Probe, train_probe
 from interp.tasks import load_labels
 from tests.support.folders import model_folder

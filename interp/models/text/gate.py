@@ -1,8 +1,7 @@
-"""The gate for tokenizers and chat templates of strangers: bounded in time and in size.
+"""The gate for tokenizers of strangers: bounded in time and in size.
 
-A tokenizer's rules can double a text thirty times, or match it for hours; a template is a program.
-Rules are judged by reading them, which costs nothing; templates whose loops or recursion nobody can
-bound by reading run in a process of their own, under a clock and a limit of memory.
+A tokenizer's rules can double a text thirty times, or match it for hours. They are judged by
+reading them, which costs nothing.
 """
 
 from __future__ import annotations
@@ -10,27 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from interp.core.errors import InterpError, TokenError
-from interp.core.foreign import JSON_BYTES, MIB, one_line, parse_json, read_bytes, show
+from interp.core.errors import TokenError
+from interp.core.foreign import JSON_BYTES, one_line, parse_json, read_bytes, show
 
 GROWTH = 64
 """Most characters that a tokenizer's rules may make of one; Unicode's own widest needs 18."""
 PAD = 1 << 20
 """Longest padding that settings may ask for, in tokens."""
-SECONDS, MEMORY, RENDERED = 10.0, 256 * MIB, 16 * MIB
-"""Bounds of a template: time, memory beyond what the process has, characters."""
-TEMPLATE = 1 << 18
-"""Longest chat template, in characters."""
 
 
 def check_rules(rules: Any, where: Path) -> None:
@@ -201,9 +191,6 @@ def _class_end(pattern: str, at: int) -> int:
     return at
 
 
-# ------------------------------------------------------------------ templates
-
-
 def read_settings(path: Path) -> Any:
     """A JSON file of a tokenizer, within bounds.
 
@@ -219,181 +206,3 @@ def read_settings(path: Path) -> Any:
             got=f"{one_line(error)} ({size:,} bytes)",
             fix="copy or download it again",
         ) from error
-
-
-def needs_guard(template: str) -> bool:
-    """Whether reading a template leaves open how long it runs or how much it writes.
-
-    Loops over the conversation end with it. Loops over `range`, macros, texts that are multiplied,
-    padded or put together and kept may not. It is parsed only: compiling would already compute
-    what is constant in it, such as a text times a billion.
-
-    Raises:
-        TokenError: It is no template.
-    """
-    from jinja2 import TemplateError, nodes
-
-    if len(template) > TEMPLATE:
-        raise TokenError(
-            "the chat template is too long",
-            got=f"{len(template):,} characters",
-            expected=f"at most {TEMPLATE:,}",
-        )
-    try:
-        tree = _reader().parse(template)
-    except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
-        raise TokenError("the chat template cannot be read", got=one_line(error)) from error
-    risky = (
-        nodes.Mul,
-        nodes.Pow,
-        nodes.Mod,
-        nodes.Macro,
-        nodes.CallBlock,
-        nodes.AssignBlock,
-        nodes.FilterBlock,
-    )
-    if next(tree.find_all(risky), None) is not None:
-        return True
-    for filtered in tree.find_all(nodes.Filter):
-        told = filtered.args or (filtered.kwargs and filtered.name != "map")
-        if filtered.name not in SAFE or (told and filtered.name in PLAIN):
-            return True
-    if not all(_calls_short(call) for call in tree.find_all(nodes.Call)):
-        return True
-    loops = list(tree.find_all(nodes.For))
-    if any(loop.recursive or sum(1 for _ in loop.find_all(nodes.For)) > 3 for loop in loops):
-        return True
-    for made in tree.find_all(nodes.Assign):
-        for part in made.node.find_all((nodes.Concat, nodes.Add, nodes.Call, nodes.Filter)):
-            if not isinstance(part, nodes.Filter) or part.name not in SHORT:
-                return True
-        if isinstance(made.node, nodes.Concat | nodes.Add):
-            return True
-    return False
-
-
-@lru_cache(maxsize=1)
-def _reader() -> Any:
-    """An environment that parses what transformers' own does."""
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks the assistant's words."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            """Its body, as if it stood there without the mark."""
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"])
-
-
-SHORT = ("trim", "length", "first", "last", "lower", "upper", "selectattr", "list", "default")
-"""Filters whose result is not longer than what they are given."""
-PLAIN = ("tojson", "map")
-"""Filters that are safe as long as nobody tells them how wide to write, or what to apply."""
-SAFE = (
-    *(SHORT + PLAIN),
-    *"""
-    string int float abs count capitalize title escape e safe items dictsort sort reverse unique
-    rejectattr select reject attr random min max sum round d striptags forceescape
-""".split(),
-)
-"""Filters whose result is about as long as what they are given."""
-CALLED = tuple(
-    """
-    strip lstrip rstrip split rsplit splitlines startswith endswith lower upper title capitalize
-    items keys values get index find count isdigit isalpha isspace partition rpartition removeprefix
-    removesuffix raise_exception strftime_now namespace append pop
-    """.split()
-)
-"""Functions and methods of which the same is true."""
-
-
-def _calls_short(call: Any) -> bool:
-    """Whether a call makes nothing longer than what it is given: not `'x'.ljust(10**9)`."""
-    name = getattr(call.node, "attr", None) or getattr(call.node, "name", None)
-    return name in CALLED
-
-
-def guarded(render: Callable[[], str]) -> str:
-    """What `render` returns, computed in a forked process under a clock and a limit of memory.
-
-    Raises:
-        TokenError: It took too long, wanted too much, or wrote too much.
-        Exception: What `render` itself raised, as a TokenError with its cause.
-    """
-    if not hasattr(os, "fork"):
-        return render()
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of threads; the child only renders
-        child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _child(render, writer)
-    os.close(writer)
-    data = b""
-    try:
-        data = _collect(reader, time.monotonic() + SECONDS)
-    finally:
-        os.close(reader)
-        with suppress(OSError):
-            os.kill(child, 9)
-        os.waitpid(child, 0)
-    if not data:
-        raise TokenError("the chat template died while it was rendered", expected="a short text")
-    kind, text = json.loads(data)
-    if kind != "text":
-        raise TokenError("the chat template refuses this conversation", got=text)
-    return text
-
-
-def _child(render: Callable[[], str], writer: int) -> None:
-    """The forked half: render, answer, leave without a trace."""
-    with suppress(ImportError, OSError, ValueError):  # not Linux: the clock still holds
-        import resource
-
-        with open("/proc/self/statm", encoding="ascii") as pages:
-            used = int(pages.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    try:
-        text = render()
-        answer = ["text", text] if len(text) <= RENDERED else ["error", "it writes without end"]
-    except MemoryError:
-        answer = ["error", f"it wants more than {MEMORY:,} bytes"]
-    except InterpError as error:
-        answer = ["error", error.got or error.what]
-    except BaseException as error:  # whatever it is, it must not leave the child
-        answer = ["error", one_line(error)]
-    try:
-        data = memoryview(json.dumps(answer).encode())
-        while data:
-            data = data[os.write(writer, data) :]
-    finally:
-        os._exit(0)
-
-
-def _collect(reader: int, deadline: float) -> bytes:
-    """Everything the child writes until it is done.
-
-    Raises:
-        TokenError: The time is over.
-    """
-    import select
-
-    pieces = []
-    while True:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise TokenError(
-                f"the chat template did not end within {SECONDS:g} s",
-                fix="set tokenizer.chat_template to one that you trust",
-            )
-        piece = os.read(reader, MIB)
-        if not piece:
-            return b"".join(pieces)
-        pieces.append(piece)

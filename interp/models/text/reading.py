@@ -14,7 +14,8 @@ from interp.core.foreign import JSON_BYTES, one_line, read_bytes
 from interp.core.provenance import fingerprint_text
 from interp.models.gate import verify_manifest
 from interp.models.text.batch import short
-from interp.models.text.gate import check_rules, guarded, needs_guard, read_settings
+from interp.models.text.gate import check_rules, read_settings
+from interp.models.text.templates import guarded, needs_guard
 
 FILES = tuple(
     """
@@ -239,9 +240,9 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     def render() -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    template = tokenizer.chat_template
+    size = len(str(messages)) + sum(len(str(token)) for token in tokenizer.special_tokens_map.values())
     try:
-        if _any_needs_guard(template):
+        if any(needs_guard(each, len(messages), size) for each in _templates(tokenizer.chat_template)):
             return guarded(render)
         return render()
     except TokenError:
@@ -254,12 +255,13 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
         ) from error
 
 
-def _any_needs_guard(template: Any) -> bool:
-    """Whether one of the templates may run for long: there may be several, by name."""
-    if isinstance(template, str):
-        return needs_guard(template)
-    parts = template.values() if isinstance(template, Mapping) else template
-    return any(_any_needs_guard(part) for part in parts)
+def _templates(given: Any) -> Iterator[str]:
+    """The templates of a tokenizer: there may be several, by name."""
+    if isinstance(given, str):
+        yield given
+    else:
+        for part in given.values() if isinstance(given, Mapping) else given:
+            yield from _templates(part)
 
 
 def fingerprint(tokenizer: Any) -> str:
