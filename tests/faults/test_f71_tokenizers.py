@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from interp.core.errors import TokenError
+from interp.models import load_model
 from interp.models.text import templates
-from interp.models.text.gate import has_nested_repeat
+from interp.models.text.gate import check_rules, has_nested_repeat
 from interp.models.text.reading import call, load_tokenizer, render_chat
 from interp.models.text.templates import guarded, needs_guard
 from interp.tasks import load_task
-from tests.support.folders import tokenizer_files
+from tests.support.folders import edit, model_folder, tokenizer_files
 from tests.support.hostile import judged, require_refused
 
 
@@ -32,7 +34,39 @@ TRIE = (4).to_bytes(4, "little") + b"\0\0\0\0" + b"x" * 100_000 + b"\0"
 NESTED: dict[str, Any] = replace("a", String="a")
 for _ in range(60):
     NESTED = sequence(NESTED, NESTED) if _ < 6 else sequence(NESTED)
+UNTYPED = {"pattern": {"String": "a"}, "content": "aaaaaaaaaa"}
+FOREVER = {"type": "Split", "pattern": {"Regex": r"(a+)+$"}, "behavior": "Isolated", "invert": False}
+
+
+def charsmap(data: bytes) -> dict[str, Any]:
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 RULES: dict[str, dict[str, Any]] = {
+    "steps without a type": {"normalizer": sequence(*[UNTYPED] * 8)},
+    "a long start": {
+        "normalizer": sequence({"type": "Prepend", "prepend": "a" * 1000}, replace("aa", String="a"))
+    },
+    "a decoy": {"pre_tokenizer": {"type": "Sequence", "normalizers": [], "pretokenizers": [FOREVER]}},
+    "bytes of bytes": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 30}},
+    "spaces between ideographs": {
+        "normalizer": sequence(
+            *[{"type": "BertNormalizer", "handle_chinese_chars": True}, replace("中", String=" ")] * 30
+        )
+    },
+    "ligatures": {"normalizer": sequence(*[replace("\ufdfa", String="ا"), {"type": "NFKD"}] * 30)},
+    "a character map of four gigabytes": {"normalizer": charsmap(b"\xff\xff\xff\xff")},
+    "no character map": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    "a character map of nothing": {"normalizer": charsmap(b"\0\0\0")},
+    "merges shorter than their prefix": {
+        "model": {
+            "type": "BPE",
+            "vocab": {"a": 0, "b": 1, "ab": 2},
+            "merges": [["a", "b"]],
+            "continuing_subword_prefix": "######",
+        }
+    },
     "doubling": {"normalizer": DOUBLING},
     "doubling in a sequence of sequences": {"normalizer": sequence(sequence(DOUBLING))},
     "a letter of a megabyte": {"normalizer": replace("x" * (1 << 20), String="a")},
@@ -73,6 +107,75 @@ RULES: dict[str, dict[str, Any]] = {
     "a model of numbers": {"model": {"type": "WordLevel", "vocab": {"a": "b"}, "unk_token": 3}},
     "ids that overflow": {"model": {"type": "WordLevel", "vocab": {"a": 2**63}, "unk_token": "a"}},
 }
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bytes and many more": {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 20_000},
+    "many sentinels": {"tokenizer_class": "T5Tokenizer", "extra_ids": 10**8},
+    "a far start": {"tokenizer_class": "PegasusTokenizer", "offset": 10**8},
+    "made up": {"tokenizer_class": "XGLMTokenizer", "num_madeup_words": 1e9},
+    "rules elsewhere": {"fast_tokenizer_files": ["../tokenizer.4.0.0.json"]},
+    "rules in another file": {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_hostile_settings(name: str, tmp_path: Path) -> None:
+    folder = tokenizer_files(tmp_path / "t", normalizer=DOUBLING)
+    (folder / "tokenizer.json").rename(folder / "tokenizer.4.0.0.json")
+    tokenizer_files(folder)
+    if name != "rules in another file":
+        (folder / "tokenizer.4.0.0.json").rename(tmp_path / "tokenizer.4.0.0.json")
+    edit(folder / "tokenizer_config.json", **SETTINGS[name])
+    require_refused(judged(lambda: call(load_tokenizer(folder), ["a"], special=True), tmp_path))
+
+
+def sentencepiece(charsmap: bytes, pieces: int = 0) -> bytes:
+    """A model file: fields of bytes, the character map inside the third."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size, length = len(content), b""
+        while size > 127:
+            length, size = length + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+    return field(1, b"\n\1a") * pieces + field(3, field(2, charsmap))
+
+
+MODELS = {
+    "a map of four gigabytes": sentencepiece(b"\xff\xff\xff\xff"),
+    "a map that swells": sentencepiece(TRIE),
+    "more pieces than any": sentencepiece(b"", 1_100_000),
+    "no model": b"\x1a\xff\xff",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("file", ["spiece.model", "tokenizer.model", "source.spm"])
+def test_hostile_sentencepiece(name: str, file: str, tmp_path: Path) -> None:
+    folder = tokenizer_files(tmp_path / "t")
+    (folder / file).write_bytes(MODELS[name])
+    require_refused(judged(lambda: load_tokenizer(folder), tmp_path))
+
+
+def test_a_long_vocabulary_and_long_settings(tmp_path: Path) -> None:
+    folder = tokenizer_files(tmp_path / "t")
+    (folder / "config.json").write_text('{"model_type": "gpt2", "a": [' + "[]," * 9_000_000 + "[]]}")
+    require_refused(judged(lambda: load_tokenizer(folder), tmp_path))
+    bare = tmp_path / "v"
+    bare.mkdir()
+    (bare / "vocab.txt").write_text("[UNK]\n" + "\n".join(map(str, range(2_000_000))))
+    require_refused(judged(lambda: load_tokenizer(bare), tmp_path))
+
+
+def test_a_decoder_that_panics_is_an_error_of_ours(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    word = {"type": "WordLevel", "vocab": {"a" * 44: 0, "<unk>": 1}, "unk_token": "<unk>"}
+    tokenizer_files(folder, model=word, decoder=replace("", Regex="(a|a)+b"))
+    model = load_model(folder)
+    for reads in (model.to_str_tokens, lambda ids: model.generate(ids, max_new_tokens=1, return_ids=False)):
+        with pytest.raises(TokenError, match="cannot write"):
+            reads(torch.tensor([0, 0]))
+
+
 FILES = {
     "nested": '{"a": ' + "[" * 100_000,
     "a list": "[]",
@@ -118,6 +221,35 @@ HONEST = [
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?:[一-龥]|[0-9]){1,3}",
 ]
+
+
+COMPILED = charsmap(TRIE[:8] + "\ufdfa".encode() + b"\0")
+SPACES = replace("▁", Regex=" {2,}")
+IN_USE: list[dict[str, Any]] = [  # T5, ALBERT, Pegasus, Llama, GPT-2 with Qwen's split, BERT
+    {"normalizer": sequence(COMPILED, {"type": "Strip"}, SPACES)},
+    {
+        "normalizer": sequence(
+            replace('"', String="``"),
+            {"type": "NFKD"},
+            {"type": "Lowercase"},
+            COMPILED,
+            replace(" ", Regex=" {2,}"),
+        )
+    },
+    {"normalizer": sequence(COMPILED, replace(" ", Regex=r"\n"), replace(" ", Regex=" {2,}"))},
+    {"normalizer": sequence({"type": "Prepend", "prepend": "▁"}, replace("▁", String=" "))},
+    {
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split"}, BYTES]},
+    },
+    {"normalizer": {"type": "BertNormalizer", "handle_chinese_chars": True}},
+    {"decoder": {"type": "Sequence", "decoders": [replace(" ", String="▁"), {"type": "Fuse"}]}},
+]
+
+
+def test_rules_in_use_are_left_alone() -> None:
+    for rules in IN_USE:
+        check_rules(rules, Path("tokenizer.json"))
 
 
 def test_patterns_in_use_are_left_alone() -> None:
@@ -183,7 +315,7 @@ def test_hostile_templates(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     tokenizer = chatty(tmp_path / "t", TEMPLATES[name])
     began = time.monotonic()
     said = CHAT if name != "letters for letters" else [{"role": "user", "content": "a" * 300}] * 20
-    verdict = judged(lambda: render_chat(tokenizer, said), tmp_path, limit=30.0)
+    verdict = judged(lambda: render_chat(tokenizer, said), tmp_path)
     require_refused(verdict)
     assert time.monotonic() - began < 30
 
