@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
 
 def _read(path: Path, config: TextConfig) -> str:
     try:
-        return read_bytes(path, config.max_bytes).decode().replace("\r\n", "\n").replace("\r", "\n")
+        text = read_bytes(path, config.max_bytes).decode()
+        if sys.getsizeof(text) > config.max_bytes + 100:  # one emoji makes four bytes of every character
+            raise Unparsable(too_large(sys.getsizeof(text), config.max_bytes))
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except Unparsable as error:
         raise StorageError(f"{path} is too large", got=error, fix="raise max_bytes") from error
     except UnicodeDecodeError as error:
