@@ -12,7 +12,7 @@ import torch
 
 from interp.core.errors import TokenError
 from interp.models import load_model
-from interp.models.text import templates
+from interp.models.text import gate, templates
 from interp.models.text.gate import check_rules, has_nested_repeat
 from interp.models.text.reading import call, load_tokenizer, render_chat
 from interp.models.text.templates import guarded, needs_guard
@@ -143,14 +143,15 @@ def sentencepiece(charsmap: bytes, pieces: int = 0) -> bytes:
 MODELS = {
     "a map of four gigabytes": sentencepiece(b"\xff\xff\xff\xff"),
     "a map that swells": sentencepiece(TRIE),
-    "more pieces than any": sentencepiece(b"", 1_100_000),
+    "more pieces than any": sentencepiece(b"", 1_100),
     "no model": b"\x1a\xff\xff",
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("file", ["spiece.model", "tokenizer.model", "source.spm"])
-def test_hostile_sentencepiece(name: str, file: str, tmp_path: Path) -> None:
+def test_hostile_sentencepiece(name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "WORDS", 1_000)
     folder = tokenizer_files(tmp_path / "t")
     (folder / file).write_bytes(MODELS[name])
     require_refused(judged(lambda: load_tokenizer(folder), tmp_path))
