@@ -152,7 +152,7 @@ def _check_pickles(data: bytes, path: Path, count: int) -> None:
             steps += 1
             if steps > MAX_STEPS:
                 raise CorruptArtefact(f"{path}: refused, its pickle goes on and on")
-            if step.name == "GLOBAL" and not _BENIGN.fullmatch(named):
+            if step.name == "GLOBAL" and not _BENIGN.fullmatch(str(named)):
                 raise CorruptArtefact(
                     f"{path}: refused, it names {show(named, 120)}",
                     expected="tensors and plain containers",

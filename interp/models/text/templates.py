@@ -65,8 +65,9 @@ def _is_linear(part: Any, stored: set[str]) -> bool:
     from jinja2 import nodes
 
     if isinstance(part, nodes.For):
-        sliced = isinstance(part.iter, nodes.Getitem) and isinstance(part.iter.arg, nodes.Slice)
-        over = part.iter.node if sliced else part.iter
+        over: Any = part.iter
+        if isinstance(over, nodes.Getitem) and isinstance(over.arg, nodes.Slice):
+            over = over.node
         plain = isinstance(over, nodes.Name) and over.name == "messages" and over.name not in stored
         return plain and not part.recursive and next(part.find_all(nodes.For), None) is None
     if isinstance(part, nodes.Assign):
