@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
 
 def _read(path: Path, config: TextConfig) -> str:
     try:
-        return read_bytes(path, config.max_bytes).decode().replace("\r\n", "\n").replace("\r", "\n")
+        text = read_bytes(path, config.max_bytes).decode()
+        if sys.getsizeof(text) > config.max_bytes + 100:  # one emoji makes four bytes of every character
+            raise Unparsable(too_large(sys.getsizeof(text), config.max_bytes))
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except Unparsable as error:
         raise StorageError(f"{path} is too large", got=error, fix="raise max_bytes") from error
     except UnicodeDecodeError as error:
@@ -200,23 +204,6 @@ def _spend(size: int, budget: int, path: Path) -> None:
         )
 
 
-def _check_folder(path: Path, config: TextConfig) -> None:
-    """The names in a saved dataset's own files lead to files inside it.
-
-    Raises:
-        StorageError: A name that is no plain file name, settings that are no JSON, too large.
-    """
-    inner = [path]
-    if (path / "dataset_dict.json").exists():
-        splits = _settings(path / "dataset_dict.json").get("splits")
-        inner = [path / _plain(name, path) for name in splits or []]
-    for folder in inner:
-        files = _settings(folder / "state.json").get("_data_files") or []
-        names = [each.get("filename") if isinstance(each, dict) else each for each in files]
-        size = sum((folder / _plain(name, folder)).stat().st_size for name in names)
-        _spend(size, config.max_bytes, folder)
-
-
 def _settings(path: Path) -> dict[str, Any]:
     found = parse_json(read_bytes(path, JSON_BYTES))
     if not isinstance(found, dict):
@@ -232,43 +219,79 @@ def _plain(name: object, folder: Path) -> str:
 
 
 def _from_folder(path: Path, config: TextConfig) -> Iterable[str]:
+    """The texts of a saved dataset. Not by `datasets`, whose features open what a cell names."""
     if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
         raise ConfigError(
             f"{path} is no saved datasets folder",
             expected="a folder written by datasets' save_to_disk, or paths of files",
         )
     try:
-        import datasets
+        from pyarrow import ArrowException
     except ImportError as error:
-        raise MissingDependency("this folder needs datasets", fix="pip install datasets") from error
+        raise MissingDependency("this folder needs pyarrow", fix="pip install pyarrow") from error
     try:
-        _check_folder(path, config)
-        found = datasets.load_from_disk(str(path))
-        return list(_from_dataset(found, str(path), config, path))
-    except (ConfigError, StorageError):
-        raise
-    except Exception as error:  # datasets lets every layer below it raise
+        folder = path
+        if (path / "dataset_dict.json").exists():
+            splits = _listed(_settings(path / "dataset_dict.json"), "splits")
+            folder = path / _chosen_split([_plain(name, path) for name in splits], str(path), config)
+        files = _listed(_settings(folder / "state.json"), "_data_files")
+        names = [each.get("filename") if isinstance(each, dict) else each for each in files]
+        paths = [folder / _plain(name, folder) for name in names]
+        _spend(sum(map(regular_size, paths)), config.max_bytes, folder)
+        column = [text for file in paths for text in _stored(file, config)]
+    except (ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, ConfigError | StorageError):
+            raise
         raise StorageError(f"cannot read the dataset {path}", got=reason(error)) from error
+    return _strings(enumerate(column), f"{path}, row")
 
 
-def _from_dataset(table: Any, where: str, config: TextConfig, path: Path | None = None) -> Iterable[str]:
+def _listed(settings: Mapping[str, Any], name: str) -> list[Any]:
+    found = settings.get(name)
+    if not isinstance(found, list):
+        raise StorageError(f"a saved dataset lists its {name}", got=type(found).__name__)
+    return found
+
+
+def _stored(path: Path, config: TextConfig) -> Iterator[Any]:
+    """The field's values in an Arrow file, whose offsets are checked before they are followed.
+
+    Raises:
+        ConfigError: No such column, two of that name, or one of anything but text.
+    """
+    import pyarrow
+    from pyarrow import ipc
+
+    with pyarrow.memory_map(str(path)) as source, ipc.open_stream(source) as reader:
+        _require_field(config.field, reader.schema.names, str(path.parent))
+        at = reader.schema.get_field_index(config.field)
+        kind = reader.schema.field(at).type if at >= 0 else "two columns of that name"
+        if kind not in (pyarrow.string(), pyarrow.large_string()):
+            raise ConfigError(f"{path}: {config.field!r} is no text", got=kind, expected="string")
+        for batch in reader:
+            column = batch.column(at)
+            column.validate(full=True)
+            yield from column.to_pylist()
+
+
+def _from_dataset(table: Any, where: str, config: TextConfig) -> Iterable[str]:
     if isinstance(table, Mapping):
-        splits = list(table)
-        if config.split is None and len(splits) == 1:
-            table = table[splits[0]]
-        elif config.split in splits:
-            table = table[config.split]
-        else:
-            raise ConfigError(
-                f"{where} has several splits" if config.split is None else f"no split in {where}",
-                got=config.split,
-                expected=", ".join(splits),
-                fix="name one with split=",
-            )
+        table = table[_chosen_split(list(table), where, config)]
     _require_field(config.field, table.column_names, where)
-    if path is not None:
-        _spend(table.data.nbytes, config.max_bytes, path)
     return _strings(enumerate(table[config.field]), f"{where}, row")
+
+
+def _chosen_split(splits: list[str], where: str, config: TextConfig) -> str:
+    if config.split is None and len(splits) == 1:
+        return splits[0]
+    if config.split not in splits:
+        raise ConfigError(
+            f"{where} has several splits" if config.split is None else f"no split in {where}",
+            got=config.split,
+            expected=", ".join(splits),
+            fix="name one with split=",
+        )
+    return config.split
 
 
 def _strings(items: Iterable[tuple[int, Any]], where: str) -> Iterator[str]:

@@ -15,8 +15,10 @@ import math
 import os
 import re
 import stat
+import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MIB = 1 << 20
 JSON_BYTES = 48 * MIB
@@ -144,6 +146,30 @@ def too_large(size: int, limit: int) -> str:
     return f"{size:,} bytes, where at most {limit:,} are read"
 
 
+def zip_directory(file: BinaryIO) -> tuple[int, bool]:
+    """Bytes of a zip's directory, as its end tells them, and whether it lies where all look for it.
+
+    The directory is read into memory whole, at ten times its size, by whoever opens the zip. Where
+    it does not end at the records of the end, readers differ in what they take for it: one may be
+    shown another directory than the other.
+    """
+    size = file.seek(0, 2)
+    at = file.seek(max(size - 22 - 0xFFFF, 0))
+    tail = file.read()
+    found = tail.rfind(b"PK\5\6")
+    if found < 0 or len(tail) < found + 22:
+        return 0, False
+    listed, start = struct.unpack("<2L", tail[found + 12 : found + 20])
+    wide = tail[found - 76 : found] if found >= 76 else b""
+    if wide[56:60] == b"PK\6\7":  # numbers of eight bytes, as torch always writes them
+        found -= 76
+        listed, start = struct.unpack("<2Q", wide[40:56])
+        if wide[:4] != b"PK\6\6" or struct.unpack("<Q", wide[64:72])[0] != at + found:
+            return listed, False
+    end = 98 if wide[56:60] == b"PK\6\7" else 22
+    return listed, start + listed == at + found and at + found + end == size
+
+
 # ------------------------------------------------------------------ JSON
 
 
@@ -223,10 +249,16 @@ def _no_constant(name: str) -> float:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise Unparsable(f"the entry {show(repr(twice), 120)} occurs twice")
+        _require_once(key for key, _ in pairs)
     return found
+
+
+def _require_once(keys: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise Unparsable(f"the entry {show(repr(key), 120)} occurs twice")
+        seen.add(key)
 
 
 _NESTING = frozenset({dict, list})
@@ -311,9 +343,7 @@ def _check_expansion(root: Any) -> None:
             if isinstance(next(iter(node.value), None), tuple)
             else []
         )
-        twice = next((key for key in keys if keys.count(key) > 1 and key != "<<"), None)
-        if twice is not None:
-            raise Unparsable(f"the entry {show(repr(twice), 120)} occurs twice")
+        _require_once(key for key in keys if key != "<<")
         open_now.add(id(node))
         if len(open_now) > JSON_DEPTH:
             raise Unparsable(f"nested more than {JSON_DEPTH} deep")

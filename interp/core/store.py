@@ -26,7 +26,7 @@ from interp.core.disk.lock import lock
 from interp.core.disk.pickled import check_torch, load_torch, torch_shapes
 from interp.core.disk.tensors import CHUNK, Chunks, encode_tensors, load_tensors, tensor_shapes, unreadable
 from interp.core.errors import BadName, CorruptArtefact, StorageError
-from interp.core.foreign import parse_json
+from interp.core.foreign import JSON_BYTES, Unparsable, parse_json, read_bytes
 from interp.core.names import slug
 from interp.core.provenance import versions
 from interp.core.settings import check_flags
@@ -309,19 +309,37 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     try:
-        *lines, _torn = path.read_bytes().split(b"\n")
+        *lines, _torn = read_bytes(path, JSON_BYTES).split(b"\n")
+        if len(lines) > RECORDS:
+            raise Unparsable(f"{len(lines):,} lines, where at most {RECORDS:,} are read")
     except OSError as error:
         raise unreadable(path, error) from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = parse_json(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise CorruptArtefact(f"{path}, line {number}: no JSON object", got=line[:80])
-        records.append(record)
-    return records
+    except Unparsable as error:
+        raise CorruptArtefact(f"{path} is too large", got=error) from error
+    records = _objects(lines)
+    if records is not None:
+        return records
+    low, high = 0, len(lines)  # the first fault lies in here
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _objects(lines[low:middle]) is None else (middle, high)
+    if _objects(lines[low:high]) is not None:
+        raise CorruptArtefact(f"{path} is too large", got="more values than are read")
+    raise CorruptArtefact(f"{path}, line {high}: no JSON object", got=lines[low][:80])
+
+
+RECORDS = 1_000_000
+"""Most lines of a JSONL file: each is some 250 bytes in memory."""
+
+
+def _objects(lines: list[bytes]) -> list[dict[str, Any]] | None:
+    """The objects of these lines, parsed at once, ten times as fast as one by one; None if one is none."""
+    try:
+        found = parse_json(b"[%b]" % b",".join(lines))
+    except ValueError:
+        return None
+    whole = len(found) == len(lines) and all(isinstance(each, dict) for each in found)
+    return found if whole and all(line.lstrip()[:1] == b"{" for line in lines) else None
 
 
 # ------------------------------------------------------------------ what is written

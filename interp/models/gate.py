@@ -25,11 +25,15 @@ from interp.core.foreign import JSON_BYTES, MIB, one_line, parse_json, read_byte
 from interp.core.names import did_you_mean
 from interp.core.store import tensor_shapes, torch_shapes
 
-CONFIG, MANIFEST = "config.json", "manifest.json"
+CONFIG, GENERATION, MANIFEST = "config.json", "generation_config.json", "manifest.json"
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 READ = {".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".py", ".jinja"}
 """Endings of files that a loader would read; with a manifest, it must list each of them."""
 
+SETTINGS = 1_000_000
+"""Most values in settings: names of 200,000 classes and their numbers, several times over."""
+GENERATION_NODES = 100_000
+"""Most values in settings of generation: lists of tokens; the library copies them many times."""
 LAYERS = 10_000
 """Most layers, blocks, stages or experts that settings may ask for beyond what weights show."""
 COUNT = 2_000_000
@@ -89,6 +93,8 @@ def inspect_folder(folder: Path) -> Inspected:
     """
     verify_manifest(folder)
     config = settings(folder / CONFIG)
+    if (folder / GENERATION).exists():
+        settings(folder / GENERATION, GENERATION_NODES)
     _check_code(config, folder)
     architecture = _architecture(config, folder)
     tensors, numbers = _weights(folder)
@@ -116,14 +122,14 @@ def verify_manifest(folder: Path) -> None:
         )
 
 
-def settings(path: Path) -> dict[str, Any]:
+def settings(path: Path, nodes: int = SETTINGS) -> dict[str, Any]:
     """A file of settings: a JSON object within bounds.
 
     Raises:
         ModelError: No JSON object, or beyond a bound.
     """
     try:
-        found = parse_json(read_bytes(path, JSON_BYTES), nonfinite=True, distinct=True)
+        found = parse_json(read_bytes(path, JSON_BYTES), nodes=nodes, nonfinite=True, distinct=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as settings", got=reason(error)) from error
     if not isinstance(found, dict):

@@ -29,6 +29,7 @@ from interp.models.hooks.runs import Run
 from interp.models.hooks.sites import SiteMap
 from interp.models.hooks.splice import Splice
 from interp.models.running import Running
+from interp.models.text.gate import one_error
 from interp.models.text.inputs import Intake
 from interp.models.text.tokens import Tokenization
 
@@ -286,10 +287,11 @@ class HookedModel(Running):
             run.verify()
         if return_ids or self.tokenizer is None:
             return ids
-        texts = [
-            self.tokenizer.decode(row[real], skip_special_tokens=True)
-            for row, real in zip(ids, mask, strict=True)
-        ]
+        with one_error("the tokenizer cannot write what was generated as text"):
+            texts = [
+                self.tokenizer.decode(row[real], skip_special_tokens=True)
+                for row, real in zip(ids, mask, strict=True)
+            ]
         return texts[0] if isinstance(inputs, str) and len(texts) == 1 else texts
 
     # --- other models made from this one -----------------------------------------------------

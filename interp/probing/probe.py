@@ -119,10 +119,10 @@ class Probe(Trained):
         shape = ProbeShape(**{**about["shape"], "classes": tuple(about["shape"]["classes"])})
         state = stored.tensors("weights.safetensors")
         numbers = sum(value.numel() for value in state.values())
-        if not 0 < shape.d_in <= numbers:
+        if not 0 < shape.d_in * max(shape.hidden, 1) <= numbers:
             raise CorruptArtefact(
                 f"{stored.directory} describes a larger probe than it holds",
-                got=f"d_in = {shape.d_in:,} and {numbers:,} numbers",
+                got=f"d_in = {shape.d_in:,}, hidden = {shape.hidden:,} and {numbers:,} numbers",
             )
         probe = cls(shape, provenance_from(about["provenance"], stored.directory))
         probe = probe.to(next(iter(state.values())).dtype)

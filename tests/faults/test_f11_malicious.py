@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -99,7 +100,45 @@ def lying_zip(path: Path, canary: Path) -> None:
 
 BYTEARRAY = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x70\x85R."  # bytearray(1.9 GB)
 
+LEGACY = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+HIDDEN = b"\x80\x02X\x0a\x00\x00\x00ctorch\nint0" + BYTEARRAY[2:]  # text and name read as one: int0cbuiltins
+
+
+def behind_a_pickle(path: Path) -> None:
+    """torch reads the pickle that a file begins with; zip readers the archive that it ends with."""
+    path.write_bytes(LEGACY + BYTEARRAY + pickle.dumps([], 2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme.txt", "a")
+
+
+def in_capitals(path: Path) -> None:
+    """torch finds its members whatever their case."""
+    torch_zip(path, BYTEARRAY)
+    path.write_bytes(path.read_bytes().replace(b"data.pkl", b"DATA.PKL"))
+
+
+def two_directories(path: Path) -> None:
+    """The end says where one directory is; another lies right before it."""
+    torch_zip(path, BYTEARRAY)
+    raw = path.read_bytes()
+    honest = raw[raw.index(b"PK\1\2") : -22].replace(b"data.pkl", b"data.txt")
+    path.write_bytes(raw[:-22] + honest + raw[-22:])
+
+
+def long_directory(path: Path) -> None:
+    """Four hundred thousand members of which none is there."""
+    entry = b"PK\1\2" + bytes(24) + (5).to_bytes(2, "little") + bytes(16)
+    listed = b"".join(entry + b"%05x" % number for number in range(400_000))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(listed), 4, 0)
+    path.write_bytes(b"PK\3\4" + listed + end)
+
+
 TORCH: dict[str, Callable[[Path, Path], object]] = {
+    "bytearray of 1.9 GB, behind a pickle": lambda path, canary: behind_a_pickle(path),
+    "bytearray of 1.9 GB, in capitals": lambda path, canary: in_capitals(path),
+    "bytearray of 1.9 GB, in a second directory": lambda path, canary: two_directories(path),
+    "bytearray of 1.9 GB, its name in a text": lambda path, canary: torch_zip(path, HIDDEN),
+    "a long directory": lambda path, canary: long_directory(path),
     "evil pickle, zip": lambda path, canary: torch_zip(path, b"\x80\x02" + evil_code(canary)),
     "evil pickle, bare": lambda path, canary: path.write_bytes(evil_code(canary)),
     "evil pickle, protocol 2": lambda path, canary: path.write_bytes(b"\x80\x02" + evil_code(canary)),

@@ -155,6 +155,9 @@ PLAIN: dict[str, Callable[[Path], object]] = {
         + b"\0" * 4,
     ),
     "weights of another shape": reshaped,
+    "settings of generation without end": write(
+        "generation_config.json", '{"x": [' + "[]," * 3_000_000 + "[]]}"
+    ),
     "no weights": lambda f: (f / "model.safetensors").unlink(),
     "weights a folder": lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
 }

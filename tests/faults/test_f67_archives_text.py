@@ -25,6 +25,7 @@ from interp.cli.train import read_file
 from interp.core.errors import ConfigError, InterpError, StorageError
 from interp.core.escape import esc
 from interp.core.foreign import one_line, parse_json, show, stand_in
+from interp.core.store import read_jsonl
 from interp.dictionaries import load
 from interp.tasks import load_labels, load_task
 from tests.support.hostile import judged, require_refused
@@ -143,7 +144,60 @@ def wide(path: Path) -> Path:
     return path
 
 
-ARCHIVES = [gz, zipped, lying_zip, many_members, tarred, lying_tar, sparse, fifo, deep, digits, values, wide]
+def long_directory(path: Path) -> Path:
+    """A zip that lists four hundred thousand members of which none is there."""
+    path = path / "long.zip"
+    entry = b"PK\1\2" + bytes(24) + (5).to_bytes(2, "little") + bytes(16)
+    listed = b"".join(entry + b"%05x" % number for number in range(400_000))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(listed), 4, 0)
+    path.write_bytes(b"PK\3\4" + listed + end)
+    return path
+
+
+def emoji(path: Path) -> Path:
+    """Sixty megabytes of letters; one character makes four bytes of each."""
+    path = path / "emoji.csv"
+    path.write_text("text,label\n🦊,1\n" + f"{'a' * 1000},b\n" * 60_000)
+    return path
+
+
+def emoji_list(path: Path) -> Path:
+    path = path / "emoji.json"
+    path.write_text('["🦊",' + '"aaaaaaa",' * 3_900_000 + '"b"]')
+    return path
+
+
+def rows(path: Path) -> Path:
+    path = path / "rows.csv"
+    path.write_text("text,label\n" + "a,b\n" * 999_000)
+    return path
+
+
+def words(path: Path) -> Path:
+    path = path / "words.txt"
+    path.write_text("a/b " * 3_000_000)
+    return path
+
+
+ARCHIVES = [
+    long_directory,
+    emoji,
+    emoji_list,
+    rows,
+    words,
+    gz,
+    zipped,
+    lying_zip,
+    many_members,
+    tarred,
+    lying_tar,
+    sparse,
+    fifo,
+    deep,
+    digits,
+    values,
+    wide,
+]
 
 
 @pytest.mark.parametrize("door", [load_task, load_labels])
@@ -207,7 +261,68 @@ def deep_line(path: Path) -> Path:
     return path / "deep.jsonl"
 
 
-@pytest.mark.parametrize("make", [parquet, saved_outside, text_fifo, sparse_text, deep_line])
+def saved(path: Path) -> Path:
+    """The Arrow file of an honest folder of four texts."""
+    datasets = pytest.importorskip("datasets")
+    texts = ["aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"]
+    datasets.Dataset.from_dict({"text": texts}).save_to_disk(str(path / "data"))
+    return next((path / "data").glob("*.arrow"))
+
+
+def saved_far(path: Path) -> Path:
+    """The last text ends two gigabytes behind the file."""
+    file = saved(path)
+    told, lie = (struct.pack("<5i", 0, 8, 16, 24, end) for end in (32, 2_000_000_000))
+    file.write_bytes(file.read_bytes().replace(told, lie))
+    return file.parent
+
+
+def saved_fifo(path: Path) -> Path:
+    file = saved(path)
+    file.unlink()
+    os.mkfifo(file)
+    return file.parent
+
+
+def saved_images(path: Path) -> Path:
+    """Texts that are pictures elsewhere: whoever decodes them opens what they name."""
+    import pyarrow
+
+    file, elsewhere = saved(path), path / "elsewhere"
+    os.mkfifo(elsewhere)
+    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    rows = pyarrow.array([{"bytes": None, "path": str(elsewhere)}], image)
+    features = {"text": {"_type": "Image"}}
+    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.table({"text": rows}).replace_schema_metadata(told)
+    with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    (file.parent / "dataset_info.json").write_text(json.dumps({"features": features}))
+    return file.parent
+
+
+def saved_twice(path: Path) -> Path:
+    import pyarrow
+
+    file = saved(path)
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return file.parent
+
+
+def saved_info(path: Path) -> Path:
+    """Settings of nine million values that no text needs: they are not read."""
+    file = saved(path)
+    (file.parent / "dataset_info.json").write_text('{"x":[' + "[]," * 9_000_000 + "[]]}")
+    (file.parent / "state.json").write_text('{"_data_files": 5}')
+    return file.parent
+
+
+SAVED = [saved_outside, saved_far, saved_fifo, saved_images, saved_twice, saved_info]
+
+
+@pytest.mark.parametrize("make", [parquet, *SAVED, text_fifo, sparse_text, deep_line])
 def test_hostile_texts(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
     require_refused(judged(lambda: read_texts(path), tmp_path))
@@ -218,6 +333,38 @@ def test_a_text_beyond_its_budget_names_the_setting(tmp_path: Path) -> None:
     assert read_texts(tmp_path / "a.txt") == ["a" * 1000]
     with pytest.raises(StorageError, match="max_bytes"):
         read_texts(tmp_path / "a.txt", TextConfig(max_bytes=999))
+
+
+def test_a_text_takes_its_budget_once_decoded(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("🦊" + "a" * 1000)
+    assert read_texts(tmp_path / "a.txt", TextConfig(max_bytes=5000))
+    with pytest.raises(StorageError, match="max_bytes"):
+        read_texts(tmp_path / "a.txt", TextConfig(max_bytes=2000))
+
+
+def test_a_table_within_bounds_stays_within_memory(tmp_path: Path) -> None:
+    """As many rows, and as many fields, as are read."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label,c,d,e\n" + "aaa,bbb,ccc,ddd,eee\n" * 590_000)
+    verdict = judged(lambda: load_labels(path), tmp_path)
+    assert verdict.outcome == "accepted" and verdict.mb < 512, verdict
+
+
+def test_many_records_are_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step":0}\n' * 900_000)
+    verdict = judged(lambda: read_jsonl(path), tmp_path)
+    assert verdict.outcome == "accepted" and verdict.mb < 512 and verdict.seconds < 10, verdict
+    path.write_text('{"step":0}\n' * 1_100_000)
+    require_refused(judged(lambda: read_jsonl(path), tmp_path))
+
+
+@pytest.mark.parametrize("line", ["[1]", "", "{", '{"a":1},{"b":2}', '{"a":[1', "3"])
+def test_the_line_that_is_no_record_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step":0}\n' * 6 + line + '\n{"step":0}\n')
+    with pytest.raises(StorageError, match="line 7"):
+        read_jsonl(path)
 
 
 # ------------------------------------------------------------------ YAML
@@ -234,6 +381,7 @@ YAML = {
     "deep, whole": "a: " + "[" * 500 + "]" * 500,
     "long": "- a\n" * 400_000,
     "many": "- a\n" * 30_000,
+    "many keys": "{" + ",".join(f"{number:05x}: 1" for number in range(16_000)) + "}",
     "digits": f"steps: {'9' * 5_000}\n",
     "sixties": f"steps: 1{':1' * 5_000}\n",
     "an object": "a: !!python/object/apply:os.system ['true']\n",

@@ -36,8 +36,8 @@ from interp.core.foreign import Unparsable, parse_yaml
 from interp.core.result import Result
 from interp.dictionaries import load as load_dictionary
 from interp.lenses import TunedLens
-from interp.models.text.gate import needs_guard
 from interp.models.text.reading import load_tokenizer, render_chat
+from interp.models.text.templates import needs_guard
 from interp.probing import Eraser, Probe, train_probe
 from interp.tasks import load_labels
 from tests.support.folders import model_folder
@@ -244,6 +244,8 @@ class Zeros:
             (f.parent / "adapter_model.safetensors").unlink(),
             (f.parent / "adapter_model.bin").write_bytes(pickle.dumps({"a": Zeros()}, 2)),
         ),
+        lambda f: edit(f, init_lora_weights="pissa_niter_1000000000"),
+        lambda f: edit(f, target_modules=["c_attn", *map(str, range(300_000))]),
     ],
     ids=[
         "a pattern without end",
@@ -256,6 +258,8 @@ class Zeros:
         "tokens that are not there",
         "depth",
         "a pickle",
+        "a start of a billion rounds",
+        "names of three hundred thousand modules",
     ],
 )
 def test_adapter_folders_pass_the_gate(spoil: Callable[[Path], Any], tmp_path: Path) -> None:
@@ -299,6 +303,16 @@ def test_a_forged_artefact_is_one_error(kind: Any, content: Any, tmp_path: Path)
     store.commit(tmp_path / "a", {**files, **tensors}, schema=kind.schema)
     with pytest.raises(InterpError):
         kind.load(tmp_path / "a")
+
+
+def test_a_probe_is_no_larger_than_its_numbers(tmp_path: Path) -> None:
+    probe = train_probe(torch.randn(40, 4), [i % 2 for i in range(40)])
+    files = probe.files()
+    about = files["probe.json"]
+    forged = about | {"shape": about["shape"] | {"hidden": 10**8}}
+    store.commit(tmp_path / "p", files | {"probe.json": forged}, schema=probe.schema)
+    with pytest.raises(CorruptArtefact, match="larger probe"):
+        Probe.load(tmp_path / "p")
 
 
 def test_an_artefact_of_no_numbers_is_refused(tmp_path: Path) -> None:

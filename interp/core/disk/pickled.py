@@ -7,6 +7,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from torch import Tensor
 
 from interp.core.disk.tensors import REFETCH, unreadable
 from interp.core.errors import CorruptArtefact, StorageError
-from interp.core.foreign import one_line, show
+from interp.core.foreign import one_line, show, zip_directory
 
 MAX_PICKLE = 32 << 20  # bytes of a checkpoint's pickles: names and shapes, no numbers
-SHORT_PICKLE = 1 << 18  # bytes whose steps need no counting
 MAX_STEPS = 1_000_000
-_NAMED = re.compile(rb"c([A-Za-z_][\w.]*)\n([A-Za-z_]\w*)\n")  # how protocol 2 names a thing
+MAX_DIRECTORY = 16 << 20  # bytes of a zip's directory: some 150,000 tensors
 _BENIGN = re.compile(
     r"collections OrderedDict|(__builtin__|builtins) set|_codecs encode|torch Size|torch device"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
@@ -107,32 +107,38 @@ def check_torch(path: str | Path) -> int:
 
 def _refuse_bomb(path: Path) -> int:
     """Refuse what would fill memory: packed members, and `bytearray(n)`, which torch permits."""
-    is_zip, members = zipfile.is_zipfile(path), 100_000
-    if is_zip:
-        size = path.stat().st_size
-        with zipfile.ZipFile(path) as archive:
-            members = len(archive.infolist())
-            total = sum(member.file_size for member in archive.infolist())
-            if total > 2 * size + (1 << 20):
-                raise CorruptArtefact(
-                    f"{path}: refused as a zip bomb",
-                    got=f"{total:,} bytes packed into {size:,}",
-                    expected="members stored uncompressed, as torch writes them",
-                )
-            named = [m for m in archive.infolist() if m.filename.endswith(".pkl")]
-            if sum(member.file_size for member in named) > MAX_PICKLE:
-                raise CorruptArtefact(f"{path}: refused, a pickle of that size holds no tensors")
-            pickles = [archive.read(member) for member in named]
-    else:
-        with path.open("rb") as file:  # five pickles, then the numbers as they are
-            pickles = [file.read(MAX_PICKLE)]
-    for data in pickles:
-        _check_pickle(data, path, is_zip)
-    return members
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # what torch asks; a zip may well be appended to a pickle
+            file.seek(0)  # five pickles, then the numbers as they are
+            _check_pickles(file.read(MAX_PICKLE), path, 5)
+            return 100_000
+        size, (listed, plain) = file.seek(0, 2), zip_directory(file)
+    if not plain or listed > MAX_DIRECTORY:
+        raise CorruptArtefact(
+            f"{path}: refused, its zip directory is not as torch writes it",
+            got=f"{listed:,} bytes" if plain else "not where its end says, or none",
+            expected=f"at most {MAX_DIRECTORY:,} bytes, at the end",
+            fix=REFETCH,
+        )
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+        total = sum(member.file_size for member in infos)
+        if total > 2 * size + (1 << 20):
+            raise CorruptArtefact(
+                f"{path}: refused as a zip bomb",
+                got=f"{total:,} bytes packed into {size:,}",
+                expected="members stored uncompressed, as torch writes them",
+            )
+        named = [m for m in infos if m.filename.lower().endswith(".pkl")]  # torch ignores case
+        if sum(member.file_size for member in named) > MAX_PICKLE:
+            raise CorruptArtefact(f"{path}: refused, a pickle of that size holds no tensors")
+        for member in named:
+            _check_pickles(archive.read(member), path, 1)
+    return len(infos)
 
 
-def _check_pickle(data: bytes, path: Path, alone: bool) -> None:
-    """Refuse a pickle that names anything but tensors and plain containers, before torch reads it.
+def _check_pickles(data: bytes, path: Path, count: int) -> None:
+    """Refuse pickles that name anything but tensors and plain containers, before torch reads them.
 
     torch's own list lets through what makes objects of any size out of a number
     (`bytearray(1 << 31)`, `FloatTensor(1 << 40)`).
@@ -141,24 +147,19 @@ def _check_pickle(data: bytes, path: Path, alone: bool) -> None:
         CorruptArtefact: Such a name, or more steps than a checkpoint has.
     """
     stream, steps = io.BytesIO(data), 0
-    if not alone or len(data) > SHORT_PICKLE:
-        try:
-            for _ in range(1 if alone else 5):
-                for _step in pickletools.genops(stream):
-                    steps += 1
-                    if steps > MAX_STEPS:
-                        raise CorruptArtefact(f"{path}: refused, its pickle goes on and on")
-        except (ValueError, IndexError, OverflowError, UnicodeError) as error:
-            raise CorruptArtefact(f"{path}: no pickle ({one_line(error)})", fix=REFETCH) from error
-        data = data[: stream.tell()]
-    for module, name in _NAMED.findall(data):
-        named = f"{module.decode()} {name.decode()}"
-        if not _BENIGN.fullmatch(named):
-            raise CorruptArtefact(
-                f"{path}: refused, it names {named}",
-                expected="tensors and plain containers",
-                fix=f"{REFETCH}; ask its author for safetensors",
-            )
+    try:
+        for step, named, _ in chain.from_iterable(pickletools.genops(stream) for _ in range(count)):
+            steps += 1
+            if steps > MAX_STEPS:
+                raise CorruptArtefact(f"{path}: refused, its pickle goes on and on")
+            if step.name == "GLOBAL" and not _BENIGN.fullmatch(str(named)):
+                raise CorruptArtefact(
+                    f"{path}: refused, it names {show(named, 120)}",
+                    expected="tensors and plain containers",
+                    fix=f"{REFETCH}; ask its author for safetensors",
+                )
+    except (ValueError, IndexError, OverflowError, UnicodeError) as error:
+        raise CorruptArtefact(f"{path}: no pickle ({one_line(error)})", fix=REFETCH) from error
 
 
 def torch_shapes(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:

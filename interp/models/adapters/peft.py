@@ -114,7 +114,18 @@ def _check_adapter(config: Any, where: Path) -> None:
     Raises:
         ModelError: Naming the entry.
     """
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and re.search(r"\d{4}", start):
+        raise ModelError(
+            f"{where}: a start of thousands of rounds", got=show(start, 80), expected="pissa_niter_16"
+        )
     for name, value in config.items():
+        if isinstance(value, list | dict) and len(value) > NAMES:
+            raise ModelError(
+                f"{where}: {show(name, 80)} is longer than any adapter's",
+                got=f"{len(value):,} entries",
+                expected=f"at most {NAMES:,}",
+            )
         numbers = value.values() if isinstance(value, dict) else [value]
         for number in numbers:
             if type(number) in (int, float) and not abs(number) <= MOST:
@@ -137,6 +148,8 @@ def _check_adapter(config: Any, where: Path) -> None:
 
 MOST = 1 << 20
 """Largest number in an adapter's settings."""
+NAMES = 10_000
+"""Most modules that an adapter's settings may list: each is compared with each of the model's."""
 
 
 def _ends(pattern: str) -> bool:

@@ -1,68 +1,67 @@
-"""The gate for tokenizers and chat templates of strangers: bounded in time and in size.
+"""The gate for tokenizers of strangers: bounded in time and in size.
 
-A tokenizer's rules can double a text thirty times, or match it for hours; a template is a program.
-Rules are judged by reading them, which costs nothing; templates whose loops or recursion nobody can
-bound by reading run in a process of their own, under a clock and a limit of memory.
+A tokenizer's rules can double a text thirty times, or match it for hours. They are judged by
+reading them, which costs nothing.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-import os
 import re
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from functools import lru_cache
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from interp.core.errors import InterpError, TokenError
-from interp.core.foreign import JSON_BYTES, MIB, one_line, parse_json, read_bytes, show
+from interp.core.errors import TokenError
+from interp.core.foreign import JSON_BYTES, JSON_NODES, Unparsable, one_line, parse_json, read_bytes, show
 
 GROWTH = 64
 """Most characters that a tokenizer's rules may make of one; Unicode's own widest needs 18."""
 PAD = 1 << 20
 """Longest padding that settings may ask for, in tokens."""
-SECONDS, MEMORY, RENDERED = 10.0, 256 * MIB, 16 * MIB
-"""Bounds of a template: time, memory beyond what the process has, characters."""
-TEMPLATE = 1 << 18
-"""Longest chat template, in characters."""
+ADDED = 4096
+"""Most tokens that a tokenizer may add to each text, or make up by number; T5 makes up 100."""
+WORDS = 1_000_000
+"""Longest vocabulary in a text or sentencepiece file; the largest in use have 900,000 entries."""
+SETTINGS = 500_000
+"""Most values in a file of settings: names of 200,000 classes and their numbers."""
+PARTS = ("normalizer", "pre_tokenizer", "decoder")
+_MADE_UP = ("extra_ids", "offset", "num_madeup_words")
 
 
 def check_rules(rules: Any, where: Path) -> None:
     """Refuse a tokenizer.json whose rules have no bound.
 
+    The library reads rules with and without a `type`, and looks for their parts under several
+    names; so every object in them is judged by what it holds, wherever it lies.
+
     Raises:
         TokenError: Rules that make too much of a character, patterns that can match for hours,
-            padding without end.
+            padding without end, a character map that lies about its size.
     """
     if not isinstance(rules, Mapping):
         raise TokenError(f"{where} holds no tokenizer", got=type(rules).__name__)
-    for part in ("normalizer", "decoder"):
+    for part in PARTS:
         growth = 1
-        for step in _steps(rules.get(part), ("normalizers", "decoders")):
-            growth *= _growth(step)
+        for step in _objects(rules.get(part)):
+            growth *= _growth(step, part, where)
             if growth > GROWTH:
                 raise TokenError(
                     f"the {part} in {where} makes more than {GROWTH} characters of one",
-                    got=show(json.dumps(step), 160),
+                    got=show(json.dumps(step)[:2000], 160),
                     expected="rules under which text does not grow",
                 )
-    _check_added(rules.get("post_processor"), where)
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
-        for step in _steps(rules.get(part), ("normalizers", "pretokenizers", "decoders")):
-            pattern = step.get("pattern")
-            text = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+            text = step.get("Regex")
             if isinstance(text, str) and has_nested_repeat(text):
                 raise TokenError(
                     f"a pattern of the {part} in {where} can match a short text for hours",
                     got=show(text, 160),
                     expected="no repeat of a repeat, as in (a+)+",
                 )
+    _check_added(rules.get("post_processor"), where)
     padding = rules.get("padding")
     if isinstance(padding, Mapping):
         strategy = padding.get("strategy")
@@ -72,17 +71,13 @@ def check_rules(rules: Any, where: Path) -> None:
                 raise TokenError(f"{where} pads to {show(value, 80)} tokens", expected=f"at most {PAD:,}")
 
 
-ADDED = 4096
-"""Most tokens that a tokenizer may add to each text."""
-
-
 def _check_added(part: Any, where: Path) -> None:
     """Refuse a template that adds thousands of tokens to every text.
 
     Raises:
         TokenError: Naming how many.
     """
-    for step in _steps(part, ("processors",)):
+    for step in _objects(part):
         special = step.get("special_tokens")
         lengths = {
             name: len(entry.get("ids", ())) if isinstance(entry, Mapping) else 0
@@ -104,44 +99,69 @@ def _check_added(part: Any, where: Path) -> None:
                 )
 
 
-def _steps(part: Any, inner: tuple[str, ...], depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The steps of a rule, sequences taken apart."""
-    if not isinstance(part, Mapping) or depth > 50:
-        return
-    parts = next((part[name] for name in inner if isinstance(part.get(name), list)), None)
-    if parts is None:
-        yield part
-    else:
-        for each in parts:
-            yield from _steps(each, inner, depth + 1)
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object in a rule, itself included."""
+    if isinstance(value, Mapping):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _objects(each)
 
 
-def _growth(step: Mapping[str, Any]) -> int:
-    """Most characters a step makes of one."""
-    kind = step.get("type")
-    if kind == "Replace":
-        content = step.get("content")
-        pattern = step.get("pattern")
-        matched = pattern.get("String") if isinstance(pattern, Mapping) else None
-        made = len(content) if isinstance(content, str) else 1
+def _growth(step: Mapping[str, Any], part: str, where: Path) -> int:
+    """Most characters that an object of the rules makes of one.
+
+    Counted as they are once decomposed, so that a later decomposition adds nothing.
+    """
+    growth = 1
+    content, pattern = step.get("content"), step.get("pattern")
+    if isinstance(content, str) and isinstance(pattern, Mapping | str):
+        made, matched = _length(content), pattern.get("String") if isinstance(pattern, Mapping) else pattern
         if isinstance(matched, str) and matched:
-            return max(1, -(-made // len(matched)))
-        return made + 1  # a regular expression may match nothing, between any two characters
-    if kind == "Precompiled":
-        return _charsmap_growth(step.get("precompiled_charsmap"))
-    return 1
+            growth *= max(1, -(-made // len(matched)))
+        else:
+            growth *= made + _may_match_nothing(
+                str(pattern.get("Regex") if isinstance(pattern, Mapping) else "")
+            )
+    if isinstance(step.get("prepend"), str):
+        growth *= 1 + _length(step["prepend"])
+    if isinstance(step.get("precompiled_charsmap"), str):
+        try:
+            growth *= charsmap_growth(base64.b64decode(step["precompiled_charsmap"], validate=True), where)
+        except ValueError as error:
+            raise TokenError(f"a character map in {where} is damaged", got=one_line(error)) from error
+    if step.get("type") == "ByteLevel" and part != "decoder":
+        growth *= 8  # four bytes to a character, each written as one that decomposes into two
+    if step.get("type") == "BertNormalizer" or "handle_chinese_chars" in step:
+        growth *= 3  # spaces around an ideograph
+    return max(growth, 1)
 
 
-def _charsmap_growth(packed: Any) -> int:
-    """The longest text that a character map writes for one character, after its index."""
-    if not isinstance(packed, str):
-        return 1
-    try:
-        data = base64.b64decode(packed)
-    except (binascii.Error, ValueError):
-        return 1  # the library will say what is wrong with it
+def _length(text: str) -> int:
+    return len(unicodedata.normalize("NFKD", text))
+
+
+def _may_match_nothing(pattern: str) -> bool:
+    """Whether a regular expression might match between two characters; where in doubt, it might."""
+    return (
+        not pattern or re.search(r"[*?|^$(\\]|\{0|\{,", re.sub(r"\\[nrtsSdDwWpP]", "x", pattern)) is not None
+    )
+
+
+def charsmap_growth(data: bytes, where: Path) -> int:
+    """The longest text that a character map writes for one character, after its index.
+
+    Raises:
+        TokenError: An index that is longer than the map: the library would make room for it.
+    """
     size = int.from_bytes(data[:4], "little")
-    return max(map(len, data[4 + size :].split(b"\0")), default=1) or 1
+    if len(data) < 4 or size % 4 or 4 + size > len(data):
+        raise TokenError(
+            f"a character map in {where} is damaged", got=f"an index of {size:,} bytes in {len(data):,}"
+        )
+    texts = unicodedata.normalize("NFKD", data[4 + size :].decode("utf-8", "replace"))
+    return max(map(len, texts.split("\0")))
 
 
 def has_nested_repeat(pattern: str) -> bool:
@@ -201,199 +221,160 @@ def _class_end(pattern: str, at: int) -> int:
     return at
 
 
-# ------------------------------------------------------------------ templates
+# ------------------------------------------------------------------ files
 
 
-def read_settings(path: Path) -> Any:
+READ = tuple(
+    """
+    tokenizer*.json special_tokens_map.json added_tokens.json config.json vocab*.json *vocab*.txt merges.txt
+    dict.txt *.model *.spm *.jinja additional_chat_templates/*.jinja
+    """.split()
+)
+"""Files that the library's tokenizers read."""
+
+
+def check_files(folder: Path) -> None:
+    """Look at every file that the library may read for a tokenizer, before it does.
+
+    Raises:
+        TokenError: A file that is damaged, no plain file, or beyond a bound; names it.
+    """
+    for pattern in READ:
+        for path in sorted(folder.glob(pattern)):
+            _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix == ".json":
+        rules = path.name.startswith("tokenizer") and path.name != "tokenizer_config.json"
+        found = read_settings(path, JSON_NODES if rules or path.name.startswith("vocab") else SETTINGS)
+        if rules:
+            check_rules(found, path)
+        if path.name == "tokenizer_config.json" and isinstance(found, Mapping):
+            _check_settings(found, path)
+        return
+    try:
+        data = read_bytes(path, JSON_BYTES)
+        if path.suffix not in (".model", ".spm"):
+            data.decode("utf-8")
+            entries = data.count(b"\n")
+        else:
+            entries = check_sentencepiece(data, path)
+        if entries > WORDS:
+            raise Unparsable(f"{entries:,} entries, where at most {WORDS:,} are read")
+    except TokenError:
+        raise
+    except (ValueError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _check_settings(settings: Mapping[str, Any], where: Path) -> None:
+    """Refuse numbers that tokens are made up by, and files of rules that lie elsewhere.
+
+    Raises:
+        TokenError: Naming the setting.
+    """
+    for name in _MADE_UP:
+        value = settings.get(name)
+        if isinstance(value, int | float) and value > ADDED:
+            raise TokenError(
+                f"{where}: {name} makes up tokens", got=show(value, 80), expected=f"at most {ADDED:,}"
+            )
+    named = settings.get("fast_tokenizer_files") or []
+    plain = re.compile(r"tokenizer(\.[\w.-]+)?\.json")
+    if not isinstance(named, list) or not all(
+        isinstance(each, str) and plain.fullmatch(each) for each in named
+    ):
+        raise TokenError(
+            f"{where} names files of rules elsewhere",
+            got=show(repr(named), 160),
+            expected="tokenizer.json beside it",
+        )
+
+
+def check_sentencepiece(data: bytes, where: Path) -> int:
+    """How many pieces a sentencepiece model has; its character map is judged as one in JSON.
+
+    Raises:
+        TokenError: The map grows or lies about its size.
+        ValueError: No such model.
+    """
+    if re.fullmatch(rb"[\w+/= \r\n]*", data):  # tiktoken writes its vocabulary as text
+        return data.count(b"\n")
+    pieces = 0
+    for number, field in _fields(data):
+        pieces += number == 1
+        if number == 3:
+            for inner, charsmap in _fields(field):
+                if inner == 2 and charsmap and charsmap_growth(charsmap, where) > GROWTH:
+                    raise TokenError(f"the normalizer in {where} makes more than {GROWTH} characters of one")
+    return pieces
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and content of each field of bytes in a protobuf message.
+
+    Raises:
+        ValueError: No protobuf.
+    """
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while at < len(data):
+            byte, at = data[at], at + 1
+            value, shift = value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+        raise ValueError("it ends in the middle of a field")
+
+    at = 0
+    while at < len(data):
+        key = number()
+        if key & 7 == 2:
+            size = number()
+            yield key >> 3, data[at : at + size]
+            at += size
+        elif key & 7 == 0:
+            number()
+        elif key & 7 in (1, 5):
+            at += 8 if key & 7 == 1 else 4
+        else:
+            raise ValueError("a field of an unknown kind")
+
+
+def read_settings(path: Path, nodes: int = SETTINGS) -> Any:
     """A JSON file of a tokenizer, within bounds.
 
     Raises:
         TokenError: Damaged, or beyond a bound; names the file.
     """
     try:
-        return parse_json(read_bytes(path, JSON_BYTES), nonfinite=True, long_numbers=True)
+        return parse_json(read_bytes(path, JSON_BYTES), nodes=nodes, nonfinite=True, long_numbers=True)
     except (OSError, ValueError) as error:
-        size = path.stat().st_size if path.exists() else 0
-        raise TokenError(
-            f"the tokenizer file {path} is damaged",
-            got=f"{one_line(error)} ({size:,} bytes)",
-            fix="copy or download it again",
-        ) from error
+        raise _damaged(path, error) from error
 
 
-def needs_guard(template: str) -> bool:
-    """Whether reading a template leaves open how long it runs or how much it writes.
-
-    Loops over the conversation end with it. Loops over `range`, macros, texts that are multiplied,
-    padded or put together and kept may not. It is parsed only: compiling would already compute
-    what is constant in it, such as a text times a billion.
-
-    Raises:
-        TokenError: It is no template.
-    """
-    from jinja2 import TemplateError, nodes
-
-    if len(template) > TEMPLATE:
-        raise TokenError(
-            "the chat template is too long",
-            got=f"{len(template):,} characters",
-            expected=f"at most {TEMPLATE:,}",
-        )
-    try:
-        tree = _reader().parse(template)
-    except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
-        raise TokenError("the chat template cannot be read", got=one_line(error)) from error
-    risky = (
-        nodes.Mul,
-        nodes.Pow,
-        nodes.Mod,
-        nodes.Macro,
-        nodes.CallBlock,
-        nodes.AssignBlock,
-        nodes.FilterBlock,
+def _damaged(path: Path, error: Exception) -> TokenError:
+    size = path.stat().st_size if path.exists() else 0
+    return TokenError(
+        f"the tokenizer file {path} is damaged",
+        got=f"{one_line(error)} ({size:,} bytes)",
+        fix="copy or download it again",
     )
-    if next(tree.find_all(risky), None) is not None:
-        return True
-    for filtered in tree.find_all(nodes.Filter):
-        told = filtered.args or (filtered.kwargs and filtered.name != "map")
-        if filtered.name not in SAFE or (told and filtered.name in PLAIN):
-            return True
-    if not all(_calls_short(call) for call in tree.find_all(nodes.Call)):
-        return True
-    loops = list(tree.find_all(nodes.For))
-    if any(loop.recursive or sum(1 for _ in loop.find_all(nodes.For)) > 3 for loop in loops):
-        return True
-    for made in tree.find_all(nodes.Assign):
-        for part in made.node.find_all((nodes.Concat, nodes.Add, nodes.Call, nodes.Filter)):
-            if not isinstance(part, nodes.Filter) or part.name not in SHORT:
-                return True
-        if isinstance(made.node, nodes.Concat | nodes.Add):
-            return True
-    return False
 
 
-@lru_cache(maxsize=1)
-def _reader() -> Any:
-    """An environment that parses what transformers' own does."""
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks the assistant's words."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            """Its body, as if it stood there without the mark."""
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"])
-
-
-SHORT = ("trim", "length", "first", "last", "lower", "upper", "selectattr", "list", "default")
-"""Filters whose result is not longer than what they are given."""
-PLAIN = ("tojson", "map")
-"""Filters that are safe as long as nobody tells them how wide to write, or what to apply."""
-SAFE = (
-    *(SHORT + PLAIN),
-    *"""
-    string int float abs count capitalize title escape e safe items dictsort sort reverse unique
-    rejectattr select reject attr random min max sum round d striptags forceescape
-""".split(),
-)
-"""Filters whose result is about as long as what they are given."""
-CALLED = tuple(
-    """
-    strip lstrip rstrip split rsplit splitlines startswith endswith lower upper title capitalize
-    items keys values get index find count isdigit isalpha isspace partition rpartition removeprefix
-    removesuffix raise_exception strftime_now namespace append pop
-    """.split()
-)
-"""Functions and methods of which the same is true."""
-
-
-def _calls_short(call: Any) -> bool:
-    """Whether a call makes nothing longer than what it is given: not `'x'.ljust(10**9)`."""
-    name = getattr(call.node, "attr", None) or getattr(call.node, "name", None)
-    return name in CALLED
-
-
-def guarded(render: Callable[[], str]) -> str:
-    """What `render` returns, computed in a forked process under a clock and a limit of memory.
+@contextmanager
+def one_error(what: str, got: str = "", fix: str | None = None) -> Iterator[None]:
+    """What a tokenizer's library raises inside becomes a TokenError: Rust panics are no `Exception`.
 
     Raises:
-        TokenError: It took too long, wanted too much, or wrote too much.
-        Exception: What `render` itself raised, as a TokenError with its cause.
+        TokenError: With the library's own words.
     """
-    if not hasattr(os, "fork"):
-        return render()
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of threads; the child only renders
-        child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _child(render, writer)
-    os.close(writer)
-    data = b""
     try:
-        data = _collect(reader, time.monotonic() + SECONDS)
-    finally:
-        os.close(reader)
-        with suppress(OSError):
-            os.kill(child, 9)
-        os.waitpid(child, 0)
-    if not data:
-        raise TokenError("the chat template died while it was rendered", expected="a short text")
-    kind, text = json.loads(data)
-    if kind != "text":
-        raise TokenError("the chat template refuses this conversation", got=text)
-    return text
-
-
-def _child(render: Callable[[], str], writer: int) -> None:
-    """The forked half: render, answer, leave without a trace."""
-    with suppress(ImportError, OSError, ValueError):  # not Linux: the clock still holds
-        import resource
-
-        with open("/proc/self/statm", encoding="ascii") as pages:
-            used = int(pages.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    try:
-        text = render()
-        answer = ["text", text] if len(text) <= RENDERED else ["error", "it writes without end"]
-    except MemoryError:
-        answer = ["error", f"it wants more than {MEMORY:,} bytes"]
-    except InterpError as error:
-        answer = ["error", error.got or error.what]
-    except BaseException as error:  # whatever it is, it must not leave the child
-        answer = ["error", one_line(error)]
-    try:
-        data = memoryview(json.dumps(answer).encode())
-        while data:
-            data = data[os.write(writer, data) :]
-    finally:
-        os._exit(0)
-
-
-def _collect(reader: int, deadline: float) -> bytes:
-    """Everything the child writes until it is done.
-
-    Raises:
-        TokenError: The time is over.
-    """
-    import select
-
-    pieces = []
-    while True:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise TokenError(
-                f"the chat template did not end within {SECONDS:g} s",
-                fix="set tokenizer.chat_template to one that you trust",
-            )
-        piece = os.read(reader, MIB)
-        if not piece:
-            return b"".join(pieces)
-        pieces.append(piece)
+        yield
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException" and type(error).__module__ == "pyo3_runtime"
+        if not panic and not isinstance(error, Exception):
+            raise
+        raise TokenError(what, got=f"{got}{one_line(error)}", fix=fix) from error

@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from typing import Any
 
+from interp.models.text.gate import one_error
 from interp.models.text.reading import ordinary_ids, probe_texts
 
 
@@ -31,7 +32,8 @@ class Pieces:
         """The tokenizer's own decoding, special tokens included; ids it lacks are shown."""
         if any(i >= self.n_entries for i in ids):
             return "".join(map(self, ids))
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        with one_error("the tokenizer cannot write these tokens as text", f"{ids[:20]}: "):
+            return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _make(self, token: int) -> str:
         if self.tokenizer is None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.errors import TokenError, TokenWarning
-from interp.core.foreign import JSON_BYTES, one_line, read_bytes
+from interp.core.foreign import one_line
 from interp.core.provenance import fingerprint_text
 from interp.models.gate import verify_manifest
 from interp.models.text.batch import short
-from interp.models.text.gate import check_rules, guarded, needs_guard, read_settings
+from interp.models.text.gate import check_files, one_error
+from interp.models.text.templates import guarded, needs_guard
 
 FILES = tuple(
     """
@@ -23,9 +24,6 @@ FILES = tuple(
     """.split()
 )
 """A folder that holds one of these has a tokenizer."""
-
-BESIDE = ("vocab.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-"""Files that are read with them."""
 
 PROBES = ("a", "the", "0", "A", "x")
 
@@ -50,42 +48,17 @@ def load_tokenizer(folder: str | Path, *, verified: bool = False) -> Any | None:
     files = [folder / name for name in FILES if (folder / name).is_file()]
     if not files:
         return None
+    check_files(folder)
     import transformers
 
     plain = {"merges.txt": "GPT2TokenizerFast", "vocab.txt": "BertTokenizerFast"}
     by_file = plain.get(files[0].name)
     described = by_file is None or (folder / "config.json").is_file()
     loader = transformers.AutoTokenizer if described else getattr(transformers, str(by_file))
-    for source in [*files, *(folder / name for name in BESIDE)]:
-        _check_readable(source)
-    with _silence():
-        try:
-            return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # Rust, JSON, key, value and OS errors alike
-            raise TokenError(
-                f"the tokenizer in {folder} cannot be loaded",
-                got=f"{files[0].name}: {one_line(error)}",
-                fix="save it again with tokenizer.save_pretrained(folder)",
-            ) from error
-
-
-def _check_readable(path: Path) -> None:
-    """transformers' errors do not say which file is damaged; ours do."""
-    if not path.is_file() or path.suffix == ".model":
-        return
-    if path.suffix == ".json":
-        found = read_settings(path)
-        if path.name == "tokenizer.json":
-            check_rules(found, path)
-        return
-    try:
-        read_bytes(path, JSON_BYTES).decode("utf-8")
-    except (ValueError, OSError) as error:
-        raise TokenError(
-            f"the tokenizer file {path} is damaged",
-            got=f"{one_line(error)} ({path.stat().st_size:,} bytes)",
-            fix="copy or download it again",
-        ) from error
+    told = f"the tokenizer in {folder} cannot be loaded"
+    fix = "save it again with tokenizer.save_pretrained(folder)"
+    with _silence(), one_error(told, f"{files[0].name}: ", fix):
+        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager
@@ -114,22 +87,15 @@ def call(tokenizer: Any, strings: list[str], *, special: bool) -> list[list[int]
     Raises:
         TokenError: it cannot read the text (closed vocabulary, lone surrogates).
     """
-    with _settings_kept(tokenizer):
-        try:
-            encoded = tokenizer(
-                strings,
-                add_special_tokens=special,
-                padding=False,
-                truncation=False,
-                return_attention_mask=False,
-                verbose=False,
-            )
-        except BaseException as error:  # Rust raises bare Exception, and panics as no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise TokenError(
-                "the tokenizer cannot read this text", got=f"{short(strings)}: {one_line(error)}"
-            ) from error
+    with _settings_kept(tokenizer), one_error("the tokenizer cannot read this text", f"{short(strings)}: "):
+        encoded = tokenizer(
+            strings,
+            add_special_tokens=special,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
     return [list(ids) for ids in encoded["input_ids"]]
 
 
@@ -239,9 +205,9 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     def render() -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    template = tokenizer.chat_template
+    size = len(str(messages)) + sum(len(str(token)) for token in tokenizer.special_tokens_map.values())
     try:
-        if _any_needs_guard(template):
+        if any(needs_guard(each, len(messages), size) for each in _templates(tokenizer.chat_template)):
             return guarded(render)
         return render()
     except TokenError:
@@ -254,12 +220,13 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
         ) from error
 
 
-def _any_needs_guard(template: Any) -> bool:
-    """Whether one of the templates may run for long: there may be several, by name."""
-    if isinstance(template, str):
-        return needs_guard(template)
-    parts = template.values() if isinstance(template, Mapping) else template
-    return any(_any_needs_guard(part) for part in parts)
+def _templates(given: Any) -> Iterator[str]:
+    """The templates of a tokenizer: there may be several, by name."""
+    if isinstance(given, str):
+        yield given
+    else:
+        for part in given.values() if isinstance(given, Mapping) else given:
+            yield from _templates(part)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from interp.core.errors import ConfigError, StorageError
-from interp.core.foreign import MIB, TEXT_BYTES, Unparsable, one_line, read_bytes, too_large
+from interp.core.foreign import MIB, TEXT_BYTES, Unparsable, one_line, read_bytes, too_large, zip_directory
 from interp.core.names import did_you_mean
 from interp.tasks.formats.source import File, stem_of
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBERS = 20_000
 """Most files in one archive."""
+MAX_DIRECTORY = 8 * MIB
+"""Longest directory of a zip: 400 bytes for each of its files."""
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -79,7 +81,7 @@ def open_files(
         raise StorageError("this file cannot be read", got=f"{path}: {one_line(error)}") from error
     if member is not None:
         raise ConfigError(f"{path.name} is no archive, so it has no members", got=member)
-    return [File(path.name, data, encoding)]
+    return [File(path.name, data, encoding, max_bytes)]
 
 
 def _no_file(path: Path) -> StorageError:
@@ -96,6 +98,12 @@ def _no_file(path: Path) -> StorageError:
 def _members(path: Path, member: str | None, encoding: str, max_bytes: int) -> list[File]:
     """The chosen members of an archive."""
     if path.suffix == ".zip":
+        with path.open("rb") as file:
+            listed, _ = zip_directory(file)
+        if listed > MAX_DIRECTORY:
+            raise StorageError(
+                f"{path.name} holds too many files", got=f"a directory of {too_large(listed, MAX_DIRECTORY)}"
+            )
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
@@ -165,7 +173,7 @@ def _read(
         with opened(name) as stream:
             data = _bounded(stream, left, path.name)
         left -= len(data)
-        files.append(File(f"{path.name}: {name}", data, encoding))
+        files.append(File(f"{path.name}: {name}", data, encoding, max_bytes))
     return files
 
 

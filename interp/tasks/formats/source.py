@@ -7,12 +7,13 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from interp.core.errors import ConfigError
-from interp.core.foreign import JSON_NODES, TEXT_BYTES, Unparsable, parse_json
+from interp.core.foreign import TEXT_BYTES, Unparsable, parse_json, too_large
 from interp.core.names import did_you_mean
 
 ENDINGS = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg")
@@ -22,8 +23,10 @@ HEADER = 1 << 20
 _HEADS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"PK\x03\x04": "a zip archive"}
 
 
-LINES = 1_000_000
-"""Most lines of one file: each costs a few hundred bytes once it is read."""
+LINES = 600_000
+"""Most lines, and words with tags, of one file: each costs some six hundred bytes once it is read."""
+FIELDS = 3_000_000
+"""Most fields of one table."""
 
 
 class File:
@@ -33,12 +36,14 @@ class File:
         name: What the user calls it, for errors (`blimp.tar.gz: npi.jsonl`).
         data: Its bytes, decompressed.
         encoding: How to decode them; a byte order mark is dropped.
+        max_bytes: Most memory that the text may take: one emoji makes four bytes of every character.
     """
 
-    def __init__(self, name: str, data: bytes, encoding: str = "utf-8") -> None:
+    def __init__(self, name: str, data: bytes, encoding: str = "utf-8", max_bytes: int = TEXT_BYTES) -> None:
         self.name = name
         self.data = data
         self.encoding = encoding
+        self.max_bytes = max_bytes
 
     @property
     def stem(self) -> str:
@@ -66,7 +71,7 @@ class File:
         """The decoded text, without byte order mark.
 
         Raises:
-            ConfigError: Empty, NUL bytes, or not in this encoding; names line and byte.
+            ConfigError: Empty, NUL bytes, not in this encoding (names line and byte), or too much.
         """
         if not self.data.strip():
             raise self.fault("the file is empty")
@@ -74,6 +79,13 @@ class File:
             text = self.data.decode(self.encoding)
         except (UnicodeDecodeError, LookupError) as error:
             raise self._undecodable(error) from error
+        taken = sys.getsizeof(text)
+        if taken > self.max_bytes + 100:
+            raise self.fault(
+                "too much text",
+                got=f"{too_large(taken, self.max_bytes)}, {taken // len(text)} to a character",
+                fix="cut it into parts, or max_bytes= takes more",
+            )
         text = text.removeprefix("\ufeff")
         if "\0" in text:
             line = text[: text.index("\0")].count("\n") + 1
@@ -163,8 +175,8 @@ class File:
         Raises:
             ConfigError: A ragged row, a repeated column name, or quotes that do not close.
         """
-        if self.text.count(delimiter) > JSON_NODES:
-            raise self.fault(f"more than {JSON_NODES:,} fields")
+        if self.text.count(delimiter) > FIELDS:
+            raise self.fault(f"more than {FIELDS:,} fields")
         style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
         # QUOTE_NONE keeps newlines as they are: give it lines
         text = self.text if quoting else "\n".join(self.lines) + "\n"
@@ -200,11 +212,15 @@ class File:
         Raises:
             ConfigError: As `table`; or there is a header and nothing else.
         """
-        (_, names), *rows = self.table(delimiter)
+        rows = self.table(delimiter)[::-1]
+        keys = [name.strip() for name in rows.pop()[1]]
         if not rows:
             raise self.fault("a header, but no rows")
-        keys = [name.strip() for name in names]
-        return [Record(self, line, dict(zip(keys, row, strict=True))) for line, row in rows]
+        records = []
+        while rows:  # each row is let go once it is a record
+            line, row = rows.pop()
+            records.append(Record(self, line, dict(zip(keys, row, strict=True))))
+        return records
 
     def __repr__(self) -> str:
         return f"File({self.name}, {len(self.data):,} bytes)"
@@ -218,6 +234,8 @@ class Record:
         place: Line number, or a path in a JSON value (`prompts[3]`).
         values: Field name -> value.
     """
+
+    __slots__ = ("file", "place", "values")
 
     def __init__(self, file: File, place: int | str, values: Mapping[str, Any]) -> None:
         self.file = file

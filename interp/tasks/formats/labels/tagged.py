@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from interp.tasks.formats import spans
-from interp.tasks.formats.source import File, Record
+from interp.tasks.formats.source import LINES, File, Record
 from interp.tasks.formats.table import ArchiveFormat, Format, Options
 from interp.tasks.labels import ROOT, Label, Labelled, LabelledCorpus, LabelledTexts
 
@@ -52,6 +52,8 @@ def read_slashed(file: File, options: Options | None = None) -> LabelledCorpus:
 
 
 def _slashed(file: File, genre: str | None) -> Iterator[Labelled]:
+    if file.text.count("/") > LINES:
+        raise file.fault(f"more than {LINES:,} words with tags", expected="a file cut into parts")
     for number, line in enumerate(file.lines, 1):
         if line.strip():
             pairs = [_pair(file, number, token) for token in line.split()]
