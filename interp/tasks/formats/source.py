@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from interp.core.errors import ConfigError
-from interp.core.foreign import JSON_NODES, TEXT_BYTES, Unparsable, parse_json
+from interp.core.foreign import JSON_NODES, TEXT_BYTES, Unparsable, one_line, parse_json
 from interp.core.names import did_you_mean
 
 ENDINGS = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg")
@@ -206,7 +206,7 @@ class File:
         return [Record(self, line, dict(zip(keys, row, strict=True))) for line, row in rows]
 
     def __repr__(self) -> str:
-        return f"File({self.name}, {len(self.data):,} bytes)"
+        return f"File({one_line(self.name)}, {len(self.data):,} bytes)"
 
 
 class Record:
@@ -298,7 +298,7 @@ def stem_of(name: str) -> str:
 def _parsed(line: str) -> Any:
     """The value of a line, None if it is no JSON, or the bound it breaks."""
     try:
-        return parse_json(line, limit=TEXT_BYTES, distinct=True)
+        return parse_json(line, limit=TEXT_BYTES)
     except Unparsable as error:
         return error
     except ValueError:

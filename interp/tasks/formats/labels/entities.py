@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from interp.tasks.formats.labels.text_tables import from_records
+from interp.tasks.formats.labels.text_tables import from_records, usable
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
 from interp.tasks.labels import Label, LabelledTexts
@@ -28,15 +28,16 @@ def reads(file: File) -> bool:
 
 def read(file: File, options: Options | None = None) -> LabelledTexts:
     """The names, with everything the file says about each as columns."""
-    records = file.records()
+    records, options = file.records(), options or Options()
     group = next((name for name in GROUPS if name in records[0].values), None)
     if records[0].values.keys() >= PLACES:
         places = from_records(records, "name", "latitude", group, options)
-        _check_coordinates(records, "latitude", places.labels, 90)
-        _check_coordinates(records, "longitude", places.columns["longitude"], 180)
+        kept = usable(records, "name", "latitude", options)
+        _check_coordinates(kept, "latitude", places.labels, 90)
+        _check_coordinates(kept, "longitude", places.columns["longitude"], 180)
         return places
-    years = []
-    for record in records:
+    years, options = [], replace(options, as_text=True)  # a date may be a bare year
+    for record in usable(records, "title", "release_date", options):
         year = record.text("release_date")[:4]
         if not year.isdecimal():
             raise record.fault(
