@@ -92,7 +92,7 @@ def commit(
             cannot be stored; the disk is full or failing (then nothing has changed).
         BadName: A file name is no plain name.
     """
-    target = _resolved(directory)
+    target = _disk.resolved(directory)
     content = {name: _encode(name, value) for name, value in files.items()}
     body = {"schema": schema, "versions": versions(), "metadata": dict(metadata or {})}
     _as_json(MANIFEST, body)
@@ -128,7 +128,7 @@ def open_artefact(directory: str | Path, *, schema: str | None = None, foreign_o
         CorruptArtefact: A byte differs from what was written, or a file is missing.
         StorageError: No such folder, no manifest, or another schema.
     """
-    target = _resolved(directory)
+    target = _disk.resolved(directory)
     artefact = read_artefact(target, _disk.await_exchange)
     if artefact is None:
         if not foreign_ok:
@@ -154,7 +154,7 @@ def remove(directory: str | Path) -> None:
     Raises:
         StorageError: It does not exist, or `commit` did not write it.
     """
-    target = _resolved(directory)
+    target = _disk.resolved(directory)
     if not looks_like_ours(target):
         raise StorageError(f"refusing to delete {target}: interp did not write it")
     with _disk.explained(target, 0):
@@ -169,7 +169,7 @@ def withdraw(root: str | Path, folders: Sequence[Path]) -> None:
     for folder in folders:
         remove(folder)
     with suppress(OSError):  # not there, or something else is in it
-        _resolved(root).rmdir()
+        _disk.resolved(root).rmdir()
 
 
 def child(root: str | Path, name: str) -> Path:
@@ -194,7 +194,7 @@ def write_text(path: str | Path, text: str | bytes, overwrite: bool = False) -> 
     Raises:
         StorageError: It exists and `overwrite` is False, is a folder, or cannot be written.
     """
-    target = _resolved(path)
+    target = _disk.resolved(path)
     size, chunks = _encode(target.name, text, check_name=False)
     with _disk.explained(target, size):
         _disk.step("mkdir", target.parent)
@@ -222,7 +222,8 @@ def write_texts(files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool 
     """Write several files, all or none: a page and its numbers.
 
     All are staged and flushed before the first is renamed; if a rename fails, those before it are
-    put back. A kill between two renames can leave them of two versions, each whole.
+    put back. No system renames several files in one step: a kill between two renames leaves files
+    of two versions, or where they are new the first without the rest; each is whole.
 
     Args:
         files: Path -> content.
@@ -235,7 +236,7 @@ def write_texts(files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool 
         StorageError: One exists and `overwrite` is False, is a folder, or cannot be written; then
             nothing has changed.
     """
-    contents = {_resolved(path): text for path, text in files.items()}
+    contents = {_disk.resolved(path): text for path, text in files.items()}
     staged: dict[Path, Path] = {}
     kept: dict[Path, Path] = {}
     done: list[Path] = []
@@ -279,7 +280,7 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
     Raises:
         StorageError: The record is no JSON (NaN included), or the file cannot be written.
     """
-    path = _resolved(path)
+    path = _disk.resolved(path)
     line = _as_json(path.name, record, indent=None) + b"\n"
     with _disk.explained(path, len(line)):
         _disk.step("mkdir", path.parent)
@@ -321,16 +322,6 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------ what is written
-
-
-def _resolved(path: str | Path) -> Path:
-    """A path as the user typed it: `~` and links are followed."""
-    try:
-        if not os.fspath(path):
-            raise BadName("an empty path", expected="the name of a file or folder")
-        return Path(os.path.realpath(os.path.expanduser(path)))
-    except ValueError as error:  # NUL
-        raise BadName(f"{str(path)!r} is no path", got=error) from error
 
 
 def _encode(name: str, value: Payload, check_name: bool = True) -> tuple[int, Chunks]:

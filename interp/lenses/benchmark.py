@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import ConfigError, StorageError, TokenError
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, reason
+from interp.core.foreign import read_json, reason
 from interp.core.result import Result
 from interp.lenses.reading import log_probs, stream_rows
 from interp.lenses.tuned import TunedLens
@@ -95,7 +95,7 @@ def load_lens_prompts(folder: str | Path) -> list[LensPrompt]:
     for file in files:
         task = file.stem.removeprefix("lens-eval-")
         try:
-            items = parse_json(read_bytes(file, JSON_BYTES))["items"]
+            items = read_json(file)["items"]
             found += [
                 LensPrompt(
                     item["name"], task, item["prompt"], tuple(item["intermediates"]), item.get("target")
