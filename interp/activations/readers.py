@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from interp.activations.config import TextConfig
-from interp.core.errors import BadName, ConfigError, MissingDependency, StorageError
+from interp.core.errors import BadName, ConfigError, MissingDependency, StorageError, out_of_memory
 from interp.core.foreign import (
-    JSON_BYTES,
     MIB,
     Unparsable,
     one_line,
     parse_json,
     read_bytes,
+    read_json,
     reason,
     regular_size,
     too_large,
@@ -147,21 +147,27 @@ def _require_field(field: str, names: Iterable[str], where: str) -> None:
 def _from_parquet(path: Path, config: TextConfig) -> Iterable[str]:
     try:
         from pyarrow import ArrowException, parquet
+        from pyarrow import types as arrow_types
     except ImportError as error:
         raise MissingDependency("parquet needs pyarrow", fix="pip install pyarrow") from error
     try:
         regular_size(path)
         schema = parquet.read_schema(path)
         _require_field(config.field, schema.names, str(path))
-        kind = str(schema.field(config.field).type)
-        if "string" not in kind:
+        if schema.names.count(config.field) > 1:
+            raise ConfigError(f"{path}: two columns of one name", got=config.field, fix="rename one")
+        held = schema.field(config.field).type
+        kind = str(held.value_type if arrow_types.is_dictionary(held) else held)
+        if kind not in ("string", "large_string", "string_view"):
             raise ConfigError(f"{path}: {config.field!r} is no text", got=kind, expected="string")
         with parquet.ParquetFile(path, read_dictionary=[config.field]) as file:
             column = list(_values(file, path, config))
     except (ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if isinstance(error, ConfigError | StorageError):
             raise
-        raise StorageError(f"cannot read {path} as parquet", got=reason(error)) from error
+        raise out_of_memory(error, path) or StorageError(
+            f"cannot read {path} as parquet", got=reason(error)
+        ) from error
     return _strings(enumerate(column), f"{path}, row")
 
 
@@ -205,7 +211,7 @@ def _spend(size: int, budget: int, path: Path) -> None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    found = parse_json(read_bytes(path, JSON_BYTES))
+    found = read_json(path)
     if not isinstance(found, dict):
         raise StorageError(f"{path} holds no settings", got=type(found).__name__)
     return found
@@ -239,10 +245,12 @@ def _from_folder(path: Path, config: TextConfig) -> Iterable[str]:
         paths = [folder / _plain(name, folder) for name in names]
         _spend(sum(map(regular_size, paths)), config.max_bytes, folder)
         column = [text for file in paths for text in _stored(file, config)]
+    except (ConfigError, StorageError):
+        raise
     except (ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
-        if isinstance(error, ConfigError | StorageError):
-            raise
-        raise StorageError(f"cannot read the dataset {path}", got=reason(error)) from error
+        raise out_of_memory(error, path) or StorageError(
+            f"cannot read the dataset {path}", got=reason(error)
+        ) from error
     return _strings(enumerate(column), f"{path}, row")
 
 

@@ -26,7 +26,7 @@ from interp.activations.state import groups_of, load_moments, load_weights, mome
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.finite import check_finite
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, show
+from interp.core.foreign import read_json, reason, show
 from interp.core.provenance import versions
 from interp.core.settings import check_choice
 
@@ -164,7 +164,7 @@ class RunFolder:
         """The run got through: what an earlier attempt left in crash.json is settled."""
         path = self.path / "crash.json"
         if path.exists():
-            self._write("crash.json", parse_json(path.read_bytes()) | {"resolved": True})
+            self._write("crash.json", _read_object(path, "remove it") | {"resolved": True})
 
     def steps(self) -> list[Path]:
         """This run's checkpoint folders, oldest first."""
@@ -183,8 +183,7 @@ class RunFolder:
             manifest = folder / "manifest.json"
             if re.fullmatch(r"step_\d+", folder.name) and manifest.is_file():
                 try:
-                    raw = read_bytes(manifest, JSON_BYTES)
-                    owners[folder] = parse_json(raw)["metadata"]["run"]
+                    owners[folder] = read_json(manifest)["metadata"]["run"]
                 except (ValueError, KeyError, TypeError):
                     owners[folder] = None
         return owners
@@ -194,9 +193,15 @@ class RunFolder:
         if not path.exists():
             return []
         records = store.read_jsonl(path)
-        wrong = next((r for r in records if type(r.get("step")) is not int), None)
-        if wrong is not None:
-            raise CorruptArtefact(f"{path} holds a line without a step", got=show(json.dumps(wrong), 200))
+        fits = [
+            type(r.get("step")) is int and r["step"] >= 0 and isinstance(r.get("loss"), float | None)
+            for r in records
+        ]
+        if not all(fits):
+            raise CorruptArtefact(
+                f"{path}, line {fits.index(False) + 1}: no step, or a loss that is no number",
+                got=show(json.dumps(records[fits.index(False)]), 200),
+            )
         kept = [r for r in records if r["step"] < step]
         store.write_text(path, "".join(json.dumps(r) + "\n" for r in kept), overwrite=True)
         return kept
@@ -230,6 +235,8 @@ def open_run(
         run = RunFolder(path, config.keep_last, _settle(path, config, record))
         if resume == "must" and not run.steps():
             raise StorageError(f"{path} has no checkpoint to resume from", fix="resume='auto'")
+        if (path / "crash.json").exists():  # read again at the end: better refused now
+            _read_object(path / "crash.json", "remove it")
         run._write("env.json", _environment())
         yield run
 
@@ -238,9 +245,11 @@ def _refuse_links(path: Path) -> None:
     """A run's files are its own: through a link, going on would write somewhere else.
 
     Raises:
-        StorageError: A link, a pipe or a device among them.
+        StorageError: A link, a pipe or a device among them, or a file in the checkpoints' place.
     """
     inner = path / "checkpoints"
+    if inner.is_file():
+        raise StorageError(f"{inner} is a file", expected="the folder of a run's checkpoints")
     for place in (p for folder in (path, inner) if folder.is_dir() for p in folder.iterdir()):
         kind = os.lstat(place).st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
@@ -272,9 +281,11 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
         ConfigError: The folder belongs to a run with other settings.
     """
     asked = json.loads(json.dumps({"fit": asdict(config), "record": dict(record or {})}))
-    file = path / "config.json"
+    file, anew = path / "config.json", "overwrite=True starts it anew"
     if file.exists() and not config.overwrite:
-        stored = _read_config(file)
+        stored = _read_object(file, anew)
+        if not isinstance(stored.get("run"), str):
+            raise CorruptArtefact(f"{file} names no run", fix=anew)
         there = _flat({k: v for k, v in stored.items() if k != "run"})
         here = _flat(asked)
         keys = [
@@ -296,16 +307,19 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
     return identity
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _read_object(file: Path, fix: str) -> dict[str, Any]:
+    """A file of settings or facts that a run wrote.
+
+    Raises:
+        CorruptArtefact: It cannot be read, or is no JSON object.
+    """
+    why = None
     try:
-        stored = parse_json(read_bytes(file, JSON_BYTES))
-        if isinstance(stored["run"], str):
-            return stored
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptArtefact(
-            f"{file} is not the config of a run", got=error, fix="overwrite=True starts it anew"
-        ) from error
-    raise CorruptArtefact(f"{file} names no run", fix="overwrite=True starts it anew")
+        if isinstance(found := read_json(file), dict):
+            return found
+    except (OSError, ValueError) as error:
+        why = reason(error)
+    raise CorruptArtefact(f"{file} is not what a run wrote", got=why or "no JSON object", fix=fix)
 
 
 def _environment() -> dict[str, Any]:

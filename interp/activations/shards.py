@@ -23,7 +23,7 @@ from interp.activations.config import ShardConfig
 from interp.activations.dtypes import dtype_of
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, show
+from interp.core.foreign import one_line, read_json, show
 from interp.core.names import match
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
@@ -176,10 +176,8 @@ class ShardReader:
             yield self.batch(t)
 
     def __repr__(self) -> str:
-        return (
-            f"ShardReader({self.root}: {self.rows:,} rows in {self.index['shards']} shards, "
-            f"sites {', '.join(self.sites[:3])})"
-        )
+        sites = one_line(", ".join(self.sites[:3]))
+        return f"ShardReader({self.root}: {self.rows:,} rows in {self.index['shards']} shards, sites {sites})"
 
     def provenance(self) -> Provenance:
         """Model, sites, dtype and data of these activations."""
@@ -269,7 +267,7 @@ def _settle(root: Path, plan: dict[str, Any]) -> None:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        plan = parse_json(read_bytes(path, JSON_BYTES))
+        plan = read_json(path)
         return plan | {"provenance": dict(plan["provenance"])}
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtefact(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
+from interp.core.foreign import LINE, one_line, show
 from interp.core.result import Result
 
 SAID_ABOVE = 0.01
@@ -88,11 +89,9 @@ class Attribution(Result):
 
     def __repr__(self) -> str:
         best = int(self.scores.abs().argmax())
-        return (
-            f"Attribution of {self.target} by {self.method} at {self.site}, baseline "
-            f"{self.baseline}; largest {self.tokens[best]!r} at {best} = "
-            f"{float(self.scores[best]):+.3g}\n{self.gap_sentence}"
-        )
+        what = one_line(f"{self.target} by {self.method} at {self.site}, baseline {self.baseline}", LINE)
+        largest = f"{show(repr(self.tokens[best]), 300)} at {best} = {float(self.scores[best]):+.3g}"
+        return f"Attribution of {what}; largest {largest}\n{self.gap_sentence}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -200,8 +199,8 @@ class PairAttribution(Result):
 
     def __repr__(self) -> str:
         i, j = divmod(int(self.scores.argmax()), self.scores.shape[1])
+        pair = show(f"{self.tokens_a[i]!r}-{self.tokens_b[j]!r}", 300)
         return (
-            f"PairAttribution {len(self.tokens_a)}x{len(self.tokens_b)} at {self.site}; largest "
-            f"{self.tokens_a[i]!r}-{self.tokens_b[j]!r} = {float(self.scores[i, j]):+.3g}\n"
-            f"{self.gap_sentence}"
+            f"PairAttribution {len(self.tokens_a)}x{len(self.tokens_b)} at {one_line(self.site)}; "
+            f"largest {pair} = {float(self.scores[i, j]):+.3g}\n{self.gap_sentence}"
         )

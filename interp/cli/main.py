@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.cli.process import finished, hold_descriptors, leave, revealing, say, signals
 from interp.core.errors import ConfigError, InterpError, Interrupted
-from interp.core.foreign import reason
+from interp.core.foreign import reason, revealed
 from interp.core.names import did_you_mean
 from interp.core.version import VERSION
 
@@ -180,7 +180,7 @@ def _run(argv: Sequence[str]) -> int:
         return 1
     except (Exception, KeyboardInterrupt) as error:
         if debug:
-            traceback.print_exc()
+            say(revealed(traceback.format_exc()).rstrip())
         return _explain(error, debug=debug)
 
 
@@ -192,6 +192,6 @@ def _explain(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, InterpError):
         say(f"interp: {error}")
         return error.code if isinstance(error, Interrupted) else 2
-    hint = "" if debug else " (the whole story: add --debug)"
-    say(f"interp: {reason(error)}{hint}")
+    hint = "" if debug else ", with what --debug shows"
+    say(f"interp: {reason(error)} (a bug of interp: please report it{hint})")
     return 1

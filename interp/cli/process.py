@@ -30,8 +30,9 @@ _HELD: list[Any] = []
 class Revealing(io.TextIOBase):
     """A stream on which foreign text cannot act: escapes and hidden characters become visible.
 
-    Commands print texts, tokens and names that come from models and files; an escape sequence in
-    one could retitle the terminal, hide lines or answer for the user.
+    Commands print texts, tokens and names that come from models and files, and libraries warn of
+    them; an escape sequence in one could retitle the terminal, hide lines or answer for the user.
+    A progress bar is known by the carriage return that it starts with, and keeps it.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -44,11 +45,14 @@ class Revealing(io.TextIOBase):
             StorageError: What it is redirected to is full or failing.
         """
         try:
-            self._stream.write(revealed(text))
+            bar, line = ("\r", text[1:]) if text[:1] == "\r" else ("", text)
+            self._stream.write(bar + revealed(line))
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise StorageError("cannot print", got=error.strerror or error) from error
+            wrapped = StorageError("cannot print", got=error.strerror or error)
+            wrapped.errno = error.errno  # a bar goes on without its terminal (EIO)
+            raise wrapped from error
         return len(text)
 
     def flush(self) -> None:
@@ -75,11 +79,12 @@ class Revealing(io.TextIOBase):
 
 @contextlib.contextmanager
 def revealing() -> Iterator[None]:
-    """`sys.stdout` through `Revealing`; a process without one stays without."""
-    if sys.stdout is None:
-        yield
-        return
-    with contextlib.redirect_stdout(Revealing(sys.stdout)):
+    """Both standard streams through `Revealing`; a process without one stays without."""
+    with contextlib.ExitStack() as stack:
+        if sys.stdout is not None:
+            stack.enter_context(contextlib.redirect_stdout(Revealing(sys.stdout)))
+        if sys.stderr is not None:
+            stack.enter_context(contextlib.redirect_stderr(Revealing(sys.stderr)))
         yield
 
 

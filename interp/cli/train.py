@@ -86,8 +86,8 @@ class Train(Written):
                     fix=did_you_mean(str(key)[:80], known) or None,
                 )
         for key, value in own.items():
-            if not isinstance(value, str):
-                raise ConfigError(f"{path}: {key} must be text", got=repr(value)[:80])
+            if not isinstance(value, str) or "\0" in value:
+                raise ConfigError(f"{path}: {key} must be text without NUL", got=repr(value)[:80])
         if type(finetune) is not int:
             raise ConfigError(f"{path}: {FINETUNE} must be a number of steps", got=repr(finetune)[:80])
         given: dict[str, Any] = own | {FINETUNE: finetune}

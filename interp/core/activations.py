@@ -22,6 +22,7 @@ from torch import Tensor
 
 from interp.core.devices import read_device, read_target
 from interp.core.errors import ShapeError, SiteError
+from interp.core.foreign import LINE, one_line
 from interp.core.names import expand, unknown
 from interp.core.provenance import Provenance
 from interp.core.residual import Key, ResidualStacks
@@ -134,7 +135,7 @@ class Activations(ResidualStacks):
         shown = ", ".join(f"{name} {list(t.shape)}" for name, t in list(self.items())[:3])
         more = f", ... {len(self)} sites" if len(self) > 3 else ""
         unseen = f"; {len(self.silent)} silent" if self.silent else ""
-        return f"Activations({shown}{more}{unseen})"
+        return one_line(f"Activations({shown}{more}{unseen})", LINE)
 
     def name(self, key: Key) -> str:
         """The full site name of a key, whether captured or not.

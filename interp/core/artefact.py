@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
-from interp.core.errors import CorruptArtefact, InterpError, ProvenanceError, StorageError
+from interp.core.errors import CorruptArtefact, InterpError, ProvenanceError, StorageError, out_of_memory
 from interp.core.finite import check_finite
 from interp.core.foreign import reason
 from interp.core.names import did_you_mean
@@ -114,7 +114,7 @@ class Trained(nn.Module, ABC):
         except InterpError:
             raise
         except Exception as error:  # a manifest says who wrote it, not that it was written well
-            raise CorruptArtefact(
+            raise out_of_memory(error, stored.directory) or CorruptArtefact(
                 f"{stored.directory} does not hold what a {cls.__name__} is made of",
                 got=reason(error),
                 fix="ask its author for it again, or save it anew",
@@ -195,7 +195,7 @@ def provenance_from(value: Any, where: Path) -> Provenance | None:
         return None
     try:
         return Provenance.from_json(value)
-    except (ProvenanceError, TypeError, AttributeError) as error:
+    except (InterpError, TypeError, AttributeError) as error:
         raise CorruptArtefact(f"{where}: its provenance cannot be read", got=error, fix=REFETCH) from error
 
 

@@ -5,7 +5,7 @@ The command line prints these four lines and exits 2; nothing else in `interp` f
 
 from __future__ import annotations
 
-from interp.core.foreign import show
+from interp.core.foreign import reason, show
 
 WHAT, PART = 1_000, 4_000
 """Longest first sentence, and longest other part, in characters."""
@@ -76,6 +76,9 @@ class TokenError(InterpError, ValueError):
 class TokenWarning(UserWarning):
     """Text that the model reads otherwise than it was written: unknown words, nothing at all."""
 
+    def __init__(self, what: str) -> None:
+        super().__init__(show(what, WHAT))
+
 
 class ConfigError(InterpError, ValueError):
     """A configuration with an unknown key, a wrong type or an impossible value."""
@@ -129,6 +132,20 @@ class MissingDependency(InterpError, ImportError):
 
 class MemoryBudgetError(InterpError, MemoryError):
     """A request whose estimated memory exceeds the budget."""
+
+
+def out_of_memory(error: BaseException, where: object) -> MemoryBudgetError | None:
+    """What to raise for a file that memory does not hold: that is no damage of the file.
+
+    None where the error is another one.
+    """
+    if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        return None
+    return MemoryBudgetError(
+        f"{where} needs more memory than there is",
+        got=reason(error),
+        fix="end other programs, or read it on a machine with more memory",
+    )
 
 
 class Interrupted(InterpError):

@@ -17,6 +17,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -173,23 +174,31 @@ def zip_directory(file: BinaryIO) -> tuple[int, bool]:
 # ------------------------------------------------------------------ JSON
 
 
+def read_json(path: str | Path, **bounds: Any) -> Any:
+    """The value in a JSON file of at most `JSON_BYTES`; `bounds` are those of `parse_json`.
+
+    Raises:
+        OSError: The system will not read it, or it is no regular file.
+        ValueError: As for `parse_json`.
+    """
+    return parse_json(read_bytes(path, JSON_BYTES), **bounds)
+
+
 def parse_json(
     text: str | bytes,
     *,
     limit: int = JSON_BYTES,
     nodes: int = JSON_NODES,
     nonfinite: bool = False,
-    distinct: bool = False,
     long_numbers: bool = False,
 ) -> Any:
-    """`json.loads` with bounds on bytes, values, depth and digits.
+    """`json.loads` with bounds on bytes, values, depth and digits; no object names an entry twice.
 
     Args:
-        text: The JSON text.
+        text: The JSON text; bytes are UTF-8, as the standard has it (RFC 8259, section 8.1).
         limit: Longest text, in bytes (characters for a `str`).
         nodes: Most values.
         nonfinite: Accept NaN and infinities, which are no JSON, and numbers that overflow.
-        distinct: Refuse an object with two entries of one name.
         long_numbers: Leave digits to Python's own bound of 4,300: for large files whose numbers
             a library reads again.
 
@@ -198,35 +207,34 @@ def parse_json(
     """
     if len(text) > limit:
         raise Unparsable(too_large(len(text), limit))
-    marks = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
-    if sum(text.count(mark) for mark in marks) > nodes:  # type: ignore[arg-type]
+    if isinstance(text, bytes):
+        text = text.decode().removeprefix("\ufeff")
+    opened = text.count("[") + text.count("{")
+    if opened + text.count(",") > nodes:
         raise Unparsable(f"more than {nodes:,} values")
     # Hooks cost a call for each number, so they are there only where a number may need them.
-    hooks: dict[str, Any] = {}
-    long, large = _NUMBERS[type(text)]
-    has_long = not long_numbers and long.search(text) is not None
-    if has_long:
-        hooks["parse_int"] = _whole
-    if not nonfinite:
-        hooks["parse_constant"] = _no_constant
-        if has_long or large.search(text) is not None:
-            hooks["parse_float"] = _finite
-    if distinct:
-        hooks["object_pairs_hook"] = _distinct
+    long = not long_numbers and _LONG.search(text) is not None
     try:
-        value = json.loads(text, **hooks)
+        value = _decoder(long, not nonfinite, long or _LARGE.search(text) is not None).decode(text)
     except RecursionError:
         raise Unparsable(f"nested more than {JSON_DEPTH} deep") from None
-    if deeper_than(value, JSON_DEPTH):
+    if opened > JSON_DEPTH and deeper_than(value, JSON_DEPTH):
         raise Unparsable(f"nested more than {JSON_DEPTH} deep")
     return value
 
 
-_NUMBERS: dict[type, Any] = {
-    str: (re.compile(rf"\d{{{DIGITS + 1}}}"), re.compile(r"\d[eE]\+?\d{2}")),
-    bytes: (re.compile(rf"\d{{{DIGITS + 1}}}".encode()), re.compile(rb"\d[eE]\+?\d{2}")),
-}
+_LONG = re.compile(rf"\d{{{DIGITS + 1}}}")
+_LARGE = re.compile(r"\d[eE]\+?\d{2}")
 """What a number that is too long, or too large, has in it."""
+
+
+@cache
+def _decoder(long: bool, finite: bool, large: bool) -> json.JSONDecoder:
+    """Made once: files of lines are a million texts."""
+    hooks: dict[str, Any] = {"parse_int": _whole} if long else {}
+    if finite:
+        hooks |= {"parse_constant": _no_constant} | ({"parse_float": _finite} if large else {})
+    return json.JSONDecoder(object_pairs_hook=_distinct, **hooks)
 
 
 def _whole(digits: str) -> int:

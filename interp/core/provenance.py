@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.core.errors import ProvenanceError
 from interp.core.names import did_you_mean
-from interp.core.settings import check_flags
+from interp.core.settings import Settings, check_flags
 
 UNKNOWN = "unknown"
 """Stands for a model or fingerprint that was not recorded (foreign files)."""
@@ -31,7 +31,7 @@ _PACKAGES = ("torch", "numpy", "safetensors", "transformers", "transformer-lens"
 
 
 @dataclass(frozen=True)
-class Provenance:
+class Provenance(Settings):
     """The circumstances that a number depends on. None and "unknown" mean: not recorded."""
 
     model: str
@@ -68,6 +68,7 @@ class Provenance:
 
         Raises:
             ProvenanceError: A required key is missing or a key is unknown.
+            ConfigError: A value of another type.
         """
         known = [f.name for f in fields(cls)]
         for key in values:
@@ -78,7 +79,8 @@ class Provenance:
         missing = [key for key in ("model", "model_fingerprint") if key not in values]
         if missing:
             raise ProvenanceError("provenance is incomplete", expected=", ".join(missing))
-        tuples = {key: tuple(values[key]) for key in ("sites", "notes") if key in values}
+        lists = {key: values[key] for key in ("sites", "notes") if isinstance(values.get(key), list)}
+        tuples = {key: tuple(value) for key, value in lists.items()}
         return cls(**{**values, **tuples})
 
     def require_match(

@@ -25,9 +25,16 @@ from torch import Tensor
 
 from interp.core import store
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError, InterpError, MissingDependency, ShapeError, StorageError
+from interp.core.errors import (
+    ConfigError,
+    InterpError,
+    MissingDependency,
+    ShapeError,
+    StorageError,
+    out_of_memory,
+)
 from interp.core.finite import check_finite
-from interp.core.foreign import show
+from interp.core.foreign import LINE, one_line, show
 from interp.core.frames import fields as _fields
 from interp.core.frames import table as _table
 from interp.core.frames.quantity import Quantity, drawn_fields
@@ -221,8 +228,9 @@ class Result:
             shape = "x".join(map(str, getattr(self, key).shape)) or "scalar"
             name += f" {shape} ({' '.join(axes)})" if axes else f" {shape} {key}"
             break
-        source = "" if self.provenance is None else f" on {' '.join(self.provenance.model.split())}"
-        return f"{name}{source}; fields {', '.join(self.axes) or 'none'}\nchecks: {self.check()}"
+        source = "" if self.provenance is None else f" on {one_line(self.provenance.model, 120)}"
+        checks = one_line(self.check(), LINE)
+        return f"{name}{source}; fields {', '.join(self.axes) or 'none'}\nchecks: {checks}"
 
     def _repr_html_(self) -> str:
         return _table.html(self)
@@ -274,11 +282,13 @@ class Result:
         content: dict[str, Any] = {**artefact.tensors(TENSORS)}
         try:
             content |= {k: _fields.from_json(v) for k, v in values["fields"].items()}
-            return kind(**converted(content))
+            content = converted(content)
+            _fields.require_types(kind, content)
+            return kind(**content)
         except InterpError:
             raise
         except Exception as error:  # values of other types, of another version or forged
-            raise StorageError(
+            raise out_of_memory(error, artefact.directory) or StorageError(
                 f"{artefact.directory} does not fit this interp's {name}",
                 got=f"fields {', '.join(content)}, of versions {artefact.manifest['versions']}",
                 expected=f"fields {', '.join(f.name for f in dataclass_fields(kind))}",

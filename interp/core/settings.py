@@ -92,15 +92,15 @@ def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
     Raises:
         ConfigError: The field, what it holds, what it may hold.
     """
-    hints = _hints(type(config))
+    hints = hints_of(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
-        if not _accepts(hint, value):
+        if not accepts(hint, value):
             choices = [c for part in (hint, *get_args(hint)) for c in get_args(part)]
             texts = [c for c in choices if isinstance(c, str)]
             near = did_you_mean(value, texts) if isinstance(value, str) else ""
             raise ConfigError(
-                f"{field.name} has a wrong value", got=repr(value), expected=_say(hint), fix=near or None
+                f"{field.name} has a wrong value", got=repr(value), expected=say_type(hint), fix=near or None
             )
         if least is not None and field.name in least and value is not None:
             hint = Annotated[hint, at_least(least[field.name])]
@@ -165,7 +165,7 @@ def check_call(function: Callable[..., Any], args: tuple[Any, ...], options: dic
     for name in options:
         if name not in parameters and not takes_any:
             raise _no_option(function.__name__, name, list(parameters)[1:])
-    hints = _hints(function)
+    hints = hints_of(function)
     for name, value in {**dict(zip(parameters, args, strict=False)), **options}.items():
         if get_origin(hints.get(name)) is Literal:
             check_choice(name, value, hints[name])
@@ -186,7 +186,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Field or parameter -> its type, with what is `Annotated`."""
     return get_type_hints(cls, include_extras=True)
 
 
@@ -200,38 +201,52 @@ def _missed(hint: Any, value: Any) -> Bound | None:
         inner = parts[:1] * len(value) if parts[-1] is ... else parts
         pairs = zip(inner, value, strict=True)
         return next((b for h, v in pairs if (b := _missed(h, v)) is not None), None)
-    if origin is Literal or not parts:
+    if origin in (Literal, dict, list) or not parts:
         return None
-    return _missed(next(part for part in parts if _accepts(part, value)), value)
+    return _missed(next(part for part in parts if accepts(part, value)), value)
 
 
-def _accepts(hint: Any, value: object) -> bool:
+def accepts(hint: Any, value: object) -> bool:
+    """Whether a value is of the annotated type, whatever is in it included."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _accepts(parts[0], value)
+        return accepts(parts[0], value)
     if origin is Literal:
         return isinstance(value, str) and value in parts
+    if hint is Any:
+        return True
+    if origin is list:
+        return isinstance(value, list) and all(accepts(parts[0], each) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            accepts(parts[0], key) and accepts(parts[1], each) for key, each in value.items()
+        )
     if origin is tuple:
         if parts[-1] is ...:
-            return isinstance(value, tuple) and all(_accepts(parts[0], each) for each in value)
+            return isinstance(value, tuple) and all(accepts(parts[0], each) for each in value)
         if not isinstance(value, tuple) or len(value) != len(parts):
             return False
-        return all(map(_accepts, parts, value))
+        return all(map(accepts, parts, value))
     if parts:
-        return any(_accepts(part, value) for part in parts)
+        return any(accepts(part, value) for part in parts)
+    if hint is str:
+        return isinstance(value, str)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is hint  # exact, so that True is not an int
 
 
-def _say(hint: Any) -> str:
+def say_type(hint: Any) -> str:
+    """A type as errors say it."""
     if get_origin(hint) is Annotated:
-        return _say(get_args(hint)[0])
+        return say_type(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (dict, list):
+        return str(hint)
     if get_args(hint)[-1:] == (...,):
-        return f"a tuple of {_say(get_args(hint)[0])}"
+        return f"a tuple of {say_type(get_args(hint)[0])}"
     if get_origin(hint) is None and isinstance(hint, type):
         return hint.__name__.replace("NoneType", "None")
     joined = ", " if get_origin(hint) is tuple else " or "
-    return joined.join(map(_say, get_args(hint)))
+    return joined.join(map(say_type, get_args(hint)))

@@ -94,7 +94,7 @@ def commit(
         BadName: A file name is no plain name.
     """
     check_flags(overwrite=overwrite)
-    target = _resolved(directory)
+    target = _disk.resolved(directory)
     content = {name: _encode(name, value) for name, value in files.items()}
     body = {"schema": schema, "versions": versions(), "metadata": dict(metadata or {})}
     _as_json(MANIFEST, body)
@@ -130,7 +130,7 @@ def open_artefact(directory: str | Path, *, schema: str | None = None, foreign_o
         CorruptArtefact: A byte differs from what was written, or a file is missing.
         StorageError: No such folder, no manifest, or another schema.
     """
-    target = _resolved(directory)
+    target = _disk.resolved(directory)
     artefact = read_artefact(target, _disk.await_exchange)
     if artefact is None:
         if not foreign_ok:
@@ -156,7 +156,7 @@ def remove(directory: str | Path) -> None:
     Raises:
         StorageError: It does not exist, or `commit` did not write it.
     """
-    target = _resolved(directory)
+    target = _disk.resolved(directory)
     if not looks_like_ours(target):
         raise StorageError(f"refusing to delete {target}: interp did not write it")
     with _disk.explained(target, 0):
@@ -171,7 +171,7 @@ def withdraw(root: str | Path, folders: Sequence[Path]) -> None:
     for folder in folders:
         remove(folder)
     with suppress(OSError):  # not there, or something else is in it
-        _resolved(root).rmdir()
+        _disk.resolved(root).rmdir()
 
 
 def child(root: str | Path, name: str) -> Path:
@@ -197,7 +197,7 @@ def write_text(path: str | Path, text: str | bytes, overwrite: bool = False) -> 
         StorageError: It exists and `overwrite` is False, is a folder, or cannot be written.
     """
     check_flags(overwrite=overwrite)
-    target = _resolved(path)
+    target = _disk.resolved(path)
     size, chunks = _encode(target.name, text, check_name=False)
     with _disk.explained(target, size):
         _disk.step("mkdir", target.parent)
@@ -225,7 +225,8 @@ def write_texts(files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool 
     """Write several files, all or none: a page and its numbers.
 
     All are staged and flushed before the first is renamed; if a rename fails, those before it are
-    put back. A kill between two renames can leave them of two versions, each whole.
+    put back. No system renames several files in one step: a kill between two renames leaves files
+    of two versions, or where they are new the first without the rest; each is whole.
 
     Args:
         files: Path -> content.
@@ -239,7 +240,7 @@ def write_texts(files: Mapping[Any, str] | Mapping[Any, bytes], overwrite: bool 
             nothing has changed.
     """
     check_flags(overwrite=overwrite)
-    contents = {_resolved(path): text for path, text in files.items()}
+    contents = {_disk.resolved(path): text for path, text in files.items()}
     staged: dict[Path, Path] = {}
     kept: dict[Path, Path] = {}
     done: list[Path] = []
@@ -283,7 +284,7 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
     Raises:
         StorageError: The record is no JSON (NaN included), or the file cannot be written.
     """
-    path = _resolved(path)
+    path = _disk.resolved(path)
     line = _as_json(path.name, record, indent=None) + b"\n"
     with _disk.explained(path, len(line)):
         _disk.step("mkdir", path.parent)
@@ -343,16 +344,6 @@ def _objects(lines: list[bytes]) -> list[dict[str, Any]] | None:
 
 
 # ------------------------------------------------------------------ what is written
-
-
-def _resolved(path: str | Path) -> Path:
-    """A path as the user typed it: `~` and links are followed."""
-    try:
-        if not os.fspath(path):
-            raise BadName("an empty path", expected="the name of a file or folder")
-        return Path(os.path.realpath(os.path.expanduser(path)))
-    except ValueError as error:  # NUL
-        raise BadName(f"{str(path)!r} is no path", got=error) from error
 
 
 def _encode(name: str, value: Payload, check_name: bool = True) -> tuple[int, Chunks]:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from interp.core.artefact import Trained
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.foreign import one_line
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.store import Artefact
@@ -132,7 +133,8 @@ class Dictionary(Trained):
         k = "" if c.k is None else f", k={c.k:g}"
         out = f" -> {c.width_out}" if c.is_transcoder else ""
         where = self.site_in if self.site_in == self.site_out else f"{self.site_in} -> {self.site_out}"
-        return f"{c.activation}{k}, {c.d_in} -> {c.d_sae} latents{out}" + (f", {where}" if where else "")
+        place = f", {one_line(where)}" if where else ""
+        return f"{c.activation}{k}, {c.d_in} -> {c.d_sae} latents{out}{place}"
 
     @property
     def site_in(self) -> str:

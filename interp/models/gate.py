@@ -21,7 +21,7 @@ from torch import nn
 
 from interp.core import store
 from interp.core.errors import CorruptArtefact, InterpError, ModelError
-from interp.core.foreign import JSON_BYTES, MIB, one_line, parse_json, read_bytes, reason, show
+from interp.core.foreign import MIB, one_line, read_json, reason, show
 from interp.core.names import did_you_mean
 from interp.core.store import tensor_shapes, torch_shapes
 
@@ -129,7 +129,7 @@ def settings(path: Path, nodes: int = SETTINGS) -> dict[str, Any]:
         ModelError: No JSON object, or beyond a bound.
     """
     try:
-        found = parse_json(read_bytes(path, JSON_BYTES), nodes=nodes, nonfinite=True, distinct=True)
+        found = read_json(path, nodes=nodes, nonfinite=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as settings", got=reason(error)) from error
     if not isinstance(found, dict):
@@ -164,6 +164,13 @@ def _check_code(config: Mapping[str, Any], folder: Path) -> None:
             f"{folder / CONFIG} names weight files of its own (transformers_weights)",
             got=show(repr(config["transformers_weights"]), 120),
             expected=f"{SAFE} or {PICKLED}, which are looked at before they are loaded",
+        )
+    kernels = next((key for key in ("use_kernels", "kernel_config") if config.get(key)), None)
+    if kernels is not None:
+        raise ModelError(
+            f"{folder / CONFIG}: {kernels} asks for kernels of a stranger",
+            got=show(repr(config[kernels]), 120),
+            fix=f"remove {kernels}: the model computes the same without",
         )
     if config.get("quantization_config") is not None:
         _check_quantised(config["quantization_config"], folder)
@@ -269,7 +276,7 @@ def _weights(folder: Path) -> tuple[int, int]:
 
 def _indexed(folder: Path, index: Path, shapes: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
-        told = parse_json(read_bytes(index, JSON_BYTES), distinct=True)
+        told = read_json(index)
     except (OSError, ValueError) as error:
         raise CorruptArtefact(f"{index} cannot be read", got=one_line(error)) from error
     places = told.get("weight_map") if isinstance(told, dict) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 
 from interp.core.devices import read_device, read_float
-from interp.core.errors import ConfigError, CorruptArtefact, InterpError, ModelError
-from interp.core.foreign import one_line
+from interp.core.errors import ConfigError, CorruptArtefact, InterpError, ModelError, out_of_memory
+from interp.core.foreign import one_line, show
 from interp.core.names import did_you_mean
 from interp.core.settings import check_flags
 from interp.core.store import load_tensors
@@ -161,7 +162,7 @@ def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
     except InterpError:
         raise
     except Exception as error:  # the settings of a stranger: its own code says what it likes
-        raise _cannot_run(short, one_line(error)) from error
+        raise out_of_memory(error, short) or _cannot_run(short, one_line(error)) from error
     if model.adapter.unproved:
         raise _cannot_run(short, model.adapter.unproved)
     return model
@@ -243,12 +244,13 @@ def _pretrained(
     if device_map is not None:
         more["device_map"] = device_map
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        with _shown():
+            config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         named = found.architecture
         cls = model_class(named) or AutoModel
         packed = "quantization_config" in found.config or "quantization_config" in options
         where = Path(source) / "config.json"
-        with _silent_bars(), bounded_building(found.tensors, found.numbers, where, packed):
+        with _silent_bars(), _shown(), bounded_building(found.tensors, found.numbers, where, packed):
             module, report = cls.from_pretrained(
                 source, config=config, dtype=dtype or "auto", output_loading_info=True, **more
             )
@@ -293,6 +295,28 @@ def _silent_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    """transformers logs names that stand in the files: they are bounded, and none acts."""
+    from transformers.utils import logging
+
+    def reveal(record: Any) -> bool:
+        record.msg, record.args = show(_COLOURS.sub("", record.getMessage()), 4_000), ()
+        return True
+
+    handlers = logging.get_logger("transformers").handlers
+    for handler in handlers:
+        handler.addFilter(reveal)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(reveal)
 
 
 @contextmanager

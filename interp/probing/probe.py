@@ -16,6 +16,7 @@ from interp.core.artefact import Trained, fill, provenance_from, provenance_json
 from interp.core.errors import ConfigError, CorruptArtefact, ShapeError
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
+from interp.core.settings import Count, Natural, Settings
 from interp.core.store import Artefact
 from interp.probing.config import ProbeConfig, ProbeKind
 from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
@@ -25,10 +26,10 @@ LINEAR: tuple[ProbeKind, ...] = ("logistic", "ridge", "mass_mean")
 
 
 @dataclass(frozen=True)
-class ProbeShape:
+class ProbeShape(Settings):
     """What a probe is, apart from its numbers."""
 
-    d_in: int
+    d_in: Count
     """Width of the rows it reads."""
     name: str
     """What it reads from them."""
@@ -36,8 +37,17 @@ class ProbeShape:
     """How it was fitted."""
     classes: tuple[str, ...] = ()
     """Class names by index; none for a real target."""
-    hidden: int = 0
+    hidden: Natural = 0
     """Hidden units; 0 is linear."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.classes)) < len(self.classes) or len(self.classes) == 1:
+            raise ConfigError(
+                f"the probe {self.name!r} tells no classes apart",
+                got=", ".join(self.classes),
+                expected="none, or two or more names",
+            )
 
     @property
     def n_outputs(self) -> int:

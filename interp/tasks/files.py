@@ -73,6 +73,7 @@ def load_labels(
     encoding: str = "utf-8",
     max_bytes: int = TEXT_BYTES,
     missing: str = "refuse",
+    as_text: bool = False,
 ) -> Labels:
     """The labelled text that a file holds: `LabelledCorpus` (per word) or `LabelledTexts`.
 
@@ -85,6 +86,8 @@ def load_labels(
         max_bytes: Most bytes to read, unpacked: a larger file or archive is refused unread.
         missing: What a text labelled NaN, infinite or not at all is: "refuse", by file and line,
             or "drop", which leaves it out; the corpus's `name` says how many.
+        as_text: Labels are words, whatever they look like. By default a word among labels of which
+            half or more are numbers is one more text that is not labelled.
 
     Raises:
         ConfigError: Nothing that is known, or something wrong in it: names file, line, column,
@@ -92,21 +95,20 @@ def load_labels(
         StorageError: No such file, or one that cannot be read.
     """
     check_choice("missing", missing, ("refuse", "drop"))
+    options = Options(missing=missing, as_text=as_text)
     files = open_files(path, member, encoding, max_bytes)
     if len(files) > 1:
         rest = _content(files)
         archive = _archive(files)
         if archive is not None:
-            return archive.read(files, Options(missing=missing))
+            return archive.read(files, options)
         raise ConfigError(
             f"{Path(path).name} holds {len(rest)} files",
             got=", ".join(file.stem for file in rest[:30]),
             expected="one of them",
             fix=f"member={rest[0].stem!r}" if rest else None,
         )
-    return _chosen(files[0], LABEL_FORMATS, TASK_FORMATS, "load_task").read(
-        files[0], Options(missing=missing)
-    )
+    return _chosen(files[0], LABEL_FORMATS, TASK_FORMATS, "load_task").read(files[0], options)
 
 
 def _means_name(path: str) -> bool:

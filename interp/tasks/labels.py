@@ -15,12 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import ConfigError
+from interp.core.foreign import LINE, one_line
 from interp.core.names import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Label = str | int | float
+LARGEST = 3.4e38
+"""Beyond it a number is infinite in float32, in which probes read labels."""
 ROOT = -1
 """Head of a word that no other word governs."""
 
@@ -68,6 +71,22 @@ class Labelled:
                     got=head,
                     expected=f"another word, 0 to {len(self.words) - 1}, or -1 for the root",
                 )
+        self._check_tree(where)
+
+    def _check_tree(self, where: str) -> None:
+        settled: set[int] = set()
+        for word in range(len(self.heads or ())):
+            way: dict[int, None] = {}
+            while self.heads and word != ROOT and word not in settled:
+                if word in way:
+                    raise ConfigError(
+                        f"{where}: heads that lead back to their own word",
+                        got=" -> ".join(repr(self.words[at]) for at in [*way][:10]),
+                        expected="a tree: every word below the root",
+                    )
+                way[word] = None
+                word = self.heads[word]
+            settled |= way.keys()
 
     def _check_span(self, where: str, index: int, word: str, span: tuple[int, int]) -> None:
         start, end = span
@@ -170,7 +189,8 @@ class LabelledCorpus(Sequence[Labelled]):
 
     def __repr__(self) -> str:
         head = f"{self.name or 'corpus'}: {len(self):,} sentences, {self.n_words:,} words"
-        return f"{head}, {len(self.groups):,} documents; layers {', '.join(self.layers) or 'none'}"
+        layers = ", ".join(self.layers) or "none"
+        return one_line(f"{head}, {len(self.groups):,} documents; layers {layers}", LINE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -271,9 +291,11 @@ class LabelledTexts:
         for name in names or (self.target,):
             if name not in known:
                 raise _no_layer(name, known, self.name)
-            wrong = next((v for v in known[name] if isinstance(v, str)), None)
+            wrong = next((v for v in known[name] if isinstance(v, str) or not abs(v) <= LARGEST), None)
             if wrong is not None:
-                raise ConfigError(f"column {name!r} is not numbers", got=repr(wrong))
+                raise ConfigError(
+                    f"column {name!r} is not numbers", got=repr(wrong), expected=f"up to {LARGEST:.2g}"
+                )
             chosen.append([float(value) for value in known[name]])
         return torch.tensor(chosen).T
 
@@ -290,7 +312,7 @@ class LabelledTexts:
     def __repr__(self) -> str:
         kinds = len(set(self.labels))
         what = f"{kinds} values" if kinds > 20 else f"classes {', '.join(map(str, self.classes))}"
-        return f"{self.name or 'texts'}: {len(self):,} texts; {self.target} ({what})"
+        return one_line(f"{self.name or 'texts'}: {len(self):,} texts; {self.target} ({what})", LINE)
 
 
 def _no_layer(name: str, known: Mapping[str, object] | Sequence[str], where: str) -> ConfigError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from interp.core.errors import ConfigError
+from interp.core.foreign import show
 
 SHOWN_ANSWERS = 4
 
@@ -51,9 +52,9 @@ class Prompt:
             raise ConfigError("a prompt without text", got=f"answers {list(self.answers)}")
 
     def __str__(self) -> str:
-        lines = [f"clean      {self.clean!r}"]
+        lines = [f"clean      {show(repr(self.clean))}"]
         if self.corrupted is not None:
-            lines.append(f"corrupted  {self.corrupted!r}")
+            lines.append(f"corrupted  {show(repr(self.corrupted))}")
         if self.answers:
             lines.append(f"answer     {_listed(self.answers)}")
         if self.distractors:
@@ -62,6 +63,6 @@ class Prompt:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, texts[:SHOWN_ANSWERS]))
+    shown = show(", ".join(map(repr, texts[:SHOWN_ANSWERS])))
     rest = len(texts) - SHOWN_ANSWERS
     return shown if rest <= 0 else f"{shown}, ... ({rest} more)"

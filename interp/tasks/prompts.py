@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from interp.core.errors import ConfigError, TokenError
 from interp.core.escape import esc
+from interp.core.foreign import one_line
 from interp.tasks.batch import PromptBatch, tokenized
 from interp.tasks.prompt import Prompt
 
@@ -151,6 +152,7 @@ class Prompts(Sequence[Prompt]):
         if templates > 1:
             head += f", {templates} templates"
         shown = "\n\n".join(str(prompt) for prompt in self._prompts[:SHOWN])
+        head = one_line(head)
         more = f"\n\n... and {len(self) - SHOWN} more" if len(self) > SHOWN else ""
         return f"{head}\n\n{shown}{more}" if shown else head
 

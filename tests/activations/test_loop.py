@@ -406,7 +406,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         train(tmp_path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CorruptArtefact, match=r"names no run|not the config"):
+    with pytest.raises(CorruptArtefact, match=r"names no run|not what a run wrote"):
         train(tmp_path)
 
 

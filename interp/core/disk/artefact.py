@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.disk.tensors import CHUNK, REFETCH, decode_tensors, load_tensors, unreadable, wrong_size
 from interp.core.errors import BadName, CorruptArtefact, StorageError
-from interp.core.foreign import JSON_BYTES, Unparsable, one_line, parse_json, read_bytes
+from interp.core.foreign import JSON_BYTES, LINE, Unparsable, one_line, parse_json, read_bytes
 from interp.core.names import did_you_mean, slug
 
 MANIFEST = "manifest.json"
@@ -107,7 +107,7 @@ class Artefact:
 
     def __repr__(self) -> str:
         kind = self.manifest["schema"] or "foreign folder"
-        return f"Artefact({kind} at {self.directory}: {', '.join(self.names())})"
+        return one_line(f"Artefact({kind} at {self.directory}: {', '.join(self.names())})", LINE)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from interp.core.disk.artefact import MANIFEST, looks_like_ours
 from interp.core.disk.tensors import Chunks
-from interp.core.errors import StorageError
+from interp.core.errors import BadName, StorageError
 
 STALE_AFTER = 3600.0  # seconds; then a leftover is swept even if its process seems alive
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -34,6 +34,20 @@ def _silent(operation: str, path: Path) -> None:
 
 announce: Callable[[str, Path], None] = _silent
 """Called with (operation, path) before each system call; `store` points it at its fault hook."""
+
+
+def resolved(path: str | Path) -> Path:
+    """A path as the user typed it: `~` and links are followed.
+
+    Raises:
+        BadName: Empty, or no system has such a path.
+    """
+    try:
+        if not os.fspath(path):
+            raise BadName("an empty path", expected="the name of a file or folder")
+        return Path(os.path.realpath(os.path.expanduser(path)))
+    except ValueError as error:  # NUL
+        raise BadName(f"{str(path)!r} is no path", got=error) from error
 
 
 def step(operation: str, path: Path) -> None:

@@ -29,7 +29,7 @@ def lock(directory: str | Path) -> Iterator[Path]:
     Raises:
         StorageError: Another process holds it; the message names its pid, host and start time.
     """
-    target = Path(os.path.realpath(os.path.expanduser(directory)))
+    target = _disk.resolved(directory)
     path = target.parent / f".lock-{target.name}"
     me = {
         "pid": os.getpid(),

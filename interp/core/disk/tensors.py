@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from interp.core.errors import CorruptArtefact, StorageError
+from interp.core.errors import CorruptArtefact, StorageError, out_of_memory
 from interp.core.foreign import one_line, parse_json, regular_size, show
 
 # In the order in which the library lays tensors out: widest first, so that each stays aligned.
@@ -44,6 +45,7 @@ DTYPES: dict[torch.dtype, str] = {
 CHUNK = 8 << 20  # bytes handed to one write
 MAX_HEADER = 25_000_000  # bytes, some 200,000 tensors; the library would read 100 MB
 MAX_NODES = 2_000_000  # values in a header, ten for a tensor
+AXES = 64  # as many as torch's operations take
 WIDTHS = {
     **{name: dtype.itemsize * 8 for dtype, name in DTYPES.items()},
     "F8_E4M3FNUZ": 8,
@@ -54,6 +56,7 @@ WIDTHS = {
     "F4": 4,
 }
 """Bits of one number of each dtype of the format, those that torch lacks included."""
+_LOADED = {*DTYPES.values(), "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 _RANK = {dtype: i for i, dtype in enumerate(DTYPES)}
 
 Chunks = Iterator[bytes | memoryview]
@@ -113,12 +116,14 @@ def _chunks(head: bytes, tensors: Iterator[Tensor]) -> Chunks:
 
 
 def decode_tensors(data: bytes, where: Path) -> dict[str, Tensor]:
-    """The tensors in the bytes of a safetensors file; `where` is only named in errors."""
-    try:
-        _require_distinct(data[8 : 8 + int.from_bytes(data[:8], "little")], where)
+    """The tensors in the bytes of a safetensors file; `where` is only named in errors.
+
+    Raises:
+        CorruptArtefact: As for `load_tensors`.
+    """
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    with _reading(_shapes(header, len(data), where), where):
         return safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise CorruptArtefact(f"{where}: {one_line(error)}", fix=REFETCH) from error
 
 
 REFETCH = "re-download it, or pick an older one"
@@ -135,20 +140,27 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         StorageError: The file cannot be read.
     """
     path = Path(path)
-    header, size = _header(path)
+    with _reading(tensor_shapes(path), path):
+        return safetensors.torch.load_file(path)
+
+
+@contextmanager
+def _reading(shapes: Mapping[str, tuple[str, tuple[int, ...]]], where: Path) -> Iterator[None]:
+    """Refuse what torch has no numbers for; what the library says of the rest names the file."""
+    for name, (dtype, _) in shapes.items():
+        if dtype not in _LOADED:
+            raise CorruptArtefact(
+                f"{where}: torch has no numbers like those of {name!r}",
+                got=dtype,
+                expected=", ".join(sorted(_LOADED)),
+            )
     try:
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        expected = _expected_size(header)
-        if expected is not None and expected != size:
-            raise wrong_size(path, size, expected) from error
-        raise CorruptArtefact(
-            f"{path}: {one_line(error)}", got=f"a file of {size:,} bytes", fix=REFETCH
-        ) from error
+        yield
+    except (SafetensorError, MemoryError) as error:
+        damage = CorruptArtefact(f"{where}: {one_line(error)}", fix=REFETCH)
+        raise out_of_memory(error, where) or damage from error
     except OSError as error:
-        raise unreadable(path, error) from error
-    _require_distinct(header, path)
-    return tensors
+        raise unreadable(where, error) from error
 
 
 def _header(path: Path) -> tuple[bytes, int]:
@@ -168,29 +180,6 @@ def _header(path: Path) -> tuple[bytes, int]:
     )
 
 
-def _expected_size(header: bytes) -> int | None:
-    """Bytes in a file with this header; None if it cannot be told."""
-    try:
-        entries = parse_json(header)
-        ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
-        return 8 + len(header) + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return None
-
-
-def _require_distinct(header: bytes, where: Path) -> Any:
-    """The library keeps the last of two entries with one name; which one was reviewed?"""
-
-    try:
-        return parse_json(header, limit=MAX_HEADER, nodes=MAX_NODES, distinct=True)
-    except ValueError as error:
-        raise CorruptArtefact(
-            f"{where}: its header is refused",
-            got=f"{one_line(error)} in a header of {len(header):,} bytes",
-            fix=REFETCH,
-        ) from error
-
-
 def tensor_shapes(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """What the header of a safetensors file says it holds: name -> dtype, shape. Reads no tensor.
 
@@ -200,11 +189,19 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         StorageError: The file cannot be read.
     """
     path = Path(path)
-    header, size = _header(path)
-    expected = _expected_size(header)
-    if expected is not None and expected != size:
-        raise wrong_size(path, size, expected)
-    entries = _require_distinct(header, path)
+    return _shapes(*_header(path), path)
+
+
+def _shapes(header: bytes, size: int, path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What `tensor_shapes` tells, from a header and the size of its file."""
+    try:
+        entries = parse_json(header, limit=MAX_HEADER, nodes=MAX_NODES)
+    except ValueError as error:
+        raise CorruptArtefact(
+            f"{path}: its header is refused",
+            got=f"{one_line(error)} in a header of {len(header):,} bytes",
+            fix=REFETCH,
+        ) from error
     if not isinstance(entries, dict):
         raise CorruptArtefact(f"{path}: its header is no object", fix=REFETCH)
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -229,7 +226,8 @@ def _checked_entry(entry: Any, name: str, where: Path) -> tuple[str, tuple[int, 
     """Dtype, shape and place of one entry; its bytes are as many as its shape asks for."""
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        whole = len(shape) <= AXES and all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        whole = whole and math.prod(n or 1 for n in shape) < 2**63  # strides of what is empty
         bits = WIDTHS.get(dtype) if isinstance(dtype, str) else None
         if whole and bits is not None and (end - start) * 8 == math.prod(shape) * bits:
             return dtype, shape, start, end

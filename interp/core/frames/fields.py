@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from functools import cache
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, CorruptArtefact, ShapeError
 from interp.core.provenance import Provenance
+from interp.core.settings import accepts, hints_of, say_type
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,22 @@ def bind(
                 f"axis {axis!r} has two sizes in one {owner}",
                 got=f"{size} in {name!r} (shape {list(value.shape)})",
                 expected=f"{wanted}, as in {other!r}",
+            )
+
+
+def require_types(cls: type, values: Mapping[str, Any]) -> None:
+    """Refuse values of another type than their field's annotation; arrays are judged by `bind`.
+
+    Raises:
+        CorruptArtefact: The field, what it holds, what it may hold.
+    """
+    arrays, hints = declaration(cls), hints_of(cls)
+    for name in (hints.keys() & values.keys()) - arrays.keys():
+        if not accepts(hints[name], values[name]):
+            raise CorruptArtefact(
+                f"{cls.__name__}.{name} holds a value of another type",
+                got=repr(values[name])[:200],
+                expected=say_type(hints[name]),
             )
 
 

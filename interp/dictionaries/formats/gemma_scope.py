@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.core.errors import CorruptArtefact, StorageError
+from interp.core.errors import CorruptArtefact, StorageError, out_of_memory
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.formats.building import build, origin, take
 
@@ -104,7 +104,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     except StorageError:
         raise
     except _DAMAGE as error:
-        raise CorruptArtefact(
+        raise out_of_memory(error, path) or CorruptArtefact(
             f"{path}: no arrays of numbers, or damaged",
             got=f"{type(error).__name__}: {str(error)[:200]}",
             fix="re-download it",

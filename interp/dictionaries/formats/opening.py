@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interp.core import store
-from interp.core.errors import CorruptArtefact, InterpError, StorageError
+from interp.core.errors import CorruptArtefact, InterpError, StorageError, out_of_memory
 from interp.core.foreign import DIGITS, reason
 from interp.core.names import did_you_mean
 from interp.core.settings import check_flags
@@ -146,7 +146,7 @@ def refusing(path: Path) -> Iterator[None]:
     except InterpError:
         raise
     except Exception as error:  # a value of another type than its name says, somewhere in the file
-        raise CorruptArtefact(
+        raise out_of_memory(error, path) or CorruptArtefact(
             f"{path} cannot be read as a dictionary", got=reason(error), fix="download it again"
         ) from error
 
@@ -183,10 +183,17 @@ def _read(path: Path, strict: bool = True) -> Dictionary:
         )
     raise StorageError(
         f"{path} holds no dictionary of a known layout",
-        got=", ".join(sorted(item.name for item in path.iterdir())[:12]) or "an empty folder",
+        got=", ".join(sorted(map(_kind, path.iterdir()))[:12]) or "an empty folder",
         expected=" or ".join(SIGNS),
         fix=_inside(path),
     )
+
+
+def _kind(item: Path) -> str:
+    """A name, and what it is where it is no file."""
+    if item.is_file():
+        return item.name
+    return f"{item.name}/" if item.is_dir() else f"{item.name} (a pipe, a device or a broken link)"
 
 
 def _read_file(path: Path, strict: bool) -> Dictionary:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from interp.core.errors import ConfigError, InterpError, MissingDependency, StorageError
+from interp.core.errors import ConfigError, InterpError, MissingDependency, StorageError, out_of_memory
 from interp.core.names import did_you_mean, suggest
 from interp.core.store import open_artefact
 from interp.dictionaries.dictionary import Dictionary
@@ -215,7 +215,7 @@ def _through_saelens(entry: Entry, allow_download: bool, strict: bool) -> Dictio
     except InterpError:
         raise
     except Exception as error:  # a dozen loaders of a dozen groups: none may pass bare
-        raise StorageError(
+        raise out_of_memory(error, f"{entry.release}/{entry.id}") or StorageError(
             f"sae-lens cannot load {entry.release}/{entry.id}",
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
             expected=f"{entry.repo}/{entry.folder} in {constants.HF_HUB_CACHE}",

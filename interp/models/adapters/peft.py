@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from interp.core.errors import InterpError, MissingDependency, ModelError
-from interp.core.foreign import JSON_BYTES, parse_json, read_bytes, reason, show
+from interp.core.errors import InterpError, MissingDependency, ModelError, out_of_memory
+from interp.core.foreign import read_json, reason, show
 from interp.core.store import check_torch, tensor_shapes
 from interp.models.gate import bounded_building
 
@@ -81,7 +81,7 @@ def base_of(folder: Path) -> str:
         ModelError: The file is broken, names none, or names a kind that cannot be wrapped.
     """
     try:
-        config = parse_json(read_bytes(folder / ADAPTER_FILE, JSON_BYTES), distinct=True)
+        config = read_json(folder / ADAPTER_FILE)
         base = config["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(
@@ -201,7 +201,7 @@ def with_adapter(module: nn.Module, folder: Path) -> nn.Module:
     except InterpError:
         raise
     except Exception as error:  # PEFT and what it calls raise what they like
-        raise ModelError(
+        raise out_of_memory(error, folder) or ModelError(
             f"the adapter in {folder} does not fit {type(module).__name__}",
             got=reason(error),
             expected="an adapter made for this base model",

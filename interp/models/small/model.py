@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import ConfigError, InterpError, ModelError, TokenError
-from interp.core.foreign import JSON_BYTES, one_line, parse_json, read_bytes, reason
+from interp.core.errors import ConfigError, InterpError, ModelError, TokenError, out_of_memory
+from interp.core.foreign import one_line, read_json, reason
 from interp.core.names import did_you_mean
 from interp.core.randomness import generator
 from interp.core.store import load_tensors
@@ -170,7 +170,7 @@ def load_small(folder: str | Path) -> SmallTransformer:
                 expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}",
             )
     try:
-        raw = parse_json(read_bytes(folder / CONFIG_FILE, JSON_BYTES))
+        raw = read_json(folder / CONFIG_FILE)
     except ValueError as error:
         raise ConfigError(f"{folder / CONFIG_FILE} is not valid JSON", got=one_line(error)) from error
     tensors = load_tensors(folder / WEIGHTS_FILE)
@@ -181,7 +181,7 @@ def load_small(folder: str | Path) -> SmallTransformer:
     except InterpError:
         raise
     except Exception as error:  # a value of another type than its name says
-        raise ConfigError(
+        raise out_of_memory(error, folder) or ConfigError(
             f"{folder / CONFIG_FILE} describes no model that can be built", got=reason(error)
         ) from error
     load_parameters(model, tensors, source=str(folder / WEIGHTS_FILE))

@@ -108,16 +108,22 @@ def _members(path: Path, member: str | None, encoding: str, max_bytes: int) -> l
             infos = archive.infolist()
             sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
             if len(sizes) < sum(not info.is_dir() for info in infos):
-                raise StorageError("two members of this archive have one name", got=path)
+                raise _one_name(path)
             chosen = _chosen(path, sizes, member, max_bytes)
             return _read(path, chosen, archive.open, encoding, max_bytes)
     with _tar(path, max_bytes) as archive:
         members = {}
         while (info := archive.next()) is not None and len(members) <= MAX_MEMBERS:
+            if info.isfile() and info.name in members:
+                raise _one_name(path)
             if info.isfile():
                 members[info.name] = info
         chosen = _chosen(path, {n: info.size for n, info in members.items()}, member, max_bytes)
         return _read(path, chosen, lambda name: archive.extractfile(members[name]), encoding, max_bytes)
+
+
+def _one_name(path: Path) -> StorageError:
+    return StorageError("two members of this archive have one name", got=path)
 
 
 @contextmanager

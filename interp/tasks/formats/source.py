@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from interp.core.errors import ConfigError
-from interp.core.foreign import TEXT_BYTES, Unparsable, parse_json, too_large
+from interp.core.foreign import TEXT_BYTES, Unparsable, one_line, parse_json, too_large
 from interp.core.names import did_you_mean
 
 ENDINGS = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".test", ".conllu", ".pos", ".dp", ".mrg")
@@ -223,7 +223,7 @@ class File:
         return records
 
     def __repr__(self) -> str:
-        return f"File({self.name}, {len(self.data):,} bytes)"
+        return f"File({one_line(self.name)}, {len(self.data):,} bytes)"
 
 
 class Record:
@@ -319,7 +319,7 @@ def stem_of(name: str) -> str:
 def _parsed(line: str) -> Any:
     """The value of a line, None if it is no JSON, or the bound it breaks."""
     try:
-        return parse_json(line, limit=TEXT_BYTES, distinct=True)
+        return parse_json(line, limit=TEXT_BYTES)
     except Unparsable as error:
         return error
     except ValueError:

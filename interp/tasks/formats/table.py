@@ -22,6 +22,8 @@ class Options:
     """Where the file lies, for what belongs to it."""
     missing: str = "refuse"
     """What a text without a usable label is: "refuse", or "drop" to leave it out."""
+    as_text: bool = False
+    """Whether labels are words, whatever they look like."""
     shots: int = 5
     """Solved examples before the question, for files of input-output pairs."""
 

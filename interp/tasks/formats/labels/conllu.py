@@ -18,7 +18,8 @@ from interp.tasks.labels import ROOT, Labelled, LabelledCorpus
 
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 LAYERS = {"lemma": 2, "upos": 3, "xpos": 4, "feats": 5, "deprel": 7}
-_ID = re.compile(r"[1-9]\d*|[1-9]\d*-[1-9]\d*|\d+\.[1-9]\d*")
+_ID = re.compile(r"[1-9]\d{0,8}|[1-9]\d{0,8}-[1-9]\d{0,8}|\d{1,9}\.[1-9]\d{0,8}")
+_HEAD = re.compile(r"\d{1,9}")
 Rows = list[tuple[int, list[str]]]
 
 
@@ -104,7 +105,7 @@ def _heads(file: File, words: Rows) -> tuple[int, ...] | None:
         return None
     heads = []
     for line, row in words:
-        if not row[6].isdecimal() or int(row[6]) > len(words) or row[6] == row[0]:
+        if not _HEAD.fullmatch(row[6]) or int(row[6]) > len(words) or row[6] == row[0]:
             raise file.fault(
                 "not a head",
                 line=line,

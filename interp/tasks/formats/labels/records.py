@@ -106,6 +106,7 @@ WORKS = labelled(
     fields={"labels": _year},
     columns={"release_date": text("release_date")},
     target="year",
+    words=True,
 )
 """Titles with the year of their release, of the same paper; the group is the creator."""
 

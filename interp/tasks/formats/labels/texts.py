@@ -5,9 +5,9 @@ A label or column of whole numbers becomes integers, one of numbers floats.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from interp.core.foreign import DIGITS
@@ -16,7 +16,7 @@ from interp.tasks.formats.records import label as label_field
 from interp.tasks.formats.records import text as text_field
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
-from interp.tasks.labels import Label, LabelledTexts
+from interp.tasks.labels import LARGEST, Label, LabelledTexts
 
 _NO_NUMBER = re.compile(
     r"[-+]?(?:nan(?:\(\w*\))?|1?\.?#?(?:inf|ind|qnan|nan)|infinity|∞|#?n/?a!?|null|none|\?"
@@ -40,6 +40,7 @@ def labelled(
     columns: Fields | None = None,
     target: str = "",
     others: bool = True,
+    words: bool = False,
 ) -> Format[LabelledTexts]:
     """The format whose records are texts with a label.
 
@@ -58,11 +59,13 @@ def labelled(
         columns: Name of a column -> what it is read from.
         target: What the labels say; "" is the label field's name.
         others: Every other field is a column; all records have the same fields then.
+        words: Labels are words, also where they look like numbers: a date may be a bare year.
     """
 
     def read(file: File, options: Options | None = None) -> LabelledTexts:
         given = layout.records(file)
-        records = _usable(given, text, label, options or Options())
+        as_text = words or (options or Options()).as_text
+        records = _usable(given, text, label, replace(options or Options(), as_text=as_text))
         dropped = len(given) - len(records)
         named = records[0].values
         group = next((name for name in groups if name in named), None)
@@ -70,7 +73,9 @@ def labelled(
         slots = {"texts": text_field(text), **(fields or {})}
         if group is not None:
             slots["groups"] = label_field(group)
-        found: dict[str, tuple[Any, ...]] = {"labels": typed(records, label)} if "labels" not in slots else {}
+        found: dict[str, tuple[Any, ...]] = (
+            {"labels": typed(records, label, as_text)} if "labels" not in slots else {}
+        )
         found |= _each(records, slots)
         if group is None and not all(found.get("groups", ())):
             found["groups"] = ()  # a subject that one text lacks divides nothing
@@ -92,20 +97,35 @@ def _usable(records: Sequence[Record], text: str, label: str, options: Options) 
     """The records whose label says something.
 
     "nan" and "inf" are words in a column of words; in a column of numbers they are numbers that
-    nobody measured, and would become a class of their own.
+    nobody measured, and would become a class of their own. So would any other word in a column
+    of which half or more are numbers, unless the caller says that labels are words.
     """
     values = [record.get(label) for record in records]
-    numeric = any(_is_number(value) for value in values)
-    if not numeric and values:
-        numeric = all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in values)
+    numbers = 0 if options.as_text else sum(map(_is_number, values))
+    numeric = numbers > 0 or (
+        not options.as_text and all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in values)
+    )
+    kind = _kind(next((v for v in values if v is not None), ""))
     kept = []
     for record, value in zip(records, values, strict=True):
         if value in ("", None):
             what = "a text without a label"
-        elif numeric and not _is_number(value) and _NO_NUMBER.fullmatch(str(value).strip()):
-            what = "a label that is no number"
         elif isinstance(value, dict | list):
             raise record.fault(label, "a label is text or a number", got=repr(value)[:80])
+        elif (
+            numeric
+            and not _is_number(value)
+            and (2 * numbers >= len(values) or _NO_NUMBER.fullmatch(str(value).strip()))
+        ):
+            what = "a label that is no number among numbers"
+        elif _kind(value) != kind and not options.as_text:
+            raise record.fault(
+                label,
+                "labels of two kinds: one would pass for the other",
+                got=f"{value!r}, {_kind(value)}",
+                expected=kind,
+                fix="write all of them alike, or as_text=True",
+            )
         else:
             kept.append(record)
             continue
@@ -114,24 +134,32 @@ def _usable(records: Sequence[Record], text: str, label: str, options: Options) 
                 label,
                 what,
                 got=f"{value!r} of {str(record.get(text))[:60]!r}",
-                fix='leave the row out, or missing="drop"',
+                expected=f"up to {LARGEST:.2g}" if numeric else None,
+                fix='leave the row out, or missing="drop"; as_text=True if labels are words',
             )
     if not kept:
         raise records[0].file.fault("no text has a label")
     return kept
 
 
+def _kind(value: object) -> str:
+    """How JSON writes it; in a table everything is text."""
+    if isinstance(value, bool):
+        return "true or false"
+    return "text" if isinstance(value, str) else "a number"
+
+
 def _is_number(value: object) -> bool:
-    """Whether it is a finite number, or text that spells one."""
+    """Whether it is a number, or text that spells one, that is finite in float32."""
     if isinstance(value, str):
-        return bool(_NUMBER.fullmatch(value)) and math.isfinite(float(value))
-    return isinstance(value, int | float) and math.isfinite(value)
+        return bool(_NUMBER.fullmatch(value)) and len(value) <= 4 * DIGITS and abs(float(value)) <= LARGEST
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
-def typed(records: Sequence[Record], field: str) -> tuple[Label, ...]:
-    """A column as integers or floats if all of it is, else as text."""
+def typed(records: Sequence[Record], field: str, as_text: bool = False) -> tuple[Label, ...]:
+    """A column as integers or floats if all of it is and it may be, else as text."""
     raw = [record.values[field] for record in records]
-    for pattern, convert in ((_WHOLE, int), (_NUMBER, float)):
+    for pattern, convert in () if as_text else ((_WHOLE, int), (_NUMBER, float)):
         if all(
             pattern.fullmatch(v) and len(v) <= DIGITS if isinstance(v, str) else isinstance(v, int | convert)
             for v in raw
