@@ -24,6 +24,7 @@ from interp.attribution.targets import token_log_prob as token_log_prob
 from interp.attribution.targets import token_logit as token_logit
 from interp.attribution.trust.agreement import agreement as agreement
 from interp.attribution.trust.faithfulness import faithfulness as faithfulness
+from interp.attribution.trust.faithfulness import pool_faithfulness as pool_faithfulness
 from interp.attribution.trust.ground_truth import ground_truth as ground_truth
 from interp.attribution.trust.pruning import prune_curve as prune_curve
 from interp.attribution.trust.pruning import unit_relevance as unit_relevance

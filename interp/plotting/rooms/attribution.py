@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
 from interp.attribution.trust.result import Agreement, Faithfulness, GroundTruth, RelevancePruning
+from interp.core.errors import ConfigError
 from interp.core.result import renders
 from interp.plotting import labels, theme
 from interp.plotting.basics import bars, heatmap, lines, subtitled
@@ -22,18 +23,28 @@ MATRIX_ROW = 30
 
 def attribution_strip(result: Attribution) -> TokenStrip:
     """The text, every token coloured by its score; the gap stands in the heading."""
-    quantity = Quantity(f"{result.target}; {result.gap_sentence}; baseline {result.baseline}", signed=None)
-    return TokenStrip(result.tokens, result.scores.tolist(), result.method, quantity)
+    note = f"{result.target}; {result.gap_sentence}; baseline {result.baseline}"
+    return TokenStrip(result.tokens, result.scores.tolist(), result.method, Quantity("score"), note)
 
 
 @renders(Attribution)
-def attribution_bars(result: Attribution, *, units: bool | None = None) -> go.Figure:
+def attribution_bars(
+    result: Attribution, *, units: bool | None = None, strip: bool = False
+) -> go.Figure | TokenStrip:
     """Bars per position, or positions x units where the site has heads, neurons or latents.
 
     Args:
         result: Scores [pos] and, perhaps, [pos unit].
         units: Show units; None does where there are some. Of many, the largest are shown.
+        strip: The coloured text instead, as `attribution_strip` makes it.
+
+    Raises:
+        ConfigError: Units of a strip, which has one score per token.
     """
+    if strip:
+        if units:
+            raise ConfigError("a strip shows no units", got="units=True, strip=True", fix="strip=False")
+        return attribution_strip(result)
     name = result.method.replace("_", " ").capitalize()
     title = f"{name} · {result.target}"
     if result.unit_scores is not None and units is not False:
@@ -64,7 +75,7 @@ def generated_matrix(result: GeneratedAttribution) -> go.Figure:
         values,
         f"Source × generated · {result.method.replace('_', ' ')}",
         Quantity("score", "nats", "", True),
-        rows=_numbered(result.generated),
+        rows=_numbered(result.generated, start),
         columns=_numbered(result.tokens),
         row_axis="generated",
         column_axis="source",
@@ -232,6 +243,6 @@ def _without_baseline(names: list[str]) -> tuple[list[str], str]:
     return [head for head, _, _ in cut], bases.pop()
 
 
-def _numbered(tokens: Any) -> list[str]:
+def _numbered(tokens: Any, start: int = 0) -> list[str]:
     """Positions beside tokens, so that equal tokens stay apart to the eye as well."""
-    return [f"{i} {labels.shown(str(token), 14)}" for i, token in enumerate(tokens)]
+    return [f"{i} {labels.shown(str(token), 14)}" for i, token in enumerate(tokens, start)]
