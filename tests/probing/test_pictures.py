@@ -47,7 +47,7 @@ def test_several_targets_are_a_map_and_one_of_them_a_curve() -> None:
     assert sweep.plot().data[0].type == "heatmap"
     assert sweep.plot(target="z").data[0].type == "scatter"
     assert "<b>y" not in sweep.plot(target="<b>y</b>").to_json()
-    with pytest.raises(ConfigError, match="not in the result"):
+    with pytest.raises(ConfigError, match="target has a wrong value"):
         sweep.plot(target="zz")
 
 
@@ -59,7 +59,7 @@ def test_f1_against_k_and_the_other_pictures() -> None:
     assert list(traces["layer 1"].x) == [1, 2, 8] and "shuffled labels" in traces
     np.testing.assert_allclose(traces["layer 1"].y, sparse.f1[1], atol=1e-6)
     np.testing.assert_allclose(sparse.plot(metric="mcc").data[0].y, sparse.mcc[0], atol=1e-6)
-    with pytest.raises(ConfigError, match="not in the result"):
+    with pytest.raises(ConfigError, match="metric has a wrong value"):
         sparse.plot(metric="mccc")
     audit = audit_erasure(x, {"y": y}, "y", probe=ProbeConfig(steps=20, n_shuffles=0))
     bars = {t.name: list(t.x) for t in audit.plot().data}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
@@ -14,6 +14,9 @@ from interp.plotting import labels, theme
 from interp.plotting.basics import bars, heatmap, lines, subtitled
 from interp.plotting.config import Quantity
 from interp.plotting.tokens import TokenStrip
+
+AgreementField = Literal["kendall", "top_k", "sign", "rbo"]
+Curve = Literal["insertion", "deletion"]
 
 MOST_UNITS = 24
 TERMS_WIDTH = 330
@@ -111,7 +114,7 @@ def pair_matrix(result: PairAttribution, *, terms: bool = True) -> go.Figure:
 
 
 @renders(Agreement)
-def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
+def agreement_matrix(result: Agreement, *, field: AgreementField = "kendall") -> go.Figure:
     """Method x method; `field` is kendall, top_k, sign or rbo."""
     names, common = _without_baseline(result.labels["method"])
     fig = heatmap(
@@ -130,7 +133,7 @@ def agreement_matrix(result: Agreement, *, field: str = "kendall") -> go.Figure:
 
 
 @renders(Faithfulness)
-def faithfulness_curves(result: Faithfulness, *, curve: str = "insertion") -> go.Figure:
+def faithfulness_curves(result: Faithfulness, *, curve: Curve = "insertion") -> go.Figure:
     """One line per method; `curve` is insertion or deletion."""
     names, values = result.labels["method"], getattr(result, curve)
     good = "better" if curve == "insertion" else "worse"
@@ -144,7 +147,7 @@ def faithfulness_curves(result: Faithfulness, *, curve: str = "insertion") -> go
 
 
 @renders(GroundTruth)
-def ground_truth_matrix(result: GroundTruth, *, field: str = "area") -> go.Figure:
+def ground_truth_matrix(result: GroundTruth, *, field: Literal["area", "hits"] = "area") -> go.Figure:
     """Method x task; `field` is area or hits."""
     named = {
         "area": "chance that a deciding token outranks another",

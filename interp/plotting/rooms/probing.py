@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from interp.core.errors import ConfigError
-from interp.core.names import did_you_mean
 from interp.core.result import renders
+from interp.core.settings import check_choice
 from interp.plotting import basics, labels, theme
 from interp.plotting.config import Quantity
 from interp.probing.findings import ContextProbes, NeuronAblation
@@ -52,7 +51,7 @@ def probe_curves(result: ProbeSweep, target: str | None = None, title: str = "")
             column_axis="target",
             first_row="bottom",
         )
-    column = 0 if target is None else _index(target, names)
+    column = 0 if target is None else _index("target", target, names)
     series: dict[str, object] = {"probe": result.score[:, column]}
     bands = {"probe": (result.low[:, column], result.high[:, column])}
     for name, values in (
@@ -92,7 +91,7 @@ def sparse_curves(result: SparseSweep, metric: str = "f1", title: str = "") -> g
         ConfigError: No such metric.
     """
     metrics = ["f1", "mcc", "kappa", "fmi", "precision", "recall", "roc_auc", "pr_auc"]
-    values = getattr(result, metrics[_index(metric, metrics)])
+    values = getattr(result, metrics[_index("metric", metric, metrics)])
     ks = [int(k) for k in result.labels["k"]]
     best = values.amax(1).argsort(descending=True, stable=True)[:MAX_CURVES].sort().values.tolist()
     sites = _short_sites(result.labels["site"])
@@ -306,12 +305,6 @@ def _named_ticks(fig: go.Figure, names: list[str]) -> go.Figure:
     return fig
 
 
-def _index(name: str, names: list[str]) -> int:
-    if name not in names:
-        raise ConfigError(
-            "this is not in the result",
-            got=name,
-            expected=", ".join(names),
-            fix=did_you_mean(name, names) or None,
-        )
+def _index(what: str, name: str, names: list[str]) -> int:
+    check_choice(what, name, names)
     return names.index(name)
