@@ -15,6 +15,7 @@ from interp.attribution.result import GeneratedAttribution as GeneratedAttributi
 from interp.attribution.result import PairAttribution as PairAttribution
 from interp.attribution.trust.agreement import agreement as agreement
 from interp.attribution.trust.faithfulness import faithfulness as faithfulness
+from interp.attribution.trust.faithfulness import pool_faithfulness as pool_faithfulness
 from interp.attribution.trust.ground_truth import ground_truth as ground_truth
 from interp.attribution.trust.pruning import prune_curve as prune_curve
 from interp.attribution.trust.pruning import unit_relevance as unit_relevance

@@ -128,13 +128,14 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
     check_finite(scores, f"the scores of {method}")
     path = game.path or game
     value, base = path.ends()
+    pieces = position_names(game)
     gap = abs(float(scores.double().sum()) - (value - base))
     floor = rounding(game, value, base)
     bound = max(config.tolerance * abs(value - base), floor)
     return Attribution(
         scores=scores.detach(),
         unit_scores=None if units is None else units.detach(),
-        tokens=tuple(position_names(game)),
+        tokens=tuple(pieces),
         method=method,
         target=game.target.name,
         site=game.at,
@@ -148,6 +149,7 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
         converged=raw.error is None or (raw.error <= bound and gap <= 2 * bound),
         nodes=raw.nodes,
         n_forward=game.n_forward + (0 if game.path is None else game.path.n_forward) - start,
+        labels={"pos": numbered(pieces)},
         provenance=game.model.provenance([game.at]),
     )
 
@@ -197,6 +199,7 @@ def attribute_generated(
         log_probs=torch.tensor([one.value for one in found]),
         tolerance=found[0].tolerance,
         complete=found[0].complete,
+        labels={"generated": numbered(pieces[len(ids) :], len(ids)), "pos": numbered(pieces)},
         provenance=found[0].provenance,
     )
 
@@ -207,6 +210,11 @@ def position_names(game: SiteGame) -> list[str]:
     if ids is None or len(ids) != game.n_positions:
         return [str(i) for i in range(game.n_positions)]
     return _pieces(game.model, ids)
+
+
+def numbered(pieces: Sequence[str], start: int = 0) -> list[str]:
+    """`7 John`: equal tokens stay apart by their positions, counted from `start`."""
+    return [f"{i} {piece}" for i, piece in enumerate(pieces, start)]
 
 
 def _continued(model: HookedModel, ids: Tensor, continuation: str | int) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from interp.attribution.attributing import position_names
+from interp.attribution.attributing import numbered, position_names
 from interp.attribution.config import PairConfig
 from interp.attribution.result import PairAttribution
 from interp.attribution.towers import Embed, Tower, pooled
@@ -69,10 +69,11 @@ def attribute_pair(
     ]
     scores = halves[0].slopes.T @ halves[1].slopes / norm
     explained = terms[0] - terms[1] - terms[2] + terms[3]
+    pieces = [position_names(tower.game) for tower in towers]
     return PairAttribution(
         scores=scores,
-        tokens_a=tuple(position_names(towers[0].game)),
-        tokens_b=tuple(position_names(towers[1].game)),
+        tokens_a=tuple(pieces[0]),
+        tokens_b=tuple(pieces[1]),
         site=towers[0].game.at,
         similarity=settings.similarity,
         reference=towers[0].reference,
@@ -84,6 +85,7 @@ def attribute_pair(
         tolerance=settings.tolerance,
         converged=all(half.converged for half in halves),
         nodes=(halves[0].nodes, halves[1].nodes),
+        labels={"pos_a": numbered(pieces[0]), "pos_b": numbered(pieces[1])},
         provenance=model.provenance([towers[0].game.at]),
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,11 @@ from interp.core.errors import ConfigError
 from interp.core.foreign import TEXT_BYTES, one_line, read_bytes
 
 if TYPE_CHECKING:
+    from interp.attribution import Attribution, Faithfulness, GeneratedAttribution
+    from interp.cli.attribute_page import Page
     from interp.models.hooked import HookedModel
 
-RECORDS, CONFIG, PAGE = "examples.jsonl", "config.json", "report.html"
+RESULTS, CONFIG, PAGE = "results", "config.json", "report.html"
 Texts = tuple[str, ...]
 
 
@@ -31,7 +34,9 @@ Texts = tuple[str, ...]
 class Attribute(Written):
     """Which tokens made the answer, by several methods, with tests of faithfulness.
 
-    Writes report.html and report.json; an interrupted run goes on where it stopped.
+    Writes report.html, report.json (its numbers) and every result as a folder for `Result.load`:
+    results/0001/METHOD (or pair), results/0001/faithfulness and generated for the first text, and
+    over all texts results/agreement and results/faithfulness. An interrupted run goes on.
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
@@ -62,43 +67,114 @@ class Attribute(Written):
 
     def run(self) -> int:
         """Load, attribute, write; returns the exit code."""
+        self._check()
         name = Path(self.model).resolve().name
         place = self.out or default_place(self, name)
-        asked = {k: v for k, v in plain(self).items() if k not in ("overwrite", "out", "debug")}
-        wanted = json.dumps(asked, indent=2) + "\n"
         rows = self._rows()
-        done = self._resumed(place, wanted)
+        asked = {k: v for k, v in plain(self).items() if k not in ("overwrite", "out", "debug")}
+        asked["texts"] = blake2b(repr(rows).encode(), digest_size=8).hexdigest()
+        wanted = json.dumps(asked, indent=2) + "\n"
+        goes_on = _was_interrupted(place, wanted)
+        if not goes_on:
+            claim(place, overwrite=self.overwrite)
 
-        from interp.activations.bar import Bar
-        from interp.cli.attribute_page import generated_record, pair_record, text_record, write_page
-        from interp.core.store import append, write_text
+        from interp.core.store import withdraw, write_text
+        from interp.reports import PageConfig, report
 
         model = open_model(self.model, self.placement)
-        if self.generate and (self.pairs or self.at or not model.cfg.causal):
+        if self.generate and (self.at or not model.cfg.causal):
             raise ConfigError(
                 "--generate needs a language model, attributed at its embeddings",
                 got=f"{name}, --generate {self.generate}",
             )
+        if not goes_on:
+            for manifest in sorted(place.glob(f"{RESULTS}/**/manifest.json")):
+                withdraw(manifest.parents[1], [manifest.parent])
         write_text(place / CONFIG, wanted, overwrite=True)
-        baseline = self.baseline if self.baseline != "auto" else _baseline(model, self.pairs)
-        aim = None if self.pairs else self._aim(model)
-        for index in Bar(range(done, len(rows)), initial=done, total=len(rows), unit="text"):
-            row = rows[index][: 2 if self.pairs else 1]
-            # What is read: the text, or as many of its tokens as fit.
-            read = [model.read(text, truncate=True) if self.truncate else text for text in row]
-            if self.pairs:
-                record = pair_record(model, read[:2], baseline, self.at)
-            else:
-                record = text_record(model, read[0], aim, self.methods, baseline, self.at)
-                if self.generate:
-                    record["generated"] = generated_record(
-                        model, read[0], self.generate, self.methods[0], baseline
-                    )
-            record["text"] = " | ".join(row)
-            append(place / RECORDS, record)
-        write_page(place, f"{name} · {len(rows)} {'pairs' if self.pairs else 'texts'}", self.pairs)
+        page = (self._pairs if self.pairs else self._texts)(model, rows, place / RESULTS)
+        config = PageConfig(f"{name} · {page.subtitle}", page.prose, overwrite=True)
+        report(page.sections, place / PAGE, page.title, config)
         announce(place / PAGE)
         return 0
+
+    def _check(self) -> None:
+        """Refuse options that contradict each other, before anything is read.
+
+        Raises:
+            ConfigError: No method, two targets, or a target of pairs.
+        """
+        if not self.methods:
+            raise ConfigError("at least one method is needed", got="--methods", fix="--methods deeplift")
+        given = {"--target": self.target, "--head": self.head, "--generate": self.generate}
+        aims = " ".join(option for option, value in given.items() if value)
+        if self.pairs and aims:
+            raise ConfigError("what is attributed of pairs is their similarity", got=f"--pairs {aims}")
+        if self.target and self.head:
+            raise ConfigError("one target is attributed", got="--target and --head")
+
+    def _texts(self, model: HookedModel, rows: Sequence[Texts], place: Path) -> Page:
+        """Every text by every method, judged, and what the model writes after it where asked."""
+        from interp.activations.bar import Bar
+        from interp.attribution import (
+            TrustConfig,
+            agreement,
+            attribute,
+            attribute_generated,
+            faithfulness,
+            pool_faithfulness,
+        )
+        from interp.cli.attribute_page import text_page
+
+        baseline, aim = self._absence(model), self._aim(model)
+        options = {"baseline": baseline, "at": self.at}
+        found: dict[str, list[Attribution]] = {method: [] for method in self.methods}
+        judged: list[Faithfulness] = []
+        written: list[GeneratedAttribution] = []
+        for index, (text, *_) in enumerate(Bar(rows, unit="text")):
+            folder, read = place / f"{index + 1:04d}", self._cut(model, text)
+            target = aim(read)
+            for method, ones in found.items():
+                ones.append(_kept(folder / method, attribute, model, read, target, method=method, **options))
+            whole = {m: ones[-1:] for m, ones in found.items() if ones[-1].unit_scores is None}
+            if whole and len(found[self.methods[0]][-1].tokens) > 1:
+                told = {**options, "config": TrustConfig(seed=index)}  # each text its own random order
+                judged.append(
+                    _kept(folder / "faithfulness", faithfulness, model, [read], target, whole, **told)
+                )
+            if self.generate:
+                told = {"method": self.methods[0], "baseline": baseline}
+                written.append(
+                    _kept(folder / "generated", attribute_generated, model, read, self.generate, **told)
+                )
+        alike = _kept(place / "agreement", agreement, found) if len(found) > 1 else None
+        trust = _kept(place / "faithfulness", pool_faithfulness, judged) if judged else None
+        return text_page([text for text, *_ in rows], found, written, alike, trust)
+
+    def _pairs(self, model: HookedModel, rows: Sequence[Texts], place: Path) -> Page:
+        """The similarity of every pair."""
+        from interp.activations.bar import Bar
+        from interp.attribution import attribute_pair
+        from interp.cli.attribute_page import pair_page
+
+        options = {"reference": self._absence(model), "at": self.at}
+        found = []
+        for index, (a, b, *_) in enumerate(Bar(rows, unit="pair")):
+            read = self._cut(model, a), self._cut(model, b)
+            found.append(_kept(place / f"{index + 1:04d}" / "pair", attribute_pair, model, *read, **options))
+        return pair_page([f"{a} | {b}" for a, b, *_ in rows], found)
+
+    def _cut(self, model: HookedModel, text: str) -> Any:
+        """What is read: the text, or as many of its tokens as fit."""
+        return model.read(text, truncate=True) if self.truncate else text
+
+    def _absence(self, model: HookedModel) -> str:
+        """The baseline asked for, or a token that stands for absence where the tokenizer has one."""
+        if self.baseline != "auto":
+            return self.baseline
+        for name in ("pad", "mask", "unk") if self.pairs else ("mask", "unk", "pad"):
+            if getattr(model.tokenizer, f"{name}_token_id", None) is not None:
+                return name
+        return "mean"
 
     def _rows(self) -> list[Texts]:
         """The examples, [columns] each, chosen evenly from the file."""
@@ -111,6 +187,8 @@ class Attribute(Written):
             found = read_rows(self.file)
         else:
             found = [self.text] if self.pairs else [(text,) for text in self.text]
+        if self.pairs and len(self.text) > need:
+            raise ConfigError("a pair has two texts", got=f"--text with {len(self.text)}", fix="--file")
         short = next((row for row in found if len(row) < need), None)
         if not found or short is not None:
             raise ConfigError(
@@ -120,20 +198,6 @@ class Attribute(Written):
             )
         kept = min(self.limit, len(found))
         return [found[i * len(found) // kept] for i in range(kept)]
-
-    def _resumed(self, place: Path, wanted: str) -> int:
-        """How many examples an interrupted run of the same question has left in `place`."""
-        from interp.core.store import read_jsonl
-
-        same = (place / CONFIG).exists() and (place / CONFIG).read_text() == wanted
-        if same and (place / RECORDS).exists() and not (place / PAGE).exists():
-            return len(read_jsonl(place / RECORDS))
-        claim(place, overwrite=self.overwrite)
-        if (place / RECORDS).exists():
-            from interp.core.store import write_text
-
-            write_text(place / RECORDS, "", overwrite=True)
-        return 0
 
     def _aim(self, model: HookedModel) -> Callable[[Any], Any]:
         """What is read -> target."""
@@ -152,6 +216,23 @@ class Attribute(Written):
         return lambda text: self.target
 
 
+def _was_interrupted(place: Path, wanted: str) -> bool:
+    """Whether `place` holds results of the same question, and no page yet."""
+    config = place / CONFIG
+    return config.exists() and config.read_text() == wanted and not (place / PAGE).exists()
+
+
+def _kept(folder: Path, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The result that an interrupted run left there, or the one made now, saved there."""
+    from interp.core.result import Result
+
+    if folder.exists():
+        return Result.load(folder)
+    found = make(*args, **options)
+    found.save(folder)
+    return found
+
+
 def read_rows(path: Path) -> list[Texts]:
     """Rows of a .txt (one column), .tsv or .csv file; empty lines are left out.
 
@@ -168,12 +249,3 @@ def read_rows(path: Path) -> list[Texts]:
             return [tuple(row) for row in csv.reader(file, delimiter=mark, quoting=quoting) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError("cannot read the texts", got=path, fix=one_line(error)) from error
-
-
-def _baseline(model: HookedModel, pairs: bool) -> str:
-    """A token that stands for absence, where the tokenizer has one."""
-    order = ("pad", "mask", "unk") if pairs else ("mask", "unk", "pad")
-    for name in order:
-        if getattr(model.tokenizer, f"{name}_token_id", None) is not None:
-            return name
-    return "mean"

@@ -16,9 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from interp.cli.process import finished, hold_descriptors, leave, revealing, say, signals
-from interp.core.errors import ConfigError, InterpError, Interrupted
+from interp.core.errors import InterpError, Interrupted
 from interp.core.foreign import reason, revealed
-from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.core.version import VERSION
 
 if TYPE_CHECKING:
@@ -100,13 +100,7 @@ def parse(argv: Sequence[str]) -> Common:
     if name in ("-h", "--help"):
         print(help_text())
         raise SystemExit(0)
-    if name not in COMMANDS:
-        raise ConfigError(
-            "the first word must be a command",
-            got=name[:80],
-            expected=", ".join(COMMANDS),
-            fix=did_you_mean(name[:80], COMMANDS) or "interp --help lists the commands",
-        )
+    check_choice("command", name[:80], COMMANDS)
     module, _, attribute = COMMANDS[name][0].partition(":")
     kind: type[Common] = getattr(import_module(module), attribute)
     given = kind.preset(rest)

@@ -16,7 +16,7 @@ from interp.cli.places import announce, default_place, plain
 from interp.core.config import Placement
 from interp.core.errors import ConfigError
 from interp.core.foreign import YAML_BYTES, one_line, parse_yaml, read_bytes
-from interp.core.names import did_you_mean
+from interp.core.settings import check_options
 from interp.dictionaries.scores.config import FinetuneConfig
 from interp.dictionaries.train_config import TrainConfig
 
@@ -78,13 +78,7 @@ class Train(Written):
         values.pop(VARIANTS, None)
         finetune = values.pop(FINETUNE, 0)
         known = [*(f.name for f in dataclasses.fields(TrainConfig)), *OWN, VARIANTS, FINETUNE]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"{path} has an unknown key",
-                    got=str(key)[:80],
-                    fix=did_you_mean(str(key)[:80], known) or None,
-                )
+        check_options(path, values, known)
         for key, value in own.items():
             if not isinstance(value, str) or "\0" in value:
                 raise ConfigError(f"{path}: {key} must be text without NUL", got=repr(value)[:80])

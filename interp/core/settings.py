@@ -15,12 +15,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from interp.core.errors import ConfigError
 from interp.core.names import did_you_mean
+
+LISTED = 40
+"""More choices than this are counted in an error, not listed."""
 
 
 class Bound(NamedTuple):
@@ -76,9 +79,7 @@ class Settings:
             ConfigError: An option that is no field, or a value it may not have.
         """
         known = [field.name for field in dataclasses.fields(self)]  # pyright: ignore
-        for name in options:
-            if name not in known:
-                raise _no_option(what, name, known)
+        check_options(what, options, known)
         return dataclasses.replace(self, **options)  # pyright: ignore
 
 
@@ -138,7 +139,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise ConfigError(
             f"{name} has a wrong value",
             got=repr(value),
-            expected=", ".join(map(repr, known)),
+            expected=", ".join(map(repr, known)) if len(known) <= LISTED else f"one of {len(known)} names",
             fix=(did_you_mean(value, texts) if isinstance(value, str) else "") or None,
         )
 
@@ -162,22 +163,34 @@ def check_call(function: Callable[..., Any], args: tuple[Any, ...], options: dic
     """
     parameters = _signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for name in options:
-        if name not in parameters and not takes_any:
-            raise _no_option(function.__name__, name, list(parameters)[1:])
+    if not takes_any:
+        check_options(function.__name__, options, list(parameters)[1:])
     hints = hints_of(function)
     for name, value in {**dict(zip(parameters, args, strict=False)), **options}.items():
         if get_origin(hints.get(name)) is Literal:
             check_choice(name, value, hints[name])
 
 
-def _no_option(who: str, name: str, known: list[str]) -> ConfigError:
-    return ConfigError(
-        f"{who} has no option {name!r}",
-        got=name,
-        expected=", ".join(sorted(known)),
-        fix=did_you_mean(name, known) or None,
-    )
+def check_options(who: str, options: Iterable[object], known: Collection[str]) -> None:
+    """Refuse options, or keys of a file, that are not among the known ones.
+
+    Args:
+        who: What takes them, for the error.
+        options: Their names, as the user wrote them.
+        known: The names that exist.
+
+    Raises:
+        ConfigError: The first unknown one, what there is and the nearest of it.
+    """
+    for name in options:
+        if name not in known:
+            shown = str(name)[:100]  # looking for the nearest of a long text would take long
+            raise ConfigError(
+                f"{who} has no option {shown!r}",
+                got=shown,
+                expected=", ".join(sorted(known)),
+                fix=did_you_mean(shown, known) or None,
+            )
 
 
 @cache

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.activations.loop import Callback, Run
-from interp.core.errors import ConfigError, MissingDependency
-from interp.core.names import did_you_mean
+from interp.core.errors import MissingDependency
+from interp.core.settings import check_choice
 
 
 class Sink(Callback):
@@ -101,8 +101,5 @@ def open_sinks(names: tuple[str, ...], folder: str | Path) -> list[Sink]:
         "wandb": lambda: wandb("interp", folder),
     }
     for name in names:
-        if name not in known:
-            raise ConfigError(
-                "no such sink", got=name, expected=", ".join(known), fix=did_you_mean(name, known) or None
-            )
+        check_choice("sink", name, known)
     return [known[name]() for name in names]

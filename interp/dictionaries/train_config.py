@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.core.errors import ConfigError
-from interp.core.names import did_you_mean
-from interp.core.settings import between
+from interp.core.settings import between, check_options
 from interp.dictionaries.config import PENALISED, TOPK_FAMILY, Activation, DictionaryConfig
 
 MOST = 2**31 - 1
@@ -138,15 +137,7 @@ class TrainConfig:
             raise ConfigError(
                 f"{where} must be keys and values", got=_short(values), expected="such as `d_sae: 4096`"
             )
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"{where} has an unknown key",
-                    got=_short(key),
-                    expected=", ".join(known),
-                    fix=did_you_mean(str(key)[:100], known) or None,
-                )
+        check_options(where, values, [field.name for field in dataclasses.fields(cls)])
         given: dict[str, Any] = dict(values)
         return cls(**{k: _tupled(v) for k, v in given.items()})
 

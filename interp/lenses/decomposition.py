@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.result import Result
+from interp.core.settings import check_choice
 
 KINDS = ("embedding", "head", "mlp", "neuron", "latent", "bias", "rest")
 """What a component can be."""
@@ -64,11 +65,8 @@ class Decomposition(Result):
         Raises:
             ConfigError: No such kind here.
         """
-        rows = [i for i, k in enumerate(self.kinds) if k == kind]
-        if not rows:
-            have = ", ".join(sorted(set(self.kinds)))
-            raise ConfigError(f"no component is a {kind}", got=kind, expected=have)
-        return self.values[rows]
+        check_choice("kind", kind, sorted(set(self.kinds)))
+        return self.values[[i for i, k in enumerate(self.kinds) if k == kind]]
 
     def heads(self) -> Float[Tensor, "layer head pos"]:
         """Contributions of the heads as a map; cross-attention is left out."""

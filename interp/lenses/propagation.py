@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ModelError, SiteError
-from interp.core.names import did_you_mean
 from interp.core.settings import check_choice
 from interp.lenses.features import FeatureVectors, TokenScores
 from interp.lenses.reading import one_row, passed_on
@@ -260,8 +259,7 @@ def _component(writers: Sequence[Writer], name: str) -> tuple[Writer, int | None
             known |= {writer.part(h): (writer, h) for h in range(len(writer.weight))}
         else:
             known[writer.title] = (writer, None)
-    if name not in known:
-        raise ConfigError("no such component", got=name, fix=did_you_mean(name, known))
+    check_choice("component", name, known)
     return known[name]
 
 

@@ -38,6 +38,8 @@ class TokenStrip:
     """Heading."""
     quantity: Quantity
     """What the values are."""
+    note: str = ""
+    """One line beside the heading; empty says what the quantity is."""
 
     def __post_init__(self) -> None:
         array = theme.as_array(self.values, 1, f"token strip {labels.prose(self.title, 40)!r}")
@@ -76,7 +78,7 @@ class TokenStrip:
             Path(__file__).parent / "templates",
             "token_strip.html",
             title=labels.prose(self.title),
-            sentence=labels.prose(self.quantity.sentence, 240),
+            sentence=labels.prose(self.note or self.quantity.sentence, 240),
             cells=cells,
             ends=[{"text": labels.number(v, self.signed), "color": self._color(v)} for v in ends],
         )

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.core.errors import ConfigError
-from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.plotting import labels, theme
 from interp.plotting.config import CurvesConfig
 
@@ -64,11 +64,9 @@ def _keys(records: Sequence[Mapping[str, Any]], metrics: Sequence[str] | None, x
         for key in dict.fromkeys(key for record in records for key in record)
         if any(_is_number(record.get(key)) for record in records)
     ]
-    for key in [*(metrics or []), x]:
-        if key not in found:
-            raise ConfigError(
-                "no record has this number", got=key, expected=", ".join(found), fix=did_you_mean(key, found)
-            )
+    for key in metrics or []:
+        check_choice("metrics", key, found)
+    check_choice("x", x, found)
     chosen = list(metrics) if metrics else [k for k in found if k not in NOT_METRICS | {x}]
     if not chosen:
         raise ConfigError("records hold counters only", got=", ".join(found))

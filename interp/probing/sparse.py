@@ -20,6 +20,7 @@ from interp.core.frames.quantity import called, measured
 from interp.core.provenance import Provenance
 from interp.core.randomness import permutation
 from interp.core.result import Result
+from interp.core.settings import check_choice
 from interp.probing.config import ProbeConfig, Ranking, SparseConfig
 from interp.probing.rows import Labels, Target, check_rows, check_sites, encode, require_classes
 from interp.probing.scores import Binary, all_converged, binary_scores
@@ -172,6 +173,7 @@ def rank_neurons(
     (C = .1, features in standard units), ties by mean_diff; svm: |weight| in a linear SVM; random:
     the null.
     """
+    check_choice("ranking", ranking, Ranking)
     y = target.values
     gap = (x[y == 1].double().mean(0) - x[y == 0].double().mean(0)).abs()
     if ranking == "mean_diff":
@@ -185,12 +187,8 @@ def rank_neurons(
 
         found = mutual_info_classif(x.numpy(), y.numpy(), random_state=seed)
         score = torch.from_numpy(found)
-    elif ranking in ("l1", "svm"):
-        score = _sklearn_weight(x, y, ranking, seed) + 1e-9 * gap / gap.max().clamp(min=1e-30)
     else:
-        raise ConfigError(
-            "unknown ranking", got=ranking, expected="mean_diff, f_stat, mutual_info, l1, svm or random"
-        )
+        score = _sklearn_weight(x, y, ranking, seed) + 1e-9 * gap / gap.max().clamp(min=1e-30)
     return score.argsort(descending=True, stable=True)
 
 

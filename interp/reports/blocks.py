@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from interp.core.result import Result
 from interp.plotting import labels, theme
 from interp.plotting.rooms.lenses.attention_view import HEIGHT, AttentionView
 from interp.plotting.tokens import TokenStrip
-from interp.reports.config import Item, Table
+from interp.reports.config import Gallery, Item, Table
 from interp.reports.tables import Numbers, of_figure, of_frame, of_result, of_rows
 
 
@@ -69,7 +69,7 @@ class Block:
     """One thing on the page."""
 
     kind: str
-    """result, figure, strip, view, table or text; written to the JSON file."""
+    """result, figure, strip, view, table, gallery or text; written to the JSON file."""
     title: str = ""
     """Heading."""
     paragraphs: tuple[str, ...] = ()
@@ -88,12 +88,33 @@ class Block:
     """Where a result comes from."""
     note: str = ""
     """Why there is no picture, when there is none."""
+    entries: tuple[Card, ...] = ()
+    """What a gallery holds."""
 
     @property
     def about(self) -> str:
         """What a block without a title calls itself: its picture's or its frame's title."""
         shown = self.picture or self.frame
         return shown.about if shown else ""
+
+    def all(self) -> Iterator[Block]:
+        """Itself and the blocks of its entries."""
+        yield self
+        for entry in self.entries:
+            for block in entry.blocks:
+                yield from block.all()
+
+
+@dataclass(frozen=True)
+class Card:
+    """An entry of a gallery with its blocks built."""
+
+    title: str
+    """Heading."""
+    numbers: Mapping[str, float | None]
+    """What it can be ordered by."""
+    blocks: tuple[Block, ...]
+    """Content, in order."""
 
 
 def paragraphs(text: str) -> tuple[str, ...]:
@@ -133,12 +154,14 @@ def block_of(content: object, limit: int) -> Block:
         return Block("view", item.title, prose, frame=frame, tables=numbers, provenance=source)
     if isinstance(shown, Table):
         return Block("table", item.title or shown.title, prose, tables=(_of_table(shown),))
+    if isinstance(shown, Gallery):
+        return _of_gallery(shown, item, limit)
     if hasattr(shown, "itertuples") and hasattr(shown, "columns"):
         return Block("table", item.title, prose, tables=(of_frame(shown, item.title),))
     raise ConfigError(
         "a report cannot show this",
         got=type(shown).__name__,
-        expected="Result, plotly Figure, TokenStrip, AttentionView, Table, data frame, text, "
+        expected="Result, plotly Figure, TokenStrip, AttentionView, Table, Gallery, data frame, text, "
         "or Item around one",
     )
 
@@ -153,15 +176,19 @@ def picture_of(fig: go.Figure) -> Picture:
     layout.setdefault("height", 420)
     title = layout.get("title") or {}
     texts = (title.get("text"), (title.get("subtitle") or {}).get("text"))
-    about = ". ".join(labels.unescape(text) for text in texts if text)
+    about = ". ".join(labels.unescape(text.replace(labels.BR, " ")) for text in texts if text)
     island = Markup(json_island({"data": spec["data"], "layout": layout}))
     return Picture(island, round(layout["width"]), round(layout["height"]), about or "figure")
 
 
 def _of_result(result: Result, item: Item, limit: int) -> Block:
-    picture, note = None, ""
+    picture, strip, note = None, None, ""
     try:
-        picture = picture_of(result.plot(**item.plot))
+        drawn = result.plot(**item.plot)
+        if isinstance(drawn, TokenStrip):
+            strip = drawn.html()
+        else:
+            picture = picture_of(drawn)
     except (ConfigError, MissingDependency) as problem:
         note = f"No picture: {problem.what}."
     rows = tuple(
@@ -170,14 +197,30 @@ def _of_result(result: Result, item: Item, limit: int) -> Block:
     )
     return Block(
         "result",
-        item.title or ("" if picture else type(result).__name__),
+        item.title or ("" if picture or strip else type(result).__name__),
         paragraphs(item.prose),
         picture,
+        strip,
         tables=tuple(of_result(result, limit)),
         checks=rows,
         provenance=_source(result),
         note=note,
     )
+
+
+def _of_gallery(shown: Gallery, item: Item, limit: int) -> Block:
+    """A block per entry, and one table of what the entries are ordered by."""
+    if not shown.entries:
+        raise ConfigError("a gallery needs something to show", got="no entries")
+    cards = tuple(
+        Card(entry.title, entry.numbers, tuple(block_of(content, limit) for content in entry.content))
+        for entry in shown.entries
+    )
+    names = list(dict.fromkeys(name for card in cards for name in card.numbers))
+    rows = ([card.title, *map(card.numbers.get, names)] for card in cards)
+    table = of_rows(["entry", *names], rows, "Numbers of all entries")
+    title, prose = item.title or shown.title, paragraphs(item.prose)
+    return Block("gallery", title, prose, tables=(table,), entries=cards)
 
 
 def _source(result: Result) -> dict[str, object]:

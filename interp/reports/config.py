@@ -19,11 +19,33 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
+class Entry:
+    """One of the many things in a gallery."""
+
+    title: str
+    """Heading; what the reader's search looks in."""
+    content: Sequence[object]
+    """Items, or bare Results, Figures, TokenStrips, Tables, data frames and text."""
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
+    """Name -> number, shown under the heading; the reader orders the entries by one of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Many entries of one kind: searched by title, ordered by number, drawn as they come into view."""
+
+    entries: Sequence[Entry]
+    """What there is, in the order that the page starts with."""
+    title: str = ""
+    """Heading."""
+
+
+@dataclass(frozen=True, eq=False)
 class Item:
     """Something to show, with a heading and prose of its own."""
 
     content: object
-    """A Result, plotly Figure, TokenStrip, AttentionView, Table, data frame, or text."""
+    """A Result, plotly Figure, TokenStrip, AttentionView, Table, Gallery, data frame, or text."""
     title: str = ""
     """Heading; empty takes the content's own title."""
     prose: str = ""
@@ -39,7 +61,7 @@ class Section:
     title: str
     """Heading and navigation entry."""
     content: Sequence[object] = ()
-    """Items, or bare Results, Figures, TokenStrips, Tables, data frames and text."""
+    """Items, or bare Results, Figures, TokenStrips, Tables, Galleries, data frames and text."""
     prose: str = ""
     """Introduction; blank lines part paragraphs, `backticks` mark code."""
 

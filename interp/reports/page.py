@@ -92,7 +92,7 @@ def render_page(parts: Sequence[Part], title: str, config: PageConfig) -> str:
     """The page's text. Depends on its arguments and the installed plotly only."""
     plotly = packed_plotly()
     script, style = _asset("report.js"), _asset("report.css")
-    blocks = [block for part in parts for block in part.blocks]
+    blocks = _all_blocks(parts)
     has_pictures = any(block.picture for block in blocks)
     hashes = [csp_hash(script), plotly.csp_hash] if has_pictures else [csp_hash(script)]
     # A frame inherits this policy on top of its own.
@@ -113,29 +113,43 @@ def render_page(parts: Sequence[Part], title: str, config: PageConfig) -> str:
         prose=labels.prose,
         value=format_value,
         is_number=_is_number,
+        json=json_island,
     )
 
 
 def numbers_json(parts: Sequence[Part], title: str, config: PageConfig, digest: str) -> str:
     """The numbers of every block, their checks and sources, as JSON text (ASCII)."""
     sections = [
-        {
-            "title": part.title,
-            "blocks": [
-                {
-                    "kind": block.kind,
-                    "title": block.title or block.about,
-                    "tables": [table.as_json(config.json_rows) for table in block.tables],
-                    "checks": [vars(check) for check in block.checks],
-                    "provenance": block.provenance,
-                }
-                for block in part.blocks
-            ],
-        }
+        {"title": part.title, "blocks": [_block_json(block, config.json_rows) for block in part.blocks]}
         for part in parts
     ]
     page = {"schema": SCHEMA, "title": title, "page_sha256": digest, "sections": sections}
     return json_island(page) + "\n"
+
+
+def _block_json(block: Block, limit: int) -> dict[str, object]:
+    found: dict[str, object] = {
+        "kind": block.kind,
+        "title": block.title or block.about,
+        "tables": [table.as_json(limit) for table in block.tables],
+        "checks": [vars(check) for check in block.checks],
+        "provenance": block.provenance,
+    }
+    if block.entries:
+        found["entries"] = [
+            {
+                "title": card.title,
+                "numbers": card.numbers,
+                "blocks": [_block_json(one, limit) for one in card.blocks],
+            }
+            for card in block.entries
+        ]
+    return found
+
+
+def _all_blocks(parts: Sequence[Part]) -> list[Block]:
+    """Every block of the page, those inside galleries too."""
+    return [each for part in parts for block in part.blocks for each in block.all()]
 
 
 def _parts(sections: Sequence[object], limit: int) -> list[Part]:
@@ -160,13 +174,12 @@ def _sources(parts: Sequence[Part]) -> list[dict[str, object]]:
     """Where a page's results come from, once per model: what they share, and what differs side by
     side (report.json has every block's own)."""
     models: dict[str, dict[str, list[object]]] = {}
-    for part in parts:
-        for block in part.blocks:
-            mark = json_island([block.provenance.get(key) for key in ("model", "model_fingerprint")])
-            for key, value in block.provenance.items():
-                seen = models.setdefault(mark, {}).setdefault(key, [])
-                entries = value if isinstance(value, list) else [value]
-                seen += [entry for entry in entries if entry not in (None, "", {}, *seen)]
+    for block in _all_blocks(parts):
+        mark = json_island([block.provenance.get(key) for key in ("model", "model_fingerprint")])
+        for key, value in block.provenance.items():
+            seen = models.setdefault(mark, {}).setdefault(key, [])
+            entries = value if isinstance(value, list) else [value]
+            seen += [entry for entry in entries if entry not in (None, "", {}, *seen)]
     return [
         {key: seen[0] if len(seen) == 1 else seen for key, seen in source.items()}
         for source in models.values()

@@ -81,7 +81,10 @@ def of_figure(fig: Any) -> list[Numbers]:
 
 
 def format_value(value: object) -> str:
-    """A table cell: four significant digits, whole numbers whole, tokens' whitespace visible."""
+    """A table cell: four significant digits, whole numbers whole, tokens' whitespace visible.
+
+    Words with one space between them are a sentence and stay one.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -90,7 +93,9 @@ def format_value(value: object) -> str:
         return f"{value}"
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else labels.number(value)
-    return labels.full(str(value))
+    text = str(value)
+    shown = labels.full(text)
+    return shown.replace("·", " ") if "·" not in text and all(text.split(" ")) else shown
 
 
 def _of_heatmap(fig: Any, trace: Any) -> Numbers:

@@ -18,13 +18,15 @@ from interp.attribution import (
     attribute,
     attribute_methods,
     faithfulness,
+    pool_faithfulness,
     prune_curve,
     unit_relevance,
 )
 from interp.attribution.trust.agreement import kendall_tau, rank_biased_overlap, top_overlap
 from interp.attribution.trust.faithfulness import top_masks
 from interp.attribution.trust.pruning import keep_masks
-from interp.core.errors import ShapeError
+from interp.core.errors import ConfigError, ShapeError
+from interp.plotting.tokens import TokenStrip
 from interp.studies import (
     LowSignalConfig,
     amortize,
@@ -163,6 +165,40 @@ def test_sensitivity_is_small_for_paths_and_huge_for_kinks() -> None:
     judged = faithfulness(model, [x], toys.first, found, sensitivity=True)
     assert float(judged.sensitivity[0]) < float(judged.sensitivity[1])
     assert math.isnan(float(judged.sensitivity[2]))
+
+
+def test_judgements_one_by_one_pool_to_the_judgement_of_all() -> None:
+    model = toys.wrapped(lambda m, x: (x * x).cumsum(-1).tanh().sum(-1, keepdim=True))
+    inputs = [torch.linspace(-1, 1, 6)[None], torch.linspace(0, 2, 6)[None], torch.linspace(1, 3, 6)[None]]
+    found = [attribute(model, x, toys.first, method="shapley") for x in inputs]
+    every = faithfulness(model, inputs, toys.first, {"shapley": found})
+    each = [
+        faithfulness(model, [x], toys.first, {"shapley": [one]}) for x, one in zip(inputs, found, strict=True)
+    ]
+    pooled = pool_faithfulness(each)
+    assert pooled.n_examples == every.n_examples == 3
+    for field in ("insertion", "deletion", "insertion_area", "comprehensiveness", "sufficiency"):
+        torch.testing.assert_close(getattr(pooled, field)[0], getattr(every, field)[0])
+    torch.testing.assert_close(pooled.area_low[0], every.area_low[0])
+    assert float(pooled.area_low[0]) < float(pooled.insertion_area[0] - pooled.deletion_area[0])
+    for wrong in (
+        [],
+        [every, each[0]],
+        [each[0], faithfulness(model, inputs[:1], toys.first, {"b": found[:1]})],
+    ):
+        with pytest.raises(ShapeError, match="single examples"):
+            pool_faithfulness(wrong)
+
+
+def test_an_attribution_draws_as_bars_or_as_a_coloured_text() -> None:
+    one = attribute(toys.small(), toys.IDS, (3, 5), method="feature_ablation")
+    strip = one.plot(strip=True)
+    assert isinstance(strip, TokenStrip)
+    assert list(strip.values) == pytest.approx(one.scores.tolist()) and one.gap_sentence in strip.note
+    assert one.plot().data[0].type == "bar"
+    assert list(one.to_frame()["pos"]) == [f"{i} {piece}" for i, piece in enumerate(one.tokens)]
+    with pytest.raises(ConfigError, match="no units"):
+        one.plot(strip=True, units=True)
 
 
 # ---- end tasks --------------------------------------------------------------------------------

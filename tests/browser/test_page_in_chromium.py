@@ -12,7 +12,8 @@ from interp.core.escape import visible
 from interp.core.frames.quantity import Quantity
 from interp.plotting import labels
 from interp.plotting.basics import bars
-from interp.reports import Section, report
+from interp.plotting.tokens import TokenStrip
+from interp.reports import Entry, Gallery, Section, report
 from tests.browser.conftest import Open, Visit
 from tests.plotting.samples import NASTY, hostile, lens_result
 from tests.reports.samples import every_kind, raw_figure
@@ -177,6 +178,34 @@ def test_without_javascript_the_numbers_are_there(sample: Path, visit: Open) -> 
     assert details.locator("summary").nth(1).is_visible()
 
 
+def test_a_gallery_is_searched_ordered_and_drawn(tmp_path: Path, visit: Open) -> None:
+    figure = bars([1.0], ["a"], "t", Quantity("q"))
+    strip = TokenStrip((" a", " b"), [0.5, -1.0], "by hand", Quantity("score"))
+    sizes = {"apple pie": 3.0, "banana": None, "<i>Apple": 7.0, "cherry": 5.0}
+    entries = [Entry(name, [figure, strip], {"n": 1.0, "size": size}) for name, size in sizes.items()]
+    path = report([Gallery(entries)], tmp_path / "r.html", "T")
+    seen = visit(path)
+    heads: Callable[[], list[str]] = lambda: [  # noqa: E731
+        text.split(". ")[1] for text in seen.page.locator(".entry:visible h4").all_text_contents()
+    ]
+    assert heads() == list(sizes)
+    seen.page.locator(".order").select_option(label="size")
+    assert heads() == ["<i>Apple", "cherry", "apple pie", "banana"]
+    seen.page.locator(".down").uncheck()
+    assert heads() == ["apple pie", "cherry", "<i>Apple", "banana"]
+    seen.page.locator(".find").fill("APPLE")
+    assert heads() == ["apple pie", "<i>Apple"]
+    assert seen.page.locator(".gallery [role=status]").text_content() == "2 of 4"
+    for place in (1, 3):  # figures keep the numbers they were given
+        seen.page.locator(f"#f{place}").scroll_into_view_if_needed()
+        seen.page.locator(f"#f{place}[data-state=drawn]").wait_for(timeout=30_000)
+    assert seen.page.locator(".strip-tokens:visible").count() == 2
+    assert seen.complaints == [] and seen.hits() == []
+    still = visit(path, scripts=False)
+    assert not still.page.locator(".tools").is_visible()
+    assert still.page.locator(".entry .strip-tokens:visible").count() == 4
+
+
 def test_printing_draws_figures_that_were_never_scrolled_to(sample: Path, visit: Open) -> None:
     seen = visit(sample)
     seen.page.locator("#f1[data-state=drawn]").wait_for()
@@ -197,8 +226,6 @@ def test_the_keyboard_reaches_the_content_and_the_sections(sample: Path, visit: 
 
 
 def test_token_strips_show_every_token(tmp_path: Path, visit: Open) -> None:
-    from interp.plotting.tokens import TokenStrip
-
     strip = TokenStrip(NASTY, [1.0] * len(NASTY), "t", Quantity("q"))
     seen = visit(report([strip], tmp_path / "r.html", "T"))
     drawn = seen.page.locator(".strip-tokens span").all_text_contents()

@@ -200,7 +200,7 @@ def test_sinks_get_every_line_once_and_a_missing_one_names_its_cure(
     for name in ("tensorboard", "wandb"):
         with pytest.raises(MissingDependency, match=f"pip install {name}"):
             open_sinks((name,), tmp_path)
-    with pytest.raises(ConfigError, match="no such sink"):
+    with pytest.raises(ConfigError, match="sink has a wrong value"):
         open_sinks(("wandbb",), tmp_path)
 
 

@@ -23,6 +23,7 @@ from interp.core.settings import (
     check_call,
     check_choice,
     check_fields,
+    check_options,
 )
 from tests.activations.toys import unchecked
 from tests.architecture.source import modules
@@ -131,6 +132,18 @@ def test_a_choice_is_one_of_a_literal_or_of_texts() -> None:
     with pytest.raises(ConfigError, match="crust has a wrong value") as caught:
         check_choice("crust", ["thin"], ("thin", "thick"))
     assert "'thin', 'thick'" in str(caught.value)
+    with pytest.raises(ConfigError, match="one of 1009 names") as caught:
+        check_choice("row", "L3N71.inn", [f"L3N{i}.in" for i in range(1009)])
+    assert "did you mean 'L3N71.in'" in str(caught.value)
+
+
+def test_keys_of_a_file_are_options() -> None:
+    check_options("the file", {"d_sae": 1}, ["d_in", "d_sae"])
+    with pytest.raises(ConfigError, match="the file has no option 'd_sea'") as caught:
+        check_options("the file", {"d_sae": 1, "d_sea": 2}, ["d_in", "d_sae"])
+    assert "did you mean 'd_sae'" in str(caught.value) and "d_in, d_sae" in str(caught.value)
+    with pytest.raises(ConfigError, match="the file has no option '7'"):
+        check_options("the file", {7: 1}, ["d_in"])
 
 
 def _settings() -> list[type]:

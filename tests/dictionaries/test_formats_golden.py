@@ -106,8 +106,8 @@ def test_topk_without_settings_is_not_guessed(tmp_path: Path) -> None:
     [
         ({"dict_class": "AutoEncoder"}, "tensors"),
         ({"dict_class": "AutoEncoderTopk"}, "did you mean 'AutoEncoderTopK'"),
-        ({"dict_class": None}, "dict_class|no dictionary class"),
-        ({"dict_class": ["AutoEncoderTopK"]}, "no dictionary class"),
+        ({"dict_class": None}, "dict_class"),
+        ({"dict_class": ["AutoEncoderTopK"]}, "dict_class has a wrong value"),
         ({"k": 6}, "contradicts"),
         ({"dict_size": 28}, "W_dec"),
         ({"activation_dim": "13"}, "activation_dim"),

@@ -320,7 +320,7 @@ def test_results_are_folders_and_pictures(names: toys.Names, tmp_path: Path) -> 
         (lambda m, o: propagate(m, IDS, o, "blocks.*.hook_resid_pre"), SiteError, "at one site"),
         (lambda m, o: propagate(m, IDS, o, "blocks.0.hook_resid_pree"), SiteError, "resid_pre"),
         (lambda m, o: propagate(m, IDS, o, "blocks.0.hook_q"), SiteError, "no"),
-        (lambda m, o: path_vectors(m, o, [["L1H9"]]), ConfigError, "no such component"),
+        (lambda m, o: path_vectors(m, o, [["L1H9"]]), ConfigError, "component has a wrong value"),
         (lambda m, o: path_vectors(m, o, [["L0H1", "L1H0"]]), ConfigError, "output to the input"),
         (lambda m, o: path_vectors(m, o, [["L1 mlp"]]), ConfigError, "between two texts"),
         (lambda m, o: contrast(m, []), ConfigError, "positive side"),

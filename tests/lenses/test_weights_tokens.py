@@ -186,13 +186,13 @@ def test_bad_requests_are_refused_with_help() -> None:
         read_directions(model, torch.zeros(3, D + 1))
     with pytest.raises(ShapeError, match="one name per direction"):
         read_directions(model, torch.ones(3, D), ["a"])
-    with pytest.raises(ConfigError, match="unknown weight"):
+    with pytest.raises(ConfigError, match="weight has a wrong value"):
         read_weights(model, "W_in")
     with pytest.raises(ConfigError, match="layers from 0 to 2"):
         neuron_atlas(model, layers=[3])
     with pytest.raises(ModelError, match="W_gate"):
         neuron_atlas(model, sides=["gate"])
-    with pytest.raises(ConfigError, match="unknown space"):
+    with pytest.raises(ConfigError, match="space has a wrong value"):
         vocabulary(model, "unembd")
     table = neuron_atlas(model, layers=[0])
     with pytest.raises(SiteError, match="L0N36"):

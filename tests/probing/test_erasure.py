@@ -258,7 +258,7 @@ def test_an_eraser_is_an_artefact(tmp_path: Path) -> None:
 
 def test_bad_requests_are_explained() -> None:
     x, z, _ = concept(99, 7)
-    with pytest.raises(ConfigError, match="nothing to erase") as error:
+    with pytest.raises(ConfigError, match="erased has a wrong value") as error:
         audit_erasure(x, {"gender": z}, "gander")
     assert "did you mean 'gender'" in str(error.value)
     with pytest.raises(ConfigError, match="erases classes"):

@@ -19,7 +19,7 @@ from interp.plotting.attention import attention_patterns
 from interp.plotting.rooms.lenses.heads import head_heatmap
 from interp.plotting.tokens import TokenStrip
 from interp.plotting.training import training_curves
-from interp.reports.config import Item, Section, Table
+from interp.reports.config import Entry, Gallery, Item, Section, Table
 from tests.plotting.samples import provenance
 
 
@@ -72,6 +72,7 @@ def every_kind(strings: Sequence[str]) -> list[object]:
         TokenStrip(tuple(words), rng.normal(size=n).tolist(), first, quantity),
         Item(Table([first, "b"], [[word, 1.5] for word in words], first)),
         Item(frame, first),
+        Gallery([Entry(word, [Item(word, first)], {first: float(i)}) for i, word in enumerate(words)]),
         *words[:7],
     ]
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from plotly.offline import get_plotlyjs
 from interp.core.errors import ConfigError, ShapeError, StorageError
 from interp.core.frames.quantity import Quantity
 from interp.plotting.basics import bars
-from interp.reports import Item, PageConfig, Section, Table, report
+from interp.plotting.tokens import TokenStrip
+from interp.reports import Entry, Gallery, Item, PageConfig, Section, Table, report
 from tests.plotting.samples import provenance
 from tests.reports.samples import PageScores, every_kind
 
@@ -126,6 +128,33 @@ def test_long_tables_are_cut_and_say_so(tmp_path: Path) -> None:
     assert (len(stored["rows"]), stored["n_rows"]) == (101, 211)
 
 
+def test_a_gallery_is_content_of_the_same_page(tmp_path: Path) -> None:
+    """Entries hold what sections hold; pictures, provenance and numbers inside count like others."""
+    strip = TokenStrip(("a", " b"), [0.5, -1.0], "by hand", Quantity("score"))
+    entries = [
+        Entry(
+            "first <b>",
+            [PageScores(scores=torch.ones(2, 3), provenance=provenance("alpha")), strip],
+            {"n": 3.0},
+        ),
+        Entry("second", ["text"], {"n": None, "m": math.inf}),
+    ]
+    page = report([Section("S", [Gallery(entries, "Two")])], tmp_path / "r.html", "T")
+    html = page.read_text()
+    assert "<h4>1. first &lt;b&gt;</h4>" in html and "<h3>Two</h3>" in html
+    assert html.count('class="figure"') == 1 and html.count('id="plotly"') == 1
+    assert "<dd>alpha</dd>" in html
+    assert [json.loads(row) for row in re.findall(r'data-numbers="(.*?)"', html)] == [[3, None], [None, None]]
+    assert re.findall(r'<option value="(.*?)">(.*?)<', html) == [("", "as given"), ("0", "n"), ("1", "m")]
+    (block,) = json.loads((tmp_path / "r.json").read_text())["sections"][0]["blocks"]
+    assert block["tables"][0]["columns"] == ["entry", "n", "m"]
+    assert [entry["numbers"] for entry in block["entries"]] == [{"n": 3}, {"n": None, "m": None}]
+    scores, words = block["entries"][0]["blocks"]
+    assert scores["kind"] == "result" and len(scores["checks"]) == 2
+    assert scores["provenance"]["model"] == "alpha"
+    assert words["tables"][0]["rows"] == [[0, "a", 0.5], [1, " b", -1]]
+
+
 def test_a_users_figure_loses_plotlys_heavy_default_template(tmp_path: Path) -> None:
     plain = go.Figure(go.Bar(x=[1], y=[2]))
     styled = go.Figure(go.Bar(x=[1], y=[2]), layout={"template": {"layout": {"font": {"size": 31}}}})
@@ -182,6 +211,8 @@ def test_an_existing_report_is_refused_unless_overwriting(tmp_path: Path) -> Non
     ("sections", "name", "error", "said"),
     [
         ([], "r.html", ConfigError, "something to show"),
+        ([Gallery([])], "r.html", ConfigError, "something to show"),
+        ([Gallery([Entry("e", [{"a": 1}])])], "r.html", ConfigError, "dict"),
         (["x"], "r.htm", ConfigError, "r.html"),
         ([{"a": 1}], "r.html", ConfigError, "dict"),
         ([Table(["a", "b"], [[1]], "T")], "r.html", ShapeError, "1 values"),

@@ -63,7 +63,16 @@ def test_frame_without_index() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1, "1"), (0.123456, "0.1235"), (math.nan, "–"), (None, ""), (True, "yes"), (" a\n", "·a⏎")],
+    [
+        (1, "1"),
+        (0.123456, "0.1235"),
+        (math.nan, "–"),
+        (None, ""),
+        (True, "yes"),
+        (" a\n", "·a⏎"),
+        ("a b", "a b"),
+        ("3  a b", "3··a·b"),
+    ],
 )
 def test_format_value(value: object, text: str) -> None:
     assert format_value(value) == text

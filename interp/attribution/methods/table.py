@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from interp.core.errors import ConfigError, MissingDependency
-from interp.core.names import did_you_mean
+from interp.core.errors import MissingDependency
+from interp.core.settings import check_choice
 
 if TYPE_CHECKING:
     from interp.attribution.methods.raw import Engine
@@ -89,13 +89,7 @@ def method_row(name: str) -> Row:
     Raises:
         ConfigError: No such method; names the nearest.
     """
-    if name not in METHODS:
-        raise ConfigError(
-            "unknown attribution method",
-            got=name,
-            expected=", ".join(METHODS),
-            fix=did_you_mean(name, METHODS) or None,
-        )
+    check_choice("method", name, METHODS)
     return METHODS[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,43 +62,39 @@ def faithfulness(
             expected=len(inputs),
         )
     targets = target if isinstance(target, list) else [target] * len(inputs)
-    names = [*found, RANDOM]
-    fractions = torch.linspace(0, 1, config.steps + 1)
-    parts: dict[str, list[Tensor]] = {}
+    judged = []
     for e, (one, aim) in enumerate(zip(inputs, targets, strict=True)):
         rows = Rows(model, one)
         goal = as_target(model, aim, lambda rows=rows: _output(model, rows))
         game = make_game(model, rows, goal, site, AttributionConfig())
         game.r, _ = baseline_of(game, baseline, None)
-        drawn = generator(config.seed, "random order", e)
-        scores = {name: found[name][e].scores for name in found}
-        scores[RANDOM] = torch.rand(game.n_positions, generator=drawn)
-        for key, value in _judge(game, scores, fractions, config, e).items():
-            parts.setdefault(key, []).append(value)
-        if sensitivity:
-            moved = [_sensitivity(game, found[name][e], config, e) for name in found]
-            parts.setdefault("sensitivity", []).append(torch.tensor([*moved, torch.nan]))
-    stacked = {key: torch.stack(rows) for key, rows in parts.items()}
-    areas = stacked["insertion"].mean(-1) - stacked["deletion"].mean(-1)
-    low, high = bootstrap_interval(areas, config)
-    means = {key: value.mean(0) for key, value in stacked.items()}
-    none = torch.full((len(names),), torch.nan)
-    return Faithfulness(
-        deletion=means["deletion"],
-        insertion=means["insertion"],
-        fractions=fractions,
-        deletion_area=means["deletion"].mean(-1),
-        insertion_area=means["insertion"].mean(-1),
-        area_low=low,
-        area_high=high,
-        comprehensiveness=means["comprehensiveness"],
-        sufficiency=means["sufficiency"],
-        infidelity=means["infidelity"],
-        sensitivity=means.get("sensitivity", none),
-        n_examples=len(inputs),
-        labels={"method": names, "step": [f"{100 * f:.0f} %" for f in fractions.tolist()]},
-        provenance=model.provenance([site] if site else []),
-    )
+        mine = {name: found[name][e] for name in found}
+        judged.append(_judge(game, mine, config, e, sensitivity))
+    return pool_faithfulness(judged, config)
+
+
+def pool_faithfulness(judged: Sequence[Faithfulness], config: TrustConfig | None = None) -> Faithfulness:
+    """The mean of judgements of one example each, as `faithfulness` of all of them gives it.
+
+    Args:
+        judged: One result per example, of the same methods and steps.
+        config: Resamples and confidence of the interval.
+
+    Raises:
+        ShapeError: None, one that is a mean already, or other methods or steps than the first's.
+    """
+    config = config or TrustConfig()
+    kinds = {(one.n_examples, *map(tuple, one.labels.values())) for one in judged}
+    if len(kinds) != 1 or judged[0].n_examples != 1:
+        raise ShapeError(
+            "judgements are pooled from single examples of the same methods and steps",
+            got=f"{len(judged)} of {[one.n_examples for one in judged][:8]} examples, {len(kinds)} kinds",
+        )
+    stacked = {name: torch.stack([getattr(one, name) for one in judged]) for name in judged[0].axes}
+    low, high = bootstrap_interval(stacked["insertion_area"] - stacked["deletion_area"], config)
+    means = {name: values.mean(0) for name, values in stacked.items()}
+    means |= {"fractions": judged[0].fractions, "area_low": low, "area_high": high}
+    return replace(judged[0], **means, n_examples=len(judged))
 
 
 def top_masks(scores: Tensor, fractions: Tensor) -> Tensor:
@@ -112,13 +109,16 @@ def top_masks(scores: Tensor, fractions: Tensor) -> Tensor:
 
 
 def _judge(
-    game: SiteGame, scores: Mapping[str, Tensor], fractions: Tensor, config: TrustConfig, e: int
-) -> dict[str, Tensor]:
-    """Every measure for one example, each [method ...]; one batch of coalitions for all."""
+    game: SiteGame, found: Mapping[str, Attribution], config: TrustConfig, e: int, sensitivity: bool
+) -> Faithfulness:
+    """Every measure for one example; one batch of coalitions for all methods."""
     if game.n_players != game.n_positions:
         raise ConfigError(
             "faithfulness removes whole positions", got=f"at={game.at!r}", fix="a site without heads"
         )
+    fractions = torch.linspace(0, 1, config.steps + 1)
+    scores = {name: one.scores for name, one in found.items()}
+    scores[RANDOM] = torch.rand(game.n_positions, generator=generator(config.seed, "random order", e))
     points = torch.cat([fractions, torch.tensor(ERASER)])
     removed = (
         torch.rand(config.samples, game.n_players, generator=generator(config.seed, "infidelity", e)) < 0.3
@@ -139,13 +139,25 @@ def _judge(
     sums = torch.stack([removed.double() @ one.double() for one in scores.values()]).float()
     scale = (sums @ change) / sums.pow(2).sum(1).clamp(min=1e-12)
     missed = (scale[:, None] * sums - change).pow(2).mean(1) / change.pow(2).mean().clamp(min=1e-12)
-    return {
-        "deletion": grid[:, 0, :n],
-        "insertion": grid[:, 1, :n],
-        "comprehensiveness": 1 - grid[:, 0, n:].mean(-1),
-        "sufficiency": 1 - grid[:, 1, n:].mean(-1),
-        "infidelity": missed,
-    }
+    deletion, insertion = grid[:, 0, :n], grid[:, 1, :n]
+    area = insertion.mean(-1) - deletion.mean(-1)
+    moved = [_sensitivity(game, one, config, e) for one in found.values()] if sensitivity else []
+    return Faithfulness(
+        deletion=deletion,
+        insertion=insertion,
+        fractions=fractions,
+        deletion_area=deletion.mean(-1),
+        insertion_area=insertion.mean(-1),
+        area_low=area,
+        area_high=area,
+        comprehensiveness=1 - grid[:, 0, n:].mean(-1),
+        sufficiency=1 - grid[:, 1, n:].mean(-1),
+        infidelity=missed,
+        sensitivity=torch.tensor(moved + [torch.nan] * (len(scores) - len(moved))),
+        n_examples=1,
+        labels={"method": list(scores), "step": [f"{100 * f:.0f} %" for f in fractions.tolist()]},
+        provenance=game.model.provenance([game.at]),
+    )
 
 
 def _sensitivity(game: SiteGame, one: Attribution, config: TrustConfig, e: int) -> float:

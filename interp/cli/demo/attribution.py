@@ -5,7 +5,6 @@ from __future__ import annotations
 from interp.attribution import attribute_methods
 from interp.cli.demo.scene import Scene
 from interp.core.errors import ConfigError, ModelError
-from interp.plotting.rooms.attribution import attribution_strip
 from interp.reports import Item, Section
 
 METHODS = ("integrated_gradients", "deeplift", "shapley")
@@ -23,5 +22,5 @@ def attribution(scene: Scene) -> Section | None:
         "share of it, and together they sum to it minus its value on the baseline (the mean "
         "embedding everywhere); what is missing from the sum is written beside it."
     )
-    strips = [Item(attribution_strip(one)) for one in found]
+    strips = [Item(one, plot={"strip": True}) for one in found]
     return Section("Which tokens made the answer", [*strips, Item(found[0])], prose)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, CorruptArtefact, InterpError
 from interp.core.finite import check_finite
-from interp.core.names import did_you_mean
 from interp.core.provenance import UNKNOWN, Provenance
+from interp.core.settings import check_options
 from interp.dictionaries.checks import check_dictionary
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
@@ -40,13 +40,7 @@ def config_from_json(values: Any) -> DictionaryConfig:
     if not isinstance(values, Mapping):
         raise ConfigError("the settings of a dictionary", got=repr(values)[:80], expected="{...}")
     known = [field.name for field in fields(DictionaryConfig)]
-    for key in values:
-        if key not in known:
-            raise ConfigError(
-                f"a dictionary has no setting {key!r}",
-                got=ascii(key),
-                fix=did_you_mean(str(key), known) or f"one of {', '.join(known)}",
-            )
+    check_options("a dictionary", values, known)
     missing = [key for key in ("d_in", "d_sae") if key not in values]
     if missing:
         raise ConfigError("the settings are incomplete", expected=", ".join(missing))

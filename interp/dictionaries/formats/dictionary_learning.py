@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
-from interp.core.names import did_you_mean
+from interp.core.settings import check_choice
 from interp.core.store import load_torch, open_artefact
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.formats.building import build, number, origin, take
@@ -61,14 +61,8 @@ def read_folder(folder: Path) -> Dictionary:
     """
     where = folder / WEIGHTS
     trainer = _trainer(folder)
-    name = trainer.get("dict_class")
-    if not isinstance(name, str) or name not in CLASSES:
-        raise ConfigError(
-            f"{folder / CONFIG}: no dictionary class {name!r} is known",
-            got=name,
-            expected=", ".join(CLASSES),
-            fix=did_you_mean(name, CLASSES) if isinstance(name, str) else None,
-        )
+    name = str(trainer.get("dict_class"))
+    check_choice(f"{folder / CONFIG}: dict_class", name, CLASSES)
     activation, names = CLASSES[name]
     state = load_torch(where)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from interp.core.artefact import provenance_from, require_schema, require_version
 from interp.core.errors import ConfigError, CorruptArtefact
-from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
-from interp.core.settings import check_flags
+from interp.core.settings import check_choice, check_flags
 from interp.core.store import Artefact
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
@@ -193,14 +192,8 @@ def from_cfg(
 
 
 def _known_architecture(cfg: Mapping[str, Any], where: Path) -> tuple[str, bool, bool]:
-    name = cfg.get("architecture")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise ConfigError(
-            f"{where}: no dictionary of this room has the architecture {name!r}",
-            got=name,
-            expected=", ".join(ARCHITECTURES),
-            fix=did_you_mean(name, ARCHITECTURES) if isinstance(name, str) else None,
-        )
+    name = str(cfg.get("architecture"))
+    check_choice(f"{where}: architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]
 
 

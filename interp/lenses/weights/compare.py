@@ -19,6 +19,7 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
+from interp.core.settings import check_choice
 from interp.lenses.weights.table import TokenTable
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import patch
@@ -132,8 +133,7 @@ def align_models(first: HookedModel, second: HookedModel, weight: str = "out", *
         ConfigError: Different vocabularies, or another weight.
         ModelError: A model has no such weight.
     """
-    if weight not in ("in", "gate", "out"):
-        raise ConfigError("unknown weight", got=weight, expected="in, gate or out")
+    check_choice("weight", weight, ("in", "gate", "out"))
     _same_vocabulary(first, second)
     from scipy.optimize import linear_sum_assignment
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.result import Result
+from interp.core.settings import check_choice
 from interp.lenses.config import TokenTableConfig
 from interp.lenses.weights.tokens import token_pieces, vocabulary
 from interp.models.hooked import HookedModel
@@ -103,8 +104,7 @@ def read_pairs(
         ModelError: The model's attention weights or embeddings cannot be read.
     """
     config, cfg = config or TokenTableConfig(), model.cfg
-    if circuit not in CIRCUITS:
-        raise ConfigError("unknown circuit", got=circuit, expected="OV or QK")
+    check_choice("circuit", circuit, CIRCUITS)
     every = [(layer, head) for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
     chosen = every if heads is None else [(int(layer), int(head)) for layer, head in heads]
     if not chosen or not set(chosen) <= set(every):

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError
-from interp.core.names import did_you_mean, match
+from interp.core.names import match
 from interp.core.result import Result
+from interp.core.settings import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,12 +72,8 @@ class TokenTable(Result):
         Raises:
             ConfigError: No such row or sign.
         """
-        if sign not in SIGNS:
-            raise ConfigError("no such sign", got=sign, expected="+ or -")
-        if name not in self.names:
-            raise ConfigError(
-                "this table has no such row", got=name, fix=did_you_mean(name, self.names[:5000])
-            )
+        check_choice("sign", sign, SIGNS)
+        check_choice("row", name, self.names)
         row = self.ids[self.names.index(name), SIGNS.index(sign)]
         return [self.pieces[i] for i in row.tolist()]
 

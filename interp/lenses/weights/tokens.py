@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ModelError, ShapeError
-from interp.core.names import did_you_mean
 from interp.core.randomness import generator
+from interp.core.settings import check_choice
 from interp.lenses.config import Side, Space, TokenTableConfig
 from interp.lenses.weights.table import SIGNS, TokenTable
 from interp.models.adapters.norms import norm_parts
@@ -49,8 +49,7 @@ def vocabulary(model: HookedModel, space: str = "auto", *, final_norm: bool = Tr
         ModelError: The model has neither, or not the one that was asked for.
         ConfigError: An unknown space.
     """
-    if space not in get_args(Space):
-        raise ConfigError("unknown space", got=space, expected=", ".join(get_args(Space)))
+    check_choice("space", space, Space)
     if space == "auto":
         space = "embed" if model.head is None else "unembed"
     vectors = model.W_U if space == "unembed" else model.W_E.T
@@ -128,13 +127,7 @@ def read_weights(
     """
     wanted = [which] if isinstance(which, str) else list(which)
     for name in wanted:
-        if name not in WEIGHTS:
-            raise ConfigError(
-                "unknown weight",
-                got=name,
-                expected=", ".join(WEIGHTS),
-                fix=did_you_mean(name, WEIGHTS) or None,
-            )
+        check_choice("weight", name, WEIGHTS)
     n_layers = model.cfg.n_decoder_layers or model.cfg.n_layers
     chosen = list(range(n_layers)) if layers is None else [int(layer) for layer in layers]
     if not wanted or not chosen or not all(0 <= layer < n_layers for layer in chosen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
@@ -13,24 +13,37 @@ from interp.plotting import labels, theme
 from interp.plotting.basics import bars, heatmap, subtitled
 from interp.plotting.tokens import TokenStrip
 
+AgreementField = Literal["kendall", "top_k", "sign", "rbo"]
+Curve = Literal["insertion", "deletion"]
+
 MOST_UNITS = 24
 TERMS_WIDTH = 330
 
 
 def attribution_strip(result: Attribution) -> TokenStrip:
     """The text, every token coloured by its score; the gap stands in the heading."""
-    quantity = Quantity(f"{result.target}; {result.gap_sentence}; baseline {result.baseline}", signed=None)
-    return TokenStrip(result.tokens, result.scores.tolist(), result.method, quantity)
+    note = f"{result.target}; {result.gap_sentence}; baseline {result.baseline}"
+    return TokenStrip(result.tokens, result.scores.tolist(), result.method, Quantity("score"), note)
 
 
 @renders(Attribution)
-def attribution_bars(result: Attribution, *, units: bool | None = None) -> go.Figure:
+def attribution_bars(
+    result: Attribution, *, units: bool | None = None, strip: bool = False
+) -> go.Figure | TokenStrip:
     """Bars per position, or positions x units where the site has heads, neurons or latents.
 
     Args:
         result: Scores [pos] and, perhaps, [pos unit].
         units: Show units; None does where there are some. Of many, the largest are shown.
+        strip: The coloured text instead, as `attribution_strip` makes it.
+
+    Raises:
+        ConfigError: Units of a strip, which has one score per token.
     """
+    if strip:
+        if units:
+            raise ConfigError("a strip shows no units", got="units=True, strip=True", fix="strip=False")
+        return attribution_strip(result)
     name = result.method.replace("_", " ").capitalize()
     title = f"{name} · {result.target}"
     if result.unit_scores is not None and units is not False:
@@ -61,7 +74,7 @@ def generated_matrix(result: GeneratedAttribution) -> go.Figure:
         values,
         f"Source × generated · {result.method.replace('_', ' ')}",
         Quantity("score", "nats", "", True),
-        rows=_numbered(result.generated),
+        rows=_numbered(result.generated, start),
         columns=_numbered(result.tokens),
         row_axis="generated",
         column_axis="source",
@@ -137,4 +150,4 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
 
 def _numbered(tokens: Any) -> list[str]:
     """Positions beside tokens, so that equal tokens stay apart to the eye as well."""
-    return [f"{i} {labels.shown(str(token), 14)}" for i, token in enumerate(tokens)]
+    return [f"{i} {labels.shown(str(token), 14)}" for i, token in enumerate(tokens, start)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,6 +11,7 @@ import plotly.graph_objects as go
 from interp.core.errors import ConfigError
 from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
+from interp.core.settings import check_choice
 from interp.dictionaries.result import Absorption, DictionaryReport, Recovery, Splitting, Stability
 from interp.plotting import basics, labels, theme
 
@@ -165,7 +167,7 @@ def recovery_scatter(result: Recovery, title: str = "") -> go.Figure:
 
 
 @renders(Stability)
-def stability_map(result: Stability, kind: str = "map", title: str = "") -> go.Figure:
+def stability_map(result: Stability, kind: Literal["map", "latents"] = "map", title: str = "") -> go.Figure:
     """Agreement of each two runs, or of each latent with its partners.
 
     Args:
@@ -194,8 +196,6 @@ def stability_map(result: Stability, kind: str = "map", title: str = "") -> go.F
             row_axis="run",
             column_axis="run",
         )
-    if kind != "latents":
-        raise ConfigError("no such picture of stability", got=kind, expected="map or latents")
     ordered = result.latent.sort(1, descending=True).values
     share = np.linspace(0, 1, ordered.shape[1])
     keep = np.unique(np.linspace(0, len(share) - 1, 200).astype(int))
@@ -272,10 +272,9 @@ def dictionary_frontier(
     Raises:
         ConfigError: No such measure, or a report without it.
     """
-    if measure not in FRONTIERS or not reports:
-        raise ConfigError(
-            "no such frontier", got=f"{measure} of {len(reports)} families", expected=", ".join(FRONTIERS)
-        )
+    check_choice("measure", measure, FRONTIERS)
+    if not reports:
+        raise ConfigError("a frontier needs something to show", got="no reports")
     quantity = FRONTIERS[measure]
     fig = theme.figure(title or f"{quantity.name} against L0", quantity, 712, 420)
     ticks: set[float] = set()

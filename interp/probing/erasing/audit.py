@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError
 from interp.core.frames.quantity import called, measured
-from interp.core.names import did_you_mean
 from interp.core.result import Result
+from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
 from interp.models.losses import text_losses
 from interp.probing.ablating import Ablation
@@ -107,10 +106,7 @@ def audit_erasure(
     x = check_rows(x, "the rows of the audit").double()
     wanted = encode_all(targets, len(x))
     names = [target.name for target in wanted]
-    if erased not in names:
-        raise ConfigError(
-            "nothing to erase", got=erased, expected=", ".join(names), fix=did_you_mean(erased, names) or None
-        )
+    check_choice("erased", erased, names)
     split = split_rows(len(x), probe.test_fraction, probe.seed, groups)
     target = wanted[names.index(erased)][split.train]
     seen = x[split.train]

@@ -1,6 +1,7 @@
 "use strict";
 // Inflates the page's own plotly.js, draws each figure when it comes near the window, keeps the
-// ink in step with light and dark, and lets a click on an attention thumbnail show it large.
+// ink in step with light and dark, lets a click on an attention thumbnail show it large, and finds
+// and orders the entries of galleries.
 document.documentElement.classList.add("scripted");
 addEventListener("DOMContentLoaded", () => {
   const figures = [...document.querySelectorAll(".figure")];
@@ -72,6 +73,28 @@ addEventListener("DOMContentLoaded", () => {
       }
     });
   }).catch((problem) => figures.forEach((figure) => fail(figure, problem)));
+
+  for (const gallery of document.querySelectorAll(".gallery")) {
+    const [find, order, down] = gallery.querySelectorAll(".find, .order, .down");
+    const status = gallery.querySelector("[role=status]");
+    const entries = [...gallery.querySelectorAll(":scope > .entry")].map((node) => ({
+      node, text: node.querySelector("h4").textContent.toLowerCase(), numbers: JSON.parse(node.dataset.numbers),
+    }));
+    const arrange = () => {
+      const wanted = find.value.toLowerCase(), key = order.value, sign = down.checked ? -1 : 1;
+      // An entry without the number comes last, whichever way the others go.
+      const at = ({ numbers }) => (numbers[key] === null ? Infinity : sign * numbers[key]);
+      const sorted = key === "" ? entries : [...entries].sort((a, b) => at(a) - at(b) || 0);
+      for (const { node, text } of entries) node.hidden = !text.includes(wanted);
+      // moving a node costs a layout of it: not while only the search changes
+      const moved = sorted.some(({ node }, place) => node !== gallery.children[place + 1]);
+      if (moved) gallery.append(...sorted.map(({ node }) => node));
+      const found = entries.filter(({ node }) => !node.hidden).length;
+      status.textContent = `${found} of ${entries.length}`;
+    };
+    for (const control of [find, order, down]) control.addEventListener("input", arrange);
+    arrange();
+  }
 
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash, link]));
   const seen = new IntersectionObserver((entries) => {

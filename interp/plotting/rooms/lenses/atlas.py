@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.core.errors import ConfigError
 from interp.core.frames.quantity import Quantity, drawn_fields
-from interp.core.names import did_you_mean
 from interp.core.result import renders
+from interp.core.settings import check_choice
 from interp.lenses.heads.distance import HeadDistances
 from interp.lenses.heads.result import MASS, HeadAtlas
 from interp.lenses.heads.weights import WeightHeads
@@ -90,7 +89,7 @@ def weight_heads_maps(found: WeightHeads, statistic: str | None = None) -> go.Fi
 
 
 @renders(HeadDistances)
-def head_distance_map(found: HeadDistances, view: str = "map") -> go.Figure:
+def head_distance_map(found: HeadDistances, view: Literal["map", "matrix"] = "map") -> go.Figure:
     """The heads on a plane, coloured by layer; or all distances, neighbours of a tree side by side.
 
     Args:
@@ -114,8 +113,6 @@ def head_distance_map(found: HeadDistances, view: str = "map") -> go.Figure:
             row_axis="head",
             column_axis="head",
         )
-    if view != "map":
-        raise ConfigError("no such view of distances", got=view, expected="map or matrix")
     test = f"within layers {found.within:.3f}, between {found.between:.3f}, p {found.p_value:.2g}"
     fig = theme.figure("Heads that look alike lie together", None, 640, 560)
     below = f"distances are {quantity.axis} · {test} · stress {found.stress:.2f}"
@@ -152,7 +149,7 @@ def head_distance_map(found: HeadDistances, view: str = "map") -> go.Figure:
 def _scatter(atlas: HeadAtlas, up: str, across: str) -> go.Figure:
     """Every head by two of its statistics; dotted lines: what uniform attention would have."""
     for key in (up, across):
-        _known(key, atlas.statistics)
+        check_choice("statistic", key, atlas.statistics)
     quantities = [atlas.quantity(key) for key in (across, up)]
     fig = theme.figure(f"Heads by two statistics: {quantities[1].name}", None, 640, 560)
     x, y = (theme.as_array(getattr(atlas, key), 2, key) for key in (across, up))
@@ -186,20 +183,10 @@ def _scatter(atlas: HeadAtlas, up: str, across: str) -> go.Figure:
     return fig
 
 
-def _known(key: str, keys: Sequence[str]) -> None:
-    if key not in keys:
-        raise ConfigError(
-            "this atlas has no such statistic",
-            got=key,
-            expected=", ".join(keys),
-            fix=did_you_mean(key, keys) or None,
-        )
-
-
 def _switchable(title: str, maps: Sequence[_Map], opening: str) -> go.Figure:
     """One figure with a heat map per choice, of which the menu shows one."""
     keys = [m.key for m in maps]
-    _known(opening, keys)
+    check_choice("statistic", opening, keys)
     first = keys.index(opening)
     singles = [heads.head_heatmap(m.values, title, m.quantity, HeadMapConfig(top=m.top)) for m in maps]
     fig = singles[first]

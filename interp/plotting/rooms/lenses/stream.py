@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.core.errors import ConfigError
 from interp.core.frames.quantity import Quantity
-from interp.core.names import did_you_mean
 from interp.core.result import renders
+from interp.core.settings import check_choice
 from interp.lenses.result import LensResult
 from interp.plotting import labels, theme
 from interp.plotting.config import LensConfig
@@ -125,13 +124,7 @@ def _index_of(colour: str | None, choices: list[_Colouring]) -> int:
     keys = [choice.key for choice in choices]
     if colour is None:
         return 0
-    if colour not in keys:
-        raise ConfigError(
-            "this lens cannot be coloured so",
-            got=colour,
-            expected=", ".join(keys),
-            fix=did_you_mean(colour, keys) or "give the lens a target token",
-        )
+    check_choice("colour", colour, keys)
     return keys.index(colour)
 
 
