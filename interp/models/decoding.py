@@ -129,7 +129,7 @@ def check_option(name: str, value: Any) -> None:
     kind, bound = _NUMBERS[name]
     number = _whole(value) or (kind is float and hasattr(value, "__float__") and not isinstance(value, bool))
     try:
-        good = number and bound.holds(float(value))
+        good = number and bound.holds(float(value))  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError, RuntimeError):  # arrays of several numbers
         good = False
     if not good:

@@ -65,8 +65,8 @@ class Running(Parts):
         refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
         if type(truncate) is not bool:
             check_flags(truncate=truncate)
-        options = options_of(type(self), method) if kwargs else ()
-        return self._intake.prepare(inputs, kwargs, prepend_bos, left, truncate, *options)
+        own, elsewhere = options_of(type(self), method) if kwargs else ((), {})
+        return self._intake.prepare(inputs, kwargs, prepend_bos, left, truncate, own, elsewhere)
 
     def _wanted(self, names: list[str], ready: Prepared, fwd_hooks: Any, how: Keeping) -> dict[str, Request]:
         if how.grad:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from functools import partial
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ def _refuse_lifeless(module: nn.Module, runs: bool) -> None:
 
 def _tokenizer(given: Any) -> Any:
     """A tokenizer as it is, or from its folder."""
-    read = load_tokenizer(given) if isinstance(given, str | PathLike) else given
+    read = load_tokenizer(fspath(given)) if isinstance(given, str | PathLike) else given
     if given is not None and not hasattr(read, "get_vocab"):
         raise TokenError(
             "wrap needs a tokenizer, or the folder of one",

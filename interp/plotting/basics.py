@@ -110,7 +110,7 @@ def lines(
     """
     fig = theme.figure(title, quantity, 712, 400)
     names = [str(place) for place in x] if any(isinstance(place, str) for place in x) else None
-    at = list(range(len(x))) if names else list(x)
+    at: list[Any] = list(range(len(x))) if names else list(x)
     for index, (name, values) in enumerate(series.items()):
         array = _of_length(values, len(at), name)
         color = theme.LINES[index % len(theme.LINES)]

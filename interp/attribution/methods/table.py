@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from interp.core.errors import MissingDependency
+from interp.core.errors import ConfigError, MissingDependency
 from interp.core.settings import check_choice
 
 if TYPE_CHECKING:

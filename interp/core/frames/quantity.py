@@ -161,7 +161,7 @@ def drawn_fields(cls: type) -> dict[str, Drawn]:
     Raises:
         ConfigError: A declaration names what the type does not have, or what has other axes.
     """
-    found = {f.name: f.metadata[KEY] for f in dataclass_fields(cls) if KEY in f.metadata}  # pyright: ignore
+    found = {f.name: f.metadata[KEY] for f in dataclass_fields(cls) if KEY in f.metadata}
     found |= {name: getattr(function, KEY) for name, function in _computed(cls).items()}
     axes = {name: set(own) for name, own in drawn_axes(cls).items()}
     for name, drawn in found.items():

@@ -128,7 +128,7 @@ def _check_adapter(config: Any, where: Path) -> None:
             )
         numbers = value.values() if isinstance(value, dict) else [value]
         for number in numbers:
-            if type(number) in (int, float) and not abs(number) <= MOST:
+            if isinstance(number, int | float) and not abs(number) <= MOST:
                 raise ModelError(
                     f"{where}: {show(name, 80)} is larger than any adapter's",
                     got=show(number, 80),

@@ -225,7 +225,7 @@ def mean(
         if isinstance(source, Tensor):
             average = source
         elif "pos" in hook.site.axes.split()[1:2] and hasattr(source, "flat"):
-            average = source.flat(hook.site.name).mean(0)  # type: ignore[attr-defined]
+            average = source.flat(hook.site.name).mean(0)
         else:
             average = _at(source, hook).mean(0)
         return _like(average, value, hook, "the mean")

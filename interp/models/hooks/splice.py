@@ -286,7 +286,7 @@ def _refuse_stranger(coder: Any) -> None:
     placed = all(hasattr(coder, s) or hasattr(coder, f"{s[:4]}s{s[4:]}") for s in ("site_in", "site_out"))
     if placed and not isinstance(coder, type) and all(callable(getattr(coder, p, None)) for p in parts):
         return
-    theirs = any(kind.__module__.partition(".")[0] == "sae_lens" for kind in type(coder).__mro__)
+    theirs = any(kind.__module__.partition(".")[0] == "sae_lens" for kind in type(coder).mro())
     raise ModelError(
         "this is no coder that a model could be given",
         got=repr(coder)[:80],

@@ -335,7 +335,7 @@ class Intake:
             if self.kind in ("tokens", "encoder_decoder") and embeds is not None:
                 ready.cached = cached_keys(kwargs)
                 check_embeds("inputs_embeds", embeds, self.dtype, self.tables, ready.cached)
-                check_beside(kwargs, *embeds.shape[:2], self.tables)
+                check_beside(kwargs, embeds.shape[0], embeds.shape[1], self.tables)
                 self._mask(ready, kwargs.pop("attention_mask", None), embeds.shape[:2], ready.cached)
             if self.huggingface and "use_cache" in self.accepted:
                 kwargs.setdefault("use_cache", False)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
+from interp.core.errors import ConfigError
 from interp.core.frames.quantity import Quantity
 from interp.core.result import renders
 from interp.plotting import labels, theme
@@ -148,6 +149,6 @@ def _add_terms(fig: go.Figure, result: PairAttribution) -> None:
     fig.update_traces(colorbar_x=left - 0.085, selector={"type": "heatmap"})
 
 
-def _numbered(tokens: Any) -> list[str]:
+def _numbered(tokens: Any, start: int = 0) -> list[str]:
     """Positions beside tokens, so that equal tokens stay apart to the eye as well."""
     return [f"{i} {labels.shown(str(token), 14)}" for i, token in enumerate(tokens, start)]
