@@ -126,7 +126,7 @@ class Attribute(Written):
         from interp.cli.attribute_page import text_page
 
         baseline, aim = self._absence(model), self._aim(model)
-        options = {"baseline": baseline, "at": self.at}
+        options = {"baseline": baseline, "site": self.at}
         found: dict[str, list[Attribution]] = {method: [] for method in self.methods}
         judged: list[Faithfulness] = []
         written: list[GeneratedAttribution] = []
@@ -156,7 +156,7 @@ class Attribute(Written):
         from interp.attribution import attribute_pair
         from interp.cli.attribute_page import pair_page
 
-        options = {"reference": self._absence(model), "at": self.at}
+        options = {"reference": self._absence(model), "site": self.at}
         found = []
         for index, (a, b, *_) in enumerate(Bar(rows, unit="pair")):
             read = self._cut(model, a), self._cut(model, b)
