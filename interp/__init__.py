@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from interp.core.frames.loaders import set_renderer_loader, set_type_loader
 from interp.core.lazy import face, lazy
-from interp.core.loaders import set_renderer_loader, set_type_loader
 from interp.core.version import VERSION
 
 __version__ = VERSION

@@ -126,7 +126,7 @@ def _faithfulness(trust: Faithfulness | None) -> list[Item]:
     if trust is None:
         return []
     measured = trust.to_frame("insertion_area").dropna(axis="columns", how="all")
-    return [Item(measured, "Faithfulness", TRUST_PROSE), Item(trust), Item(trust.plot(curve="deletion"))]
+    return [Item(measured, "Faithfulness", TRUST_PROSE), Item(trust), Item(trust.plot(field="deletion"))]
 
 
 def _cost(found: Mapping[str, Sequence[Attribution]]) -> Item:

@@ -37,9 +37,9 @@ from interp.core.finite import check_finite
 from interp.core.foreign import LINE, one_line, show
 from interp.core.frames import fields as _fields
 from interp.core.frames import table as _table
+from interp.core.frames.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.frames.quantity import Quantity, drawn_fields
 from interp.core.frames.released import RELEASED
-from interp.core.loaders import LOADERS, set_renderer_loader, set_type_loader
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance
 from interp.core.settings import check_call, check_flags

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from interp.core.errors import ConfigError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.core.errors import ConfigError, ShapeError
 from interp.core.settings import check_fields
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 
@@ -86,3 +91,47 @@ def _check_groups(config: DictionaryConfig) -> None:
         )
     if config.activation == "matching_pursuit":
         raise ConfigError("matching pursuit has no groups", got=groups, fix="leave groups out")
+
+
+def numbers_of(rows: Any) -> Tensor:
+    """Arrays and lists as tensors; tensors as they are.
+
+    Raises:
+        ShapeError: No numbers, or rows of different length.
+    """
+    if isinstance(rows, Tensor):
+        return rows
+    try:
+        return torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(
+            "a dictionary reads numbers", got=repr(rows)[:80], expected="a tensor or an array [..., width]"
+        ) from error
+
+
+def read_rows(x: Any, config: DictionaryConfig) -> Tensor:
+    """Activations [..., d_in], heads side by side.
+
+    Raises:
+        ShapeError: No numbers, or another width.
+    """
+    x, width = numbers_of(x), config.d_in
+    if config.reshape == "hook_z" and x.ndim > 1 and x.shape[-1] != width:
+        x = x.flatten(-2)
+    if x.shape[-1:] != (width,):
+        raise ShapeError("the dictionary reads another width", got=tuple(x.shape), expected=f"[..., {width}]")
+    return x
+
+
+def read_latents(z: Any, n: int) -> Tensor:
+    """Latents [..., n].
+
+    Raises:
+        ShapeError: No numbers, or another number of latents.
+    """
+    z = numbers_of(z)
+    if z.shape[-1:] != (n,):
+        raise ShapeError(
+            "the dictionary has another number of latents", got=tuple(z.shape), expected=f"[..., {n}]"
+        )
+    return z

@@ -25,7 +25,7 @@ from interp.core.foreign import one_line
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.store import Artefact
-from interp.dictionaries.checks import check_dictionary
+from interp.dictionaries.checks import check_dictionary, numbers_of, read_latents, read_rows
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 from interp.dictionaries.steps import coding
 from interp.models.hooks.splice import Splice
@@ -225,14 +225,7 @@ class Dictionary(Trained):
             ConfigError: Such a dictionary has not encoded anything yet.
             ShapeError: Another number of latents.
         """
-        z = _numbers(z)
-        if z.shape[-1:] != self.W_dec.shape[:1]:
-            latents = len(self.W_dec)
-            raise ShapeError(
-                "the dictionary has another number of latents",
-                got=tuple(z.shape),
-                expected=f"[..., {latents}]",
-            )
+        z = read_latents(z, len(self.W_dec))
         if self.config.rescale_acts_by_decoder_norm:
             z = z * (1 / self.decoder_norms)  # as SAELens rounds it
         out = z @ self.W_dec
@@ -256,7 +249,7 @@ class Dictionary(Trained):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """The reconstruction, skip path included; of x's shape where heads were flattened."""
-        x = _numbers(x)
+        x = numbers_of(x)
         out = self.decode(self.encode(x)) + self.skip(x)
         return out.reshape(x.shape) if out.numel() == x.numel() else out
 
@@ -389,12 +382,7 @@ class Dictionary(Trained):
 
     def _flat(self, x: Tensor) -> Tensor:
         """Rows in the parameters' dtype, heads side by side."""
-        x, width = _numbers(x), self.config.d_in
-        if self.config.reshape == "hook_z" and x.ndim > 1 and x.shape[-1] != width:
-            x = x.flatten(-2)
-        if x.shape[-1] != width:
-            raise ShapeError("the dictionary reads another width", got=x.shape[-1], expected=width)
-        return x.to(self.W_dec.dtype)
+        return read_rows(x, self.config).to(self.W_dec.dtype)
 
     def _centred(self, x: Tensor) -> Tensor:
         x, self._scale = coding.normalise(self._flat(x), self.config.normalize_activations)
@@ -407,19 +395,3 @@ class Dictionary(Trained):
         made = Dictionary.from_state(config, state)
         made.provenance, made.metadata = self.provenance, dict(self.metadata)
         return made
-
-
-def _numbers(rows: Any) -> Tensor:
-    """Arrays and lists as tensors; tensors as they are.
-
-    Raises:
-        ShapeError: No numbers, or rows of different length.
-    """
-    if isinstance(rows, Tensor):
-        return rows
-    try:
-        return torch.as_tensor(rows)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ShapeError(
-            "a dictionary reads numbers", got=repr(rows)[:80], expected="a tensor or an array [..., width]"
-        ) from error

@@ -211,7 +211,7 @@ class Decoding:
                 got=f"do_sample={sampled} at temperature {temperature:g}",
                 fix="temperature=1.0 draws tokens, temperature=0 takes the largest logit",
             )
-        self.sampling = {k: given.pop(k) for k in SAMPLING if given.get(k) is not None}
+        self.sampling: dict[str, Any] = {k: given.pop(k) for k in SAMPLING if given.get(k) is not None}
         if self.sampling and temperature == 0:
             raise ConfigError(
                 f"{next(iter(self.sampling))} means nothing at temperature 0",
@@ -234,7 +234,7 @@ class Decoding:
             )
         self.beams = beams
         stop = given.pop("eos_token_id", _own_stop(model) if own else None)
-        self.stop = [] if stop is None else [int(i) for i in torch.as_tensor(stop).reshape(-1)]
+        self.stop: list[int] = [] if stop is None else [int(i) for i in torch.as_tensor(stop).reshape(-1)]
         if any(s.reads_sequence for s in model.splices):
             if given.get("use_cache"):
                 raise ConfigError(
@@ -243,7 +243,7 @@ class Decoding:
             given["use_cache"] = False
         if own and "past_key_values" not in model.keywords:
             _refuse_other_cache(model, given)
-        self.cache = bool(given.pop("use_cache", True))
+        self.cache: bool = bool(given.pop("use_cache", True))
         if given.get("stop_strings") is not None and model.tokenizer is None:
             raise TokenError(
                 "stop_strings are text, and this model has no tokenizer",

@@ -46,7 +46,7 @@ SLACK = 16 * MIB
 _LAYERS = re.compile(r"layer|depth|block|stage|expert|stack", re.I)
 _COUNT = re.compile(r"^(n|num)_", re.I)
 _POSITIONS = re.compile(r"position|ctx|length|token", re.I)
-ATTENTION = {
+ATTENTION: set[str | None] = {
     "eager",
     "sdpa",
     "flash_attention_2",

@@ -146,7 +146,7 @@ def test_drawn_labels_read_back_exactly(tmp_path: Path, visit: Open) -> None:
     seen = visit(report([fig], tmp_path / "r.html", NASTY[3]))
     seen.draw_all()
     drawn = seen.page.locator(".ytick text").all_text_contents()
-    assert drawn == [labels.shown(token, 24) for token in NASTY]
+    assert drawn == [labels.shown(token, 32) for token in NASTY]
     assert seen.page.locator(".gtitle").text_content() == NASTY[3].replace("\n", "⏎")
     assert seen.page.title() == NASTY[3]
     assert seen.complaints == [] and seen.hits() == []

@@ -464,18 +464,21 @@ def test_warnings_show_foreign_tokens() -> None:
 
 def test_what_transformers_logs_of_a_folder_cannot_act(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
-    from transformers.utils.logging import get_logger
+    from transformers.utils.logging import get_logger, get_verbosity, set_verbosity, set_verbosity_warning
 
     folder = model_folder(tmp_path / "model")
     weights = load_file(folder / "model.safetensors") | {f"{ACTS}more": torch.zeros(3)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     said = io.StringIO()
     handler = logging.StreamHandler(said)
+    level = get_verbosity()
+    set_verbosity_warning()
     get_logger("transformers").addHandler(handler)
     try:
         load_model(folder)
     finally:
         get_logger("transformers").removeHandler(handler)
+        set_verbosity(level)
     assert "more" in said.getvalue() and not acts(said.getvalue())
     assert not handler.filters
 

@@ -214,7 +214,7 @@ def test_models_that_cannot_be_compared_are_refused(shared_data: Path) -> None:
     stories = interp.load_model(shared_data / "models" / "stories260k")
     with pytest.raises(ConfigError, match="share a vocabulary"):
         align_models(model, stories)
-    with pytest.raises(ConfigError, match="in, gate or out"):
+    with pytest.raises(ConfigError, match="'in', 'gate', 'out'"):
         align_models(model, other, "Q")
     with pytest.raises(ShapeError, match="not of the same rows"):
         compare_tables(neuron_atlas(model), neuron_atlas(other))

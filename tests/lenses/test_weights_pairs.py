@@ -102,7 +102,7 @@ def test_tables_are_saved_and_name_their_tokens(tmp_path: Path, shared_data: Pat
 
 def test_what_does_not_exist_is_refused() -> None:
     model = interp.wrap(make("gpt2"))
-    with pytest.raises(ConfigError, match="OV or QK"):
+    with pytest.raises(ConfigError, match="'OV', 'QK'"):
         read_pairs(model, "KQ")
     with pytest.raises(ConfigError, match="no such heads"):
         read_pairs(model, "OV", [(0, H)])

@@ -94,7 +94,7 @@ REFUSED = {
     "edited((None, lambda value, hook: value))": "a hook needs a site",
     "interp.clamp(s, 3, low=2, high=1)": "no room between its bounds",
     "edited(interp.resample(s))": "no other row",
-    "m.generate(x, 1, eos_token_id=99999)": "no token of this model",
+    "m.generate(x, 1, eos_token_id=99999)": "token ids of this model",
     "m(x, encoder_attention_mask=[[1] * 4])": "encoder_hidden_states",
     "model_of('vit')(image, attention_mask=torch.ones(9, 10))": "a row for each image",
     # options that the method does not read

@@ -133,7 +133,7 @@ def test_distances_are_a_map_or_a_matrix_in_tree_order(model: HookedModel) -> No
     assert f"p {found.p_value:.2g}" in fig.layout.title.subtitle.text
     matrix = found.plot(view="matrix").data[0].z
     np.testing.assert_allclose(matrix, found.distance[found.order][:, found.order], rtol=1e-5)
-    with pytest.raises(ConfigError, match="map or matrix"):
+    with pytest.raises(ConfigError, match="'map', 'matrix'"):
         found.plot(view="tree")
 
 

@@ -34,7 +34,9 @@ def writes_text(module: Any) -> bool:
     if not is_huggingface(module) or able is None or not able():
         return False
     # A class that can be both (BERT's) sees what follows, unless it is told to be a decoder.
-    return bool(module.config.is_encoder_decoder or getattr(module.config, "is_decoder", True))
+    family = family_of(getattr(module.config, "model_type", ""))
+    alone = family is not None and family.causal
+    return bool(alone or module.config.is_encoder_decoder or getattr(module.config, "is_decoder", True))
 
 
 def huggingface_adapter(module: Any, name: str) -> Adapter | None:

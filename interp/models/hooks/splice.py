@@ -282,11 +282,11 @@ def _refuse_stranger(coder: Any) -> None:
     Raises:
         ModelError: Naming what is missing; how to bring in an SAE of sae-lens.
     """
-    parts = ("encode", "decode")
+    parts = ("encode_at", "decode_at") if hasattr(coder, "encode_at") else ("encode", "decode")
     placed = all(hasattr(coder, s) or hasattr(coder, f"{s[:4]}s{s[4:]}") for s in ("site_in", "site_out"))
     if placed and not isinstance(coder, type) and all(callable(getattr(coder, p, None)) for p in parts):
         return
-    theirs = any(kind.__module__.partition(".")[0] == "sae_lens" for kind in type(coder).mro())
+    theirs = any(kind.__module__.partition(".")[0] == "sae_lens" for kind in type(coder).__mro__)  # pyright: ignore
     raise ModelError(
         "this is no coder that a model could be given",
         got=repr(coder)[:80],

@@ -39,6 +39,7 @@ class Intake:
         dtype: Of the model's parameters: arrays and lists of numbers are read in it.
         position_offset: Added to position ids (RoBERTa counts from its padding index).
         start: The decoder's first token id (encoder-decoders).
+        shifts: Whether a module without decoder ids makes them of its input, as BART does.
         padding: What the proof at load found out about padding.
         tables: How far the model's tables of positions and segments reach.
         signature: Of the raw module's forward; None where nobody knows.
@@ -56,6 +57,7 @@ class Intake:
     dtype: torch.dtype | None = None
     position_offset: int = 0
     start: int | None = None
+    shifts: bool = False
     padding: Padding = field(default_factory=Padding)
     tables: Tables = field(default_factory=Tables)
     signature: Signature | None = None
@@ -301,8 +303,8 @@ class Intake:
     def _decoder(self, ready: Prepared) -> None:
         kwargs = ready.kwargs
         if "decoder_input_ids" not in kwargs and "decoder_inputs_embeds" not in kwargs:
-            if "labels" in kwargs:
-                return  # the module shifts them itself
+            if "labels" in kwargs or self.shifts:
+                return  # the module makes them itself
             if self.start is None:
                 raise TokenError(
                     "an encoder-decoder needs decoder_input_ids",

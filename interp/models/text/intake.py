@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from interp.models.adapters.adapter import Adapter
+from interp.models.adapters.families import T5_TYPES
 from interp.models.text.beside import Tables
 from interp.models.text.inputs import Intake
 from interp.models.text.keywords import keywords_read, named_parameters_of
@@ -39,6 +40,7 @@ def intake_of(module: nn.Module, adapter: Adapter, tokenization: Tokenization, *
         dtype=None if first is None else first.dtype,
         position_offset=position_offset(module),
         start=getattr(config, "decoder_start_token_id", None),
+        shifts=adapter.inputs == "encoder_decoder" and getattr(config, "model_type", "") not in T5_TYPES,
         tables=Tables.of(module, tokenization.n_ctx),
         signature=_signature(module),
         **more,
