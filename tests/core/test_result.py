@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from interp.core import loaders
 from interp.core import result as module
 from interp.core.errors import (
     ConfigError,
@@ -28,6 +27,7 @@ from interp.core.errors import (
     ShapeError,
     StorageError,
 )
+from interp.core.frames import loaders
 from interp.core.provenance import Provenance
 from interp.core.result import Check, Checks, Result, renders
 
