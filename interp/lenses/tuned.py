@@ -24,12 +24,12 @@ from interp.activations.text import TokenSequences, token_sequences
 from interp.core.artefact import Trained, fill
 from interp.core.errors import ModelError
 from interp.core.provenance import Provenance
+from interp.core.settings import check_options
 from interp.core.store import Artefact
 from interp.lenses.config import TunedLensConfig
 from interp.lenses.reading import log_probs, passed_on, read_rows, stream_rows
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
-from interp.models.text.keywords import check_options
 
 WEIGHTS, CONFIG = "tuned_lens.safetensors", "tuned_lens.json"
 
@@ -171,7 +171,7 @@ def train_tuned_lens(
         ConfigError: Less text than one batch, or settings that cannot be.
         ModelError: The model has no residual stream and head over tokens.
     """
-    check_options(settings, [f.name for f in fields(FitConfig)], "train_tuned_lens")
+    check_options("train_tuned_lens", settings, [f.name for f in fields(FitConfig)])
     config = config or TunedLensConfig()
     lens = TunedLens.identity(model)
     tokens = sequences_of(model, data, config.n_ctx)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.core.devices import read_target
+from interp.core.devices import read_dtype, read_target
 from interp.core.errors import ConfigError, EditError, ModelError, NonFiniteError, SiteError, TokenError
 from interp.core.finite import is_finite
 from interp.core.settings import check_flags
@@ -58,11 +58,7 @@ def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
     to = None if to is None else read_target(to)
     if dtype is not None and isinstance(to, torch.dtype):
         raise ConfigError("two dtypes are asked for", got=f"to={to}, dtype={dtype}", fix="dtype=")
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype):
-            raise ConfigError(f"no dtype {dtype!r}", got=dtype, expected="float32, bfloat16, ...")
-        dtype = found
+    dtype = None if dtype is None else read_dtype(dtype)
     for kind in (dtype, to):
         if isinstance(kind, torch.dtype) and not kind.is_floating_point:
             raise ConfigError(

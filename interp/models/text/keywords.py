@@ -129,22 +129,6 @@ def options_of(kind: type, method: str) -> tuple[tuple[str, ...], dict[str, str]
     return own, {option: where for option, where in shown.items() if option not in own}
 
 
-def check_options(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """Refuse options of one of our own functions that it does not have.
-
-    Raises:
-        ConfigError: Naming the first one and the nearest names.
-    """
-    for name in given:
-        if name not in known:
-            raise ConfigError(
-                f"{where} has no option {name!r}",
-                got=name,
-                expected=", ".join(known),
-                fix=did_you_mean(name, known) or None,
-            )
-
-
 def refuse_fewer_logits(given: Mapping[str, Any], what: str) -> None:
     """Refuse logits of some positions where those of all are read.
 
