@@ -82,11 +82,17 @@ def read_dtype(value: Any) -> torch.dtype:
     )
 
 
-def read_target(value: Any) -> torch.device | torch.dtype:
+def read_target(value: Any, *, weights: bool = False) -> torch.device | torch.dtype:
     """Where `.to` goes: a dtype by name or object, or a device.
+
+    Args:
+        value: As a user wrote it.
+        weights: Whether a model goes there, whose dtype is floating-point and whose device holds values.
 
     Raises:
         ConfigError: Neither; or a device that this machine does not have.
     """
     named = isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)
-    return read_dtype(value) if named or isinstance(value, torch.dtype) else read_device(value)
+    if named or isinstance(value, torch.dtype):
+        return read_float(value) if weights else read_dtype(value)
+    return read_device(value, meta=not weights)

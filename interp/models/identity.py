@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from interp.core.devices import read_device, read_float
+from interp.core.devices import read_target
 from interp.core.errors import ModelError
 from interp.core.protocols import Coder
 from interp.core.provenance import checksum_state, fingerprint_state
@@ -100,7 +100,7 @@ def moved(model: HookedModel, target: Any) -> HookedModel:
         ConfigError: `target` is neither a device nor a floating-point dtype.
         ModelError: Packed weights cannot change dtype; a coder cannot be moved.
     """
-    target = _target(target)
+    target = read_target(target, weights=True)
     packed = packed_parts(model.module)
     if packed and isinstance(target, torch.dtype):
         raise ModelError(
@@ -166,16 +166,6 @@ def _strip_our_hooks(module: nn.Module) -> None:
                     del held[key]
                     for flags in ("with_kwargs", "always_called"):
                         getattr(part, f"{name}_{flags}", {}).pop(key, None)
-
-
-def _target(target: Any) -> torch.dtype | torch.device:
-    """Where a model goes.
-
-    Raises:
-        ConfigError: No device that is here, and no floating-point dtype.
-    """
-    named = isinstance(target, str) and isinstance(getattr(torch, target, None), torch.dtype)
-    return read_float(target) if named or isinstance(target, torch.dtype) else read_device(target, meta=False)
 
 
 def _moved_coder(coder: Coder, target: torch.dtype | torch.device) -> Coder:

@@ -100,6 +100,7 @@ def lying_zip(path: Path, canary: Path) -> None:
 
 BYTEARRAY = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x70\x85R."  # bytearray(1.9 GB)
 
+ON_THE_STACK = b"\x80\x04\x8c\x08builtins\x8c\x09bytearray\x93J\x00\x00\x00\x70\x85R."  # protocol 4
 LEGACY = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
 HIDDEN = b"\x80\x02X\x0a\x00\x00\x00ctorch\nint0" + BYTEARRAY[2:]  # text and name read as one: int0cbuiltins
 
@@ -138,6 +139,7 @@ TORCH: dict[str, Callable[[Path, Path], object]] = {
     "bytearray of 1.9 GB, in capitals": lambda path, canary: in_capitals(path),
     "bytearray of 1.9 GB, in a second directory": lambda path, canary: two_directories(path),
     "bytearray of 1.9 GB, its name in a text": lambda path, canary: torch_zip(path, HIDDEN),
+    "bytearray of 1.9 GB, named on the stack": lambda path, canary: torch_zip(path, ON_THE_STACK),
     "a long directory": lambda path, canary: long_directory(path),
     "evil pickle, zip": lambda path, canary: torch_zip(path, b"\x80\x02" + evil_code(canary)),
     "evil pickle, bare": lambda path, canary: path.write_bytes(evil_code(canary)),
@@ -313,3 +315,16 @@ def test_a_crafted_manifest_is_refused(tmp_path: Path) -> None:
         (folder / "manifest.json").write_bytes(render_manifest(body))
         with pytest.raises(StorageError):
             store.open_artefact(folder)
+
+
+def test_a_name_that_only_running_would_tell_is_refused_before_torch(tmp_path: Path) -> None:
+    import torch
+
+    from interp.core import store
+    from interp.core.errors import CorruptArtefact
+
+    torch_zip(tmp_path / "m.pt", ON_THE_STACK)
+    with pytest.raises(CorruptArtefact, match="what only running it would tell"):
+        store.check_torch(tmp_path / "m.pt")
+    torch.save({"w": torch.ones(3)}, tmp_path / "honest.pt")
+    store.check_torch(tmp_path / "honest.pt")

@@ -20,6 +20,8 @@ from interp.core.foreign import one_line, show, zip_directory
 
 MAX_PICKLE = 32 << 20  # bytes of a checkpoint's pickles: names and shapes, no numbers
 MAX_STEPS = 1_000_000
+_UNNAMED = frozenset("STACK_GLOBAL INST EXT1 EXT2 EXT4".split())
+"""Steps that fetch an object by another way than a name one can read; torch writes none of them."""
 MAX_DIRECTORY = 16 << 20  # bytes of a zip's directory: some 150,000 tensors
 _BENIGN = re.compile(
     r"collections OrderedDict|(__builtin__|builtins) set|_codecs encode|torch Size|torch device"
@@ -152,9 +154,9 @@ def _check_pickles(data: bytes, path: Path, count: int) -> None:
             steps += 1
             if steps > MAX_STEPS:
                 raise CorruptArtefact(f"{path}: refused, its pickle goes on and on")
-            if step.name == "GLOBAL" and not _BENIGN.fullmatch(str(named)):
+            if step.name in _UNNAMED or (step.name == "GLOBAL" and not _BENIGN.fullmatch(str(named))):
                 raise CorruptArtefact(
-                    f"{path}: refused, it names {show(named, 120)}",
+                    f"{path}: refused, it names {show(named or 'what only running it would tell', 120)}",
                     expected="tensors and plain containers",
                     fix=f"{REFETCH}; ask its author for safetensors",
                 )
