@@ -8,7 +8,6 @@ half, the scale of a norm is a constant, and a softmax keeps its own gradient (A
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ from interp.attribution.methods.raw import Raw
 from interp.attribution.methods.rules import Op, Rules, Slope, carried, slope_at
 
 TINY = 1e-9
-
-Stabilise = Callable[[Tensor], Tensor]
 
 
 def epsilon_rule(game: SiteGame, config: AttributionConfig) -> Raw:

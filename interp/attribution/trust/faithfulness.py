@@ -114,7 +114,7 @@ def _judge(
     """Every measure for one example; one batch of coalitions for all methods."""
     if game.n_players != game.n_positions:
         raise ConfigError(
-            "faithfulness removes whole positions", got=f"at={game.at!r}", fix="a site without heads"
+            "faithfulness removes whole positions", got=f"site={game.at!r}", fix="a site without heads"
         )
     fractions = torch.linspace(0, 1, config.steps + 1)
     scores = {name: one.scores for name, one in found.items()}

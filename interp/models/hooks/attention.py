@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 NAME = "interp"
-SLOTS = ("rot_q", "rot_k", "scores", "pattern")
 
 Fire = Callable[[Tensor], Tensor | None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -13,9 +13,6 @@ from interp.core.result import renders
 from interp.plotting import labels, theme
 from interp.plotting.basics import bars, heatmap, subtitled
 from interp.plotting.tokens import TokenStrip
-
-AgreementField = Literal["kendall", "top_k", "sign", "rbo"]
-Curve = Literal["insertion", "deletion"]
 
 MOST_UNITS = 24
 TERMS_WIDTH = 330
