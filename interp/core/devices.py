@@ -12,6 +12,8 @@ from interp.core.names import did_you_mean
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")
+PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""How accelerate spreads a model over what is there."""
 
 
 def read_device(value: Any, *, meta: bool = True) -> torch.device:
@@ -40,6 +42,39 @@ def read_device(value: Any, *, meta: bool = True) -> torch.device:
             fix="'cpu' is always there" if known else did_you_mean(str(value), (*DEVICES, *FLOATS)),
         ) from error
     return device
+
+
+def read_device_map(value: Any) -> Any:
+    """Where the parts of a model go: a plan of accelerate's, one device, or module -> device.
+
+    Raises:
+        ConfigError: No such plan, an empty map, a device that this machine does not have.
+    """
+    if isinstance(value, dict) and value:
+        for name, place in value.items():
+            if not isinstance(name, str):
+                raise ConfigError("device_map goes from modules' names to devices", got=repr(name)[:80])
+            if place != "disk":
+                read_device(place)
+    elif isinstance(value, dict | list | tuple | set):
+        raise ConfigError(
+            "device_map is a plan, a device or a dict",
+            got=repr(value)[:80],
+            expected=f"{', '.join(PLANS)}, a device, or {{module: device}}",
+            fix="device_map={'': 'cpu'}",
+        )
+    elif not isinstance(value, str) or value not in PLANS:
+        near = did_you_mean(value, (*PLANS, *DEVICES)) if isinstance(value, str) else ""
+        try:
+            read_device(value)
+        except ConfigError as error:
+            raise ConfigError(
+                "device_map is no plan and no device of this machine",
+                got=error.got,
+                expected=f"{', '.join((*PLANS, *_present()))}, or {{module: device}}",
+                fix=near or error.fix,
+            ) from error
+    return value
 
 
 def _present() -> list[str]:

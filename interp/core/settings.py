@@ -84,7 +84,7 @@ class Settings:
 
 
 def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
-    """Refuse fields of the wrong type or out of bounds, naming them.
+    """Refuse fields of the wrong type or out of bounds, naming them; numpy's numbers become Python's.
 
     Args:
         config: An instance of a config dataclass.
@@ -95,7 +95,8 @@ def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
     """
     hints = hints_of(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
+        value, hint = plain(getattr(config, field.name)), hints[field.name]
+        object.__setattr__(config, field.name, value)
         if not accepts(hint, value):
             choices = [c for part in (hint, *get_args(hint)) for c in get_args(part)]
             texts = [c for c in choices if isinstance(c, str)]
@@ -108,6 +109,14 @@ def check_fields(config: Any, least: Mapping[str, int] | None = None) -> None:
         missed = _missed(hint, value)
         if missed is not None:
             raise ConfigError(f"{field.name} is out of range", got=value, expected=missed.text)
+
+
+def plain(value: object) -> Any:
+    """A number or truth value of numpy as Python's; anything else as it is."""
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    numpys = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if numpys else value  # type: ignore[attr-defined]
 
 
 def read_count(name: str, value: object, least: int = 1) -> int:
@@ -188,7 +197,7 @@ def check_options(who: str, options: Iterable[object], known: Collection[str]) -
             raise ConfigError(
                 f"{who} has no option {shown!r}",
                 got=shown,
-                expected=", ".join(sorted(known)),
+                expected=", ".join(sorted(known)) if len(known) <= LISTED else f"one of {len(known)} names",
                 fix=did_you_mean(shown, known) or None,
             )
 

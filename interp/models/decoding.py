@@ -21,10 +21,21 @@ HookedModel = Any
 
 SAMPLING = ("top_k", "top_p", "min_p")
 """Options that mean something only where tokens are drawn."""
+BEAMS = ("early_stopping", "length_penalty")
+"""Options that mean something only under beam search."""
+ENCODED = ("decoder_start_token_id", "forced_bos_token_id")
+"""Options that mean something only where a decoder begins a text of its own."""
+READ = """bad_words_ids begin_suppress_tokens encoder_no_repeat_ngram_size encoder_repetition_penalty
+    eos_token_id exponential_decay_length_penalty forced_eos_token_id guidance_scale max_time min_length
+    min_new_tokens no_repeat_ngram_size num_beams num_return_sequences pad_token_id remove_invalid_values
+    renormalize_logits repetition_penalty sequence_bias stop_strings suppress_tokens use_cache do_sample
+    watermarking_config logits_processor stopping_criteria prefix_allowed_tokens_fn""".split()
+"""The other options of Hugging Face's `generate` that change what is written here."""
 _DRAWN = "tokens are drawn by top_k, top_p or min_p"
+_GUESSED = "tokens are guessed, and hooks would see the wrong guesses"
+_OWN = "how a text is run is decided here: use_cache=True or False"
 REFUSED = {
     "assistant_model": "a second model's tokens cannot be told from this one's",
-    "prompt_lookup_num_tokens": "tokens are guessed, and hooks would see the wrong guesses",
     "inputs": "the prompt is the first argument",
     "input_ids": "the prompt is the first argument",
     "attention_mask": "the prompt carries its own mask: pass a TokenBatch or a dict",
@@ -35,6 +46,21 @@ REFUSED = {
     "output_hidden_states": "run the model on the text it wrote: model.capture(text, sites)",
     "output_attentions": "run the model on the text it wrote: model.capture(text, sites)",
     "token_healing": "the prompt is taken as it is: end it before the word that is to be completed",
+    "output_logits": "run the model on the text it wrote: model(text)",
+    "bos_token_id": "every text here begins with its prompt: put the token in front of it",
+    "transformers_version": "it says who wrote a file",
+    **dict.fromkeys(
+        """prompt_lookup_num_tokens assistant_confidence_threshold assistant_early_exit
+        assistant_ensemble_weight assistant_lookbehind is_assistant max_matching_ngram_size
+        num_assistant_tokens num_assistant_tokens_schedule speculation_type target_lookbehind
+        use_mtp""".split(),
+        _GUESSED,
+    ),
+    **dict.fromkeys(
+        """cache_config cache_implementation compile_config continuous_batching_config disable_compile
+        low_memory max_cache_len prefill_chunk_size""".split(),
+        _OWN,
+    ),
     **dict.fromkeys(("typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"), _DRAWN),
     **dict.fromkeys(
         (
@@ -193,7 +219,9 @@ class Decoding:
     """
 
     def __init__(self, model: HookedModel, temperature: float, options: dict[str, Any], own: bool) -> None:
-        known = _known_options() if own else ["eos_token_id", "use_cache", "num_return_sequences", *SAMPLING]
+        known = ["eos_token_id", "use_cache", "num_return_sequences", *SAMPLING]
+        if own:
+            known = [*known, *READ, *BEAMS, *ENCODED]
         given = dict(options)
         for name in given:
             if name in REFUSED:
@@ -225,6 +253,8 @@ class Decoding:
                 got=f"num_beams={beams} at temperature {temperature:g}",
                 fix="temperature=0, or num_beams=1",
             )
+        _refuse_idle(given, BEAMS, beams > 1, "one text is followed, not several", "num_beams=4")
+        _refuse_idle(given, ENCODED, model.two_sided, "the text begins with its prompt", "leave it out")
         self.returned = given.pop("num_return_sequences", None) or 1
         if self.returned > 1 and temperature == 0 and beams < self.returned:
             raise ConfigError(
@@ -255,11 +285,17 @@ class Decoding:
             _refuse_inherited(model, given)
 
 
-def _known_options() -> list[str]:
-    from transformers import GenerationConfig
+def _refuse_idle(given: dict[str, Any], options: tuple[str, ...], used: bool, why: str, fix: str) -> None:
+    """Options that would change nothing in this call.
 
-    taken = ["logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"]
-    return [k for k in vars(GenerationConfig()) if not k.startswith("_")] + taken
+    Raises:
+        ConfigError: Naming the first one.
+    """
+    idle = [name for name in options if given.get(name) is not None]
+    if idle and not used:
+        raise ConfigError(
+            f"{idle[0]} means nothing here: {why}", got=f"{idle[0]}={given[idle[0]]!r}"[:80], fix=fix
+        )
 
 
 def _own_stop(model: HookedModel) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from interp.core.devices import read_device, read_float
+from interp.core.devices import read_device, read_device_map, read_float
 from interp.core.errors import ConfigError, CorruptArtefact, InterpError, ModelError, out_of_memory
 from interp.core.foreign import one_line, show
 from interp.core.names import did_you_mean
-from interp.core.settings import check_flags
+from interp.core.settings import check_flags, check_options
 from interp.core.store import load_tensors
 from interp.models.adapters.peft import ADAPTER_FILE, base_of, with_adapter
 from interp.models.gate import (
@@ -85,7 +85,7 @@ def load_model(
     if backend not in ("interp", "transformer_lens"):
         raise ModelError(f"no backend {backend!r}", got=backend, expected="interp or transformer_lens")
     dtype = None if dtype is None else read_float(dtype)
-    device = None if device is None else read_device(device, meta=False)
+    device = _one_place(device, device_map)
     options_checked(options)
     try:
         local = folder.is_dir()
@@ -125,6 +125,21 @@ def load_model(
     if device is not None:
         module = module.to(device)
     return _finish(module, tokenizer, text)
+
+
+def _one_place(device: Any, device_map: Any) -> torch.device | None:
+    """The device, where no map says more.
+
+    Raises:
+        ConfigError: Both, or one that this machine does not have.
+    """
+    if device_map is None:
+        return None if device is None else read_device(device, meta=False)
+    read_device_map(device_map)
+    if device is None:
+        return None
+    both = f"device={str(device)!r} and device_map={device_map!r}"
+    raise ConfigError("a model goes to one place", got=both[:160], fix="one of them")
 
 
 def _adapted(
@@ -260,6 +275,9 @@ def _pretrained(
         raise
     except Exception as error:  # every layer of transformers, torch and safetensors raises its own
         raise refused(source, error) from error
+    if isinstance(device_map, dict):
+        parts = {path for path, _ in (*module.named_modules(), *module.named_parameters())}
+        check_options("device_map", device_map, parts)
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ModelError(

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 
 from interp.core.errors import ConfigError
@@ -161,3 +162,15 @@ def test_the_settings_of_every_room_refuse_nonsense_in_every_field(kind: type) -
     for field in fields(kind):
         with pytest.raises(ConfigError, match=field.name):
             unchecked(kind)(**{field.name: object()})
+
+
+def test_numbers_of_numpy_are_taken_as_pythons() -> None:
+    numpys = {"loaves": np.int64(7), "water": np.float32(0.25), "sliced": np.bool_(True)}
+    given = unchecked(Bread)(**numpys, weights=(np.int32(5), 6))
+    assert (given.loaves, given.water, given.sliced, given.weights) == (7, 0.25, True, (5, 6))
+    assert [type(v) for v in (given.loaves, given.water, given.sliced)] == [int, float, bool]
+    wrong = {"loaves": [np.float64(7), np.bool_(True), np.int64(0), np.ones(1, int)], "sliced": [np.int64(1)]}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ConfigError, match=name):
+                unchecked(Bread)(**{name: value})

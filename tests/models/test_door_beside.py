@@ -287,3 +287,46 @@ def test_what_is_no_coder_is_refused_with_the_way_in() -> None:
     with pytest.raises(InterpError) as caught:
         Splice.of(sae, sites, True)
     assert "interp.dictionaries.from_saelens(sae)" in str(caught.value.fix)
+
+
+ENCODED: dict[str, Any] = {
+    "number": 3,
+    "text": "a",
+    "none inside": (),
+    "no tensor inside": (3,),
+    "bare tensor": torch.zeros(1, 5, 24),
+    "one axis": (torch.zeros(1),),
+    "another width": (torch.zeros(1, 5, 9),),
+    "another dtype": (torch.zeros(1, 5, 24).long(),),
+    "other rows": (torch.zeros(2, 5, 24),),
+    "dict": {"last_hidden_state": torch.zeros(1, 5, 24)},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_what_no_encoder_returned_is_refused(kind: str) -> None:
+    with pytest.raises(TokenError, match=r"encoder"):
+        model_of("bart")(None, encoder_outputs=ENCODED[kind], decoder_input_ids=IDS)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_a_decoder_runs_on_what_an_encoder_returned(name: str) -> None:
+    model = model_of(name)
+    module: Any = model.module
+    ids, mask = torch.tensor([[50, 57, 64], [71, 78, 1]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    with torch.no_grad():
+        memory = module.get_encoder()(ids, attention_mask=mask)
+        for encoded in (memory, tuple(memory.to_tuple())):
+            given = {"encoder_outputs": encoded, "attention_mask": mask, "decoder_input_ids": ids}
+            expected = model(ids, attention_mask=mask, decoder_input_ids=ids)
+            assert torch.allclose(model(given), expected, atol=1e-5)
+    with pytest.raises(TokenError, match="given twice"):
+        model(ids, encoder_outputs=memory)
+    with pytest.raises(TokenError, match="mask"):
+        model({**given, "attention_mask": torch.ones(1, 9)})
+
+
+def test_a_decoder_has_a_row_for_each_of_the_encoder() -> None:
+    with pytest.raises(TokenError, match="row for each") as caught:
+        model_of("t5")(IDS.repeat(2, 1), decoder_input_ids=IDS)
+    assert "(2, pos)" in str(caught.value)

@@ -11,7 +11,7 @@ import transformers
 
 from interp import load_model, wrap
 from interp.core.errors import ConfigError, InterpError, TokenError
-from interp.models.decoding import check_option
+from interp.models.decoding import BEAMS, ENCODED, READ, REFUSED, SAMPLING, check_option
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import zero
 from tests.models import zoo
@@ -61,8 +61,10 @@ BAD: dict[str, list[Any]] = {
     "logits_processor": [3, [3]],
     "stopping_criteria": [3],
     "sequence_bias": ["x"],
-    "early_stopping": ["x"],
-    "cache_implementation": ["foo"],
+    "cache_implementation": ["foo", "static"],
+    "num_assistant_tokens": [3],
+    "is_assistant": [True],
+    "assistant_early_exit": [1],
     "watermarking_config": [3],
     "exponential_decay_length_penalty": ["x"],
     "num_beam_groups": [2],
@@ -70,6 +72,39 @@ BAD: dict[str, list[Any]] = {
     "dola_layers": ["high"],
     "typical_p": [0.5],
 }
+IDLE: dict[str, Any] = {"early_stopping": True, "length_penalty": 2.0, "decoder_start_token_id": 3}
+"""Options without a meaning where one text is followed, or begins with its prompt."""
+FIRST, END = 35, 91
+AGAIN = torch.tensor([[94, 4, 97, 98]])
+"""A prompt of which a token comes again."""
+ROWS = torch.tensor([[50, 94, 4, 97, 98], [4, 97, 50, 4, 97]])
+WORKS: dict[str, Any] = {
+    "bad_words_ids": [[FIRST]],
+    "begin_suppress_tokens": [FIRST],
+    "encoder_no_repeat_ngram_size": 1,
+    "encoder_repetition_penalty": 50.0,
+    "eos_token_id": FIRST,
+    "exponential_decay_length_penalty": (1, 1e9),
+    "forced_eos_token_id": 34,
+    "guidance_scale": 4.0,
+    "max_time": 1e-9,
+    "min_length": 11,
+    "min_new_tokens": 6,
+    "no_repeat_ngram_size": 1,
+    "num_beams": 2,
+    "num_return_sequences": 2,
+    "pad_token_id": 31,
+    "repetition_penalty": 50.0,
+    "sequence_bias": [[[FIRST], -1e9]],
+    "suppress_tokens": [FIRST],
+    "watermarking_config": T.WatermarkingConfig(bias=50.0),
+    "logits_processor": [lambda ids, scores: -scores],
+    "stopping_criteria": [lambda ids, scores, **_: torch.ones(len(ids), dtype=torch.bool)],
+    "prefix_allowed_tokens_fn": lambda row, ids: [5],
+}
+"""A value of each option that changes what is written behind ROWS: FIRST twice; a row ends with END."""
+QUIET = {"do_sample", "use_cache", "remove_invalid_values", "renormalize_logits"}
+"""Options of which one value only is no contradiction, or that mend what only own processors break."""
 SAMPLED: dict[str, list[Any]] = {"top_k": ["x", 0, -1, 1.5], "top_p": ["x", 0, 1.5], "min_p": ["x", -0.1, 3]}
 
 
@@ -98,6 +133,41 @@ def test_an_option_of_drawing_is_refused_by_name(name: str) -> None:
     for value in SAMPLED[name]:
         with pytest.raises(ConfigError, match=name):
             llama().generate("red green", 3, temperature=1.0, **{name: value})
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_an_option_that_is_taken_changes_what_is_written(name: str) -> None:
+    def written(**options: Any) -> list[list[int]]:
+        rows = AGAIN if name == "encoder_no_repeat_ngram_size" else ROWS
+        base = {"temperature": 1.0} if name == "num_return_sequences" else {}
+        return llama().generate(rows, 6, return_ids=True, **{"eos_token_id": END, **base, **options}).tolist()
+
+    assert written(**{name: WORKS[name]}) != written()
+
+
+def test_every_option_of_transformers_is_known_to_work_or_refused_with_a_reason() -> None:
+    every = {name for name in vars(T.GenerationConfig()) if not name.startswith("_")}
+    named = {"temperature", "max_new_tokens"}
+    known = {*READ, *SAMPLING, *BEAMS, *ENCODED, *REFUSED}
+    assert every - named <= known
+    assert {*READ} <= {*WORKS, *QUIET, "stop_strings"}
+    assert not {*READ, *SAMPLING, *BEAMS, *ENCODED} & {*REFUSED}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_an_option_without_a_meaning_here_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} means nothing here"):
+        llama().generate(IDS, 3, **{name: IDLE[name]})
+
+
+def test_an_option_of_beams_or_of_a_decoder_is_used_where_it_has_one() -> None:
+    long, short = (
+        llama().generate(ROWS, 6, return_ids=True, eos_token_id=END, num_beams=4, length_penalty=p)
+        for p in (9.0, -9.0)
+    )
+    assert not torch.equal(long, short)
+    begun = bart().generate(IDS, 3, return_ids=True, decoder_start_token_id=7, eos_token_id=96)
+    assert begun[0, 0] == 7
 
 
 @pytest.mark.parametrize("option", [{"eos_token_id": "x"}, {"num_return_sequences": "x"}], ids=str)

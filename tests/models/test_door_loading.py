@@ -120,3 +120,33 @@ def test_a_fix_of_the_command_line_is_no_python(capsys: pytest.CaptureFixture[st
     with pytest.raises(InterpError) as caught:
         load_model("nofolder")
     assert "allow_download=True" in str(caught.value.fix)
+
+
+MAPS: list[Any] = [
+    "foo",
+    "atuo",
+    {"": "foo"},
+    {"x": "cpu"},
+    {3: "cpu"},
+    ["cpu"],
+    {},
+    True,
+    1.5,
+    "cuda:99",
+    {"": 99},
+]
+
+
+@pytest.mark.parametrize("place", MAPS, ids=repr)
+def test_a_device_map_is_a_plan_a_device_or_goes_from_modules_to_devices(place: Any, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="device") as caught:
+        load_model(folder, device_map=place)
+    assert "config.json" not in str(caught.value)
+
+
+def test_device_maps_that_are_right_load_the_same_weights(folder: Path) -> None:
+    expected = load_model(folder).fingerprint()
+    for place in ("auto", "cpu", torch.device("cpu"), {"": "cpu"}, {"model": "cpu", "lm_head": "cpu"}):
+        assert load_model(folder, device_map=place).fingerprint() == expected
+    with pytest.raises(ConfigError, match="one place"):
+        load_model(folder, device_map="cpu", device="cpu")

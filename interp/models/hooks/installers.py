@@ -40,7 +40,8 @@ def install(owner: Owner, taps: Iterable[Tap]) -> list[Undo]:
     try:
         for view in flat.values():
             undos.append(_note_shape(owner, view))
-        for (module, kind), group in groups.items():
+        # What is inside a module comes before its output, in whatever order they were asked for.
+        for (module, kind), group in sorted(groups.items(), key=lambda item: item[0][1] == "out"):
             undos += _INSTALL[kind](owner, module, group)
     except BaseException:
         for undo in reversed(undos):
@@ -150,6 +151,16 @@ def _put_out(module: nn.Module, hook: Any) -> Undo:
     return undo
 
 
+def _put_within(module: nn.Module, hook: Any) -> Undo:
+    """Before every other hook, the user's own too: what is worked out from the module's input is held
+    against what the module itself made of it."""
+    hooks: Any = module._forward_hooks
+    key = object()
+    hooks[key] = hook
+    hooks.move_to_end(key, last=False)
+    return partial(hooks.pop, key, None)
+
+
 def _install_in(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
     places = _by_place(taps)
     plain = places[""] if _first_only(places) else None
@@ -248,7 +259,7 @@ def _install_norm(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[
         rounding = (output - parts.finish(mod, before, output)).detach()
         return parts.finish(mod, new, output) + rounding
 
-    return [_put_out(module, hook)]
+    return [_put_within(module, hook)]
 
 
 def _install_attention(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
@@ -286,7 +297,7 @@ def _install_result(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> lis
         bias = (output - result.sum(-2)).detach()
         return new.sum(-2) + bias
 
-    return [_put_out(module, hook)]
+    return [_put_within(module, hook)]
 
 
 def _install_splice(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:

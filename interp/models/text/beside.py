@@ -101,6 +101,69 @@ def check_embeds(name: str, value: Any, dtype: torch.dtype | None, tables: Table
         )
 
 
+def check_encoded(value: Any, dtype: torch.dtype | None, tables: Tables) -> torch.Size:
+    """The [batch, pos] of what an encoder made, given for its text; refused where it is none.
+
+    Raises:
+        TokenError: Naming what was given, and what an encoder returns.
+    """
+    first = value[0] if isinstance(value, tuple | list) and value else None
+    first = getattr(value, "last_hidden_state", first)
+    if not isinstance(first, Tensor) or isinstance(value, Tensor):
+        raise TokenError(
+            "encoder_outputs is what the encoder returned",
+            got=f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else short(value),
+            expected="a tuple that begins with its last hidden state [batch, pos, d_model]",
+            fix="encoder_outputs=(memory,)",
+        )
+    check_embeds("encoder_outputs", first, dtype, tables)
+    return first.shape[:2]
+
+
+def check_said_once(kwargs: Mapping[str, Any]) -> None:
+    """Refuse beside token ids what stands for them: one of the two would not be read.
+
+    Raises:
+        TokenError: Embeddings, or what an encoder returned.
+    """
+    for other in ("inputs_embeds", "encoder_outputs"):
+        if other in kwargs:
+            raise TokenError(
+                "a text is given twice",
+                got=f"token ids and {other}",
+                fix=f"model({{{other!r}: ...}}) alone, with decoder_input_ids where there is a decoder",
+            )
+
+
+def check_decoder_rows(ids: Tensor, rows: int | None) -> None:
+    """Refuse decoder ids [batch, pos] of other rows than the encoder reads, where that is known.
+
+    Raises:
+        TokenError: Naming their shape.
+    """
+    if rows is not None and len(ids) != rows:
+        raise TokenError(
+            "the decoder's text needs a row for each that the encoder read",
+            got=f"decoder_input_ids of shape {tuple(ids.shape)}",
+            expected=f"({rows}, pos)",
+            fix="decoder_input_ids.expand(rows, -1) writes one text for all" if len(ids) == 1 else None,
+        )
+
+
+def check_image_mask(mask: Any, images: Any) -> None:
+    """A mask of an image's patches, [batch, patch], has a row for each image.
+
+    Raises:
+        TokenError: Naming both shapes.
+    """
+    if isinstance(mask, Tensor) and isinstance(images, Tensor) and mask.shape[:1] != images.shape[:1]:
+        raise TokenError(
+            "attention_mask must have a row for each image",
+            got=tuple(mask.shape),
+            expected=f"({len(images)}, patches and class token)",
+        )
+
+
 def check_choices(ids: Any, tokenization: Tokenization, where: str) -> None:
     """Refuse what is no [batch, choice, pos] of ids in the vocabulary.
 

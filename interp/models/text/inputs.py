@@ -17,8 +17,8 @@ from torch import Tensor
 
 from interp.core.errors import TokenError
 from interp.models.adapters.adapter import Inputs
+from interp.models.text import beside
 from interp.models.text.batch import TokenBatch, too_long
-from interp.models.text.beside import Tables, check_beside, check_call, check_choices, check_embeds
 from interp.models.text.forms import EXPECTED, ids_of, is_text, numbers, read_value, unpack
 from interp.models.text.keywords import check_keywords
 from interp.models.text.masks import both, cached_keys, cut, read_mask
@@ -59,7 +59,7 @@ class Intake:
     start: int | None = None
     shifts: bool = False
     padding: Padding = field(default_factory=Padding)
-    tables: Tables = field(default_factory=Tables)
+    tables: beside.Tables = field(default_factory=beside.Tables)
     signature: Signature | None = None
 
     def prepare(
@@ -210,7 +210,7 @@ class Intake:
         kwargs = {k: read_value(v, self.dtype, self.device) for k, v in given.items()}
         ids = ids.to(self.device)
         if kwargs:
-            check_beside(kwargs, ids.shape[0], ids.shape[1], self.tables)
+            beside.check_beside(kwargs, ids.shape[0], ids.shape[1], self.tables)
         if len(ids) > 1 and self.padding.alone:
             raise TokenError(
                 f"{self.where} takes one row at a time: {self.padding.alone}",
@@ -220,8 +220,7 @@ class Intake:
         ready = Prepared(kwargs=kwargs, tokens=ids, cached=cached_keys(kwargs))
         ready.given_positions = "position_ids" in kwargs
         ready.given_decoder = "decoder_input_ids" in kwargs
-        if "inputs_embeds" in kwargs:
-            raise TokenError("a text is given twice", got="token ids and inputs_embeds")
+        beside.check_said_once(kwargs)
         if "encoder_attention_mask" in kwargs and "encoder_hidden_states" not in kwargs:
             raise TokenError(
                 "encoder_attention_mask is about encoder_hidden_states, and there are none",
@@ -300,8 +299,11 @@ class Intake:
                     fix = "pad on the right: model.tokenize(texts, padding_side='right')"
                 raise TokenError(reason, got=f"a batch {at}", fix=fix)
 
-    def _decoder(self, ready: Prepared) -> None:
+    def _decoder(self, ready: Prepared, rows: int | None = None) -> None:
         kwargs = ready.kwargs
+        if rows is None:
+            read = ready.tokens if ready.tokens is not None else kwargs.get(self.main)
+            rows = len(read) if isinstance(read, Tensor) else None
         if "decoder_input_ids" not in kwargs and "decoder_inputs_embeds" not in kwargs:
             if "labels" in kwargs or self.shifts:
                 return  # the module makes them itself
@@ -310,18 +312,28 @@ class Intake:
                     "an encoder-decoder needs decoder_input_ids",
                     fix="model(text, decoder_input_ids=ids), or set config.decoder_start_token_id",
                 )
-            rows = ready.tokens if ready.tokens is not None else kwargs.get(self.main)
-            shape = (len(rows) if isinstance(rows, Tensor) else 1, 1)
-            kwargs["decoder_input_ids"] = torch.full(shape, self.start, device=self.device)
+            kwargs["decoder_input_ids"] = torch.full((rows or 1, 1), self.start, device=self.device)
         mask = kwargs.pop("decoder_attention_mask", None)
         ids = kwargs.get("decoder_input_ids")
         if ids is None:
-            check_embeds("decoder_inputs_embeds", kwargs["decoder_inputs_embeds"], self.dtype, self.tables)
+            beside.check_embeds(
+                "decoder_inputs_embeds", kwargs["decoder_inputs_embeds"], self.dtype, self.tables
+            )
             return
         ids, mask = ids_of(ids, mask)
         self.tokenization.check_ids(ids, check=not ids.is_cuda)
+        beside.check_decoder_rows(ids, rows)
         kwargs["decoder_input_ids"] = ready.decoder_tokens = ids = ids.to(self.device)
         self._mask(ready, mask, ids.shape, ready.cached, "decoder_")
+
+    def _from_encoded(self, ready: Prepared) -> Prepared:
+        """The decoder alone, on what an encoder made before."""
+        shape = beside.check_encoded(ready.kwargs["encoder_outputs"], self.dtype, self.tables)
+        self._mask(ready, ready.kwargs.pop("attention_mask", None), shape, 0)
+        self._decoder(ready, shape[0])
+        if self.huggingface and "use_cache" in self.accepted:
+            ready.kwargs.setdefault("use_cache", False)
+        return ready
 
     # --- models of numbers ------------------------------------------------------------------
 
@@ -331,20 +343,22 @@ class Intake:
         if inputs is None:
             if not kwargs:
                 raise TokenError("no inputs given", got="None", expected=EXPECTED)
+            if self.kind == "encoder_decoder" and "encoder_outputs" in kwargs:
+                return self._from_encoded(ready)
             embeds = kwargs.get("inputs_embeds")
             if embeds is None and self.reads_ids:
                 raise TokenError("no token ids given", got=f"only {', '.join(kwargs)}")
             if self.kind in ("tokens", "encoder_decoder") and embeds is not None:
                 ready.cached = cached_keys(kwargs)
-                check_embeds("inputs_embeds", embeds, self.dtype, self.tables, ready.cached)
-                check_beside(kwargs, embeds.shape[0], embeds.shape[1], self.tables)
+                beside.check_embeds("inputs_embeds", embeds, self.dtype, self.tables, ready.cached)
+                beside.check_beside(kwargs, embeds.shape[0], embeds.shape[1], self.tables)
                 self._mask(ready, kwargs.pop("attention_mask", None), embeds.shape[:2], ready.cached)
             if self.huggingface and "use_cache" in self.accepted:
                 kwargs.setdefault("use_cache", False)
             return ready
         if self.kind == "choices":
             choices = inputs if is_text(inputs) else numbers(inputs, None, self.device)
-            check_choices(choices, self.tokenization, self.where)
+            beside.check_choices(choices, self.tokenization, self.where)
         elif is_text(inputs):
             raise TokenError(
                 "this model reads numbers, not text",
@@ -356,27 +370,13 @@ class Intake:
         if self.kind == "any":
             ready.args = read
             if self.signature is not None:
-                check_call(self.signature, read, kwargs, self.where)
+                beside.check_call(self.signature, read, kwargs, self.where)
             return ready
         kwargs[self.main] = read[0]
-        _one_mask_row_each(kwargs.get("attention_mask"), read[0])
+        beside.check_image_mask(kwargs.get("attention_mask"), read[0])
         if self.start is not None and "decoder_input_ids" in self.accepted:
             self._decoder(ready)
         return ready
-
-
-def _one_mask_row_each(mask: Any, images: Any) -> None:
-    """A mask of an image's patches, [batch, patch], has a row for each image.
-
-    Raises:
-        TokenError: Naming both shapes.
-    """
-    if isinstance(mask, Tensor) and isinstance(images, Tensor) and mask.shape[:1] != images.shape[:1]:
-        raise TokenError(
-            "attention_mask must have a row for each image",
-            got=tuple(mask.shape),
-            expected=f"({len(images)}, patches and class token)",
-        )
 
 
 def _refuse_bos(prepend_bos: bool | None, inputs: Any) -> None:
