@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.activations.config import TextConfig
+from interp.activations.packed import refuse_packed_batches, unpacked_size
 from interp.core.errors import BadName, ConfigError, MissingDependency, StorageError, out_of_memory
 from interp.core.foreign import (
     MIB,
@@ -181,7 +182,7 @@ def _values(file: Any, path: Path, config: TextConfig) -> Iterator[Any]:
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     mine = [c for c in columns if c.path_in_schema.partition(".")[0] == config.field]
-    _spend(sum(c.total_uncompressed_size for c in mine), budget, path)
+    _spend(unpacked_size(path, mine), budget, path)
     spent = 0
     for batch in file.iter_batches(batch_size=4096, columns=[config.field]):
         values = batch.column(0)
@@ -270,6 +271,8 @@ def _stored(path: Path, config: TextConfig) -> Iterator[Any]:
     import pyarrow
     from pyarrow import ipc
 
+    with pyarrow.memory_map(str(path)) as source:
+        refuse_packed_batches(source, str(path))
     with pyarrow.memory_map(str(path)) as source, ipc.open_stream(source) as reader:
         _require_field(config.field, reader.schema.names, str(path.parent))
         at = reader.schema.get_field_index(config.field)

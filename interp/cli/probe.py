@@ -38,6 +38,10 @@ class Probe(Written):
     """Where to read: a site's name or a glob."""
     pool: Literal["first", "last", "mean"] = "last"
     """Which tokens of a word, or of a text, are read."""
+    missing: Literal["refuse", "drop"] = "refuse"
+    """What a text without a usable label is: an error, or left out."""
+    as_text: bool = False
+    """Labels of texts are words, whatever they look like."""
     limit: int = 500
     """Sentences or texts to use, from the front of the file for words, spread over it for texts."""
     probing: ProbeConfig = field(default_factory=ProbeConfig)
@@ -78,12 +82,13 @@ class Probe(Written):
         if self.limit < 2:
             raise ConfigError("too few sentences", got=f"--limit {self.limit}", expected="2 or more")
         file, _, member = self.labels.partition("::")
-        found = load_labels(file, member=member or None)
+        how = {"missing": self.missing, "as_text": self.as_text}
+        found = load_labels(file, member=member or None, **how)
         if isinstance(found, LabelledCorpus):
             usual = [name for name in ("upos", "pos", "tag") if name in found.layers]
             layer = self.layer or next(iter([*usual, *found.layers]), "labels")
             return align_words(model, found[: self.limit], layer, pool=self.pool, missing="drop")
-        found = found.with_labels(self.layer) if self.layer else found
+        found = found.with_labels(self.layer, **how) if self.layer else found
         rows = permutation(len(found), self.probing.seed, "texts to probe")[: self.limit]
         return align_texts(model, found.take(rows.tolist()), pool=self.pool)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
 import torch
@@ -17,13 +17,13 @@ from torch import Tensor
 from interp.core.errors import ConfigError
 from interp.core.foreign import LINE, one_line
 from interp.core.names import did_you_mean
+from interp.core.settings import check_choice, check_flags
+from interp.tasks.spelled import LARGEST, is_none, is_number, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Label = str | int | float
-LARGEST = 3.4e38
-"""Beyond it a number is infinite in float32, in which probes read labels."""
 ROOT = -1
 """Head of a word that no other word governs."""
 
@@ -258,24 +258,42 @@ class LabelledTexts:
         """The different labels, sorted."""
         return tuple(sorted(set(self.labels), key=lambda label: (str(type(label)), label)))
 
-    def with_labels(self, column: str) -> LabelledTexts:
+    def with_labels(self, column: str, *, missing: str = "refuse", as_text: bool = False) -> LabelledTexts:
         """The same texts, another column as their labels; the old labels become a column.
 
+        Args:
+            missing: What a text is whose entry is empty, or no number among numbers: "refuse", or
+                "drop", which leaves it out.
+            as_text: The entries are words, whatever they look like.
+
         Raises:
-            ConfigError: No such column.
+            ConfigError: No such column; entries that label nothing, by their row.
         """
+        check_choice("missing", missing, ("refuse", "drop"))
+        check_flags(as_text=as_text)
         if column not in self.columns:
             raise _no_layer(column, self.columns, self.name)
         columns = {k: v for k, v in self.columns.items() if k != column}
-        return LabelledTexts(
-            texts=self.texts,
-            labels=self.columns[column],
-            groups=self.groups,
-            name=self.name,
+        given = self.columns[column]
+        found = replace(
+            self,
+            labels=tuple(map(str, given)) if as_text else given,
             target=column,
             columns={self.target: self.labels, **columns},
-            seconds=self.seconds,
         )
+        empty = set(_unlabelled(given, as_text))
+        if not empty:
+            return found
+        first = min(empty)
+        if missing == "refuse":
+            raise ConfigError(
+                f"{self.name or 'texts'}: column {column!r} does not label every text",
+                got=f"{given[first]!r} in row {first} ({self.texts[first][:60]!r}), {len(empty):,} in all",
+                fix='missing="drop" leaves them out; as_text=True if the labels are words',
+            )
+        kept = found.take([row for row in range(len(self)) if row not in empty])
+        numbers = None if as_text else numbers_of(kept.labels)
+        return kept if numbers is None else replace(kept, labels=numbers)
 
     def numbers(self, *names: str) -> Float[Tensor, "text column"]:
         """Numeric columns side by side, float32: `data.numbers("latitude", "longitude")`.
@@ -313,6 +331,15 @@ class LabelledTexts:
         kinds = len(set(self.labels))
         what = f"{kinds} values" if kinds > 20 else f"classes {', '.join(map(str, self.classes))}"
         return one_line(f"{self.name or 'texts'}: {len(self):,} texts; {self.target} ({what})", LINE)
+
+
+def _unlabelled(labels: Sequence[Label], as_text: bool) -> Iterator[int]:
+    """Rows of a column whose entry is empty, or is no number where half or more are."""
+    numbers = 0 if as_text else sum(map(is_number, labels))
+    for row, label in enumerate(labels):
+        lone = numbers and not is_number(label) and (2 * numbers >= len(labels) or is_none(label))
+        if label == "" or lone:
+            yield row
 
 
 def _no_layer(name: str, known: Mapping[str, object] | Sequence[str], where: str) -> ConfigError:

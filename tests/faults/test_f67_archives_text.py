@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from interp.activations import TextConfig, read_texts
+from interp.activations.packed import _pages, unpacked_size
 from interp.cli.attribute import read_rows
 from interp.cli.main import main
 from interp.cli.train import read_file
@@ -234,6 +235,40 @@ def parquet(path: Path) -> Path:
     return path
 
 
+def varint(number: int) -> bytes:
+    """A whole number as thrift writes it."""
+    number, out = number << 1, b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def parquet_understated(path: Path) -> Path:
+    """A footer that says a hundredth of what the pages themselves unpack to."""
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    path = path / "lie.parquet"
+    texts = [f"{i}{'a' * 1_000_000}" for i in range(100)]
+    pq.write_table(pyarrow.table({"text": texts}), path, compression="zstd", use_dictionary=False)
+    held = pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size
+    told, lie = varint(held), varint(1_100_000)
+    assert len(told) == len(lie) and told in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(told, lie))
+    return path
+
+
+def parquet_cut(path: Path) -> Path:
+    """Its pages begin with bytes that are no header."""
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    path = path / "cut.parquet"
+    pq.write_table(pyarrow.table({"text": ["a"]}), path, compression="zstd")
+    path.write_bytes(path.read_bytes()[:4] + b"\xff" * 20 + path.read_bytes()[24:])
+    return path
+
+
 def saved_outside(path: Path) -> Path:
     """A saved dataset whose own file names one outside of it."""
     datasets = pytest.importorskip("datasets")
@@ -311,6 +346,33 @@ def saved_twice(path: Path) -> Path:
     return file.parent
 
 
+def compressed(table: Any, file: Path, codec: str) -> Path:
+    """The table in place of an honest Arrow file, its batches compressed."""
+    import pyarrow
+
+    packed = pyarrow.ipc.IpcWriteOptions(compression=codec)
+    stream = pyarrow.ipc.new_stream
+    with pyarrow.OSFile(str(file), "wb") as out, stream(out, table.schema, options=packed) as writer:
+        writer.write_table(table)
+    return file.parent
+
+
+def saved_packed(path: Path) -> Path:
+    """Batches that unpack to nobody knows how much."""
+    import pyarrow
+
+    texts = [f"{i}{'a' * 1_000_000}" for i in range(100)]
+    return compressed(pyarrow.table({"text": texts}), saved(path), "zstd")
+
+
+def saved_words_packed(path: Path) -> Path:
+    """As before, in the dictionary of a column that nobody asked for."""
+    import pyarrow
+
+    words = pyarrow.array(["a" * 1000] * 9).dictionary_encode()
+    return compressed(pyarrow.table({"text": ["b"] * 9, "kind": words}), saved(path), "lz4")
+
+
 def saved_info(path: Path) -> Path:
     """Settings of nine million values that no text needs: they are not read."""
     file = saved(path)
@@ -319,13 +381,62 @@ def saved_info(path: Path) -> Path:
     return file.parent
 
 
-SAVED = [saved_outside, saved_far, saved_fifo, saved_images, saved_twice, saved_info]
+SAVED = [
+    saved_outside,
+    saved_far,
+    saved_fifo,
+    saved_images,
+    saved_twice,
+    saved_info,
+    saved_packed,
+    saved_words_packed,
+]
 
 
-@pytest.mark.parametrize("make", [parquet, *SAVED, text_fifo, sparse_text, deep_line])
+PARQUET = [parquet, parquet_understated, parquet_cut]
+
+
+@pytest.mark.parametrize("make", [*PARQUET, *SAVED, text_fifo, sparse_text, deep_line])
 def test_hostile_texts(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
     require_refused(judged(lambda: read_texts(path), tmp_path))
+
+
+@pytest.mark.parametrize("packing", ["none", "snappy", "zstd", "gzip"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("words", [True, False])
+def test_pages_tell_what_they_unpack_to(packing: str, version: str, words: bool, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    texts = [f"text {i} " * 5 for i in range(3000)]
+    more = {"data_page_version": version, "use_dictionary": words, "write_page_index": True}
+    path, table = tmp_path / "a.parquet", pyarrow.table({"text": texts, "n": list(range(3000))})
+    pq.write_table(
+        table, path, compression=packing, row_group_size=900, data_page_size=2000, write_batch_size=50, **more
+    )
+    held = pq.read_metadata(path)
+    columns = [held.row_group(i).column(0) for i in range(held.num_row_groups)]
+    said = sum(column.total_uncompressed_size for column in columns)
+    assert len(columns) == 4 and unpacked_size(path, columns) == said
+    data = memoryview(path.read_bytes())
+    pages = [
+        size
+        for c in columns
+        for size in _pages(data, c.dictionary_page_offset or c.data_page_offset, c.total_compressed_size)
+    ]
+    assert len(pages) >= 8 and 0.8 * said < sum(pages) < said
+    assert read_texts(path) == texts
+
+
+def test_a_saved_column_of_words_is_no_hindrance(tmp_path: Path) -> None:
+    import pyarrow
+
+    file = saved(tmp_path)
+    table = pyarrow.table({"text": ["b", "c"], "kind": pyarrow.array(["x", "y"]).dictionary_encode()})
+    with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    assert read_texts(file.parent) == ["b", "c"]
 
 
 def test_a_text_beyond_its_budget_names_the_setting(tmp_path: Path) -> None:

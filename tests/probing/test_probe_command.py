@@ -63,3 +63,19 @@ def test_what_cannot_be_is_explained(
     assert main(["probe", stories, labels, "--out", str(tmp_path / "out"), *options]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_without_a_label_are_refused_or_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"The {'cats' if i % 2 else 'cat'} sat,{i % 2},{i % 2}" for i in range(60)]
+    rows += ["The dog sat,,1", "The dogs sat,1,n/a"]
+    labels = tmp_path / "a.csv"
+    labels.write_text("\n".join(["text,label,size", *rows]) + "\n")
+    given = ["probe", "tiny-grammar", str(labels), "--n-shuffles", "1", "--out"]
+    assert main([*given, str(tmp_path / "x")]) == 2
+    assert "without a label" in capsys.readouterr().err
+    assert main([*given, str(tmp_path / "x"), "--missing", "drop", "--layer", "size"]) == 0
+    sweep = Result.load(tmp_path / "x" / "sweep")
+    assert isinstance(sweep, ProbeSweep) and sweep.n_train + sweep.n_test == 60
+    assert main([*given, str(tmp_path / "y"), "--missing", "drop", "--as-text"]) == 0

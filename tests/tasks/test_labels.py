@@ -380,3 +380,20 @@ def test_any_words_in_any_spacing_are_found_again(words: list[str], data: st.Dat
     assert [joined[start:end] for start, end in places] == words
     with pytest.raises(ConfigError, match="part at"):
         spans.found(text + "x", words)
+
+
+def test_a_column_labels_every_text_or_says_which_it_does_not(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label,size,kind\na,1,3,x\nb,0,nan,\nc,1,5,z\nd,0,n/a,x\n")
+    data = load_labels(tmp_path / "a.csv")
+    assert isinstance(data, LabelledTexts)
+    with pytest.raises(ConfigError, match="'size' does not label every text") as caught:
+        data.with_labels("size")
+    assert "row 1 ('b'), 2 in all" in str(caught.value)
+    kept = data.with_labels("size", missing="drop")
+    assert kept.texts == ("a", "c") and kept.labels == (3, 5) and kept.columns["label"] == (1, 1)
+    with pytest.raises(ConfigError, match="row 1"):
+        data.with_labels("kind")
+    assert data.with_labels("kind", missing="drop").labels == ("x", "z", "x")
+    assert data.with_labels("size", as_text=True).labels == ("3", "nan", "5", "n/a")
+    with pytest.raises(ConfigError, match="missing"):
+        data.with_labels("size", missing="Drop")

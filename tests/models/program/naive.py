@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import hypothesis
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from tests.models.program.hand import Float64, Fn, Forward, Job
 from tests.models.program.subjects import Subject, raw_inputs
 
 LATENTS, ERROR = "hook_sae_acts_post", "hook_sae_error"
+TIE = 1e-9
+"""Far above what rounding in float64 leaves, far below what weights drawn at random differ by."""
 View = tuple[str, bool] | None
 """Which coder, with or without its error term; None for the model itself."""
 
@@ -338,6 +341,7 @@ def _row(
             if how.top_k:
                 scores[scores < scores.sort(descending=True).values[how.top_k - 1]] = -torch.inf
             scores = scores - torch.log(-torch.log(noise))
+        _reject_ties(scores[None], 1)
         new.append(int(scores.argmax()))
         if new[-1] in how.stop:
             break
@@ -358,6 +362,8 @@ def _beams(model: Subject, text: Text, row: int, active: Sequence[Active], how: 
         eos_token_id=list(how.stop) or None,
         pad_token_id=0,
         decoder_start_token_id=0,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
     raw: Any = model.hand
 
@@ -365,4 +371,13 @@ def _beams(model: Subject, text: Text, row: int, active: Sequence[Active], how: 
         return raw.generate(**given, generation_config=config)
 
     found = Forward(model.hand, model.places, todo, run)(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return Continued(found[0, 1 if model.kind == "sides" else ids.shape[1] :].tolist())
+    for scores in found.scores:
+        _reject_ties(scores, how.beams)
+    return Continued(found.sequences[0, 1 if model.kind == "sides" else ids.shape[1] :].tolist())
+
+
+def _reject_ties(scores: Tensor, n: int) -> None:
+    """No program where the n best of a row are not decided: a last bit would choose among them."""
+    best = scores.sort(-1, descending=True).values[:, : n + 1]
+    if bool((best[:, :-1] - best[:, 1:] < TIE).any()):
+        hypothesis.reject()

@@ -327,12 +327,13 @@ class _Maker:
     def positions(self, site: str, selecting: bool = False) -> Any:
         """Positions that every row has; `selecting` for what `capture` keeps."""
         text = self.side(site)
+        if self.writes and site.startswith("decoder"):  # its prompt is the one token that begins it
+            text = Text([row[:1] for row in text.rows], [[0] for _ in text.rows], 1)
         lengths = [len(columns) for columns in text.columns]
-        n = 1 if self.writes and site.startswith("decoder") else min(lengths)
+        n = min(lengths)
         kinds = ["int", "int", "list", "tensor"]
-        alike = len(set(lengths)) == 1 and n == lengths[0]
-        if n == min(lengths) and not selecting:
-            kinds += ["mask", "grid", *(["slice"] if alike else [])]
+        if not selecting:
+            kinds += ["mask", "grid", *(["slice"] if len(set(lengths)) == 1 else [])]
         entry = st.integers(-n, n - 1)
         kind = self.draw(st.sampled_from(kinds))
         if kind == "int":

@@ -5,26 +5,17 @@ A label or column of whole numbers becomes integers, one of numbers floats.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from interp.core.foreign import DIGITS
 from interp.tasks.formats.records import Fields, Layout
 from interp.tasks.formats.records import label as label_field
 from interp.tasks.formats.records import text as text_field
 from interp.tasks.formats.source import File, Record
 from interp.tasks.formats.table import Format, Options
-from interp.tasks.labels import LARGEST, Label, LabelledTexts
-
-_NO_NUMBER = re.compile(
-    r"[-+]?(?:nan(?:\(\w*\))?|1?\.?#?(?:inf|ind|qnan|nan)|infinity|∞|#?n/?a!?|null|none|\?"
-    r"|[-+\d.]+e\+?\d{3,})",
-    re.I,
-)
-_WHOLE = re.compile(r"-?\d+")
-_NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?")
+from interp.tasks.labels import Label, LabelledTexts
+from interp.tasks.spelled import LARGEST, is_none, is_number, numbers_of
 
 
 def labelled(
@@ -101,10 +92,8 @@ def _usable(records: Sequence[Record], text: str, label: str, options: Options) 
     of which half or more are numbers, unless the caller says that labels are words.
     """
     values = [record.get(label) for record in records]
-    numbers = 0 if options.as_text else sum(map(_is_number, values))
-    numeric = numbers > 0 or (
-        not options.as_text and all(v in ("", None) or _NO_NUMBER.fullmatch(str(v).strip()) for v in values)
-    )
+    numbers = 0 if options.as_text else sum(map(is_number, values))
+    numeric = numbers > 0 or (not options.as_text and all(map(is_none, values)))
     kind = _kind(next((v for v in values if v is not None), ""))
     kept = []
     for record, value in zip(records, values, strict=True):
@@ -112,11 +101,7 @@ def _usable(records: Sequence[Record], text: str, label: str, options: Options) 
             what = "a text without a label"
         elif isinstance(value, dict | list):
             raise record.fault(label, "a label is text or a number", got=repr(value)[:80])
-        elif (
-            numeric
-            and not _is_number(value)
-            and (2 * numbers >= len(values) or _NO_NUMBER.fullmatch(str(value).strip()))
-        ):
+        elif numeric and not is_number(value) and (2 * numbers >= len(values) or is_none(value)):
             what = "a label that is no number among numbers"
         elif _kind(value) != kind and not options.as_text:
             raise record.fault(
@@ -149,20 +134,10 @@ def _kind(value: object) -> str:
     return "text" if isinstance(value, str) else "a number"
 
 
-def _is_number(value: object) -> bool:
-    """Whether it is a number, or text that spells one, that is finite in float32."""
-    if isinstance(value, str):
-        return bool(_NUMBER.fullmatch(value)) and len(value) <= 4 * DIGITS and abs(float(value)) <= LARGEST
-    return isinstance(value, int | float) and abs(value) <= LARGEST
-
-
 def typed(records: Sequence[Record], field: str, as_text: bool = False) -> tuple[Label, ...]:
     """A column as integers or floats if all of it is and it may be, else as text."""
     raw = [record.values[field] for record in records]
-    for pattern, convert in () if as_text else ((_WHOLE, int), (_NUMBER, float)):
-        if all(
-            pattern.fullmatch(v) and len(v) <= DIGITS if isinstance(v, str) else isinstance(v, int | convert)
-            for v in raw
-        ) and all(map(_is_number, raw)):
-            return tuple(map(convert, raw))
+    found = None if as_text else numbers_of(raw)
+    if found is not None:
+        return found
     return tuple("" if value is None else str(value) for value in raw)
