@@ -28,11 +28,11 @@ def behaviours(model: HookedModel, n: int) -> dict[str, dict[str, Any]]:
     wordings: dict[str, float] = {}
     for name in grammar_names():
         task = grammar_task(name)
-        report = measure(model, task, n, SEED)
+        report = measure(model, task, n, seed=SEED)
         if "wordings" in (BEHAVIOURS[name].asked or {}):
-            other = measure(model, grammar_task(name, "wordings"), n, SEED)
+            other = measure(model, grammar_task(name, "wordings"), n, seed=SEED)
             wordings[name] = round(other.overall()["right"], 4)
-        alone = measure(model, grammar_task(name, fillers=0), n // 4, SEED)
+        alone = measure(model, grammar_task(name, fillers=0), n // 4, seed=SEED)
         found[name] = {
             "description": task.description,
             "criterion": task.criterion,
@@ -51,7 +51,7 @@ def behaviours(model: HookedModel, n: int) -> dict[str, dict[str, Any]]:
 def held_out_sums(model: HookedModel, n: int) -> dict[str, float]:
     """Accuracy of a model that never saw one in ten of the sums, on those."""
     return {
-        name: round(measure(model, grammar_task(name, "sums"), n, SEED).overall()["right"], 4)
+        name: round(measure(model, grammar_task(name, "sums"), n, seed=SEED).overall()["right"], 4)
         for name in ("weekdays", "months")
     }
 

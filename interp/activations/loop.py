@@ -206,7 +206,8 @@ class Run:
                     progress.step, progress.seconds = t + 1, time.monotonic() - begun
                     wait = max(config.checkpoint_seconds, cost / config.checkpoint_fraction)
                     due = time.monotonic() - saved >= wait
-                    if due or stop.received is not None or t + 1 == config.steps:
+                    asked = stop.received  # read once: one that comes later finds nothing saved
+                    if due or asked is not None or t + 1 == config.steps:
                         cost = self.checkpoint()
                         saved = time.monotonic()
                 except NonFiniteError as error:
@@ -215,11 +216,13 @@ class Run:
                         self.folder.crash(t if stopped_at is None else stopped_at, error)
                     raise
                 bar.update()
-                if stop.received is not None:
-                    raise self._interrupted(stop.received)
+                if asked is not None:
+                    raise self._interrupted(asked)
         if self.folder is not None:
             self.folder.finished()
         self.optimizer.zero_grad(set_to_none=True)
+        if stop.received is not None:  # during the last step: all is saved, what follows is not begun
+            raise self._interrupted(stop.received)
 
     def step(self, t: int, begun: float, bar: Any) -> None:
         """One batch: loss, gradient, the finite guard, the update, the callbacks, the log."""

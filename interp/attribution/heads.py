@@ -16,7 +16,7 @@ from interp.models.text.forms import unpack
 
 
 def linear_head(
-    model: HookedModel, texts: Any, labels: Sequence[int], *, pooling: str = "mean"
+    model: HookedModel, inputs: Any, labels: Sequence[int], *, pooling: str = "mean"
 ) -> tuple[Target, float]:
     """Logistic regression on pooled embeddings, two classes; the target is its logit.
 
@@ -28,15 +28,15 @@ def linear_head(
     """
     from sklearn.linear_model import LogisticRegression
 
-    texts = list(unpack(texts))
-    if len(set(labels)) != 2 or len(labels) != len(texts):
+    inputs = list(unpack(inputs))
+    if len(set(labels)) != 2 or len(labels) != len(inputs):
         raise ConfigError(
             "a linear head needs texts of two classes",
-            got=f"{len(texts)} texts, labels {sorted(set(labels))[:5]}",
+            got=f"{len(inputs)} texts, labels {sorted(set(labels))[:5]}",
         )
     pool = pooled(pooling)
     with torch.no_grad():
-        rows = torch.cat([pool(model(text)) for text in texts])
+        rows = torch.cat([pool(model(text)) for text in inputs])
     fitted = LogisticRegression(max_iter=2_000).fit(rows.double().numpy(), list(labels))
     weight = torch.tensor(fitted.coef_[0]).to(rows)
     bias = float(fitted.intercept_[0])

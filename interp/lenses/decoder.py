@@ -107,7 +107,7 @@ def decoder_lens(
     inputs: Any,
     decoder_ids: Sequence[int] | Tensor | None = None,
     *,
-    top_k: int = 5,
+    k: int = 5,
     target: Any = None,
     max_new_tokens: int = 20,
 ) -> LensResult:
@@ -142,7 +142,7 @@ def decoder_lens(
         final = log_probs(parts.decode(last, mask, ids)[0])
         check_finite(final, "the model's log-probabilities")
         wanted = followed(parts.model, target, final)
-        k = min(top_k, final.shape[-1])
+        k = min(k, final.shape[-1])
         cells = [
             cell_numbers(log_probs(parts.decode(m, mask, ids)[0]), final, wanted, k)
             for m in memories.values()

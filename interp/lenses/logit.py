@@ -19,7 +19,7 @@ def logit_lens(
     inputs: Any,
     *,
     components: Components = "resid",
-    top_k: int = 5,
+    k: int = 5,
     target: Any = None,
     prepend_bos: bool | None = None,
     **kwargs: Any,
@@ -33,7 +33,7 @@ def logit_lens(
         model: A decoder, an encoder with a masked-LM head, or an encoder-decoder (its decoder).
         inputs: One text, or ids [pos] or [1, pos].
         components: "resid" for embedding and layers, "all" for the sublayers between them too.
-        top_k: Tokens kept per cell.
+        k: Tokens kept per cell.
         target: Token to follow: text of one token, an id, or one id per position; the model's own
             most likely token at each position when absent.
         kwargs: For `run_with_cache`: `fwd_hooks` (the lens of an edited model) and arguments of
@@ -52,7 +52,7 @@ def logit_lens(
         stream_rows(model, components),
         lambda _, x: model.unembed(model.ln_final(x)),
         kind="logit",
-        top_k=top_k,
+        top_k=k,
         target=target,
         prepend_bos=prepend_bos,
         **kwargs,

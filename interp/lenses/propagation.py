@@ -179,22 +179,22 @@ def path_vectors(
     )
 
 
-def score_tokens(model: HookedModel, inputs: Any, features: FeatureVectors, **kwargs: Any) -> TokenScores:
+def score_tokens(model: HookedModel, inputs: Any, vectors: FeatureVectors, **kwargs: Any) -> TokenScores:
     """Every feature's score at every position of one text: vector · activation at its site."""
     passed_on(model, inputs, kwargs, score_tokens)
-    sites = list(dict.fromkeys(features.sites))
+    sites = list(dict.fromkeys(vectors.sites))
     acts = model.capture(inputs, sites, **kwargs)
     tokens, real = one_row(model, acts, inputs, kwargs)
     rows = [
         wide(acts[site][0, real]) @ vector.to(acts[site].device)
-        for site, vector in zip(features.sites, features.vectors, strict=True)
+        for site, vector in zip(vectors.sites, vectors.vectors, strict=True)
     ]
     return TokenScores(
         scores=torch.stack(rows),
-        names=features.names,
+        names=vectors.names,
         tokens=tuple(model.to_str_tokens(tokens)),
-        observable=features.observable,
-        labels={"feature": list(features.names)},
+        observable=vectors.observable,
+        labels={"feature": list(vectors.names)},
         provenance=model.provenance(sites),
     )
 

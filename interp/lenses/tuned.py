@@ -110,7 +110,7 @@ def tuned_lens(
     inputs: Any,
     lens: TunedLens | str | Path,
     *,
-    top_k: int = 5,
+    k: int = 5,
     target: Any = None,
     strict: bool = True,
     **kwargs: Any,
@@ -136,7 +136,7 @@ def tuned_lens(
         stream_rows(model, "resid"),
         lambda site, x: model.unembed(model.ln_final(lens(site, x))),
         kind="tuned",
-        top_k=top_k,
+        top_k=k,
         target=target,
         **kwargs,
     )

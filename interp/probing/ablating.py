@@ -97,7 +97,7 @@ class Ablation(Result):
 
 def ablate_neurons(
     model: HookedModel,
-    texts: Mapping[str, Any],
+    inputs: Mapping[str, Any],
     site: str,
     neurons: Sequence[int],
     *,
@@ -109,7 +109,7 @@ def ablate_neurons(
 
     Args:
         model: A causal language model.
-        texts: Groups by name, e.g. with the feature and without: texts, ids, a `TokenBatch`, ...
+        inputs: Groups by name, e.g. with the feature and without: texts, ids, a `TokenBatch`, ...
         site: Where the neurons are, e.g. `blocks.2.mlp.hook_post`.
         neurons: Which, e.g. of `SparseSweep.best(k)`.
         replacement: What stands in for them: "zero", or the "mean" of each over all real tokens.
@@ -121,9 +121,9 @@ def ablate_neurons(
         ConfigError: No texts, no such neurons, too few others, or an unknown replacement.
     """
     names = model.sites.resolve(site)
-    if not texts or len(names) != 1:
-        raise ConfigError("an ablation needs texts and one site", got=f"{len(texts)} groups, sites {names}")
-    batches = {name: model.read(group) for name, group in texts.items()}
+    if not inputs or len(names) != 1:
+        raise ConfigError("an ablation needs texts and one site", got=f"{len(inputs)} groups, sites {names}")
+    batches = {name: model.read(group) for name, group in inputs.items()}
     averages = _averages(model, list(batches.values()), names[0])
     chosen, d = list(dict.fromkeys(neurons)), len(averages)
     rest = sorted(set(range(d)) - set(chosen))

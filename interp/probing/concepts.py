@@ -55,7 +55,7 @@ class EludeResult(Result, headline="Do the attributes explain the predictions?")
 
 def elude(
     attributes: Float[Tensor, "n a"],
-    features: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     predictions: Int[Tensor, "n"],
     *,
     names: Sequence[str] | None = None,
@@ -68,7 +68,7 @@ def elude(
 
     Args:
         attributes: Labelled attributes, [n, a].
-        features: The model's features, [n, d].
+        rows: The model's features, [n, d].
         predictions: The class the model predicts for each row (not the true one).
         names: Of the attributes.
         ranks: Ranks of the rest to try, ascending.
@@ -83,7 +83,7 @@ def elude(
     from sklearn.linear_model import LogisticRegression
 
     a = check_rows(attributes, "the attributes").double()
-    x = check_rows(features, "the features").float()
+    x = check_rows(rows, "the features").float()
     if len(a) != len(x):
         raise ShapeError("attributes and features have other rows", got=len(a), expected=len(x))
     if not ranks or min(ranks) < 1:

@@ -86,15 +86,15 @@ class PooledProbes(nn.Module):
 
 
 def probe_context(
-    states: Float[Tensor, "layer problem pos d"],
-    targets: Mapping[str, Float[Tensor, "problem width"]],
+    rows: Float[Tensor, "layer problem pos d"],
+    labels: Mapping[str, Float[Tensor, "problem width"]],
     config: ContextProbeConfig | None = None,
 ) -> ContextProbes:
     """R2 of pooled probes for each target at each layer, beside targets of unrelated problems.
 
     Args:
-        states: Hidden states of each layer (the embedding may be layer 0).
-        targets: What to read, by name; all of one width. `implied_ridge(x, y, 0)` are the weights
+        rows: Hidden states of each layer (the embedding may be layer 0).
+        labels: What to read, by name; all of one width. `implied_ridge(x, y, 0)` are the weights
             of least squares, `x.mT @ y[..., None]` the moment.
         config: Linear or MLP, steps, split.
 
@@ -104,21 +104,21 @@ def probe_context(
         NonFiniteError: NaN or infinity in states or targets.
     """
     config = config or ContextProbeConfig()
-    if states.ndim != 4 or 0 in states.shape:
+    if rows.ndim != 4 or 0 in rows.shape:
         raise ShapeError(
             "hidden states of a probe",
-            got=tuple(states.shape),
+            got=tuple(rows.shape),
             expected="[layer, problem, pos, d], none of them empty",
         )
-    check_finite(states, "the hidden states")
-    split = split_rows(states.shape[1], config.test_fraction, config.seed)
-    wanted = _standardised(targets, states.shape[1], split)
+    check_finite(rows, "the hidden states")
+    split = split_rows(rows.shape[1], config.test_fraction, config.seed)
+    wanted = _standardised(labels, rows.shape[1], split)
     # The same numbers, of the next problem of the same side: nothing in the states tells them.
     other = wanted.clone()
     for side in (split.train, split.test):
         other[:, side] = wanted[:, side.roll(1)]
     both = torch.cat([wanted, other])
-    found = [_probe_layer(h.float(), both, split, config, i) for i, h in enumerate(states)]
+    found = [_probe_layer(h.float(), both, split, config, i) for i, h in enumerate(rows)]
     r2 = torch.stack([score for score, _ in found])
     t = len(wanted)
     return ContextProbes(
@@ -128,7 +128,7 @@ def probe_context(
         hidden=config.hidden,
         n_train=len(split.train),
         n_test=len(split.test),
-        labels={"layer": [str(i) for i in range(len(states))], "target": list(targets)},
+        labels={"layer": [str(i) for i in range(len(rows))], "target": list(labels)},
     )
 
 

@@ -18,7 +18,7 @@ from interp.probing.syntax.alignment import LabelledTokens
 
 
 def gather(
-    model: HookedModel, labelled: LabelledTokens, sites: str | Iterable[str], *, texts_per_pass: int = 32
+    model: HookedModel, labelled: LabelledTokens, sites: str | Iterable[str], *, batch_size: int = 32
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Activations at the labelled tokens, one row per label, float32 or float64.
 
@@ -29,7 +29,7 @@ def gather(
         model: The model that the labels were aligned to, or one with the same tokenizer.
         labelled: From `align_words` or `align_texts`.
         sites: Names or globs of sites with a position axis.
-        texts_per_pass: Texts per forward pass.
+        batch_size: Texts per forward pass.
 
     Raises:
         SiteError: A name that matches nothing, or a site without positions of its own.
@@ -43,7 +43,7 @@ def gather(
     batch, n = labelled.batch, len(labelled)
     rows: dict[str, Tensor] = {}
     order = batch.lengths.argsort(stable=True)
-    for part in order.split(texts_per_pass):
+    for part in order.split(batch_size):
         wanted = torch.isin(labelled.text, part).nonzero().flatten()
         if not len(wanted):
             continue

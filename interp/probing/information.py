@@ -79,7 +79,7 @@ class VInformation(Result, headline="Linearly usable information"):
 
 
 def code_length(
-    features: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
     labels: Labels,
     config: ProbeConfig | None = None,
     *,
@@ -93,7 +93,7 @@ def code_length(
     section 3.2). The same labels, shuffled, are the control: they cannot be compressed.
 
     Args:
-        features: Site -> rows [n, d].
+        rows: Site -> rows [n, d].
         labels: Classes, one per row.
         config: logistic or mlp; the logistic penalties are chosen per portion.
         name: What is read.
@@ -108,7 +108,7 @@ def code_length(
     config = config or ProbeConfig()
     if config.kind not in ("logistic", "mlp"):
         raise ConfigError("a code needs probabilities", got=config.kind, expected="logistic or mlp")
-    rows = check_sites(features)
+    rows = check_sites(rows)
     n = len(next(iter(rows.values())))
     target = encode(name, labels, n)
     if target.kind == "real":
@@ -182,8 +182,8 @@ def _nats(scores: Tensor, target: Target, present: Tensor) -> Tensor:
 
 
 def v_information(
-    features: Mapping[str, Tensor],
-    targets: Float[Tensor, "n t"],
+    rows: Mapping[str, Tensor],
+    labels: Float[Tensor, "n t"],
     *,
     names: Sequence[str] | None = None,
     groups: Sequence[Any] | Tensor | None = None,
@@ -200,8 +200,8 @@ def v_information(
     through the Lens of Complexity").
 
     Args:
-        features: Site -> rows [n, d], in order of depth.
-        targets: What to read, [n, t]: latents of a dictionary, neurons, ...
+        rows: Site -> rows [n, d], in order of depth.
+        labels: What to read, [n, t]: latents of a dictionary, neurons, ...
         names: Of the targets.
         groups: Rows that are never split between training and test.
         penalties: Ridge penalties; each target takes its best by leave-one-out error.
@@ -209,12 +209,12 @@ def v_information(
     Raises:
         ShapeError, NonFiniteError, ConfigError: As for a probe; a constant target is refused.
     """
-    rows = check_sites(features)
-    y = check_rows(targets, "the targets").double()
-    labels = list(names) if names is not None else [str(i) for i in range(y.shape[1])]
-    for column, label in zip(y.T, labels, strict=True):
+    rows = check_sites(rows)
+    y = check_rows(labels, "the targets").double()
+    called = list(names) if names is not None else [str(i) for i in range(y.shape[1])]
+    for column, label in zip(y.T, called, strict=True):
         encode(label, column, len(next(iter(rows.values()))))
-    cut = split_rows(len(y), test_fraction, seed, groups)
+    cut = split_rows(len(y), test_fraction, seed, groups=groups)
     total = (y[cut.test] - y[cut.train].mean(0)).square().mean(0)
     found, null = [], []
     order = permutation(len(cut.train), seed, "shuffled labels")
@@ -234,5 +234,5 @@ def v_information(
     return VInformation(
         nats=torch.stack(found).clamp(min=0),
         shuffled=torch.stack(null).clamp(min=0),
-        labels={"site": list(rows), "target": labels},
+        labels={"site": list(rows), "target": called},
     )

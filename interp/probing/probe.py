@@ -141,7 +141,7 @@ class Probe(Trained):
 
 
 def train_probe(
-    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     labels: Labels,
     config: ProbeConfig | None = None,
     *,
@@ -152,7 +152,7 @@ def train_probe(
     """Fit one probe on all the rows given.
 
     Args:
-        x: Rows [n, d]; any n, constant and repeated features included.
+        rows: Rows [n, d]; any n, constant and repeated features included.
         labels: One per row; floats are a real target.
         config: Kind, penalties, ...
         name: What is read.
@@ -165,13 +165,13 @@ def train_probe(
         NonFiniteError: NaN or infinity in rows or labels.
     """
     config = config or ProbeConfig()
-    x = check_rows(x, "the rows of the probe")
-    target = encode(name, labels, len(x))
+    rows = check_rows(rows, "the rows of the probe")
+    target = encode(name, labels, len(rows))
     require_classes(target, "the rows")
     if config.kind == "mlp":
-        return train_mlp(x, target, config, provenance)
-    solved = solve(x, [target], config, groups=groups)[0]
-    probe = Probe(ProbeShape(x.shape[1], name, config.kind, target.classes), provenance).double()
+        return train_mlp(rows, target, config, provenance)
+    solved = solve(rows, [target], config, groups=groups)[0]
+    probe = Probe(ProbeShape(rows.shape[1], name, config.kind, target.classes), provenance).double()
     if not isinstance(probe.net, nn.Linear):  # the shape has no hidden layer
         raise ConfigError("a linear probe is linear", got=probe.shape)
     with torch.no_grad():

@@ -109,7 +109,7 @@ class PruningCurve(Result, headline="Pruning neurons for {target}", caption="{k}
 
 
 def sparse_sweep(
-    features: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
     labels: Labels,
     config: SparseConfig | None = None,
     *,
@@ -120,7 +120,7 @@ def sparse_sweep(
     """F1, MCC, ... against k at every site, with the neurons by number and a null band.
 
     Args:
-        features: Site -> rows [n, d], e.g. `blocks.*.mlp.hook_post`.
+        rows: Site -> rows [n, d], e.g. `blocks.*.mlp.hook_post`.
         labels: Two classes, one label per row; the later in sorted order counts as positive.
         config: Ranking, sizes, telescoping.
         name: What is read.
@@ -132,9 +132,9 @@ def sparse_sweep(
         ShapeError, NonFiniteError: As for `probe_sweep`.
     """
     config = config or SparseConfig()
-    rows = check_sites(features)
+    rows = check_sites(rows)
     target = _two_classes(encode(name, labels, len(next(iter(rows.values())))))
-    split = split_rows(len(target.values), config.test_fraction, config.seed, groups)
+    split = split_rows(len(target.values), config.test_fraction, config.seed, groups=groups)
     for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
         require_classes(target[part], where)
     ks = _sizes(config, min(x.shape[1] for x in rows.values()))
@@ -273,7 +273,7 @@ def fit_support(x: Tensor, target: Target, support: Tensor, config: SparseConfig
 
 
 def prune_neurons(
-    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     labels: Labels,
     config: SparseConfig | None = None,
     *,
@@ -287,7 +287,7 @@ def prune_neurons(
     F1 that stays means redundant neurons; F1 that falls means a unique one.
 
     Args:
-        x: Rows [n, d] of one site.
+        rows: Rows [n, d] of one site.
         labels: Two classes.
         config: Ranking and split; ks are not used.
         k: Neurons per probe.
@@ -298,21 +298,21 @@ def prune_neurons(
         ShapeError, NonFiniteError: As for `probe_sweep`.
     """
     config = replace(config or SparseConfig(), telescope=False)
-    x = check_rows(x, "the rows of the probe")
-    target = _two_classes(encode(name, labels, len(x)))
-    if not 1 <= k <= x.shape[1] or rounds < 0:
+    rows = check_rows(rows, "the rows of the probe")
+    target = _two_classes(encode(name, labels, len(rows)))
+    if not 1 <= k <= rows.shape[1] or rounds < 0:
         raise ConfigError(
-            "pruning", got=f"k = {k}, {rounds} rounds", expected=f"k from 1 to {x.shape[1]}, rounds from 0"
+            "pruning", got=f"k = {k}, {rounds} rounds", expected=f"k from 1 to {rows.shape[1]}, rounds from 0"
         )
-    split = split_rows(len(x), config.test_fraction, config.seed, groups)
+    split = split_rows(len(rows), config.test_fraction, config.seed, groups=groups)
     for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
         require_classes(target[part], where)
-    left = torch.arange(x.shape[1])
+    left = torch.arange(rows.shape[1])
     f1, removed = [], []
-    for _ in range(min(rounds, x.shape[1] - k) + 1):
-        curve = _curve(x[:, left], target, split, [k], config)
+    for _ in range(min(rounds, rows.shape[1] - k) + 1):
+        curve = _curve(rows[:, left], target, split, [k], config)
         support = left[list(curve.supports[0])]
-        ((best,),) = _curve(x[:, support], target, split, [1], config).supports
+        ((best,),) = _curve(rows[:, support], target, split, [1], config).supports
         f1.append(curve.scores[0].f1)
         removed.append(int(support[best]))
         left = left[left != removed[-1]]

@@ -42,7 +42,7 @@ def group_codes(groups: Sequence[Any] | Tensor | None, n: int) -> Tensor:
 
 
 def split_rows(
-    n: int, test_fraction: float, seed: int, groups: Sequence[Any] | Tensor | None = None
+    n: int, test_fraction: float, seed: int, *, groups: Sequence[Any] | Tensor | None = None
 ) -> Split:
     """Hold out a share of the groups.
 

@@ -114,8 +114,8 @@ class ProbeSweep(Result):
 
 
 def probe_sweep(
-    features: Rows,
-    targets: Mapping[str, Labels] | Labels,
+    rows: Rows,
+    labels: Mapping[str, Labels] | Labels,
     config: ProbeConfig | None = None,
     *,
     groups: Sequence[Any] | Tensor | None = None,
@@ -129,8 +129,8 @@ def probe_sweep(
     decomposition of its rows.
 
     Args:
-        features: Site -> rows [n, d].
-        targets: Labels of the n rows, or several by name. Floats are a real target (R2).
+        rows: Site -> rows [n, d].
+        labels: Labels of the n rows, or several by name. Floats are a real target (R2).
         config: Kind of probe, penalties, number of shuffles, ...
         groups: One entry per row; rows with equal entries (a sentence, a template) are never
             split between training and test.
@@ -146,10 +146,10 @@ def probe_sweep(
         NonFiniteError: NaN or infinity in rows or labels.
     """
     config = config or ProbeConfig()
-    rows = check_sites(features)
+    rows = check_sites(rows)
     n = len(next(iter(rows.values())))
-    wanted = encode_all(targets, n)
-    split = split_rows(n, config.test_fraction, config.seed, groups)
+    wanted = encode_all(labels, n)
+    split = split_rows(n, config.test_fraction, config.seed, groups=groups)
     for target in wanted:
         require_classes(target[split.train], "the training rows")
     fresh = None if random_init is None else check_sites(random_init)

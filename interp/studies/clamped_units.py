@@ -82,7 +82,7 @@ Judge = Callable[[Any], Tensor]
 def clamped_writing(
     write: Writer,
     judge: Judge,
-    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     labels: Labels,
     units: int | Sequence[int],
     *,
@@ -98,7 +98,7 @@ def clamped_writing(
     Args:
         write: `lstm_writer(...)`, `model_writer(...)` or your own.
         judge: Says of every sample whether it is of the second class (in sorted order).
-        x: What each unit does on its own, [n, d]: the rows that `find_unit` was given.
+        rows: What each unit does on its own, [n, d]: the rows that `find_unit` was given.
         labels: Their two classes.
         units: Which, e.g. `find_unit(...).unit`, or several.
         reach: How far to either end, above .5.
@@ -110,22 +110,24 @@ def clamped_writing(
         ShapeError: Labels that do not fit, or a judge without one number per sample.
         NonFiniteError: NaN or infinity among rows or verdicts.
     """
-    x = check_rows(x, "the rows of the units").double()
-    target = encode("label", labels, len(x))
+    rows = check_rows(rows, "the rows of the units").double()
+    target = encode("label", labels, len(rows))
     chosen = [units] if isinstance(units, int) else list(units)
-    rest = sorted(set(range(x.shape[1])) - set(chosen))
+    rest = sorted(set(range(rows.shape[1])) - set(chosen))
     if target.kind != "binary" or not 0.5 < reach <= 1:
         raise ConfigError(
             "clamping toward one of two classes",
             got=f"{target.kind} labels, reach {reach}",
             expected="two classes, .5 < reach <= 1",
         )
-    if not chosen or len(rest) + len(chosen) != x.shape[1] or len(rest) < len(chosen):
+    if not chosen or len(rest) + len(chosen) != rows.shape[1] or len(rest) < len(chosen):
         raise ConfigError(
-            "units to hold", got=chosen, expected=f"different ones below {x.shape[1]}, half of them at most"
+            "units to hold",
+            got=chosen,
+            expected=f"different ones below {rows.shape[1]}, half of them at most",
         )
-    ends = torch.quantile(x, torch.tensor([1 - reach, reach], dtype=torch.float64), dim=0)
-    upward = x[target.values == 1].mean(0) >= x[target.values == 0].mean(0)
+    ends = torch.quantile(rows, torch.tensor([1 - reach, reach], dtype=torch.float64), dim=0)
+    upward = rows[target.values == 1].mean(0) >= rows[target.values == 0].mean(0)
     ends = torch.where(upward, ends, ends.flip(0))  # [class, d]
 
     def shares(held: Sequence[int]) -> list[float]:
@@ -154,7 +156,7 @@ def _share(samples: Any, judge: Judge) -> float:
 
 def lstm_writer(
     model: CharLSTM,
-    prompts: Int[Tensor, "batch pos"],
+    inputs: Int[Tensor, "batch pos"],
     n: int,
     *,
     layer: int = 0,
@@ -167,14 +169,14 @@ def lstm_writer(
         edit = None
         if held:  # quantiles of a tanh in single precision may be 1.0
             edit = clamp_unit(layer, list(held), [min(max(v, -0.9999), 0.9999) for v in held.values()])
-        return model.generate(prompts, n, edit=edit, temperature=temperature, seed=seed)
+        return model.generate(inputs, n, edit=edit, temperature=temperature, seed=seed)
 
     return write
 
 
 def model_writer(
     model: HookedModel,
-    prompts: Sequence[str] | Int[Tensor, "batch pos"],
+    inputs: Sequence[str] | Int[Tensor, "batch pos"],
     n: int,
     site: str,
     *,
@@ -187,7 +189,7 @@ def model_writer(
         SiteError: No such site.
     """
     names = model.sites.resolve(site)
-    inputs = unpack(prompts)
+    inputs = unpack(inputs)
 
     def write(held: Held) -> Any:
         hooks = [clamp(name, unit, value) for name in names for unit, value in held.items()]

@@ -76,8 +76,8 @@ class Answer(NamedTuple):
 
 
 def recourse(
-    f: Function,
-    x: Tensor,
+    function: Function,
+    row: Tensor,
     feature: int,
     delta: float,
     *,
@@ -86,30 +86,31 @@ def recourse(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Answer:
-    """Does adding up to `delta` to a feature increase f? Asked by queries near x [feature].
+    """Does adding up to `delta` to a feature increase the function? Asked by queries near a row.
 
     Args:
-        samples: Points; each costs two queries. With `scale` 0 the first is x itself with the whole
+        row: Where the question is asked, [feature].
+        samples: Points; each costs two queries. With `scale` 0 the first is the row itself with the whole
             delta, the others lie on the way.
-        scale: Standard deviation of the neighbourhood around x, all features.
+        scale: Standard deviation of the neighbourhood around the row, all features.
     """
     if samples < 1:
         raise ConfigError("an answer needs at least one sample", got=samples)
     drawn = generator(seed, "recourse")
-    near = x + scale * torch.randn(samples, len(x), generator=drawn, dtype=torch.float64).to(x)
-    step = delta * torch.linspace(1, 1 / samples, samples).to(x)
+    near = row + scale * torch.randn(samples, len(row), generator=drawn, dtype=torch.float64).to(row)
+    step = delta * torch.linspace(1, 1 / samples, samples).to(row)
     moved = near.clone()
     moved[:, feature] += step
     with torch.no_grad():
-        values = f(torch.cat([near, moved]))
+        values = function(torch.cat([near, moved]))
     share = float((values[samples:] > values[:samples]).double().mean())
     half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * samples))
     return Answer(share, max(0.0, share - half), min(1.0, share + half), 2 * samples)
 
 
 def spurious(
-    f: Function,
-    data: Tensor,
+    function: Function,
+    rows: Tensor,
     feature: int,
     *,
     tolerance: float = 1e-6,
@@ -117,17 +118,17 @@ def spurious(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Answer:
-    """Does f use a feature at all? Its value is exchanged between rows of the data [row feature].
+    """Does the function use a feature at all? Its value is exchanged between rows [row feature].
 
     `share` is the share of rows whose output moves by more than `tolerance`.
     """
     drawn = generator(seed, "spurious")
-    rows = torch.randint(len(data), (samples,), generator=drawn)
-    donors = torch.randint(len(data), (samples,), generator=drawn)
-    before, after = data[rows], data[rows].clone()
-    after[:, feature] = data[donors, feature]
+    drawn_rows = torch.randint(len(rows), (samples,), generator=drawn)
+    donors = torch.randint(len(rows), (samples,), generator=drawn)
+    before, after = rows[drawn_rows], rows[drawn_rows].clone()
+    after[:, feature] = rows[donors, feature]
     with torch.no_grad():
-        moved = (f(after) - f(before)).abs() > tolerance
+        moved = (function(after) - function(before)).abs() > tolerance
     share = float(moved.double().mean())
     half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * samples))
     return Answer(share, max(0.0, share - half), min(1.0, share + half), 2 * samples)

@@ -124,12 +124,12 @@ def standard_algorithms(noise: float = 0.0) -> dict[str, Predictor]:
 
 def compare_in_context(
     predict: Predictor,
-    d: int,
+    width: int,
     exemplars: tuple[int, ...],
     *,
     algorithms: Mapping[str, Predictor] | None = None,
     noise: float = 0.0,
-    batch: int = 256,
+    batch_size: int = 256,
     seed: int = 0,
 ) -> InContextResult:
     """Compare a regressor with named algorithms on fresh linear problems y = w.x + noise.
@@ -140,11 +140,11 @@ def compare_in_context(
 
     Args:
         predict: The regressor.
-        d: Width of x.
+        width: Width of x.
         exemplars: Numbers of exemplars to try.
         algorithms: Named predictors; `standard_algorithms(noise)` by default.
         noise: Standard deviation of the noise in y.
-        batch: Problems.
+        batch_size: Problems.
         seed: Of the problems.
 
     Raises:
@@ -160,26 +160,26 @@ def compare_in_context(
         draw = generator(seed, "in-context problems", k)
         w, x, q = (
             torch.randn(*shape, generator=draw, dtype=torch.float64)
-            for shape in ((batch, d), (batch, k, d), (batch, 8 * d, d))
+            for shape in ((batch_size, width), (batch_size, k, width), (batch_size, 8 * width, width))
         )
         y = (x @ w[..., None])[..., 0]
-        y = y + noise * torch.randn(batch, k, generator=draw, dtype=torch.float64)
+        y = y + noise * torch.randn(batch_size, k, generator=draw, dtype=torch.float64)
         own = _checked(predict(x, y, q), q)
         others = [_checked(other(x, y, q), q) for other in named.values()]
         steps = [gradient_descent(rate)(x, y, q) for rate in rates]
         others.append(min(steps, key=lambda p: float((p - own).square().mean())))
         implied = [_weights(q, p) for p in (own, *others)]
-        spd.append([float((own - p).square().mean()) / d for p in others])
-        ilwd.append([float((implied[0] - v).square().sum(-1).mean()) / d for v in implied[1:]])
+        spd.append([float((own - p).square().mean()) / width for p in others])
+        ilwd.append([float((implied[0] - v).square().sum(-1).mean()) / width for v in implied[1:]])
         left = own - (q @ implied[0][..., None])[..., 0]
         linear.append(1 - float(left.square().mean() / own.square().mean().clamp(min=1e-30)))
-        loss.append(float((own - (q @ w[..., None])[..., 0]).square().mean()) / d)
+        loss.append(float((own - (q @ w[..., None])[..., 0]).square().mean()) / width)
     return InContextResult(
         spd=torch.tensor(spd).double().T,
         ilwd=torch.tensor(ilwd).double().T,
         linearity=torch.tensor(linear).double(),
         loss=torch.tensor(loss).double(),
-        d=d,
+        d=width,
         noise=float(noise),
         labels={"algorithm": [*named, "one GD step, best rate"], "exemplars": list(map(str, exemplars))},
     )

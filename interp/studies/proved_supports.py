@@ -101,7 +101,7 @@ class _Problem:
 
 
 def optimal_support(
-    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     labels: Labels,
     k: int,
     config: OptimalConfig | None = None,
@@ -111,7 +111,7 @@ def optimal_support(
     """The k neurons whose probe has the least loss among all supports of at most k.
 
     Args:
-        x: Rows [n, d].
+        rows: Rows [n, d].
         labels: Two classes.
         k: Neurons.
         config: Penalty, prefilter, tolerance, time.
@@ -124,22 +124,22 @@ def optimal_support(
         ConfigError: k below 1 or above the number of candidates, or not two classes.
     """
     config = config or OptimalConfig()
-    x = check_rows(x, "the rows of the probe").double()
-    target = encode(name, labels, len(x))
+    rows = check_rows(rows, "the rows of the probe").double()
+    target = encode(name, labels, len(rows))
     require_classes(target, "the rows")
-    d = min(x.shape[1], config.prefilter)
+    d = min(rows.shape[1], config.prefilter)
     if target.kind != "binary" or not 1 <= k <= d:
         raise ConfigError(
             "an optimal support",
             got=f"k = {k} for a {target.kind} target",
             expected=f"k from 1 to {d} and two classes",
         )
-    candidates = rank_neurons(x, target, "mean_diff")[:d].sort().values
-    part = x[:, candidates]
+    candidates = rank_neurons(rows, target, "mean_diff")[:d].sort().values
+    part = rows[:, candidates]
     spread = part.std(0, correction=0)
     units = (part - part.mean(0)) / torch.where(spread > 1e-12, spread, 1.0)
     y = np.where(target.values.numpy() > 0, 1.0, -1.0)
-    problem = _Problem(units.numpy(), y, config.gamma or len(x) ** -0.5)
+    problem = _Problem(units.numpy(), y, config.gamma or len(rows) ** -0.5)
     best, cost, bound, cuts = _search(problem, k, config)
     return OptimalSupport(
         neurons=tuple(candidates[best].tolist()),

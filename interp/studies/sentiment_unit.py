@@ -78,7 +78,7 @@ BUDGETS = (10, 30, 100, 300, 1000, 3000)
 
 
 def find_unit(
-    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     labels: Labels,
     *,
     name: str = "label",
@@ -92,7 +92,7 @@ def find_unit(
     threshold alone is most accurate on the training rows.
 
     Args:
-        x: Rows [n, d], one column per unit (for an LSTM: tanh of the cell after the text).
+        rows: Rows [n, d], one column per unit (for an LSTM: tanh of the cell after the text).
         labels: Two classes.
         name: What is read.
         strengths: C of the L1 penalty, ascending.
@@ -104,16 +104,16 @@ def find_unit(
     """
     from sklearn.linear_model import LogisticRegression
 
-    x = check_rows(x, "the rows of the units")
-    target = encode(name, labels, len(x))
+    rows = check_rows(rows, "the rows of the units")
+    target = encode(name, labels, len(rows))
     if target.kind != "binary" or not strengths:
         raise ConfigError("a unit tells two classes apart", got=target.kind, expected="two classes")
-    cut = split_rows(len(x), 0.3, seed, groups)
-    inner = split_rows(len(cut.train), 0.25, seed, cut.groups[cut.train])
+    cut = split_rows(len(rows), 0.3, seed, groups=groups)
+    inner = split_rows(len(cut.train), 0.25, seed, groups=cut.groups[cut.train])
     train, test = target[cut.train], target[cut.test]
     require_classes(train, "the training rows")
     require_classes(train[inner.train], "the inner training rows")
-    seen, held = x[cut.train].double(), x[cut.test].double()
+    seen, held = rows[cut.train].double(), rows[cut.test].double()
     centre, spread = seen.mean(0), seen.std(0, correction=0)
     flat = spread <= 1e-7 * seen.abs().amax(0)
     spread = torch.where(flat, 1.0, spread)
@@ -139,7 +139,7 @@ def find_unit(
         budget_accuracy=torch.stack(
             [_with_few(seen, train, held, test, unit, int(n), seed) for n in _budgets(len(seen))]
         ),
-        values=x[:, unit].double(),
+        values=rows[:, unit].double(),
         label=target.values,
         unit_accuracy=torch.tensor(single).double(),
         full_accuracy=torch.tensor(_full(seen, train, held, test)).double(),

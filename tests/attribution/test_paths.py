@@ -113,7 +113,7 @@ def test_it_costs_its_forward_and_backward_passes_and_little_else() -> None:
 
 
 def test_every_gap_is_met_or_flagged(full_count: bool) -> None:
-    n, unflagged, worst_linear = (10_000 if full_count else 150), 0, 0.0
+    n, unflagged, worst_linear = (10_000 if full_count else 90), 0, 0.0
     for seed in range(n):
         torch.manual_seed(seed)
         depth = seed % 3

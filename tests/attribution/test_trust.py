@@ -315,7 +315,7 @@ def test_entropy_is_below_the_functional_information() -> None:
 
 def test_amortised_shapley_beats_the_mean_map_and_shuffled_labels_do_not(full_count: bool) -> None:
     torch.manual_seed(0)
-    rows, samples = (160, 120) if full_count else (80, 40)
+    rows, samples = (160, 120) if full_count else (60, 30)
     net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
     model = interp.wrap(net)
     inputs = torch.randn(rows, 5)

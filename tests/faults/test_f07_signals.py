@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.activations import fit
+from interp.activations import fit, loop
 from interp.core import store
 from interp.core.errors import Interrupted
 from tests.activations.toys import (
@@ -83,6 +83,28 @@ def test_signals_commit_and_resume_exactly(tmp_path: Path, full_count: bool, who
         folder = run / "checkpoints" / f"step_{reached}"
         assert store.open_artefact(folder).json("state.json")["step"] == reached
         assert same(train(run), whole)
+
+
+@pytest.mark.parametrize("step", [70, 149])
+def test_a_signal_between_a_step_and_its_bar_loses_nothing(
+    step: int, tmp_path: Path, whole: Translators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the step has decided whether to save: the next one saves, or all was saved."""
+    update, steps = loop.Bar.update, iter(range(150))
+
+    def signalled(bar: loop.Bar, *given: int) -> bool | None:
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(bar, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Bar, "update", signalled)
+        with pytest.raises(Interrupted) as caught:
+            train(tmp_path / "run")
+    assert caught.value.code == 143
+    reached = min(step + 2, 150)
+    assert checkpoints(tmp_path / "run") == [reached] and f"after {reached} " in str(caught.value)
+    assert same(train(tmp_path / "run"), whole)
 
 
 def test_two_signals_end_it_at_once_and_consistently(

@@ -127,7 +127,7 @@ ONE: dict[str, Call] = {
     "lenses.direct_logit_attribution": lambda x, **o: interp.lenses.direct_logit_attribution(
         decoder(), x, 3, **o
     ),
-    "lenses.second_order": lambda x, **o: interp.lenses.second_order(decoder(), x, 0, 3, **o),
+    "lenses.second_order": lambda x, **o: interp.lenses.second_order(decoder(), x, 3, layer=0, **o),
     "lenses.second_order_directions": lambda x, **o: interp.lenses.second_order_directions(
         decoder(), x, 0, [1], **o
     ),

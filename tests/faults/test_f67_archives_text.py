@@ -453,12 +453,12 @@ def test_a_text_takes_its_budget_once_decoded(tmp_path: Path) -> None:
         read_texts(tmp_path / "a.txt", TextConfig(max_bytes=2000))
 
 
-def test_a_table_within_bounds_stays_within_memory(tmp_path: Path) -> None:
-    """As many rows, and as many fields, as are read."""
+def test_a_table_within_bounds_stays_within_memory(tmp_path: Path, full_count: bool) -> None:
+    """As many rows, and as many fields, as are read; at a push a fifth of them."""
     path = tmp_path / "a.csv"
-    path.write_text("text,label,c,d,e\n" + "aaa,bbb,ccc,ddd,eee\n" * 590_000)
+    path.write_text("text,label,c,d,e\n" + "aaa,bbb,ccc,ddd,eee\n" * (590_000 if full_count else 118_000))
     verdict = judged(lambda: load_labels(path), tmp_path)
-    assert verdict.outcome == "accepted" and verdict.mb < 512, verdict
+    assert verdict.outcome == "accepted" and verdict.mb < (512 if full_count else 200), verdict
 
 
 def test_many_records_are_read_at_once(tmp_path: Path) -> None:

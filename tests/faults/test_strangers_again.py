@@ -36,6 +36,7 @@ from interp.core.foreign import Unparsable, parse_yaml
 from interp.core.result import Result
 from interp.dictionaries import load as load_dictionary
 from interp.lenses import TunedLens
+from interp.models.text import templates
 from interp.models.text.reading import load_tokenizer, render_chat
 from interp.models.text.templates import needs_guard
 from interp.probing import Eraser, Probe, train_probe
@@ -153,8 +154,9 @@ def test_a_line_of_metrics_without_a_step_is_refused_by_file(tmp_path: Path) -> 
 )
 @pytest.mark.parametrize("form", ["one", "several"])
 def test_templates_of_any_form_are_judged_by_what_they_may_call(
-    template: str, form: str, tmp_path: Path
+    template: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_count: bool
 ) -> None:
+    monkeypatch.setattr(templates, "SECONDS", templates.SECONDS if full_count else 2.0)
     assert needs_guard(template)
     given: Any = template if form == "one" else [{"name": "default", "template": template}]
     opened = load_tokenizer(tokenizer(tmp_path / "t", given))

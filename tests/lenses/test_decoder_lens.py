@@ -155,7 +155,7 @@ def test_what_stands_in_the_padding_never_matters() -> None:
 
 def test_one_text_is_a_lens_result_with_its_picture() -> None:
     model = interp.wrap(make("t5"))
-    lens = decoder_lens(model, IDS[0], [0, 11, 7, 23], target=19, top_k=3)
+    lens = decoder_lens(model, IDS[0], [0, 11, 7, 23], target=19, k=3)
     assert lens.kind == "decoder" and lens.check().ok
     assert lens.components == ("embed", "enc L0", "enc L1", "enc L2")
     assert lens.tokens == ("0", "11", "7", "23")

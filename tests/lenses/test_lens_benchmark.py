@@ -40,7 +40,7 @@ def test_ranks_by_hand(stories: interp.HookedModel) -> None:
     prompts = [LensPrompt(text, "own", text, (word,)) for text, word in OWN]
     found = benchmark_lenses(stories, prompts)
     text, word = OWN[0]
-    lens = interp.logit_lens(stories, text, top_k=stories.cfg.d_vocab)
+    lens = interp.logit_lens(stories, text, k=stories.cfg.d_vocab)
     ids = {int(stories.to_tokens(s, prepend_bos=False)[0, 0]) for s in (f" {word}", word)}
     blank = {i for i in ids if not stories.to_string([i]).strip()}
     for row in range(len(found.components)):

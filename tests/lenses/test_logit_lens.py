@@ -50,7 +50,7 @@ def stories(shared_data: Path) -> interp.HookedModel:
 @pytest.mark.parametrize("name", [*zoo.DECODERS, *ENCODERS, *SEQ2SEQ])
 def test_last_row_is_the_output_of_every_family(name: str) -> None:
     model = interp.wrap(zoo.make(name))
-    lens = interp.logit_lens(model, IDS, top_k=7, **kwargs_for(name))
+    lens = interp.logit_lens(model, IDS, k=7, **kwargs_for(name))
     with torch.no_grad():
         expected = model(IDS, **kwargs_for(name))[0].log_softmax(-1).exp().topk(7)
     assert lens.check().ok, lens.check()
@@ -115,7 +115,7 @@ def test_rows_are_nostalgebraists_on_the_raw_hidden_states(name: str, norm: str,
         rows = [unembed(module.get_submodule(norm)(state)) for state in states[:-1]]
         rows.append(unembed(states[-1]))  # Hugging Face has normalised the last one already
     expected = torch.cat(rows).softmax(-1)
-    lens = interp.logit_lens(interp.wrap(module), IDS, top_k=zoo.V)
+    lens = interp.logit_lens(interp.wrap(module), IDS, k=zoo.V)
     rebuilt = torch.zeros_like(expected).scatter(-1, lens.ids_top, lens.probs_top)
     torch.testing.assert_close(rebuilt, expected, atol=1e-6, rtol=1e-4)
 
@@ -185,7 +185,7 @@ def test_numbers_equal_brute_force(target: Any) -> None:
     elif isinstance(target, int):
         wanted = [target] * len(IDS)
     expected = by_brute_force(rows, wanted)
-    lens = interp.logit_lens(model, IDS, target=target, top_k=4)
+    lens = interp.logit_lens(model, IDS, target=target, k=4)
     for name in ("entropy", "kl", "target_prob"):
         torch.testing.assert_close(
             getattr(lens, name), torch.tensor(expected[name]).double(), atol=2e-7, rtol=2e-6
@@ -207,7 +207,7 @@ def test_a_target_may_be_text_or_its_id() -> None:
 
 
 def test_all_components_reads_attention_and_mlp_outputs_on_their_own(gpt2: interp.HookedModel) -> None:
-    lens = interp.logit_lens(gpt2, IDS, components="all", top_k=zoo.V)
+    lens = interp.logit_lens(gpt2, IDS, components="all", k=zoo.V)
     layers = [f"L{layer} {part}" for layer in range(zoo.L) for part in ("attn", "mlp", "post")]
     assert lens.components == ("embed", *layers)
     acts = gpt2.capture(IDS, ["blocks.1.hook_attn_out", "blocks.1.hook_mlp_out"])
@@ -361,7 +361,7 @@ def test_a_model_that_gives_nan_has_no_lens() -> None:
 
 
 def test_the_result_is_a_frame_a_folder_and_a_picture(gpt2: interp.HookedModel, tmp_path: Path) -> None:
-    lens = interp.logit_lens(gpt2, IDS, top_k=3)
+    lens = interp.logit_lens(gpt2, IDS, k=3)
     n_rows, n_pos = len(lens.components), len(IDS)
     frame = lens.to_frame("kl")
     assert len(frame) == n_rows * n_pos

@@ -72,7 +72,7 @@ def test_the_last_row_stays_the_output_after_training(gpt2: interp.HookedModel) 
 
 def test_the_numbers_by_hand(gpt2: interp.HookedModel) -> None:
     lens, _ = interp.train_tuned_lens(gpt2, rows_of_ids(), QUICK)
-    result = interp.tuned_lens(gpt2, IDS, lens, top_k=zoo.V)
+    result = interp.tuned_lens(gpt2, IDS, lens, k=zoo.V)
     acts = gpt2.capture(IDS, ["blocks.1.hook_resid_post"])
     x = acts["resid_post", 1][0]
     one = lens.maps[2]

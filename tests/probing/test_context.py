@@ -99,7 +99,7 @@ def deep() -> Regressor:
 
 @pytest.mark.full
 def test_four_layers_do_least_squares(deep: Regressor) -> None:
-    ours = compare_in_context(deep.predict, D, (3, 4, 6, 7), batch=128)
+    ours = compare_in_context(deep.predict, D, (3, 4, 6, 7), batch_size=128)
     rows = dict(zip(ours.labels["algorithm"], ours.spd, strict=True))
     least, near, step = rows["least squares"], rows["3 nearest"], rows["one GD step, best rate"]
     figures = {name: row.tolist() for name, row in rows.items()}
@@ -110,11 +110,11 @@ def test_four_layers_do_least_squares(deep: Regressor) -> None:
     assert float(ours.linearity.min()) > 0.98  # implied weights mean something
     ilwd = ours.ilwd[:, 2]
     assert float(ilwd[0]) < float(ilwd[2]) / 3, ours.ilwd  # least squares against ridge 1
-    shallow = compare_in_context(trained(1).predict, D, (3, 4), batch=128)
+    shallow = compare_in_context(trained(1).predict, D, (3, 4), batch_size=128)
     at = shallow.labels["algorithm"].index("one GD step, best rate")
     # Measured: one layer is .15 from a gradient step, four layers .41 (at k = 3).
     assert float(shallow.spd[at, 0]) < float(step[0]) / 2, (shallow.spd, figures)
-    blank = compare_in_context(Regressor(4).predict, D, (4,), batch=64)
+    blank = compare_in_context(Regressor(4).predict, D, (4,), batch_size=64)
     assert float(blank.spd[0].min()) > 0.5  # untrained weights are near none of them
 
 
@@ -147,7 +147,7 @@ def test_weights_are_read_late_and_the_moment_early(deep: Regressor) -> None:
 @pytest.mark.full
 def test_with_noise_it_does_what_bayes_would() -> None:
     model = trained(4, noise=0.5)
-    ours = compare_in_context(model.predict, D, (3, 4), noise=0.5, batch=128)
+    ours = compare_in_context(model.predict, D, (3, 4), noise=0.5, batch_size=128)
     rows = dict(zip(ours.labels["algorithm"], ours.spd, strict=True))
     bayes, least = rows["Bayes (ridge 0.25)"], rows["least squares"]
     # Measured: .018 and .027 against 4.1 and 1.0.

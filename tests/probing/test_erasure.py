@@ -270,7 +270,7 @@ def test_bad_requests_are_explained() -> None:
     with pytest.raises(ConfigError, match="needs rows"):
         eraser_of(Moments(3, 1))
     with pytest.raises(ConfigError, match="rank"):
-        random_eraser(3, 4, torch.zeros(3))
+        random_eraser(4, torch.zeros(3))
 
 
 @F16

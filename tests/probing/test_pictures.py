@@ -90,7 +90,7 @@ def test_findings_draw_what_was_measured() -> None:
     assert figure.layout.shapes[0].x0 == pytest.approx(unit.threshold)
     pruned = prune_neurons(x, y, k=1, rounds=2).plot()
     assert list(pruned.data[0].x) == [0, 1, 2]
-    known = compare_in_context(ridge_in_context(), 3, (2, 4), batch=16)
+    known = compare_in_context(ridge_in_context(), 3, (2, 4), batch_size=16)
     curves = {t.name: t for t in known.plot().data}
     np.testing.assert_allclose(curves["ridge 1"].y, known.spd[2], atol=1e-6)
     states = torch.randn(2, 40, 3, 5, generator=draw)

@@ -165,7 +165,7 @@ def test_an_algorithm_is_recognised_by_its_predictions(noise: float) -> None:
         "one GD step, best rate": gradient_descent(1 / 6),
     }
     for name, predictor in known.items():
-        found = compare_in_context(predictor, 3, (2, 4, 6), noise=noise, batch=64)
+        found = compare_in_context(predictor, 3, (2, 4, 6), noise=noise, batch_size=64)
         assert found.nearest() == (name,) * 3
         at = found.labels["algorithm"].index(name)
         assert float(found.spd[at].max()) < 1e-4 or name.startswith("one")

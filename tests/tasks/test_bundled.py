@@ -74,7 +74,7 @@ def test_every_behaviour_reaches_its_bar(name: str, full_count: bool) -> None:
     """At full size the very prompts of the card, so the figures must be the card's."""
     task, shown = grammar_task(name), card("tiny-grammar")["behaviours"][name]
     n = card("tiny-grammar")["prompts"] if full_count else 150
-    report = measure(model("tiny-grammar"), task, n, SEED)
+    report = measure(model("tiny-grammar"), task, n, seed=SEED)
     found = report.overall()
     bar = {"weekdays": 0.98, "months": 0.98, "greater-than": 0.99}.get(name, 0.95)
     assert task.bar == bar
@@ -92,7 +92,7 @@ def test_every_behaviour_reaches_its_bar(name: str, full_count: bool) -> None:
 def test_null_fresh_weights_know_nothing() -> None:
     fresh = model("tiny-grammar").randomised(0)
     tasks = [grammar_task(n) for n in grammar_names() if grammar_task(n).criterion == "accuracy"]
-    report = measure(fresh, [t for t in tasks if t.name != "greater-than"], 60, SEED)
+    report = measure(fresh, [t for t in tasks if t.name != "greater-than"], 60, seed=SEED)
     assert float(report.right.max()) < 0.2
 
 

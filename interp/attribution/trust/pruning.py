@@ -25,13 +25,13 @@ UnitScores = Mapping[str, Tensor]
 def unit_relevance(
     model: HookedModel,
     inputs: Sequence[Any],
-    targets: Sequence[Any],
+    target: Sequence[Any],
     sites: Sequence[str],
     *,
     method: str = "lrp_alpha_beta",
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Sum over examples (and positions) of every unit's score; site -> [unit].
+    """Sum over examples (one target for each input) and positions of every unit's score; site -> [unit].
 
     Scores of a site are divided by the sum of their magnitudes: relevance is conserved from layer
     to layer, so shares are comparable.
@@ -39,8 +39,8 @@ def unit_relevance(
     found: dict[str, Tensor] = {}
     for site in sites:
         total: Tensor | None = None
-        for one, target in zip(inputs, targets, strict=True):
-            scores = attribute(model, one, target, method=method, site=site, **options)
+        for one, wanted in zip(inputs, target, strict=True):
+            scores = attribute(model, one, wanted, method=method, site=site, **options)
             units = scores.unit_scores.sum(0) if scores.unit_scores is not None else scores.scores
             total = units if total is None else total + units
         if total is not None:

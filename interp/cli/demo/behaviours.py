@@ -15,7 +15,7 @@ def behaviours(scene: Scene) -> Section | None:
     if not scene.is_bundled:
         return None
     tasks = [grammar_task(name) for name in grammar_names()]
-    result = measure(scene.model, tasks, PROMPTS, scene.seed)
+    result = measure(scene.model, tasks, PROMPTS, seed=scene.seed)
     prose = (
         f"{PROMPTS} held-out prompts each: combinations of words, or sentences, that the training "
         "text never contains. Every one of these behaviours has prompts with known answers and a "

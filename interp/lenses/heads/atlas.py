@@ -25,12 +25,12 @@ ON_REPEATS = ("duplicate", "induction")
 
 
 @torch.no_grad()
-def head_atlas(model: HookedModel, texts: Any = None, config: HeadAtlasConfig | None = None) -> HeadAtlas:
+def head_atlas(model: HookedModel, inputs: Any = None, config: HeadAtlasConfig | None = None) -> HeadAtlas:
     """Statistics of every head.
 
     Args:
         model: A decoder or an encoder with attention patterns as sites.
-        texts: A text, texts, ids [batch pos] or a TokenBatch; random tokens when absent.
+        inputs: A text, texts, ids [batch pos] or a TokenBatch; random tokens when absent.
         config: Lengths, number of random sequences, seed.
 
     Raises:
@@ -42,7 +42,7 @@ def head_atlas(model: HookedModel, texts: Any = None, config: HeadAtlasConfig | 
     sums: dict[str, Tensor] = {}
     n_texts = n_queries = 0
     worst = 0.0
-    ids = random_repeats(model, config) if texts is None else token_rows(model, texts, config)
+    ids = random_repeats(model, config) if inputs is None else token_rows(model, inputs, config)
     for row in ids:
         patterns = head_patterns(model, row, names)
         worst = max(worst, float((patterns.sum(-1) - 1).abs().max()))

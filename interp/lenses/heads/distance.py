@@ -50,12 +50,12 @@ class HeadDistances(Result):
 
 @torch.no_grad()
 def head_distances(
-    model: HookedModel, texts: Any, config: HeadAtlasConfig | None = None, *, n_permutations: int = 9_999
+    model: HookedModel, inputs: Any, config: HeadAtlasConfig | None = None, *, n_permutations: int = 9_999
 ) -> HeadDistances:
     """Compare what all pairs of heads look at.
 
     Args:
-        texts: A text, texts, ids [batch pos] or a TokenBatch.
+        inputs: A text, texts, ids [batch pos] or a TokenBatch.
         config: How much of each text is read; the seed of the permutations.
 
     Raises:
@@ -69,7 +69,7 @@ def head_distances(
     if len(names) * n_heads < 2 or n_permutations < 1:
         raise ConfigError("distances need two heads, and their test permutations")
     total, n_queries = torch.zeros(1), 0
-    for row in token_rows(model, texts, config):
+    for row in token_rows(model, inputs, config):
         patterns = head_patterns(model, row, names)
         total = total + js_divergence(patterns).cpu() * len(row)
         n_queries += len(row)

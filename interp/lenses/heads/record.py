@@ -41,12 +41,12 @@ class AttentionRecord(Result):
 
 @torch.no_grad()
 def record_attention(
-    model: HookedModel, text: Any, *, layers: Sequence[int] | None = None, max_tokens: int = 128
+    model: HookedModel, inputs: Any, *, layers: Sequence[int] | None = None, max_tokens: int = 128
 ) -> AttentionRecord:
     """Patterns, queries and keys of every head on one text.
 
     Args:
-        text: One text, or ids [pos] or [1, pos].
+        inputs: One text, or ids [pos] or [1, pos].
         layers: Layers to keep; default all.
         max_tokens: Tokens that are read.
 
@@ -58,7 +58,7 @@ def record_attention(
     chosen = list(range(len(names))) if layers is None else list(layers)
     if not chosen or not all(0 <= layer < len(names) for layer in chosen):
         raise ConfigError("no such layers", got=chosen, expected=f"0 to {len(names) - 1}")
-    rows = list(token_rows(model, text, HeadAtlasConfig(max_tokens=max_tokens)))
+    rows = list(token_rows(model, inputs, HeadAtlasConfig(max_tokens=max_tokens)))
     if len(rows) != 1:
         raise ConfigError("a record is of one text", got=f"{len(rows)} texts")
     sites = {"patterns": [names[layer] for layer in chosen]}

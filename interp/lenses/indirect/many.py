@@ -114,7 +114,7 @@ def neuron_directions(
     neurons: Sequence[int] | None = None,
     *,
     position: int = -1,
-    top: int = 100,
+    k: int = 100,
     batch_size: int = 16,
 ) -> NeuronDirections:
     """Second-order effects of a layer's neurons over many inputs, and their principal directions.
@@ -123,7 +123,7 @@ def neuron_directions(
         inputs: Texts, ids [input pos], a `TokenBatch`, or images [input channel height width].
         neurons: Which; all by default.
         position: Where the head reads; 0 for a vision transformer's class token.
-        top: Inputs with the largest effects that a direction is fitted to.
+        k: Inputs with the largest effects that a direction is fitted to.
         batch_size: Inputs per forward pass.
 
     Raises:
@@ -136,7 +136,7 @@ def neuron_directions(
     if len(found.vectors) < 2:
         raise ConfigError("a mean over inputs needs two of them", got=len(found.vectors))
     centred = found.vectors - found.vectors.mean(0)
-    direction, explained = _principal(centred, top)
+    direction, explained = _principal(centred, k)
     reads = found.normalized.norm(dim=-1)
     return NeuronDirections(
         direction=direction,

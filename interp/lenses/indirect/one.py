@@ -72,9 +72,9 @@ class SecondOrder(Result):
 def second_order(
     model: HookedModel,
     inputs: Any,
-    layer: int,
     target: Any = None,
     *,
+    layer: int,
     position: int | None = None,
     **kwargs: Any,
 ) -> SecondOrder:
@@ -83,8 +83,8 @@ def second_order(
     Args:
         model: A pre-norm decoder, or a vision transformer with a classifier.
         inputs: One text or ids, or one image.
-        layer: Block of the neurons.
         target: Token (or class) read, as for `direct_logit_attribution`.
+        layer: Block of the neurons.
         position: Where it is read; the last when absent, or where the `Target` says; 0 for a vision
             transformer's class token.
         kwargs: For `capture`.

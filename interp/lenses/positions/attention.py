@@ -52,7 +52,7 @@ class AttentionParts(Result):
 
 @torch.no_grad()
 def attention_parts(
-    model: HookedModel, tokens: Any, layer: int, *, first: int = 1, batch_size: int = 32
+    model: HookedModel, inputs: Any, layer: int, *, first: int = 1, batch_size: int = 32
 ) -> AttentionParts:
     """Split one layer's attention scores over texts of one length.
 
@@ -60,7 +60,7 @@ def attention_parts(
     see; the mean state and the bias of the keys are such constants.
 
     Args:
-        tokens: Texts or ids [context pos] of one length.
+        inputs: Texts or ids [context pos] of one length.
         layer: Block.
         first: First position that counts, as query and as key; 1 leaves a sink at 0 out.
 
@@ -68,20 +68,20 @@ def attention_parts(
         ConfigError: No such layer, fewer than two texts, or too few positions.
         ModelError: Scores are more than products of queries and keys (rotary, relative, ALiBi).
     """
-    tokens = whole_rows(model, tokens)
+    inputs = whole_rows(model, inputs)
     cfg = model.cfg
-    n_pos = tokens.shape[-1] - first
-    if not 0 <= layer < cfg.n_layers or tokens.ndim != 2 or len(tokens) < 2 or n_pos < 3:
+    n_pos = inputs.shape[-1] - first
+    if not 0 <= layer < cfg.n_layers or inputs.ndim != 2 or len(inputs) < 2 or n_pos < 3:
         raise ConfigError(
             "attention cannot be split here",
-            got=f"layer {layer}, tokens {list(tokens.shape)}",
+            got=f"layer {layer}, tokens {list(inputs.shape)}",
             expected=f"layers 0 to {cfg.n_layers - 1}, two texts of {first + 3} tokens",
         )
     sites = [f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "attn_scores")]
     missing = [name for name in sites if name not in model.sites]
     if missing:
         raise ModelError(f"{cfg.model_name} does not give its scores", got=f"no site {', '.join(missing)}")
-    acts = [model.capture(rows, sites) for rows in tokens.split(batch_size)]
+    acts = [model.capture(rows, sites) for rows in inputs.split(batch_size)]
     q, k = (torch.cat([wide(a[name][:, first:]) for a in acts]).cpu() for name in sites[:2])
     scores = torch.cat([wide(a[sites[2]][:, :, first:, first:]) for a in acts]).cpu()
     seen = torch.ones(n_pos, n_pos, dtype=torch.bool)

@@ -112,12 +112,12 @@ def decompose_positions(
 
 
 def position_context(
-    model: HookedModel, tokens: Any, sites: Any = None, *, first: int = 1, batch_size: int = 32
+    model: HookedModel, inputs: Any, sites: Any = None, *, first: int = 1, batch_size: int = 32
 ) -> PositionContext:
     """Split a model's stream over texts of one length.
 
     Args:
-        tokens: Texts or ids [context pos] of one length.
+        inputs: Texts or ids [context pos] of one length.
         sites: Residual sites; every layer's by default.
         first: First position that counts; 1 leaves the attention sink at 0 out, as the paper does.
         batch_size: Texts per forward pass.
@@ -126,16 +126,16 @@ def position_context(
         ConfigError: Nothing is left after `first`.
         ShapeError: Fewer than two texts.
     """
-    tokens = whole_rows(model, tokens)
-    if tokens.ndim != 2 or tokens.shape[1] - first < 2:
+    inputs = whole_rows(model, inputs)
+    if inputs.ndim != 2 or inputs.shape[1] - first < 2:
         raise ConfigError(
-            "too few positions", got=list(tokens.shape), expected=f"[context, {first + 2} or more]"
+            "too few positions", got=list(inputs.shape), expected=f"[context, {first + 2} or more]"
         )
     post = "hook_normalized_resid_post" if model.cfg.style == "post" else "hook_resid_post"
     wanted = ["blocks.0.hook_resid_pre", f"blocks.*.{post}"] if sites is None else sites
     names = model.sites.resolve(wanted)
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
-    for rows in tokens.split(batch_size):
+    for rows in inputs.split(batch_size):
         acts = model.capture(rows, names)
         for name in names:
             kept[name].append(acts[name][:, first:].cpu())

@@ -175,7 +175,7 @@ def align_models(first: HookedModel, second: HookedModel, weight: str = "out", *
 
 
 @torch.no_grad()
-def stitch_kernel(source: HookedModel, target: HookedModel) -> Tensor:
+def stitch_kernel(model: HookedModel, second: HookedModel) -> Tensor:
     """The linear map that turns the source's token embeddings into the target's best.
 
     K = pinv(E_source) E_target, [d_source, d_target]: a stream that the source wrote, times K, is
@@ -184,13 +184,13 @@ def stitch_kernel(source: HookedModel, target: HookedModel) -> Tensor:
     Raises:
         ConfigError: Different vocabularies.
     """
-    _same_vocabulary(source, target)
-    return torch.linalg.lstsq(source.W_E.detach().double(), target.W_E.detach().double()).solution
+    _same_vocabulary(model, second)
+    return torch.linalg.lstsq(model.W_E.detach().double(), second.W_E.detach().double()).solution
 
 
 @torch.no_grad()
 def run_stitched(
-    source: HookedModel, target: HookedModel, inputs: Any, cut: tuple[int, int], kernel: Tensor | None = None
+    model: HookedModel, second: HookedModel, inputs: Any, cut: tuple[int, int], kernel: Tensor | None = None
 ) -> Any:
     """The target's output when its first layers are the source's: no training, one matrix.
 
@@ -204,22 +204,22 @@ def run_stitched(
         ShapeError: A kernel of other widths.
     """
     before, start = cut
-    if not (0 <= before <= source.cfg.n_layers and 0 <= start < target.cfg.n_layers):
+    if not (0 <= before <= model.cfg.n_layers and 0 <= start < second.cfg.n_layers):
         raise ConfigError(
-            "no such cut", got=cut, expected=f"(0 to {source.cfg.n_layers}, 0 to {target.cfg.n_layers - 1})"
+            "no such cut", got=cut, expected=f"(0 to {model.cfg.n_layers}, 0 to {second.cfg.n_layers - 1})"
         )
-    kernel = stitch_kernel(source, target) if kernel is None else kernel
-    wanted = (source.cfg.d_model, target.cfg.d_model)
+    kernel = stitch_kernel(model, second) if kernel is None else kernel
+    wanted = (model.cfg.d_model, second.cfg.d_model)
     if kernel.shape != wanted:
         raise ShapeError("the kernel does not fit", got=list(kernel.shape), expected=list(wanted))
     site = (
         f"blocks.{before}.hook_resid_pre"
-        if before < source.cfg.n_layers
+        if before < model.cfg.n_layers
         else (f"blocks.{before - 1}.hook_resid_post")
     )
-    stream = source.capture(inputs, site)[site]
+    stream = model.capture(inputs, site)[site]
     mapped = (stream.double() @ kernel.double()).to(stream.dtype)
-    return target.run_with_hooks(inputs, [patch(f"blocks.{start}.hook_resid_pre", mapped)])
+    return second.run_with_hooks(inputs, [patch(f"blocks.{start}.hook_resid_pre", mapped)])
 
 
 def _rows(model: HookedModel, weight: str) -> Tensor:

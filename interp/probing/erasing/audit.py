@@ -78,8 +78,8 @@ class ErasureAudit(Result):
 
 
 def audit_erasure(
-    x: Float[Tensor, "n d"],
-    targets: Mapping[str, Labels],
+    rows: Float[Tensor, "n d"],
+    labels: Mapping[str, Labels],
     erased: str,
     config: EraseConfig | None = None,
     *,
@@ -91,8 +91,8 @@ def audit_erasure(
     The eraser and every probe see the training rows only; scores are of the test rows.
 
     Args:
-        x: Rows [n, d].
-        targets: What to probe for; `erased` is one of them, the others should stay readable.
+        rows: Rows [n, d].
+        labels: What to probe for; `erased` is one of them, the others should stay readable.
         erased: Which one is erased.
         config: How.
         probe: Settings of the probes (their kinds are logistic and mlp).
@@ -103,24 +103,24 @@ def audit_erasure(
         ShapeError, NonFiniteError: As for a probe.
     """
     config, probe = config or EraseConfig(), probe or ProbeConfig()
-    x = check_rows(x, "the rows of the audit").double()
-    wanted = encode_all(targets, len(x))
+    rows = check_rows(rows, "the rows of the audit").double()
+    wanted = encode_all(labels, len(rows))
     names = [target.name for target in wanted]
     check_choice("erased", erased, names)
-    split = split_rows(len(x), probe.test_fraction, probe.seed, groups)
+    split = split_rows(len(rows), probe.test_fraction, probe.seed, groups=groups)
     target = wanted[names.index(erased)][split.train]
-    seen = x[split.train]
-    labels = [target.classes[i] for i in target.values] if target.classes else target.values
-    eraser = fit_eraser(seen, labels, config, name=erased, groups=split.groups[split.train])
-    control = random_eraser(x.shape[1], eraser.rank, seen.mean(0), config.seed)
-    versions = {"before": x, "after": eraser(x), "random": control(x)}
+    seen = rows[split.train]
+    known = [target.classes[i] for i in target.values] if target.classes else target.values
+    eraser = fit_eraser(seen, known, config, name=erased, groups=split.groups[split.train])
+    control = random_eraser(eraser.rank, seen.mean(0), seed=config.seed)
+    versions = {"before": rows, "after": eraser(rows), "random": control(rows)}
     found = {
-        name: [score_rows(rows, wanted, split, probe, kind) for kind in KINDS]
-        for name, rows in versions.items()
+        name: [score_rows(version, wanted, split, probe, kind) for kind in KINDS]
+        for name, version in versions.items()
     }
-    left = Moments(x.shape[1], concept_columns(target).shape[1])
+    left = Moments(rows.shape[1], concept_columns(target).shape[1])
     left.update(eraser(seen), concept_columns(target))
-    spread = (seen - seen.mean(0)).square().sum().clamp(min=torch.finfo(x.dtype).tiny)
+    spread = (seen - seen.mean(0)).square().sum().clamp(min=torch.finfo(rows.dtype).tiny)
     moved = (seen - eraser(seen)).square().sum() / spread  # 0 where all rows are equal
     stacked = {name: torch.stack([test for test, _ in kinds]) for name, kinds in found.items()}
     return ErasureAudit(
@@ -133,7 +133,9 @@ def audit_erasure(
         rank=eraser.rank,
         method=config.method,
         erased=erased,
-        covariance_bound=1e-8 * float(x.abs().max().clamp(min=1)) if config.method in PROMISES_ZERO else None,
+        covariance_bound=1e-8 * float(rows.abs().max().clamp(min=1))
+        if config.method in PROMISES_ZERO
+        else None,
         labels={"probe": list(KINDS), "target": names},
     )
 
@@ -166,7 +168,7 @@ def amnesic(
     """
     eraser.for_model(model.provenance([site]), strict)
     batch = model.read(inputs)
-    randoms = [random_eraser(len(eraser.mean), eraser.rank, eraser.mean, seed + i) for i in range(n_random)]
+    randoms = [random_eraser(eraser.rank, eraser.mean, seed=seed + i) for i in range(n_random)]
     return Ablation(
         intact=text_losses(model, batch),
         ablated=text_losses(model, batch, [eraser.hook(site)]),

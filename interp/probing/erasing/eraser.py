@@ -127,7 +127,7 @@ class Eraser(Trained):
 
 
 def fit_eraser(
-    x: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     labels: Labels,
     config: EraseConfig | None = None,
     *,
@@ -138,7 +138,7 @@ def fit_eraser(
     """Fit an eraser of one concept to rows.
 
     Args:
-        x: Rows [n, d].
+        rows: Rows [n, d].
         labels: The concept: classes or real numbers, one per row.
         config: Method and tolerance.
         name: What is erased.
@@ -149,15 +149,15 @@ def fit_eraser(
         ShapeError, ConfigError, NonFiniteError: As for a probe.
     """
     config = config or EraseConfig()
-    x = check_rows(x, "the rows of the eraser")
-    target = encode(name, labels, len(x))
+    rows = check_rows(rows, "the rows of the eraser")
+    target = encode(name, labels, len(rows))
     require_classes(target, "the rows")
     if config.method == "inlp":
-        return _inlp(x, target, config, groups, provenance)
+        return _inlp(rows, target, config, groups, provenance)
     columns = concept_columns(target)
-    moments = Moments(x.shape[1], columns.shape[1])
-    for rows, z in zip(x.split(8192), columns.split(8192), strict=True):
-        moments.update(rows, z)
+    moments = Moments(rows.shape[1], columns.shape[1])
+    for part, z in zip(rows.split(8192), columns.split(8192), strict=True):
+        moments.update(part, z)
     return eraser_of(moments, config, name=name, provenance=provenance)
 
 
@@ -204,15 +204,16 @@ def eraser_of(
     return Eraser(left, right, moments.mean_x, method=config.method, concept=name, provenance=provenance)
 
 
-def random_eraser(d: int, rank: int, mean: Float[Tensor, "d"], seed: int = 0) -> Eraser:
+def random_eraser(rank: int, mean: Float[Tensor, "d"], *, seed: int = 0) -> Eraser:
     """The control: an orthogonal projection away from `rank` random directions.
 
     Raises:
         ConfigError: More directions than dimensions.
     """
-    if not 0 <= rank <= d:
-        raise ConfigError("a random projection's rank", got=rank, expected=f"0 to {d}")
-    draws = torch.randn(d, rank, generator=generator(seed, "random eraser"), dtype=torch.float64)
+    width = len(mean)
+    if not 0 <= rank <= width:
+        raise ConfigError("a random projection's rank", got=rank, expected=f"0 to {width}")
+    draws = torch.randn(width, rank, generator=generator(seed, "random eraser"), dtype=torch.float64)
     basis = torch.linalg.qr(draws).Q
     return Eraser(basis, basis.T, mean.double(), method="random", concept="random directions")
 
@@ -240,7 +241,7 @@ def _inlp(
     """
     if target.kind == "real":
         raise ConfigError("inlp erases classes", got="a real target", fix="method='leace'")
-    cut = split_rows(len(x), 0.3, config.seed, groups)
+    cut = split_rows(len(x), 0.3, config.seed, groups=groups)
     mean = x.double().mean(0)
     centred = x.double() - mean
     basis = centred.new_zeros(x.shape[1], 0)

@@ -157,7 +157,7 @@ def _held_out_penalties(
 
     All targets and penalties are fitted together on one decomposition.
     """
-    cut = split_rows(len(x), 0.25, config.seed, groups)
+    cut = split_rows(len(x), 0.25, config.seed, groups=groups)
     base = spectrum(x[cut.train], config.standardise)
     classes = [target for target in targets if target.kind != "real"]
     many = [target[cut.train] for target in classes for _ in config.penalties]

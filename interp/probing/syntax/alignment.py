@@ -99,7 +99,9 @@ def align_words(
         for s in every
     ]
     spans = [[s.spans[i] for i in at] for s, at in zip(every, kept, strict=True)]
-    batch, found = align_spans(model, [s.text for s in every], spans, missing, prepend_bos)
+    batch, found = align_spans(
+        model, [s.text for s in every], spans, missing=missing, prepend_bos=prepend_bos
+    )
     pairs = [(t, j) for t, row in enumerate(found) for j, span in enumerate(row) if span]
     index = [(t, kept[t][j]) for t, j in pairs]
     dropped = sum(map(len, kept)) - len(pairs)
@@ -179,6 +181,7 @@ def align_spans(
     model: HookedModel,
     texts: Sequence[str],
     spans: Sequence[Sequence[Span]],
+    *,
     missing: Missing = "error",
     prepend_bos: bool | None = None,
 ) -> tuple[TokenBatch, list[list[Span | None]]]:

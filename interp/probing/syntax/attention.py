@@ -192,7 +192,7 @@ def word_maps(
             got=f"{len(sentences)} sentences",
             expected=f"sentences with heads, of 2 to {config.max_words} words",
         )
-    batch, places = align_spans(model, [s.text for s in kept], [s.spans for s in kept], "drop")
+    batch, places = align_spans(model, [s.text for s in kept], [s.spans for s in kept], missing="drop")
     sites = [PATTERNS, "hook_embed"] if config.word_rank else [PATTERNS]
     names = model.sites.resolve(sites)
     order = batch.lengths.argsort(stable=True).tolist()
@@ -264,7 +264,7 @@ def fit_attention_probe(
         if len(sentence.maps) != n_maps:
             raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
     groups = [s.group or str(i) for i, s in enumerate(sentences)]
-    split = split_rows(len(sentences), config.test_fraction, config.seed, groups)
+    split = split_rows(len(sentences), config.test_fraction, config.seed, groups=groups)
     for side, name in ((split.train, "training"), (split.test, "test")):
         if not any(bool((sentences[i].heads >= 0).any()) for i in side.tolist()):
             raise ConfigError(

@@ -89,7 +89,7 @@ class DistanceProbe(nn.Module):
 
 
 def structural_probe(
-    sentences: Sequence[Tensor],
+    rows: Sequence[Tensor],
     heads: Sequence[Sequence[int]],
     config: StructuralConfig | None = None,
     *,
@@ -98,7 +98,7 @@ def structural_probe(
     """Train the probe on some sentences, score it on the others, beside linear word order.
 
     Args:
-        sentences: Word vectors of each sentence, [words, d].
+        rows: Word vectors of each sentence, [words, d].
         heads: Head of each word, -1 for the root; one tree per sentence.
         config: Rank and training.
         groups: One entry per sentence; documents stay on one side.
@@ -108,17 +108,19 @@ def structural_probe(
         ConfigError: Heads that are no tree, or fewer than two sentences of three words.
     """
     config = config or StructuralConfig()
-    if len(sentences) != len(heads):
-        raise ShapeError("one tree per sentence", got=len(heads), expected=len(sentences))
-    for x, tree in zip(sentences, heads, strict=True):
+    if len(rows) != len(heads):
+        raise ShapeError("one tree per sentence", got=len(heads), expected=len(rows))
+    for x, tree in zip(rows, heads, strict=True):
         if len(x) != len(tree):
             raise ShapeError("one head per word", got=len(tree), expected=len(x))
     kept = [i for i, tree in enumerate(heads) if 3 <= len(tree) <= config.max_words]
     if len(kept) < 2:
         raise ConfigError("too few sentences", got=len(kept), expected="two of 3 words or more")
-    words = [check_rows(sentences[i], "word vectors").float() for i in kept]
+    words = [check_rows(rows[i], "word vectors").float() for i in kept]
     gold = [tree_distances(heads[i]) for i in kept]
-    cut = split_rows(len(kept), config.test_fraction, config.seed, groups and [groups[i] for i in kept])
+    cut = split_rows(
+        len(kept), config.test_fraction, config.seed, groups=groups and [groups[i] for i in kept]
+    )
     centre = torch.cat([words[i] for i in cut.train.tolist()]).mean(0)
     size = torch.cat([words[i] for i in cut.train.tolist()]).sub(centre).square().mean().sqrt()
     words = [(x - centre) / size.clamp(min=1e-30) for x in words]

@@ -327,12 +327,11 @@ class _Maker:
     def positions(self, site: str, selecting: bool = False) -> Any:
         """Positions that every row has; `selecting` for what `capture` keeps."""
         text = self.side(site)
-        if self.writes and site.startswith("decoder"):  # its prompt is the one token that begins it
-            text = Text([row[:1] for row in text.rows], [[0] for _ in text.rows], 1)
         lengths = [len(columns) for columns in text.columns]
-        n = min(lengths)
+        begins = self.writes and site.startswith("decoder")  # its prompt is then one token
+        n = 1 if begins else min(lengths)
         kinds = ["int", "int", "list", "tensor"]
-        if not selecting:
+        if not selecting and not (begins and text.length > 1):
             kinds += ["mask", "grid", *(["slice"] if len(set(lengths)) == 1 else [])]
         entry = st.integers(-n, n - 1)
         kind = self.draw(st.sampled_from(kinds))
