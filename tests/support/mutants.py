@@ -158,7 +158,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "t",
     ),
     ("18 small", "small/layers.py", "owner is None or owner.here for owner", "True for owner", "t"),
-    ("19", "hooks/installers.py", "module._forward_hooks.move_to_end(key)", "pass", "p"),
+    ("19", "hooks/installers.py", "module._forward_hooks.move_to_end(key)", "pass", PASSES),
     (
         "20",
         "hooks/taps.py",
