@@ -214,8 +214,9 @@ def parse_json(
         raise Unparsable(f"more than {nodes:,} values")
     # Hooks cost a call for each number, so they are there only where a number may need them.
     long = not long_numbers and _LONG.search(text) is not None
+    large = not nonfinite and (long or _LARGE.search(text) is not None)
     try:
-        value = _decoder(long, not nonfinite, long or _LARGE.search(text) is not None).decode(text)
+        value = _decoder(long, not nonfinite, large).decode(text)
     except RecursionError:
         raise Unparsable(f"nested more than {JSON_DEPTH} deep") from None
     if opened > JSON_DEPTH and deeper_than(value, JSON_DEPTH):

@@ -121,7 +121,7 @@ def load_model(
         return boot_bridge(source, device=device, dtype=dtype, name=text)
     with _network(False):
         module = _pretrained(found, source, dtype, device_map, options)
-        tokenizer = load_tokenizer(source, verified=True)
+        tokenizer = load_tokenizer(source, verified=True, config=module.config)
     if device is not None:
         module = module.to(device)
     return _finish(module, tokenizer, text)

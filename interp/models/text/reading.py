@@ -28,7 +28,7 @@ FILES = tuple(
 PROBES = ("a", "the", "0", "A", "x")
 
 
-def load_tokenizer(folder: str | Path, *, verified: bool = False) -> Any | None:
+def load_tokenizer(folder: str | Path, *, verified: bool = False, config: Any = None) -> Any | None:
     """The tokenizer that lies in a folder; None if there is none. Never the network, never code.
 
     Folders without any config are read by their files: `vocab.json` + `merges.txt` is GPT-2's
@@ -37,6 +37,7 @@ def load_tokenizer(folder: str | Path, *, verified: bool = False) -> Any | None:
     Args:
         folder: Where its files lie.
         verified: The caller has verified the folder's manifest, if there is one.
+        config: The model's configuration, where the caller has read it.
 
     Raises:
         CorruptArtefact: the folder has a manifest of ours that its files contradict.
@@ -57,8 +58,9 @@ def load_tokenizer(folder: str | Path, *, verified: bool = False) -> Any | None:
     loader = transformers.AutoTokenizer if described else getattr(transformers, str(by_file))
     told = f"the tokenizer in {folder} cannot be loaded"
     fix = "save it again with tokenizer.save_pretrained(folder)"
+    more = {"config": config} if config is not None and loader is transformers.AutoTokenizer else {}
     with _silence(), one_error(told, f"{files[0].name}: ", fix):
-        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **more)
 
 
 @contextmanager
