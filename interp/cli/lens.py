@@ -101,7 +101,7 @@ class Lens(Written):
         text = model.read(self.text, truncate=True) if self.truncate else self.text
         if self.kind == "logit":
             return logit_lens(model, text, **asdict(self.reading))
-        told = {"top_k": self.reading.top_k, "target": self.reading.target}
+        told = {"k": self.reading.k, "target": self.reading.target}
         if self.kind == "decoder":
             return decoder_lens(model, text, **told)
         if self.tuned is not None:

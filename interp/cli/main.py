@@ -107,13 +107,12 @@ def parse(argv: Sequence[str]) -> Common:
 
     import tyro
 
-    style = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     prog = f"interp {name}"
     preset: dict[str, Any] = {} if given is None else {"default": given}
     said = _Held()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=rest, prog=prog, config=style, **preset)
+            return tyro.cli(kind, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **preset)
     except SystemExit as stop:
         ours = _cause(stop)
         if ours is None:

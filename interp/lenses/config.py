@@ -16,7 +16,7 @@ class LensConfig(Settings):
 
     components: Components = "resid"
     """resid: the stream after every layer; all: also every attention and MLP output."""
-    top_k: Count = 5
+    k: Count = 5
     """How many tokens to keep per cell."""
     target: str | None = None
     """Token to follow, the same at every position; the model's own final answer when absent."""

@@ -52,7 +52,7 @@ def logit_lens(
         stream_rows(model, components),
         lambda _, x: model.unembed(model.ln_final(x)),
         kind="logit",
-        top_k=k,
+        k=k,
         target=target,
         prepend_bos=prepend_bos,
         **kwargs,

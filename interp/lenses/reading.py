@@ -33,7 +33,7 @@ def read_rows(
     decode: Decode,
     *,
     kind: str,
-    top_k: int = 5,
+    k: int = 5,
     target: Any = None,
     **kwargs: Any,
 ) -> LensResult:
@@ -45,7 +45,7 @@ def read_rows(
         kind: Name of the lens.
         kwargs: For `run_with_cache`.
     """
-    top_k = read_count("top_k", top_k)
+    k = read_count("k", k)
     with torch.no_grad():
         output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
         output = single_output(output, "a lens")
@@ -53,7 +53,7 @@ def read_rows(
         tokens, real = one_row(model, acts, inputs, kwargs)
         final = log_probs(output[0, real])
         wanted = followed(model, target, final)
-        k = min(top_k, final.shape[-1])
+        k = min(k, final.shape[-1])
         # Row by row: the whole stack of logits at once would be layers times larger.
         cells = [
             cell_numbers(log_probs(decode(site, acts[site])[0][real]), final, wanted, k)

@@ -136,7 +136,7 @@ def tuned_lens(
         stream_rows(model, "resid"),
         lambda site, x: model.unembed(model.ln_final(lens(site, x))),
         kind="tuned",
-        top_k=k,
+        k=k,
         target=target,
         **kwargs,
     )

@@ -30,7 +30,7 @@ def test_it_writes_the_page_the_numbers_and_the_question(page: Path) -> None:
     assert names == ["config.json", "lens", "report.html", "report.json"]
     config = json.loads((page / "config.json").read_text())
     assert config["text"] == TEXT
-    assert config["reading"]["top_k"] == 5
+    assert config["reading"]["k"] == 5
 
 
 def test_the_saved_result_is_the_models_own_distribution_at_the_last_layer(page: Path, stories: str) -> None:
@@ -62,7 +62,7 @@ def test_without_out_the_folder_is_named_and_printed(
     stories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    argv = ["lens", stories, "Once upon", "--components", "all", "--top-k", "2"]
+    argv = ["lens", stories, "Once upon", "--components", "all", "--k", "2"]
     assert main(argv) == 0
     (folder,) = (tmp_path / "interp-out").iterdir()
     assert folder.name.startswith("lens-stories260k-")
@@ -73,7 +73,7 @@ def test_without_out_the_folder_is_named_and_printed(
 
 @pytest.mark.parametrize(
     "argv, says",
-    [(["--target", "Lily Lily"], "Lily Lily"), (["--top-k", "0"], "top_k"), (["--device", "warp"], "warp")],
+    [(["--target", "Lily Lily"], "Lily Lily"), (["--k", "0"], "k is out"), (["--device", "warp"], "warp")],
 )
 def test_what_the_model_cannot_do_is_exit_2_and_leaves_nothing(
     stories: str, tmp_path: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
@@ -95,7 +95,7 @@ def test_an_encoder_decoder_is_read_by_the_decoder_lens(
     zoo.make("t5").save_pretrained(folder)
     words = ("<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(zoo.V - 3)))
     words_tokenizer(words, bos=False).save_pretrained(folder)
-    command = ["lens", str(folder), "w3 w1 w4", "--kind", "decoder", "--top-k", "2"]
+    command = ["lens", str(folder), "w3 w1 w4", "--kind", "decoder", "--k", "2"]
     assert main([*command, "--out", str(out)]) == 0
     lens = Result.load(out / "lens")
     assert lens.kind == "decoder" and lens.check().ok  # type: ignore[attr-defined]

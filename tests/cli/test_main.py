@@ -80,7 +80,7 @@ def test_debug_shows_the_traceback(
     [
         (["lens"], "MODEL"),
         (["lens", "a", "b", "--colur", "kl"], "--colour"),  # did you mean
-        (["lens", "a", "b", "--top-k", "many"], "INT"),
+        (["lens", "a", "b", "--k", "many"], "INT"),
         (["lens", "a", "b", "--dtype", "float8"], "bfloat16"),
         (["demo", "--out"], "--out"),
     ],

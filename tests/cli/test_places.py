@@ -26,7 +26,7 @@ def test_the_same_question_has_the_same_place() -> None:
     "change",
     [
         {"text": "Twice"},
-        {"reading": LensConfig(top_k=3)},
+        {"reading": LensConfig(k=3)},
         {"colour": "kl"},
         {"placement": Placement(dtype="float64")},
     ],

@@ -317,8 +317,8 @@ def test_a_misspelt_option_is_refused(name: str) -> None:
 
 
 def test_the_nearest_name_is_the_functions_own() -> None:
-    with pytest.raises(InterpError, match="'top_k'"):
-        interp.lenses.logit_lens(decoder(), [ROW], topk=3)
+    with pytest.raises(InterpError, match="'components'"):
+        interp.lenses.logit_lens(decoder(), [ROW], componets="all")
     with pytest.raises(InterpError, match="'positions'"):
         interp.lenses.direct_logit_attribution(decoder(), [ROW], position=-1)
 

@@ -322,7 +322,7 @@ def test_models_without_a_head_over_tokens_are_refused(module: Any) -> None:
     ("options", "kind", "words"),
     [
         ({"components": "heads"}, ConfigError, "components has a wrong value"),
-        ({"top_k": 0}, ConfigError, "top_k >= 1"),
+        ({"k": 0}, ConfigError, "k >= 1"),
         ({"target": zoo.V}, TokenError, "0 to 100"),
         ({"target": -1}, TokenError, "outside the vocabulary"),
         ({"target": [1, 2]}, TokenError, "one id per position"),

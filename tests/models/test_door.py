@@ -495,7 +495,7 @@ WRONG_KINDS = {
     "m.generate([5, 6], 2, prepend_bos=True)": "taken as they are",
     "interp.attribute(m, [5, 6], 7, prepend_bos=True)": "taken as they are",
     "interp.logit_lens(m, [5, 6], prepend_bos=True)": "taken as they are",
-    "interp.logit_lens(m, [5, 6], top_k=2.5)": "top_k is a whole number",
+    "interp.logit_lens(m, [5, 6], k=2.5)": "k is a whole number",
     "interp.direct_logit_attribution(m, [5, 6], 7, positions=1.5)": "integers",
     "interp.attribute(m, [5, 6], targets.text_loss([3]))": "",
     "interp.attribute(m, [5, 6], targets.projection(s, torch.ones(3)))": "does not fit",
