@@ -88,7 +88,8 @@ def accuracy(*edits):
     return float((guess == ids[:, 9:]).float().mean())
 
 
-chance = [accuracy(probing.random_eraser(eraser.rank, eraser.mean, seed=seed).hook(site)) for seed in range(5)]
+others = [probing.random_eraser(eraser.rank, eraser.mean, seed=seed) for seed in range(5)]
+chance = [accuracy(other.hook(site)) for other in others]
 whole, without = accuracy(), accuracy(eraser.hook(site))
 print(f"whole {whole:.2f}, erased {without:.2f} (rank {eraser.rank}), random {chance}")
 
