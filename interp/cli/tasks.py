@@ -31,10 +31,10 @@ class Tasks(Common):
 
     def run(self) -> int:
         """List or show; returns the exit code."""
-        from interp.tasks import load_task, names
-
         if not self.task:
-            return self._list(names())
+            return self._list()
+        from interp.tasks import load_task
+
         task = load_task(self.task, member=self.member)
         n = self.n if task.size is None else min(self.n, task.size)
         prompts = task.sample(n, self.seed, replace=True)
@@ -55,21 +55,17 @@ class Tasks(Common):
             print(f"\n{prompt}")
         return 0
 
-    def _list(self, found: list[str]) -> int:
-        from interp.tasks import load_task
+    def _list(self) -> int:
+        from interp.tasks.catalogue import described
 
-        tasks = [load_task(name) for name in found]
-        rows = [
-            {"name": name, "description": task.description, "criterion": task.criterion}
-            for name, task in zip(found, tasks, strict=True)
-        ]
+        rows = described()
         if self.json:
             print(json.dumps(rows, indent=1, ensure_ascii=False))
             return 0
-        width = max(map(len, found), default=0)
+        width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
             print(f"{row['name']:<{width}}  {row['description']}")
-        more = "" if found else "no bundled tasks; "
+        more = "" if rows else "no bundled tasks; "
         print(f"{more}interp tasks NAME_OR_FILE shows prompts; docs/tasks.md the file formats")
         return 0
 

@@ -69,3 +69,8 @@ def test_the_version_is_the_one_of_the_package() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert interp.__version__ == project["version"]
+
+
+def test_eleven_names_are_listed_without_torch() -> None:
+    loaded, _ = run("import interp.cli.main as m; m.main(['tasks'])")
+    assert "torch" not in loaded and "plotly" not in loaded

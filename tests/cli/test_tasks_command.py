@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from interp.cli.main import main
-from interp.tasks import Prompt, Prompts, names
+from interp.tasks import Prompt, Prompts, Task, load_task, names
+from interp.tasks.catalogue import described
 
 ROWS = [Prompt(f"the {w} near the cat", f"a {w} near the cat", (" yes",), (" no",)) for w in "abc"]
 
@@ -47,3 +48,21 @@ def test_what_is_no_task_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFi
     labels.write_text("text,label\na,1\n")
     assert main(["tasks", str(labels)]) == 2
     assert "load_labels" in capsys.readouterr().err
+
+
+def test_the_list_says_what_the_tasks_say() -> None:
+    rows = described()
+    assert [row["name"] for row in rows] == names()
+    for row in rows:
+        task = load_task(row["name"])
+        assert isinstance(task, Task)
+        assert (row["description"], row["criterion"]) == (task.description, task.criterion)
+
+
+def test_flags_come_in_pairs_with_the_positive_text_on_the_positive_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["probe", "--help"])
+    said = capsys.readouterr().out
+    assert "--standardise, --no-standardise" in said and "--balanced, --no-balanced" in said
