@@ -124,6 +124,33 @@ def test_the_ink_follows_when_the_reader_turns_dark(seen: Visit) -> None:
     assert fills == {"light": "rgb(48, 54, 63)", "dark": "rgb(205, 211, 219)"}
 
 
+def test_scales_of_light_pages_turn_with_the_ground_and_back(seen: Visit) -> None:
+    first = """() => [...document.querySelectorAll(".figure")]
+      .flatMap(gd => [gd.layout.coloraxis, ...gd.data])
+      .filter(holder => holder && holder.colorscale).map(holder => holder.colorscale[0][1])"""
+    found = {}
+    for scheme in ("light", "dark", "light"):
+        seen.page.emulate_media(color_scheme=scheme)
+        seen.page.wait_for_timeout(300)
+        found.setdefault(scheme, []).append(seen.page.evaluate(first))
+    (before, after), (dark,) = found["light"], found["dark"]
+    assert before == after and "#f4f7fb" in before and len(dark) == len(before)
+    assert not {"#f4f7fb", "#b2332e"} & set(dark)
+
+
+def test_lines_take_the_width_of_their_card_and_cells_keep_their_size(seen: Visit) -> None:
+    told = """figures => figures.map(gd => [gd.layout.width, gd.data.some(t => t.type === "heatmap"),
+      JSON.parse(document.getElementById(gd.dataset.spec).textContent).layout.width,
+      gd.parentElement.clientWidth, gd.parentElement.scrollWidth])"""
+    seen.page.set_viewport_size({"width": 1280, "height": 900})
+    found = seen.page.locator(".figure").evaluate_all(told)
+    assert any(cells for _, cells, *_ in found) and not all(cells for _, cells, *_ in found)
+    for drawn, cells, asked, room, needed in found:
+        assert drawn == asked if cells else asked <= drawn <= max(asked, room)
+        assert cells or needed <= max(asked, room)
+    assert any(drawn > asked for drawn, _, asked, *_ in found)
+
+
 def test_the_policy_stops_what_an_escape_would_have_missed(sample: Path, visit: Open) -> None:
     seen = visit(sample)
     seen.page.evaluate("""() => {

@@ -27,7 +27,7 @@ def attention(scene: Scene) -> Section | None:
         config=AttentionConfig(selected=shown.index(int(best[0])), causal=scene.model.cfg.causal),
     )
     prose = (
-        "Rows are queries, columns keys: a dark cell means that the row's token reads from the "
+        "Rows are queries, columns keys: a strong colour means that the row's token reads from the "
         f"column's. Shown large first: {names[shown.index(int(best[0]))]}, the head with the "
         "highest induction score."
     )

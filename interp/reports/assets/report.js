@@ -5,6 +5,7 @@
 document.documentElement.classList.add("scripted");
 addEventListener("DOMContentLoaded", () => {
   const figures = [...document.querySelectorAll(".figure")];
+  const scalesOf = new WeakMap();
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = {
     displaylogo: false,
@@ -17,6 +18,30 @@ addEventListener("DOMContentLoaded", () => {
     "font.color": named("--ink"), "title.font.color": named("--strong"),
     "title.subtitle.font.color": named("--quiet"),
   });
+
+  // Scales that begin or meet in white are for a light ground; by their first colour, those for a
+  // dark one, which begin or meet in the card's.
+  const night = {
+    "#f4f7fb": [[0, "#222933"], [0.25, "#1d3f63"], [0.5, "#2466a5"], [0.75, "#4f9ddb"], [1, "#c4e3fb"]],
+    "#b2332e": [[0, "#f0857a"], [0.25, "#9c3f37"], [0.5, "#222933"], [0.75, "#2466a5"], [1, "#79bdf3"]],
+  };
+  const lit = (scale) => (dark.matches && night[String(scale[0][1])]) || scale;
+
+  function shade(figure) {
+    const { shared, own } = scalesOf.get(figure);
+    if (shared) Plotly.relayout(figure, { "coloraxis.colorscale": lit(shared) });
+    const places = own.flatMap((scale, place) => (scale ? [place] : []));
+    if (places.length) Plotly.restyle(figure, { colorscale: places.map((place) => lit(own[place])) }, places);
+  }
+
+  // Lines and bars take the card's width; cells of a matrix keep their size.
+  function widen(figure, spec) {
+    if (spec.data.some((trace) => trace.type === "heatmap")) return;
+    const box = getComputedStyle(figure.parentElement);
+    const room = figure.parentElement.clientWidth - parseFloat(box.paddingLeft) - parseFloat(box.paddingRight);
+    spec.layout.width = Math.max(spec.layout.width, Math.min(room, 1.5 * spec.layout.width));
+    figure.style.width = `${spec.layout.width}px`;
+  }
 
   async function inflate(id) {
     const packed = atob(document.getElementById(id).textContent.trim());
@@ -44,6 +69,12 @@ addEventListener("DOMContentLoaded", () => {
     if (figure.dataset.state) return;
     figure.dataset.state = "drawing";
     const spec = JSON.parse(document.getElementById(figure.dataset.spec).textContent);
+    const axis = spec.layout.coloraxis;
+    scalesOf.set(figure, { shared: axis && axis.colorscale, own: spec.data.map((trace) => trace.colorscale) });
+    for (const holder of axis ? [axis, ...spec.data] : spec.data) {
+      if (holder.colorscale) holder.colorscale = lit(holder.colorscale);
+    }
+    widen(figure, spec);
     Plotly.newPlot(figure, spec.data, spec.layout, config).then(() => Plotly.relayout(figure, inks())).then(() => {
       figure.on("plotly_click", (event) => enlarge(figure, event));
       figure.dataset.state = "drawn";
@@ -69,7 +100,9 @@ addEventListener("DOMContentLoaded", () => {
     addEventListener("beforeprint", () => figures.forEach(draw));
     dark.addEventListener("change", () => {
       for (const figure of figures) {
-        if (figure.dataset.state === "drawn") Plotly.relayout(figure, inks());
+        if (figure.dataset.state !== "drawn") continue;
+        Plotly.relayout(figure, inks());
+        shade(figure);
       }
     });
   }).catch((problem) => figures.forEach((figure) => fail(figure, problem)));
