@@ -88,10 +88,6 @@ class Train(Written):
         if "out" in given:
             given["out"] = Path(given["out"])
         training = TrainConfig.of(values, path)
-
-        from interp.dictionaries.training import check_values
-
-        check_values(training)
         return cls(config=Path(path), training=training, **given)
 
     def run(self) -> int:

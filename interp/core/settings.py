@@ -50,6 +50,11 @@ def between(low: int | float, high: int | float) -> Bound:
     return Bound(f"between {low:g} and {high:g}", lambda value: low < value < high)
 
 
+def within(low: int | float, high: int | float) -> Bound:
+    """One of the two, or between them."""
+    return Bound(f"{low:g} to {high}", lambda value: low <= value <= high)
+
+
 Count = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
 Positive = Annotated[float, above(0)]

@@ -9,18 +9,23 @@ from typing import Annotated, Any, Literal
 
 from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.core.errors import ConfigError
-from interp.core.settings import between, check_options
+from interp.core.settings import Decay, Settings, between, check_options, within
 from interp.dictionaries.config import PENALISED, TOPK_FAMILY, Activation, DictionaryConfig
 
 MOST = 2**31 - 1
 """No size in a config is larger."""
+Size = Annotated[int, within(1, MOST)]
+Several = Annotated[int, within(2, MOST)]
+Whole = Annotated[int, within(0, MOST)]
+Amount = Annotated[int | float, within(0, MOST)]
+Rate = Annotated[float, within(0, MOST)]
 SMALL_ENCODER = 0.1
 """Norm of encoder rows at the start where a penalty makes latents sparse."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a dictionary is trained. Checked by `train` before any work is done."""
+class TrainConfig(Settings):
+    """How a dictionary is trained: each setting is checked here, what they say together by `train`."""
 
     site: str = ""
     """Site that is read, e.g. blocks.3.hook_resid_post; "" for a tensor of rows."""
@@ -29,11 +34,11 @@ class TrainConfig:
     name: str = ""
     """What it is called among several that are trained together; "" takes a number."""
 
-    d_sae: int = 4096
+    d_sae: Size = 4096
     """Number of latents."""
     activation: Activation = "topk"
     """How pre-activations become latents."""
-    k: int | float = 32
+    k: Amount = 32
     """Active latents per row: of topk and abstopk exactly, of batchtopk on average."""
     groups: tuple[int, ...] = ()
     """Matryoshka: widths of the nested prefixes that reconstruct by themselves, ending in d_sae."""
@@ -43,33 +48,33 @@ class TrainConfig:
     """SAE: subtract b_dec before encoding (a transcoder never does)."""
     decoder_norm: Literal["unit", "free"] = "unit"
     """Decoder rows of norm 1, the parallel gradient removed; or free, with their norm penalised."""
-    max_iterations: int | None = None
+    max_iterations: Size | None = None
     """Matching pursuit: latents taken per row at most; None takes k."""
-    residual_threshold: int | float = 1e-2
+    residual_threshold: Amount = 1e-2
     """Matching pursuit: a row is done when its residual's norm, in scaled units, is below this."""
-    bandwidth: int | float = 0.1
+    bandwidth: Amount = 0.1
     """JumpReLU: width of the window in which thresholds get a gradient, in scaled units."""
 
-    l0: int | float | None = None
+    l0: Amount | None = None
     """relu, jumprelu, gated: steer the penalty so that this many latents are active per row."""
-    sparsity: int | float = 1.0
+    sparsity: Amount = 1.0
     """relu, jumprelu, gated: weight of the penalty; where l0 is given, its value at the start."""
-    sparsity_warmup: int = 500
+    sparsity_warmup: Whole = 500
     """Steps over which the penalty grows linearly from nothing."""
-    lp: int | float = 1.0
+    lp: Amount = 1.0
     """relu: exponent p of the penalty |z|^p."""
-    lp_final: int | float | None = None
+    lp_final: Amount | None = None
     """relu: anneal p linearly from lp to this over the second half of training (p-anneal)."""
-    k_start: int | float | None = None
+    k_start: Amount | None = None
     """Topk family: begin with this many active latents and come down to k; None: k throughout."""
-    k_anneal: int = 1000
+    k_anneal: Size = 1000
     """Steps over which k_start comes down to k."""
 
-    auxk_alpha: int | float = 1 / 32
+    auxk_alpha: Amount = 1 / 32
     """Topk family: weight of AuxK, in which dead latents reconstruct the error; 0 leaves it out."""
-    dead_after: int = 200_000
+    dead_after: Size = 200_000
     """Rows without firing after which a latent counts as dead."""
-    resample_every: int | None = None
+    resample_every: Size | None = None
     """Steps between resamplings of dead latents at badly reconstructed rows; None: never."""
     resample_similar: Annotated[int | float, between(0, 1)] | None = None
     """Resample also the idler of two latents whose decoder rows have a larger cosine (K-SVD)."""
@@ -78,30 +83,30 @@ class TrainConfig:
     """Where the decoder bias starts; the encoder's is set so that this centre encodes to zero."""
     tied: bool = True
     """The encoder starts as the decoder's transpose (a transcoder's decoder is regressed on it)."""
-    encoder_scale: int | float | None = None
+    encoder_scale: Amount | None = None
     """Norm of the encoder's rows at the start (of a penalised free decoder's, too).
     Small, latents grow into features one after another. None: .1 for relu, jumprelu and gated, for
     the others the size at which the first reconstruction is best."""
-    init_rows: int = 16_384
+    init_rows: Several = 16_384
     """Rows from which centre and scale are measured."""
     scale: bool = True
     """Train on activations scaled to variance 1 per dimension; folded into the weights at last."""
 
-    steps: int = 10_000
+    steps: Size = 10_000
     """Optimizer steps."""
-    batch_size: int = 4096
+    batch_size: Size = 4096
     """Rows per step."""
-    lr: float | None = None
+    lr: Rate | None = None
     """Peak learning rate; None takes 2e-4 / sqrt(d_sae / 2^14) (Gao et al. 2406.04093)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Shape of the decay."""
-    lr_warmup: int = 100
+    lr_warmup: Whole = 100
     """Steps of linear warm-up."""
-    lr_decay: int | None = None
+    lr_decay: Size | None = None
     """The decay takes this many last steps; None: the last fifth."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's decay rates."""
-    grad_clip: int | float | None = 1.0
+    grad_clip: Amount | None = 1.0
     """Largest norm of each dictionary's gradient; None does not clip."""
     autocast: Literal["bfloat16"] | None = None
     """Run the step under autocast to this dtype; None keeps full precision."""
@@ -113,17 +118,17 @@ class TrainConfig:
     data_seed: int = 0
     """Seed of the order of the rows."""
 
-    n_ctx: int | None = None
+    n_ctx: Several | None = None
     """Tokens per sequence of text; None takes the model's context length."""
     exclude_bos: bool = True
     """Leave out the activations at beginning-of-sequence tokens."""
-    buffer_sequences: int = 512
+    buffer_sequences: Size = 512
     """Sequences captured and shuffled as one block."""
-    forward_sequences: int = 32
+    forward_sequences: Size = 32
     """Sequences per forward pass of the model."""
-    log_every: int = 10
+    log_every: Size = 10
     """One line of metrics.jsonl per this many steps."""
-    checkpoint_seconds: int | float = 60.0
+    checkpoint_seconds: Amount = 60.0
     """At least this much time lies between two checkpoints."""
 
     @classmethod

@@ -23,7 +23,6 @@ from interp.activations.runfolder import Resume
 from interp.core.errors import ConfigError
 from interp.core.names import slug
 from interp.core.provenance import Provenance, fingerprint_state
-from interp.core.settings import check_fields
 from interp.dictionaries.checks import check_dictionary
 from interp.dictionaries.config import PENALISED
 from interp.dictionaries.dictionary import Dictionary
@@ -31,39 +30,8 @@ from interp.dictionaries.initialising import Sample
 from interp.dictionaries.landing import land, rows_wanted
 from interp.dictionaries.resampling import resample
 from interp.dictionaries.sources import Source, TensorRows, provenance_at, sides, source_of
-from interp.dictionaries.train_config import MOST, SHARED, TrainConfig
+from interp.dictionaries.train_config import SHARED, TrainConfig
 from interp.dictionaries.trainee import Trainee
-
-_LEAST: dict[str, int] = {
-    "d_sae": 1,
-    "k": 0,
-    "max_iterations": 1,
-    "bandwidth": 0,
-    "l0": 0,
-    "sparsity": 0,
-    "sparsity_warmup": 0,
-    "lp": 0,
-    "lp_final": 0,
-    "k_start": 0,
-    "k_anneal": 1,
-    "auxk_alpha": 0,
-    "dead_after": 1,
-    "resample_every": 1,
-    "residual_threshold": 0,
-    "encoder_scale": 0,
-    "init_rows": 2,
-    "steps": 1,
-    "batch_size": 1,
-    "lr": 0,
-    "lr_warmup": 0,
-    "lr_decay": 1,
-    "grad_clip": 0,
-    "n_ctx": 2,
-    "buffer_sequences": 1,
-    "forward_sequences": 1,
-    "log_every": 1,
-    "checkpoint_seconds": 0,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,14 +209,13 @@ def check_configs(configs: Sequence[TrainConfig]) -> list[str]:
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse settings of the wrong type or range, or that contradict each other.
+    """Refuse settings that contradict each other.
 
     Raises:
         ConfigError: The field, what it holds, what it may hold.
     """
     if not isinstance(config, TrainConfig):
         raise ConfigError("not a training config", got=type(config).__name__)
-    check_values(config)
     is_transcoder = bool(config.site_out) and config.site_out != config.site
     check_dictionary(config.dictionary(1, 1, "in", "out" if is_transcoder or config.skip else "in"))
     if config.resample_similar is not None and config.resample_every is None:
@@ -277,21 +244,6 @@ def check_config(config: TrainConfig) -> None:
         )
     if config.activation == "matching_pursuit" and config.decoder_norm == "free":
         raise ConfigError("matching pursuit needs unit decoder rows", got="decoder_norm='free'")
-
-
-def check_values(config: TrainConfig) -> None:
-    """Refuse fields of the wrong type or range, each by itself.
-
-    Raises:
-        ConfigError: The field, what it holds, what it may hold.
-    """
-    check_fields(config, _LEAST)
-    for field, low in _LEAST.items():
-        value = getattr(config, field)
-        if value is not None and value > MOST:
-            raise ConfigError(f"{field} is out of range", got=value, expected=f"{low} to {MOST}")
-    if not all(0 <= beta < 1 for beta in config.betas):
-        raise ConfigError("betas are out of range", got=config.betas, expected="two in [0, 1)")
 
 
 def _step(module: Any, batch: Any, t: int) -> tuple[Tensor, dict[str, Tensor]]:

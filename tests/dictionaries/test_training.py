@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from interp.dictionaries.scores.synthetic import SyntheticConfig, SyntheticWorld
 from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.trainee import Trainee
 from interp.dictionaries.training import clip_dictionary, run_training, train
+from tests.activations.toys import unchecked
 from tests.dictionaries.small import D, features, planted, same_module, small
 
 WIDE: dict[str, Any] = {"steps": 600, "batch_size": 256, "lr": 5e-3, "log_every": 5}
@@ -393,8 +395,6 @@ def test_metadata_tells_how_it_was_trained() -> None:
         ([small(activation="relu", l0=99.0)], ConfigError),
         ([small(k_start=2)], ConfigError),
         ([small(encoder_scale=0)], ConfigError),
-        ([small(encoder_scale=-0.1)], ConfigError),
-        ([small(residual_threshold=-1.0)], ConfigError),
         ([small(skip=True, activation="matching_pursuit")], ConfigError),
         ([small(groups=(7, 20))], ConfigError),
     ],
@@ -402,6 +402,26 @@ def test_metadata_tells_how_it_was_trained() -> None:
 def test_configs_that_cannot_be_are_refused(configs: list[TrainConfig], error: type) -> None:
     with pytest.raises(error):
         run_training(configs, planted(99))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("encoder_scale", -0.1),
+        ("residual_threshold", -1.0),
+        ("steps", 0),
+        ("d_sae", 2**40),
+        ("n_ctx", 1),
+        ("betas", (0.9, 1.0)),
+        ("lr", math.nan),
+        ("activation", "topp"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_when_it_is_made(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        unchecked(TrainConfig)(**{setting: value})
+    with pytest.raises(ConfigError, match=setting):
+        unchecked(TrainConfig.of)({setting: value})
 
 
 def test_features_are_recovered() -> None:
