@@ -19,6 +19,14 @@ _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 """Arrow's kinds of message."""
 _NESTED = 8
 """Deeper than any header of parquet lies."""
+_STEPS = 400_000
+"""Fields and bytes of numbers read of a file's headers: less than a second, 20,000 pages of 20,000 rows."""
+_MESSAGES = 500_000
+"""Batches of an Arrow file: `datasets` writes a thousand rows in each."""
+_FIXED = {1: 0, 2: 0, 3: 1, 7: 8}
+"""Thrift's truth values (in their head), bytes and doubles: how long they are."""
+_WHOLE, _BINARY, _STRUCT = (4, 5, 6), 8, 12
+"""Thrift's other kinds, of which a header of a page is made."""
 
 
 def unpacked_size(path: Path, chunks: Iterable[Any]) -> int:
@@ -37,23 +45,24 @@ def unpacked_size(path: Path, chunks: Iterable[Any]) -> int:
         mmap(opened.fileno(), 0, access=ACCESS_READ) as held,
         memoryview(held) as data,
     ):
+        headers = _Headers(data)
         for chunk in chunks:
             begin = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
-            unpacked = sum(_pages(data, begin, chunk.total_compressed_size))
+            unpacked = sum(_pages(headers, begin, chunk.total_compressed_size))
             total += max(unpacked, chunk.total_uncompressed_size)
     return total
 
 
-def _pages(data: memoryview, at: int, size: int) -> Iterator[int]:
+def _pages(headers: _Headers, at: int, size: int) -> Iterator[int]:
     """Unpacked bytes of each page of the column chunk that lies at `at`."""
     end = at + size
-    if at < 0 or size < 0 or end > len(data):
+    if at < 0 or size < 0 or end > len(headers.data):
         raise StorageError("a column of this parquet file lies outside of it", got=f"{size} bytes at {at}")
     while at < end:
         try:
-            found, at = _page_header(data, at)
+            found, at = headers.read(at)
             unpacked, packed = found[2], found[3]
-        except (IndexError, KeyError, RecursionError) as error:
+        except (IndexError, KeyError) as error:
             raise StorageError("a page of this parquet file has no header", got=f"byte {at}") from error
         if unpacked < 0 or packed < 0 or at + packed > end:
             raise StorageError("a page leads out of its column", got=f"{packed} bytes at byte {at}")
@@ -61,59 +70,73 @@ def _pages(data: memoryview, at: int, size: int) -> Iterator[int]:
         at += packed
 
 
-def _page_header(data: memoryview, at: int) -> tuple[dict[int, int], int]:
-    """(field -> whole number, where the structure ends), thrift's compact protocol."""
-    found: dict[int, int] = {}
-    field = 0
-    while (head := data[at]) != 0:
-        at += 1
-        if head >> 4:
-            field += head >> 4
-        else:
-            number, at = _varint(data, at)
-            field = (number >> 1) ^ -(number & 1)
-        kind = head & 15
-        if kind in (4, 5, 6):
-            number, at = _varint(data, at)
-            found[field] = (number >> 1) ^ -(number & 1)
-        else:
-            at = _behind(data, at, kind, 0)
-    return found, at + 1
+class _Headers:
+    """Headers of pages, thrift's compact protocol, within a bound on all that is read of them.
 
+    Attributes:
+        data: The file.
+        left: Fields and bytes of numbers that may yet be read: honest files have some twenty a page.
+    """
 
-def _behind(data: memoryview, at: int, kind: int, depth: int) -> int:
-    """Where a value of a thrift kind ends."""
-    if depth > _NESTED:
-        raise IndexError(depth)
-    if kind in (1, 2):
-        return at
-    if kind in (3, 7):
-        return at + (1 if kind == 3 else 8)
-    if kind in (4, 5, 6):
-        return _varint(data, at)[1]
-    if kind == 8:
-        length, at = _varint(data, at)
-        return at + length
-    if kind == 12:
-        while (head := data[at]) != 0:
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.left: int = _STEPS
+
+    def read(self, at: int) -> tuple[dict[int, int], int]:
+        """(field -> whole number, where the structure ends)."""
+        found: dict[int, int] = {}
+        field = 0
+        while (head := self._byte(at)) != 0:
+            at += 1
+            if head >> 4:
+                field += head >> 4
+            else:
+                number, at = self._varint(at)
+                field = (number >> 1) ^ -(number & 1)
+            if head & 15 in _WHOLE:
+                number, at = self._varint(at)
+                found[field] = (number >> 1) ^ -(number & 1)
+            else:
+                at = self._behind(at, head & 15, 0)
+        return found, at + 1
+
+    def _byte(self, at: int) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise StorageError(
+                "this parquet file has too many pages, or too much in their headers",
+                got=f"more than {_STEPS:,} fields",
+                fix="write it again with larger pages, or as .jsonl",
+            )
+        return self.data[at]
+
+    def _behind(self, at: int, kind: int, depth: int) -> int:
+        """Where a value of a thrift kind ends."""
+        if kind in _FIXED:
+            return at + _FIXED[kind]
+        if kind in _WHOLE:
+            return self._varint(at)[1]
+        if kind == _BINARY:
+            length, at = self._varint(at)
+            return at + length
+        if kind != _STRUCT or depth > _NESTED:
+            raise IndexError(kind)  # headers of pages hold no lists and no maps
+        while (head := self._byte(at)) != 0:
             at += 1
             if not head >> 4:
-                at = _varint(data, at)[1]
-            at = _behind(data, at, head & 15, depth + 1)
+                at = self._varint(at)[1]
+            at = self._behind(at, head & 15, depth + 1)
         return at + 1
-    raise IndexError(kind)  # headers of pages hold no lists and no maps
 
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[at]
-        number |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return number, at
-        if shift > 63:
-            raise IndexError(at)
+    def _varint(self, at: int) -> tuple[int, int]:
+        number = shift = 0
+        while shift < 64:
+            byte = self._byte(at)
+            number |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                return number, at
+        raise IndexError(at)
 
 
 def refuse_packed_batches(source: Any, where: str) -> None:
@@ -128,7 +151,9 @@ def refuse_packed_batches(source: Any, where: str) -> None:
     """
     from pyarrow import ipc
 
-    for message in ipc.MessageReader.open_stream(source):
+    for number, message in enumerate(ipc.MessageReader.open_stream(source)):
+        if number >= _MESSAGES:
+            raise StorageError(f"{where} has too many batches", got=f"more than {_MESSAGES:,}")
         try:
             packed = _is_packed(message.metadata.to_pybytes())
         except struct.error as error:

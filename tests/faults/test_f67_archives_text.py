@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from interp.activations import TextConfig, read_texts
-from interp.activations.packed import _pages, unpacked_size
+from interp.activations.packed import _Headers, _pages, unpacked_size
 from interp.cli.attribute import read_rows
 from interp.cli.main import main
 from interp.cli.train import read_file
@@ -269,6 +269,29 @@ def parquet_cut(path: Path) -> Path:
     return path
 
 
+def parquet_of_crumbs(path: Path) -> Path:
+    """A page for each letter: its headers are most of it."""
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    table = pyarrow.table({"text": ["a"] * 300_000})
+    small: dict[str, Any] = {"data_page_size": 1, "write_batch_size": 1, "use_dictionary": False}
+    pq.write_table(table, path / "crumbs.parquet", compression="none", write_statistics=False, **small)
+    return path / "crumbs.parquet"
+
+
+def parquet_endless(path: Path) -> Path:
+    """One header as long as its column: a field after the other."""
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    path = path / "endless.parquet"
+    text = "x" * 20_000_000
+    pq.write_table(pyarrow.table({"text": [text]}), path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes()[:4] + b"\x11" * 20_000_000 + path.read_bytes()[20_000_004:])
+    return path
+
+
 def saved_outside(path: Path) -> Path:
     """A saved dataset whose own file names one outside of it."""
     datasets = pytest.importorskip("datasets")
@@ -393,7 +416,7 @@ SAVED = [
 ]
 
 
-PARQUET = [parquet, parquet_understated, parquet_cut]
+PARQUET = [parquet, parquet_understated, parquet_cut, parquet_of_crumbs, parquet_endless]
 
 
 @pytest.mark.parametrize("make", [*PARQUET, *SAVED, text_fifo, sparse_text, deep_line])
@@ -419,11 +442,11 @@ def test_pages_tell_what_they_unpack_to(packing: str, version: str, words: bool,
     columns = [held.row_group(i).column(0) for i in range(held.num_row_groups)]
     said = sum(column.total_uncompressed_size for column in columns)
     assert len(columns) == 4 and unpacked_size(path, columns) == said
-    data = memoryview(path.read_bytes())
+    headers = _Headers(memoryview(path.read_bytes()))
     pages = [
         size
         for c in columns
-        for size in _pages(data, c.dictionary_page_offset or c.data_page_offset, c.total_compressed_size)
+        for size in _pages(headers, c.dictionary_page_offset or c.data_page_offset, c.total_compressed_size)
     ]
     assert len(pages) >= 8 and 0.8 * said < sum(pages) < said
     assert read_texts(path) == texts
