@@ -55,7 +55,7 @@ def read_device_map(value: Any) -> Any:
             if not isinstance(name, str):
                 raise ConfigError("device_map goes from modules' names to devices", got=repr(name)[:80])
             if place != "disk":
-                read_device(place)
+                read_device(place, meta=False)
     elif isinstance(value, dict | list | tuple | set):
         raise ConfigError(
             "device_map is a plan, a device or a dict",
@@ -66,7 +66,7 @@ def read_device_map(value: Any) -> Any:
     elif not isinstance(value, str) or value not in PLANS:
         near = did_you_mean(value, (*PLANS, *DEVICES)) if isinstance(value, str) else ""
         try:
-            read_device(value)
+            read_device(value, meta=False)
         except ConfigError as error:
             raise ConfigError(
                 "device_map is no plan and no device of this machine",

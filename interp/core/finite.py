@@ -13,7 +13,7 @@ from interp.core.errors import NonFiniteError
 def is_finite(t: Tensor) -> bool:
     """Whether one sum shows that every value is finite; False where a closer look is needed."""
     plain = t.is_floating_point() and not t.is_meta and t.element_size() > 1
-    return plain and isfinite(t.detach().sum().item())
+    return plain and isfinite((t.detach() if t.requires_grad else t).sum().item())
 
 
 def check_finite(t: Tensor, what: str, *, token_axis: int | None = None) -> None:

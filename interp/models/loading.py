@@ -266,6 +266,8 @@ def _pretrained(
         packed = "quantization_config" in found.config or "quantization_config" in options
         where = Path(source) / "config.json"
         with _silent_bars(), _shown(), bounded_building(found.tensors, found.numbers, where, packed):
+            if isinstance(device_map, dict):
+                check_options("device_map", device_map, _parts_of(cls, config))
             module, report = cls.from_pretrained(
                 source, config=config, dtype=dtype or "auto", output_loading_info=True, **more
             )
@@ -275,9 +277,6 @@ def _pretrained(
         raise
     except Exception as error:  # every layer of transformers, torch and safetensors raises its own
         raise refused(source, error) from error
-    if isinstance(device_map, dict):
-        parts = {path for path, _ in (*module.named_modules(), *module.named_parameters())}
-        check_options("device_map", device_map, parts)
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ModelError(
@@ -287,6 +286,13 @@ def _pretrained(
             fix=f"open it as the architecture it was saved from (config.json says {named})",
         )
     return module
+
+
+def _parts_of(cls: Any, config: Any) -> set[str]:
+    """What a device map may name: modules and parameters, known before any weight is read."""
+    with torch.device("meta"):
+        empty = cls.from_config(config) if hasattr(cls, "from_config") else cls._from_config(config)
+    return {path for path, _ in (*empty.named_modules(), *empty.named_parameters())}
 
 
 def _unreadable(source: str, error: Exception) -> ModelError:

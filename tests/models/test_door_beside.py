@@ -320,6 +320,10 @@ def test_a_decoder_runs_on_what_an_encoder_returned(name: str) -> None:
             given = {"encoder_outputs": encoded, "attention_mask": mask, "decoder_input_ids": ids}
             expected = model(ids, attention_mask=mask, decoder_input_ids=ids)
             assert torch.allclose(model(given), expected, atol=1e-5)
+    # Without decoder ids the decoder begins: nothing is there that the module could shift.
+    begun = {"encoder_outputs": memory, "attention_mask": mask}
+    start = torch.full((2, 1), module.config.decoder_start_token_id)
+    assert torch.equal(model(begun), model({**begun, "decoder_input_ids": start}))
     with pytest.raises(TokenError, match="given twice"):
         model(ids, encoder_outputs=memory)
     with pytest.raises(TokenError, match="mask"):

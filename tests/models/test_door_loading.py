@@ -134,6 +134,9 @@ MAPS: list[Any] = [
     1.5,
     "cuda:99",
     {"": 99},
+    "meta",
+    torch.device("meta"),
+    {"": "meta"},
 ]
 
 
@@ -142,6 +145,20 @@ def test_a_device_map_is_a_plan_a_device_or_goes_from_modules_to_devices(place: 
     with pytest.raises(ConfigError, match="device") as caught:
         load_model(folder, device_map=place)
     assert "config.json" not in str(caught.value)
+
+
+def test_unknown_modules_in_a_device_map_are_refused_before_the_weights_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interp.models import loading
+
+    def no_weights(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(loading.model_class("LlamaForCausalLM"), "from_pretrained", no_weights)
+    with pytest.raises(ConfigError, match="device_map") as caught:
+        load_model(folder, device_map={"modle": "cpu"})
+    assert "'model'" in str(caught.value)
 
 
 def test_device_maps_that_are_right_load_the_same_weights(folder: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.models.adapters.blocks import Block, Family
+from interp.models.adapters.effective import Links
 from interp.models.adapters.linear import has_plain_weight, in_features, linear_weight
 from interp.models.adapters.norms import norm_parts
 from interp.models.cfg import ModelConfig
@@ -80,7 +81,7 @@ class Adapter:
     notes: list[str] = field(default_factory=list)
     unproved: str = ""
     born: tuple[torch.dtype, torch.device] | None = None
-    links: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+    links: Links = field(default_factory=lambda: Links([], []))
 
 
 def find(root: nn.Module, path: str) -> nn.Module | None:

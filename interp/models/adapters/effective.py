@@ -12,7 +12,7 @@ import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +79,19 @@ def packed_parts(module: nn.Module) -> list[str]:
     return [path or "the model" for path, part in module.named_modules() if packed(part)]
 
 
-Links = list[tuple[Any, dict[str, Any]]]
-"""Each module's live dict of children, and its copy at some time."""
+class Links(NamedTuple):
+    """What stands where in a tree of modules: two lists, so that one comparison tells."""
+
+    now: list[Any]
+    """Each module's live dict of children."""
+    then: list[dict[str, Any]]
+    """Their copies at some time."""
 
 
 def links_of(module: nn.Module) -> Links:
     """What stands where in a tree of modules now."""
-    return [(part._modules, dict(part._modules.items())) for part in module.modules()]
+    parts = list(module.modules())
+    return Links([p._modules for p in parts], [dict(p._modules.items()) for p in parts])
 
 
 def refuse_replaced(links: Links, name: str) -> None:
@@ -95,9 +101,9 @@ def refuse_replaced(links: Links, name: str) -> None:
         ModelError: A module was replaced since (an adapter added, say): sites and weights would
             silently be those of the part that no longer decides.
     """
-    for siblings, then in links:
-        if siblings == then:
-            continue
+    if links.now == links.then:  # at every run
+        return
+    for siblings, then in zip(*links, strict=True):
         here = dict(siblings.items())
         for key, child in then.items():
             now = here.get(key)

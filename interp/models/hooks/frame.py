@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -61,31 +62,44 @@ def gate_of(root: nn.Module) -> Gate:
 class Tree:
     """The modules under a root, listed again whenever one was added or taken away.
 
-    Both questions are asked at every run, and so answered by comparing lists.
+    All questions are asked at every run, and so answered by lists made beforehand.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
-        self._modules: list[nn.Module] = []
+        self.modules: list[nn.Module] = []
+        """All of them, the root first, when `refresh` was called last."""
         self._children: list[Any] = []
         self._then: list[Any] = []
         self._hooks: list[Any] = []
+        self._flags: list[dict[str, Any]] = []
+        self._computed: list[nn.Module] = []
 
-    @property
-    def modules(self) -> list[nn.Module]:
-        """All of them, the root first."""
-        if not self._modules or self._children != self._then:
-            self._modules = list(self.root.modules())
-            self._children = [m._modules for m in self._modules]
+    def refresh(self) -> list[nn.Module]:
+        """The modules that are there now."""
+        if not self.modules or self._children != self._then:
+            self.modules = list(self.root.modules())
+            self._children = [m._modules for m in self.modules]
             self._then = [dict(children.items()) for children in self._children]
-            self._hooks = [m._forward_hooks for m in self._modules]
-            self._hooks += [m._forward_pre_hooks for m in self._modules]
-        return self._modules
+            self._hooks = [m._forward_hooks for m in self.modules]
+            self._hooks += [m._forward_pre_hooks for m in self.modules]
+            self._flags = [vars(m) for m in self.modules if "training" in vars(m)]
+            self._computed = [m for m in self.modules if "training" not in vars(m)]
+        return self.modules
 
     @property
     def hooked(self) -> bool:
         """Whether anybody has a torch hook anywhere in it."""
-        return any(self._hooks) if self.modules else True
+        self.refresh()
+        return any(self._hooks)
+
+    @property
+    def training(self) -> bool:
+        """Whether any module of the last listing says that it is in training mode."""
+        return any(map(_flag, self._flags)) or any(m.training for m in self._computed)
+
+
+_flag = itemgetter("training")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +145,7 @@ class Frame:
         Raises:
             ModelError: Of two sides, which count tokens of their own.
         """
-        part = any(root is module for module in self.tree.modules)
+        part = any(root is module for module in self.tree.refresh())
         if part and self.two_sided:
             raise ModelError(
                 "hooks on a part of a model are in place while the whole of it runs",

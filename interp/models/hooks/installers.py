@@ -40,8 +40,11 @@ def install(owner: Owner, taps: Iterable[Tap]) -> list[Undo]:
     try:
         for view in flat.values():
             undos.append(_note_shape(owner, view))
-        # What is inside a module comes before its output, in whatever order they were asked for.
-        for (module, kind), group in sorted(groups.items(), key=lambda item: item[0][1] == "out"):
+        order = list(groups.items())
+        if len(order) > 1:
+            # What is inside a module comes before its output, in whatever order they were asked for.
+            order.sort(key=lambda item: item[0][1] == "out")
+        for (module, kind), group in order:
             undos += _INSTALL[kind](owner, module, group)
     except BaseException:
         for undo in reversed(undos):

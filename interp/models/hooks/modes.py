@@ -10,13 +10,10 @@ import copyreg
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
-
-_training = attrgetter("training")
 
 
 class _Here(threading.local):
@@ -43,11 +40,15 @@ class Rest:
         self.asked: list[tuple[nn.Module, type]] = []
         self.written: list[nn.Module] = []
 
-    def enter(self, modules: Sequence[nn.Module]) -> None:
-        """These modules answer by thread until the last user has left."""
+    def enter(self, training: bool, modules: Sequence[nn.Module]) -> None:
+        """These modules answer by thread until the last user has left.
+
+        Args:
+            training: Whether one of them is in training mode.
+        """
         with self.lock:
             self.users += 1
-            if any(map(_training, modules)):
+            if training:
                 for module in modules:
                     if module.training:
                         self._ask(module)

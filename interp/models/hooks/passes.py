@@ -147,10 +147,12 @@ class Pass:
         """A tap has done its work; ends the forward after the last one that anybody asked for."""
         if self.stopping is None or not (tap.fired == 1 or tap.call is not None):
             return
+        waiting = 0
         for run in self.runs:
             # By the request, not by its name: two coders' latents may have the same.
             run.waiting -= run.requests.get(tap.name) in tap.requests
-        if not any(run.waiting for run in self.runs):
+            waiting = waiting or run.waiting
+        if not waiting:
             raise StopForward
 
     @contextmanager
@@ -187,15 +189,19 @@ class Pass:
         here.passes.append(self)
         try:
             if self.evaluating:
-                self.frame.gate.rest.enter(self.frame.tree.modules)
-                self._undo.append(self.frame.gate.rest.leave)
+                tree, rest = self.frame.tree, self.frame.gate.rest
+                if not self.direct:  # there `Run.once` has just looked
+                    tree.refresh()
+                rest.enter(tree.training, tree.modules)
+                self._undo.append(rest.leave)
             modes.evaluate(self.evaluating)
             self._gather()
             self._undo += install(self, self.taps.values())
-            # What is asked of the entry's own output comes before the end of the pass.
-            there = tuple(self.entry._forward_hooks.items())  # other threads put theirs on
-            for key in [k for k, hook in there if hook is end]:
-                self.entry._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
+            if self.entry._forward_hooks:
+                # What is asked of the entry's own output comes before the end of the pass.
+                there = tuple(self.entry._forward_hooks.items())  # other threads put theirs on
+                for key in [k for k, hook in there if hook is end]:
+                    self.entry._forward_hooks.move_to_end(key)  # type: ignore[attr-defined]
             if self.slots:
                 switch = attention.switched(self.frame.configs, self.frame.eager_float32)
                 switch.__enter__()

@@ -25,7 +25,7 @@ Hook = Intervention | tuple[Any, Edit]
 Keep = Callable[[Tensor, Tap], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Keeping:
     """How captured values are kept, as for `HookedModel.capture`; `sweep`: of every site.
 

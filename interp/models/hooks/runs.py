@@ -59,8 +59,7 @@ class Run(Wanted):
             swept = request.sweep and not request.edits
             if not swept and (not request.reached or request.fired > 1):
                 self._refuse_unanswered(request)
-            lost = request.overwritten() and request.shares_memory()
-            if lost or any(r.overwritten() and r.shares_memory() for r in request.earlier):
+            if any(r.overwritten() and r.shares_memory() for r in (request, *request.earlier)):
                 raise EditError(
                     f"the activation at {request.name!r} was overwritten in place after capture",
                     expected="the tensor to keep its value until the end of the run",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import EditError, TokenError
 
-CACHES = ("past_key_values", "past_key_value", "past_kv_cache", "cache_params")
+CACHES = frozenset(("past_key_values", "past_key_value", "past_kv_cache", "cache_params"))
 """Keywords under which keys of earlier tokens come in (transformers, TransformerLens)."""
 
 
@@ -259,7 +259,12 @@ class Seen:
             names = _parameters(type(entry))
             self.given.update(zip(names, args, strict=False))
         # A cache grows while the pass runs, so it is read before.
-        self.cached: int = self._cached()
+        self.caches: list[Any] = []
+        if not CACHES.isdisjoint(self.given):
+            self.caches = [
+                given for name, given in self.given.items() if name in CACHES and given is not None
+            ]
+        self.cached: int = _keys_cached(self.caches) if self.caches else 0
 
     @cached_property
     def encoder(self) -> Side | None:
@@ -297,29 +302,27 @@ class Seen:
                 return value
         return None
 
-    def _cached(self) -> int:
-        for name in CACHES:
-            cache = self.given.get(name)
-            if cache is None:
-                continue
-            if callable(getattr(cache, "get_seq_length", None)):
-                return keys_held(cache)
-            if isinstance(cache, list | tuple) and cache and isinstance(cache[0], list | tuple):
-                return int(cache[0][0].shape[-2])
-            first = getattr(cache, "entries", None)
-            if first:
-                return int(first[0].past_keys.shape[1])
-        return 0
-
     @property
     def uses_cache(self) -> bool:
         """Whether this pass fills or reads a cache: ended early, it would leave it half updated."""
-        return bool(self.given.get("use_cache")) or any(self.given.get(name) is not None for name in CACHES)
+        return bool(self.caches or self.given.get("use_cache"))
 
 
 @lru_cache(maxsize=512)
 def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+def _keys_cached(caches: Sequence[Any]) -> int:
+    for cache in caches:
+        if callable(getattr(cache, "get_seq_length", None)):
+            return keys_held(cache)
+        if isinstance(cache, list | tuple) and cache and isinstance(cache[0], list | tuple):
+            return int(cache[0][0].shape[-2])
+        first = getattr(cache, "entries", None)
+        if first:
+            return int(first[0].past_keys.shape[1])
+    return 0
 
 
 def keys_held(cache: Any) -> int:

@@ -135,6 +135,20 @@ def check_said_once(kwargs: Mapping[str, Any]) -> None:
             )
 
 
+def check_encoder_mask(kwargs: Mapping[str, Any]) -> None:
+    """Refuse a mask of what an encoder returned, where nothing that one returned is given.
+
+    Raises:
+        TokenError: `encoder_attention_mask` without `encoder_hidden_states`.
+    """
+    if "encoder_attention_mask" in kwargs and "encoder_hidden_states" not in kwargs:
+        raise TokenError(
+            "encoder_attention_mask is about encoder_hidden_states, and there are none",
+            got="one without the other",
+            fix="attention_mask= for the text itself, or both",
+        )
+
+
 def check_decoder_rows(ids: Tensor, rows: int | None) -> None:
     """Refuse decoder ids [batch, pos] of other rows than the encoder reads, where that is known.
 

@@ -89,13 +89,15 @@ class Intake:
             ConfigError: A keyword that is neither ours nor the module's.
             TokenError: Inputs that the model cannot read.
         """
-        check_keywords(extra, self.accepted, known, self.where, elsewhere)
+        if extra:
+            check_keywords(extra, self.accepted, known, self.where, elsewhere)
         given = {k: v for k, v in extra.items() if v is not None}
         main: Any = unpack(inputs)
         named = isinstance(main, Mapping)
         if named:
             given, main = self._opened(main, given)
-        _refuse_bos(prepend_bos, main)
+        if prepend_bos:
+            _refuse_bos(main)
         if not self._is_tokens(main, named):
             return self._from_numbers(main, given)
         mask = given.pop("attention_mask", None)
@@ -197,7 +199,8 @@ class Intake:
                     got=", ".join(given) or "a dict without input_ids",
                     expected="input_ids, attention_mask",
                 )
-        _refuse_bos(prepend_bos, main)
+        if prepend_bos:
+            _refuse_bos(main)
         ids, mask = self.batch(main, mask, prepend_bos, padding_side == "left", truncate)
         if mask is None:
             return TokenBatch.of(ids)
@@ -211,6 +214,8 @@ class Intake:
         ids = ids.to(self.device)
         if kwargs:
             beside.check_beside(kwargs, ids.shape[0], ids.shape[1], self.tables)
+            beside.check_said_once(kwargs)
+            beside.check_encoder_mask(kwargs)
         if len(ids) > 1 and self.padding.alone:
             raise TokenError(
                 f"{self.where} takes one row at a time: {self.padding.alone}",
@@ -220,17 +225,12 @@ class Intake:
         ready = Prepared(kwargs=kwargs, tokens=ids, cached=cached_keys(kwargs))
         ready.given_positions = "position_ids" in kwargs
         ready.given_decoder = "decoder_input_ids" in kwargs
-        beside.check_said_once(kwargs)
-        if "encoder_attention_mask" in kwargs and "encoder_hidden_states" not in kwargs:
-            raise TokenError(
-                "encoder_attention_mask is about encoder_hidden_states, and there are none",
-                got="one without the other",
-                fix="attention_mask= for the text itself, or both",
-            )
         decoder = self.kind == "encoder_decoder" or "decoder_input_ids" in kwargs
         cached = 0 if decoder else ready.cached  # an encoder's keys are not in the decoder's cache
-        self._fits(ids, cached)
-        self._mask(ready, mask, ids.shape, cached)
+        if cached:
+            self._fits(ids, cached)
+        if mask is not None:
+            self._mask(ready, mask, ids.shape, cached)
         ids = ids if ready.tokens is None else ready.tokens
         if decoder:
             self._decoder(ready)
@@ -244,7 +244,7 @@ class Intake:
 
     def _fits(self, ids: Tensor, cached: int) -> None:
         limit = self.tokenization.n_ctx
-        if cached and limit is not None and cached + ids.shape[1] > limit:
+        if limit is not None and cached + ids.shape[1] > limit:
             raise too_long(cached + ids.shape[1], limit, "the cached and the new text", "less text")
 
     def _mask(self, ready: Prepared, mask: Any, shape: torch.Size, cached: int, side: str = "") -> None:
@@ -300,13 +300,15 @@ class Intake:
                 raise TokenError(reason, got=f"a batch {at}", fix=fix)
 
     def _decoder(self, ready: Prepared, rows: int | None = None) -> None:
+        """The decoder's ids and mask; `rows`: of an encoder's output that stands for the text."""
         kwargs = ready.kwargs
+        encoded = rows is not None
         if rows is None:
             read = ready.tokens if ready.tokens is not None else kwargs.get(self.main)
             rows = len(read) if isinstance(read, Tensor) else None
         if "decoder_input_ids" not in kwargs and "decoder_inputs_embeds" not in kwargs:
-            if "labels" in kwargs or self.shifts:
-                return  # the module makes them itself
+            if "labels" in kwargs or (self.shifts and not encoded):
+                return  # the module makes them itself, of the labels or the text
             if self.start is None:
                 raise TokenError(
                     "an encoder-decoder needs decoder_input_ids",
@@ -379,13 +381,13 @@ class Intake:
         return ready
 
 
-def _refuse_bos(prepend_bos: bool | None, inputs: Any) -> None:
+def _refuse_bos(inputs: Any) -> None:
     """Only text is given a BOS: ids are taken as they are, whatever they begin with.
 
     Raises:
         TokenError: One was asked for beside something else.
     """
-    if prepend_bos and not is_text(inputs):
+    if not is_text(inputs):
         raise TokenError(
             "prepend_bos=True is for text: ids and numbers are taken as they are",
             got=type(inputs).__name__,
