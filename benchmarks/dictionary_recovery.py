@@ -37,6 +37,7 @@ from interp.dictionaries import (
     distil,
     score_recovery,
 )
+from interp.dictionaries.train_checks import at_defaults, unread
 from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.training import run_training
 
@@ -108,7 +109,7 @@ def ours(**fixed: Any) -> Make:
             residual_threshold=STOP,
             **values,
         )
-        made = run_training(config, Rows(plan))
+        made = run_training(at_defaults(config, unread(config)), Rows(plan))
         return next(iter(made.dictionaries.values()))
 
     return run

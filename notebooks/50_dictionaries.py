@@ -36,14 +36,13 @@ shared = TrainConfig(
     batch_size=512,
     lr=5e-3,
     lr_warmup=20,
-    sparsity_warmup=50,
     init_rows=4096,
     buffer_sequences=128,
     log_every=5,
 )
 configs = [
     replace(shared, name="batchtopk", activation="batchtopk", k=16, k_start=48, k_anneal=120),
-    replace(shared, name="jumprelu", activation="jumprelu", l0=16),
+    replace(shared, name="jumprelu", activation="jumprelu", l0=16, sparsity_warmup=50),
 ]
 run = run_training(configs, text, model=model)
 dictionary_curves(run.report.records, {"batchtopk": 16, "jumprelu": 16})

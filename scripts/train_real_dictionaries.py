@@ -60,8 +60,8 @@ _TRANSCODER = replace(
 )
 SETTINGS: dict[str, TrainConfig] = {
     "sae_12": replace(_SAE, k=12),
-    "sae_25": replace(_SAE, activation="jumprelu", l0=25, k_start=None),  # batchtopk: 61 dead
-    "jumprelu_12": replace(_SAE, activation="jumprelu", l0=12, k_start=None),
+    "sae_25": replace(_SAE, activation="jumprelu", l0=25, k_start=None, k_anneal=None),  # batchtopk: 61 dead
+    "jumprelu_12": replace(_SAE, activation="jumprelu", l0=12, k_start=None, k_anneal=None),
     "transcoder_12": replace(_TRANSCODER, k=12),
     "skip_12": replace(_TRANSCODER, k=12, skip=True),
     "transcoder_25": replace(_TRANSCODER, k=25),

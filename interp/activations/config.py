@@ -58,6 +58,19 @@ class FitConfig(Settings):
                 got=f"lr_warmup={self.lr_warmup}, steps={self.steps}",
                 expected="lr_warmup <= steps",
             )
+        decays = self.lr_schedule != "constant"
+        if not decays and (self.lr_decay is not None or self.lr_final != 0):
+            raise ConfigError(
+                "a constant learning rate does not decay",
+                got=f"lr_schedule='constant', lr_decay={self.lr_decay}, lr_final={self.lr_final}",
+                fix="lr_schedule='linear' or 'cosine', or neither of the two",
+            )
+        if self.lr_decay is not None and self.lr_decay > self.steps - self.lr_warmup:
+            raise ConfigError(
+                "warm-up and decay are longer than the run",
+                got=f"lr_warmup={self.lr_warmup}, lr_decay={self.lr_decay}, steps={self.steps}",
+                expected="lr_warmup + lr_decay <= steps",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

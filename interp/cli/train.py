@@ -75,7 +75,7 @@ class Train(Written):
             return None
         values = read_file(Path(path))
         own = {key: values.pop(key) for key in OWN if key in values}
-        values.pop(VARIANTS, None)
+        _refuse_flags_of_variants(path, values.pop(VARIANTS, None), argv)
         finetune = values.pop(FINETUNE, 0)
         known = [*(f.name for f in dataclasses.fields(TrainConfig)), *OWN, VARIANTS, FINETUNE]
         check_options(path, values, known)
@@ -102,7 +102,8 @@ class Train(Written):
             )
         configs = self._configs()
 
-        from interp.dictionaries.training import check_configs, run_training
+        from interp.dictionaries.train_checks import check_configs
+        from interp.dictionaries.training import run_training
 
         check_configs(configs)
         self._check_finetune(configs)
@@ -152,7 +153,10 @@ class Train(Written):
         return tuned
 
     def _configs(self) -> list[TrainConfig]:
-        """One per dictionary: the file's variants over what they share."""
+        """One per dictionary: the file's variants over what they share.
+
+        What is shared and not read by a variant's activation is for the others.
+        """
         variants = [] if self.config is None else read_file(self.config).get(VARIANTS, [])
         if not isinstance(variants, list):
             raise ConfigError(f"{VARIANTS} must be a list", got=type(variants).__name__)
@@ -160,7 +164,14 @@ class Train(Written):
         where = f"{self.config}: {VARIANTS}"
         for variant in variants:
             TrainConfig.of(variant, where)
-        return [TrainConfig.of(shared | dict(v), where) for v in variants] or [self.training]
+        if not variants:
+            return [self.training]
+        from interp.dictionaries.train_checks import at_defaults, unread
+
+        made = [TrainConfig.of(shared | dict(v), where) for v in variants]
+        idle = [set(unread(config)) - set(v) for config, v in zip(made, variants, strict=True)]
+        by_none = set.intersection(*idle)
+        return [at_defaults(config, names - by_none) for config, names in zip(made, idle, strict=True)]
 
     def _report(
         self, made: DictionaryRun, tuned: dict[str, Any], configs: list[TrainConfig], place: Path, model: Any
@@ -226,3 +237,21 @@ PROSE = (
     "latents per token, with the number asked for. Dead: latents that have not fired for the "
     "configured number of rows."
 )
+
+
+def _refuse_flags_of_variants(path: str, variants: Any, argv: Sequence[str]) -> None:
+    """Flags win over what the file shares; over what each variant says for itself neither would.
+
+    Raises:
+        ConfigError: A flag for a setting that a variant has of its own.
+    """
+    said = {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    for variant in variants if isinstance(variants, list) else []:
+        for key in variant if isinstance(variant, dict) else ():
+            flag = f"--{str(key).replace('_', '-')}"
+            if said & {flag, f"--no{flag[1:]}"}:
+                raise ConfigError(
+                    f"{flag} is given, and dictionaries in {path} have {key} of their own",
+                    got=f"{key}: {variant[key]!r}"[:80],
+                    fix="leave the flag out, or take it out of the file's dictionaries",
+                )

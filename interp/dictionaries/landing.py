@@ -34,7 +34,7 @@ def land(dictionary: Dictionary, x: Float[Tensor, "n d_in"], l0: int | float) ->
     if d.config.activation == "jumprelu":
         d.threshold.mul_(cut.clamp(1e-3, 1e3))
     elif d.config.activation == "batchtopk":
-        d.threshold.fill_(cut.clamp(min=0))
+        d.threshold.fill_(cut.clamp(min=torch.finfo(cut.dtype).tiny))  # zeros mean: not measured
     elif (score > 0).any():
         (d.b_gate if d.config.activation == "gated" else d.b_enc).sub_(cut)
 

@@ -59,16 +59,16 @@ class TrainConfig(Settings):
     """relu, jumprelu, gated: steer the penalty so that this many latents are active per row."""
     sparsity: Amount = 1.0
     """relu, jumprelu, gated: weight of the penalty; where l0 is given, its value at the start."""
-    sparsity_warmup: Whole = 500
-    """Steps over which the penalty grows linearly from nothing."""
+    sparsity_warmup: Whole | None = None
+    """Steps over which the penalty grows linearly from nothing; None: 500, or a quarter of the run."""
     lp: Amount = 1.0
     """relu: exponent p of the penalty |z|^p."""
     lp_final: Amount | None = None
     """relu: anneal p linearly from lp to this over the second half of training (p-anneal)."""
     k_start: Amount | None = None
     """Topk family: begin with this many active latents and come down to k; None: k throughout."""
-    k_anneal: Size = 1000
-    """Steps over which k_start comes down to k."""
+    k_anneal: Size | None = None
+    """Steps over which k_start comes down to k; None: 1,000, or half of the run."""
 
     auxk_alpha: Amount = 1 / 32
     """Topk family: weight of AuxK, in which dead latents reconstruct the error; 0 leaves it out."""
@@ -100,8 +100,8 @@ class TrainConfig(Settings):
     """Peak learning rate; None takes 2e-4 / sqrt(d_sae / 2^14) (Gao et al. 2406.04093)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Shape of the decay."""
-    lr_warmup: Whole = 100
-    """Steps of linear warm-up."""
+    lr_warmup: Whole | None = None
+    """Steps of linear warm-up; None: 100, or a fifth of the run."""
     lr_decay: Size | None = None
     """The decay takes this many last steps; None: the last fifth."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -165,10 +165,15 @@ class TrainConfig(Settings):
 
     def k_at(self, t: int) -> int | float:
         """Active latents per row in step t: from k_start down to k."""
-        if self.k_start is None or t >= self.k_anneal:
+        steps = _fitting(self.k_anneal, 1000, self.steps // 2)
+        if self.k_start is None or t >= steps:
             return self.k
-        k = self.k_start + (self.k - self.k_start) * t / self.k_anneal
+        k = self.k_start + (self.k - self.k_start) * t / steps
         return k if self.activation == "batchtopk" else round(k)
+
+    def warmed(self, t: int) -> float:
+        """The share of the penalty that counts in step t."""
+        return min(1.0, (t + 1) / max(1, _fitting(self.sparsity_warmup, 500, self.steps // 4)))
 
     def lp_at(self, t: int) -> int | float:
         """Exponent of the penalty in step t: lp, then down to lp_final over the second half."""
@@ -203,13 +208,21 @@ class TrainConfig(Settings):
         )
 
     def fit(self, *, overwrite: bool = False) -> FitConfig:
-        """The training loop's settings; gradients are clipped per dictionary, not by the loop."""
+        """The training loop's settings; gradients are clipped per dictionary, not by the loop.
+
+        Raises:
+            ConfigError: Warm-up and decay do not fit the run.
+        """
+        warmup = _fitting(self.lr_warmup, 100, self.steps // 5)
+        decay = self.lr_decay
+        if decay is None and self.lr_schedule != "constant":
+            decay = max(0, min(max(1, self.steps // 5), self.steps - warmup)) or None
         return FitConfig(
             steps=self.steps,
             lr=self.rate,
             lr_schedule=self.lr_schedule,
-            lr_warmup=min(self.lr_warmup, self.steps),
-            lr_decay=max(1, self.steps // 5) if self.lr_decay is None else self.lr_decay,
+            lr_warmup=warmup,
+            lr_decay=decay,
             betas=self.betas,
             autocast=self.autocast,
             seed=self.data_seed,
@@ -240,6 +253,11 @@ SHARED = tuple(
     """.split()
 )
 """Settings that dictionaries trained in one pass have in common: they are the pass."""
+
+
+def _fitting(given: int | None, usual: int, most: int) -> int:
+    """A number of steps as it was given, or else the usual one, as far as the run is long enough."""
+    return min(usual, most) if given is None else given
 
 
 def _tupled(value: Any) -> Any:

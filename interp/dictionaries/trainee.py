@@ -27,9 +27,9 @@ risen too far come down by their gradients only slowly, and not at all once the 
 REVIVAL = 0.98
 """JumpReLU: factor per step on a dead latent's threshold. Away from its window nothing else moves
 it, so it would stay dead; it comes down until the latent fires again."""
-MEMORY, SHORT_MEMORY = 0.97, 0.9
-"""Share of the past in the running means of the smallest latent kept, and of how many are active
-(which steers the penalty: a control that sees late overshoots)."""
+MEMORY = 0.9
+"""Share of the past in the running mean of how many latents are active, which steers the penalty:
+a control that sees late overshoots."""
 
 
 class Trainee(nn.Module):
@@ -41,7 +41,6 @@ class Trainee(nn.Module):
         variance: Total variance of the scaled target, []; squared error over it is the FVU.
         coefficient: Weight of the sparsity penalty, []; steered where `config.l0` is given.
         active: Running mean of the number of active latents per row, [].
-        cut: Running mean of the smallest latent kept (topk family), [].
         idle: Rows since each latent fired, [d_sae].
         dead: Latents idle for `config.dead_after` rows, [d_sae].
     """
@@ -51,7 +50,6 @@ class Trainee(nn.Module):
     variance: Tensor
     coefficient: Tensor
     active: Tensor
-    cut: Tensor
     idle: Tensor
     dead: Tensor
 
@@ -84,7 +82,6 @@ class Trainee(nn.Module):
             "variance": spread,
             "coefficient": config.sparsity,
             "active": 0.0,
-            "cut": 0.0,
         }.items():
             self.register_buffer(name, torch.as_tensor(value, dtype=kind))
         self.register_buffer("idle", torch.zeros(config.d_sae, dtype=torch.int64))
@@ -101,8 +98,7 @@ class Trainee(nn.Module):
             y = batch[self.site_out].to(like.device, like.dtype) * self.scale_out
         if self._step is None:
             self._step = make_step(self.dictionary, self._losses())
-        warm = min(1.0, (t + 1) / max(1, config.sparsity_warmup))
-        torch.mul(self.coefficient, warm, out=self._step.losses.coefficient)
+        torch.mul(self.coefficient, config.warmed(t), out=self._step.losses.coefficient)
         self._step.k, self._step.lp = config.k_at(t), config.lp_at(t)
         loss, metrics = self._step(x, y)
         self.last = (x, y)
@@ -123,8 +119,6 @@ class Trainee(nn.Module):
     def finished(self) -> Dictionary:
         """The trained dictionary in raw units, with decoder rows of norm 1 where that can be."""
         trained = self.dictionary
-        if self.config.activation == "batchtopk":
-            trained.threshold.fill_(self.cut)
         raw = trained.unscaled(float(self.scale_in), float(self.scale_out))
         if self.config.activation == "matching_pursuit":
             return raw
@@ -146,13 +140,9 @@ class Trainee(nn.Module):
         self.idle += n
         self.idle.masked_fill_(step.fired, 0)
         torch.ge(self.idle, config.dead_after, out=self.dead)
-        memory = min(MEMORY, t / (t + 1))
         active = metrics["l0"].to(self.active.dtype)
         before = self.active.clone()
-        self.active.lerp_(active, 1 - min(SHORT_MEMORY, memory))
-        if "cut" in metrics:
-            cut = metrics.pop("cut").to(self.cut.dtype)
-            self.cut.lerp_(torch.where(cut.isfinite(), cut, self.cut), 1 - memory)
+        self.active.lerp_(active, 1 - min(MEMORY, t / (t + 1)))
         if config.l0 is not None and t:
             self._steer(before, config.l0)
         if config.l0 is not None:

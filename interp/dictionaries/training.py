@@ -20,17 +20,15 @@ from torch import Tensor, nn
 from interp.activations.loop import Callback, Run, fit
 from interp.activations.report import FitReport
 from interp.activations.runfolder import Resume
-from interp.core.errors import ConfigError
-from interp.core.names import slug
+from interp.activations.shards import ShardReader
 from interp.core.provenance import Provenance, fingerprint_state
-from interp.dictionaries.checks import check_dictionary
-from interp.dictionaries.config import PENALISED
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.initialising import Sample
 from interp.dictionaries.landing import land, rows_wanted
 from interp.dictionaries.resampling import resample
 from interp.dictionaries.sources import Source, TensorRows, provenance_at, sides, source_of
-from interp.dictionaries.train_config import SHARED, TrainConfig
+from interp.dictionaries.train_checks import check_configs, refuse_text_settings
+from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.trainee import Trainee
 
 
@@ -116,6 +114,8 @@ def run_training(
     places = [sides(c.site, c.site_out, data) for c in configs]
     sites = [site for pair in places for site in pair]
     source = source_of(data, model, sites, first.stream(), first.text())
+    if source is data or isinstance(source, TensorRows | ShardReader):
+        refuse_text_settings(first, source)
     trainees = nn.ModuleDict()
     samples: dict[tuple[str, str, int], Sample] = {}
     for name, one, (site_in, site_out) in zip(names, configs, places, strict=True):
@@ -181,71 +181,6 @@ def clip_dictionary(dictionary: Dictionary, most: int | float) -> None:
     torch._foreach_mul_(grads, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def check_configs(configs: Sequence[TrainConfig]) -> list[str]:
-    """Refuse configs that are wrong or cannot share one pass; the dictionaries' names.
-
-    Raises:
-        ConfigError: The field, what it holds, what it may hold.
-        BadName: A name that no folder can have.
-    """
-    if not configs:
-        raise ConfigError("no config to train", got="an empty sequence")
-    for config in configs:
-        check_config(config)
-        for field in SHARED:
-            ours, theirs = getattr(configs[0], field), getattr(config, field)
-            if ours != theirs:
-                raise ConfigError(
-                    f"dictionaries trained in one pass must agree on {field}",
-                    got=f"{ours!r} and {theirs!r}",
-                    fix="the same value, or a run of its own",
-                )
-    names = [config.name or str(i) for i, config in enumerate(configs)]
-    for name in names:
-        slug(name)
-        if "." in name or names.count(name) > 1:
-            raise ConfigError("a dictionary's name must be its own, without a dot", got=name, fix="name=...")
-    return names
-
-
-def check_config(config: TrainConfig) -> None:
-    """Refuse settings that contradict each other.
-
-    Raises:
-        ConfigError: The field, what it holds, what it may hold.
-    """
-    if not isinstance(config, TrainConfig):
-        raise ConfigError("not a training config", got=type(config).__name__)
-    is_transcoder = bool(config.site_out) and config.site_out != config.site
-    check_dictionary(config.dictionary(1, 1, "in", "out" if is_transcoder or config.skip else "in"))
-    if config.resample_similar is not None and config.resample_every is None:
-        raise ConfigError(
-            "resample_similar says what is resampled, not when",
-            got=f"resample_similar={config.resample_similar}, resample_every=None",
-            fix="resample_every=500, say",
-        )
-    if config.l0 is not None and config.activation not in PENALISED:
-        raise ConfigError(
-            f"a {config.activation} dictionary has its number of active latents from k",
-            got=f"l0={config.l0}",
-            fix=f"k={config.l0}, or {', '.join(PENALISED)}",
-        )
-    if config.l0 is not None and not 0 < config.l0 < config.d_sae:
-        raise ConfigError(
-            "l0 is out of range", got=config.l0, expected=f"above 0, below d_sae={config.d_sae}"
-        )
-    if config.l0 is not None and not config.sparsity > 0:
-        raise ConfigError("a steered penalty starts above 0", got=f"sparsity={config.sparsity}")
-    if config.encoder_scale == 0:
-        raise ConfigError("an encoder of zeros never fires", got="encoder_scale=0")
-    if config.k_start is not None and not config.k <= config.k_start <= config.d_sae:
-        raise ConfigError(
-            "k comes down from k_start", got=config.k_start, expected=f"k={config.k} to d_sae={config.d_sae}"
-        )
-    if config.activation == "matching_pursuit" and config.decoder_norm == "free":
-        raise ConfigError("matching pursuit needs unit decoder rows", got="decoder_norm='free'")
-
-
 def _step(module: Any, batch: Any, t: int) -> tuple[Tensor, dict[str, Tensor]]:
     losses, metrics = [], {}
     for name, trainee in module.items():
@@ -292,8 +227,9 @@ def _finish(name: str, trainee: Trainee, source: Source, model: Any, report: Fit
     """The dictionary in raw units, with where it comes from and how its training ended."""
     made = trainee.finished()
     d_in = made.config.d_in
-    if trainee.config.l0 is not None:
-        land(made, _last_rows(trainee, source), trainee.config.l0)
+    aim = trainee.config.k if made.config.activation == "batchtopk" else trainee.config.l0
+    if aim is not None:
+        land(made, _last_rows(trainee, source), aim)
     made.provenance = provenance_at(source, trainee.site_in, trainee.site_out, d_in)
     if made.provenance is None:
         made.provenance = _assumed(trainee, model, d_in)

@@ -17,8 +17,8 @@ from interp.cli.main import main, parse
 from interp.cli.train import Train, read_file
 from interp.core.errors import ConfigError, InterpError
 from interp.dictionaries import load
+from interp.dictionaries.train_checks import check_configs
 from interp.dictionaries.train_config import TrainConfig
-from interp.dictionaries.training import check_configs
 from interp.models import wrap
 from tests.activations.toys import unchecked
 from tests.models.zoo import make
@@ -72,6 +72,35 @@ def test_a_file_and_flags_make_a_run_with_everything(
     assert "lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("shared", "variants", "flags", "named"),
+    [
+        ({"sparsity": 2.0}, [{"name": "a"}, {"name": "b", "k": 2}], [], "sparsity"),
+        ({}, [{"name": "a"}, {"name": "b", "activation": "relu", "k": 2}], [], "read k"),
+        ({}, [{"name": "a", "k": 2}, {"name": "b", "k": 4}], ["--k", "5"], "--k is given"),
+        ({}, [{"name": "a", "k": 2}, {"name": "b"}], ["--k=3"], "--k is given"),
+        ({}, [{"name": "a", "decoder_norm": "free"}], ["--decoder-norm", "unit"], "--decoder-norm is given"),
+        ({"exclude_bos": False}, [{"name": "a"}, {"name": "b"}], [], "rows already"),
+    ],
+    ids=str,
+)
+def test_what_no_dictionary_would_read_is_refused(
+    shared: dict[str, Any],
+    variants: list[dict[str, Any]],
+    flags: list[str],
+    named: str,
+    shards: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is shared is for who reads it; a flag that a dictionary's own value would hide is refused."""
+    values = SMALL | shared | {"data": shards, "dictionaries": variants}
+    run = written(tmp_path / "run.yaml", values)
+    assert main(["train", "--config", run, "--out", str(tmp_path / "out"), *flags]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "out" / "dictionaries").exists()
+
+
 def test_finetuned_dictionaries_are_written_beside_the_others(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +116,7 @@ def test_finetuned_dictionaries_are_written_beside_the_others(
     assert "0-finetuned: FVU" in capsys.readouterr().out
     assert (out / "finetuning" / "0" / "metrics.jsonl").exists()
     for argv, words in (
-        (["--config", run, "--activation", "relu"], "no number of active latents"),
+        (["--config", run, "--activation", "relu", "--k", "32"], "no number of active latents"),
         (["--data", shards, "--finetune", "3", "--site", SITE], "runs text through the model"),
         (["--config", run, "--finetune", "-1"], "steps is out of range"),
     ):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from interp.activations.config import FitConfig
 from interp.core.randomness import generator
+from interp.dictionaries.train_checks import at_defaults, unread
 from interp.dictionaries.train_config import TrainConfig
 
 D, N_FEATURES = 13, 29
@@ -34,28 +35,30 @@ def planted(rows: int, d: int = D, n: int = N_FEATURES, p: float = 0.08, seed: i
 
 
 def small(**changes: Any) -> TrainConfig:
-    """A few quick steps."""
-    return TrainConfig(
+    """A few quick steps; of what is small here, only what the activation reads."""
+    steps = changes.get("steps", 40)
+    config = TrainConfig(
         **{
             "d_sae": 37,
             "k": 3,
             "steps": 40,
             "batch_size": 53,
             "lr": 3e-3,
-            "lr_warmup": 5,
+            "lr_warmup": min(5, steps),
             "log_every": 1,
             "init_rows": 211,
-            "sparsity_warmup": 10,
+            "sparsity_warmup": min(10, steps),
             **changes,
         }
     )
+    return at_defaults(config, set(unread(config)) - set(changes))
 
 
 def everything(steps: int = 40) -> list[TrainConfig]:
     """Dictionaries that between them use every piece of state a resumed run needs."""
-    dead = {"d_sae": 151, "dead_after": 150, "resample_every": 8}
+    dead = {"d_sae": 151, "dead_after": 150, "resample_every": min(8, 3 * steps // 4)}
     return [
-        small(steps=steps, name="topk", d_sae=151, k=2, k_start=9, k_anneal=20, dead_after=150),
+        small(steps=steps, name="topk", d_sae=151, k=2, k_start=9, k_anneal=min(20, steps), dead_after=150),
         small(steps=steps, name="batch", activation="batchtopk", k=1.5, **dead),
         small(steps=steps, name="jump", activation="jumprelu", l0=3.0, **dead),
         small(steps=steps, name="l1", activation="relu", l0=3.0, lp_final=0.5, grad_clip=0.5),

@@ -83,7 +83,7 @@ class Step(ABC):
         """Loss and metrics of a batch of inputs and targets (an SAE's targets are its inputs).
 
         Metrics: `mse`, squared error of the whole reconstruction; `l0`, active latents per row;
-        `penalty`; `auxk`; `cut`, the smallest latent kept (batchtopk).
+        `penalty`; `auxk`.
 
         Raises:
             ShapeError: Rows of another width, or not as many targets as inputs.

@@ -44,10 +44,6 @@ class _Kept(Step):
         to_encoder = kept.outer(to_latents, batch.centred)
         to_bias = kept.sums(to_latents)
         metrics = self.observe(fit, kept, latents)
-        if d.config.activation == "batchtopk":
-            lowest = latents if norms is None else latents * kept.spread(norms)
-            none = latents.new_full((), torch.inf)
-            metrics["cut"] = torch.where(lowest > 0, lowest, none).amin()
         loss = fit.loss
         dead = self._dead()
         if dead is not None:
