@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.models.adapters.proof import FirstRun, quiet
 from interp.models.hooked import HookedModel
 from interp.models.outputs import candidates, main_output
 from interp.models.text.batch import TokenBatch
@@ -25,11 +26,14 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2
 REAL, PADS = 5, 2
 
 
-def prove_padding(model: HookedModel) -> None:
+def prove_padding(model: HookedModel, first: FirstRun | None = None) -> None:
     """Find out, on a few tokens, where this model may be padded and whose positions hold there.
 
     Tried in turn, until nothing differs: positions counted from the mask, the model's own; any id
     in the padding, its padding id. One passes at once in nearly every family.
+
+    Args:
+        first: A run without padding that was made before, perhaps of the same tokens.
     """
     intake = model._intake
     rows = intake.tokenization.d_vocab or 0
@@ -38,12 +42,11 @@ def prove_padding(model: HookedModel) -> None:
         return
     ids = _probe(rows, columns - PADS, model.device)
     best: Padding | None = None
-    from interp.models.adapters.proof import quiet
-
+    known = None if first is None or _two_sided(model) else _alone(first, ids)
     with quiet(model), torch.no_grad():
         for padding in _ways(model, intake):
             trial = replace(intake, padding=padding)
-            padding.refused.update(_differences(model, trial, ids, ""))
+            padding.refused.update(_differences(model, trial, ids, "", known))
             if _two_sided(model):
                 padding.refused.update(_differences(model, trial, ids, "decoder "))
             if best is None or len(padding.refused) < len(best.refused):
@@ -51,7 +54,7 @@ def prove_padding(model: HookedModel) -> None:
             if not any(name.endswith(("left", "right")) for name in padding.refused):
                 break  # holes are nobody's custom: no other way of counting mends a fixed window
     if best is not None:
-        vars(intake.padding).update(vars(best))
+        vars(intake.padding).update(vars(best) | {"alone": intake.padding.alone})
 
 
 def _probe(rows: int, length: int, device: torch.device) -> Tensor:
@@ -84,11 +87,26 @@ def _padded(ids: Tensor) -> tuple[list[str], TokenBatch]:
     return list(masks), TokenBatch(batch, mask)
 
 
-def _differences(model: HookedModel, intake: Intake, ids: Tensor, side: str) -> dict[str, str]:
+def _alone(first: FirstRun, ids: Tensor) -> list[Tensor] | None:
+    """What a run made of these tokens, if they were its first row."""
+    tokens = first.ready.tokens
+    if tokens is None or tokens.shape[1:] != ids.shape[1:] or not torch.equal(tokens[:1], ids):
+        return None
+    parts = _parts(first.raw)
+    return (
+        [part[:1] for part in parts]
+        if all(part.dim() and len(part) == len(tokens) for part in parts)
+        else None
+    )
+
+
+def _differences(
+    model: HookedModel, intake: Intake, ids: Tensor, side: str, known: list[Tensor] | None = None
+) -> dict[str, str]:
     """The sides on which padding changes what the real tokens give, with the reason."""
     names, batch = _padded(ids)
     try:
-        alone = _run(model, _ready(model, intake, TokenBatch.of(ids), ids, side))
+        alone = known or _run(model, _ready(model, intake, TokenBatch.of(ids), ids, side))
         together = _run(model, _ready(model, intake, batch, ids, side))
     except Exception as error:  # whatever a strange forward raises: then nobody may pad it
         told = str(error).strip().splitlines() or [type(error).__name__]
@@ -116,7 +134,10 @@ def _ready(model: HookedModel, intake: Intake, batch: TokenBatch, ids: Tensor, s
 
 
 def _run(model: HookedModel, ready: Prepared) -> list[Tensor]:
-    raw: Any = model.module(*ready.args, **ready.kwargs)
+    return _parts(model.module(*ready.args, **ready.kwargs))
+
+
+def _parts(raw: Any) -> list[Tensor]:
     output = main_output(raw)
     if isinstance(output, Tensor):
         return [output]

@@ -19,7 +19,7 @@ from interp.models.adapters.generic import module_adapter, small_adapter
 from interp.models.adapters.guest import hooked_root_adapter, is_hooked_root
 from interp.models.adapters.huggingface import huggingface_adapter, is_huggingface
 from interp.models.adapters.peft import injected
-from interp.models.adapters.proof import prove
+from interp.models.adapters.proof import first_run, prove
 from interp.models.hooked import HookedModel
 from interp.models.hooks.passes import apart
 from interp.models.identity import placement
@@ -41,7 +41,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             with is read and run, and follows `set_adapter`, `disable_adapter` and merging.
         tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
         name: What to call it in errors, pictures and provenance.
-        check: Run the adapter's proof (three tiny forward passes): output unchanged under hooks,
+        check: Run the adapter's proof (a few tiny forward passes): output unchanged under hooks,
             every site fires once and means what its name says.
 
     Raises:
@@ -70,8 +70,9 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     if not check or adapter.inputs in ("any", "choices"):
         return model
     with apart():  # hooks that are in place around this see nothing of it
-        prove_padding(model)
-        return prove(model) if adapter.exact_once else model
+        first = first_run(model) if adapter.exact_once else None
+        prove_padding(model, first)
+        return model if first is None else prove(model, first)
 
 
 def _refuse_lifeless(module: nn.Module, runs: bool) -> None:

@@ -1,12 +1,14 @@
 """Mutated files, per reader: 0 raw tracebacks, 0 hangs, 0 accepted against a checksum.
 
 Bits are flipped, files cut, JSON and YAML spliced, values exchanged for others of a wrong type. At
-full size each reader gets 10,000 files (or 60 s of them), in the push suite a few dozen.
+full size each reader gets 10,000 files (or 60 s of them; `INTERP_FUZZ_SECONDS` says otherwise) from a
+seed of the run's own, which a failure names; in the push suite a few dozen, always the same.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -37,6 +39,7 @@ from interp.models.text.reading import load_tokenizer
 from interp.tasks import load_labels, load_task
 from tests.support.folders import model_folder, tokenizer_files
 
+SECONDS = float(os.environ.get("INTERP_FUZZ_SECONDS", "60"))
 WRONG: list[Any] = [
     None,
     True,
@@ -288,7 +291,8 @@ def test_mutated_files(name: str, known: dict[str, Target], full_count: bool) ->
     target = known[name]
     target.read(target.folder)  # unchanged, it is read
     whole = {file: (target.folder / file).read_bytes() for file in target.files}
-    chance = random.Random(name)
+    seed = os.environ.get("INTERP_FUZZ_SEED") or (str(time.time_ns()) if full_count else "")
+    chance = random.Random(name + seed)
     began, slowest, counts = time.monotonic(), 0.0, {"refused": 0, "accepted": 0}
     for _ in range(10_000 if full_count else 40):
         file = chance.choice(target.files)
@@ -308,12 +312,13 @@ def test_mutated_files(name: str, known: dict[str, Target], full_count: bool) ->
             if type(error).__name__ == "TypeCheckError":
                 counts["refused"] += 1  # the suite's own checker stands before the package's
                 continue
-            raise AssertionError(f"{name}: raw {type(error).__name__} for {data[:2000]!r}") from error
+            raised = f"{name}: raw {type(error).__name__}, INTERP_FUZZ_SEED={seed}"
+            raise AssertionError(f"{raised}, for {file} = {data[:2000]!r}") from error
         finally:
             (target.folder / file).write_bytes(whole[file])
         slowest = max(slowest, time.process_time() - start)
-        if time.monotonic() - began > 60:
+        if time.monotonic() - began > SECONDS:
             break
-    assert slowest < 10
+    assert slowest < 10, f"INTERP_FUZZ_SEED={seed}"
     assert counts["refused"] > 0, counts
-    print(f"{name}: {counts}, slowest {slowest:.3f} s, {time.monotonic() - began:.1f} s")
+    print(f"{name}: {counts}, seed {seed}, slowest {slowest:.3f} s, {time.monotonic() - began:.1f} s")

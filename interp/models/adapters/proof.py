@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,20 +33,22 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2
 BATCH, POS = 2, 5
 
 
-def prove(model: HookedModel) -> HookedModel:
-    """Check a freshly wrapped model; returns it with unproven sites refused.
+class FirstRun(NamedTuple):
+    """What a freshly wrapped model was given, and what it made of it."""
 
-    A model that cannot run the tokens tried here is taken as it is, and says so: it may need other
-    inputs (several choices per question), or one row at a time.
+    ready: Prepared
+    raw: Any
+
+
+def prove(model: HookedModel, first: FirstRun) -> HookedModel:
+    """Check a freshly wrapped model that has run; returns it with unproven sites refused.
 
     Raises:
         AdapterError: The output changes when sites are tapped, or the head is not what `unembed`
             computes.
     """
+    ready, raw = first.ready, main_output(first.raw)
     with quiet(model), torch.no_grad():
-        ready, raw = _first_run(model)
-        if ready is None:
-            return model
         _refuse_unreached(model, ready)
         taps = _every_site(model)
         with Run(model._frame, taps, model.splices):
@@ -73,20 +75,25 @@ def prove(model: HookedModel) -> HookedModel:
     return model
 
 
-def _first_run(model: HookedModel) -> tuple[Prepared | None, Any]:
-    """Inputs that the raw module runs, and what it makes of them: several rows, else one."""
+def first_run(model: HookedModel) -> FirstRun | None:
+    """Inputs that the raw module runs, and what it makes of them: several rows, else one.
+
+    A model that cannot run the tokens tried here is taken as it is, and says so: it may need other
+    inputs (several choices per question), or one row at a time.
+    """
     inputs, why = probe_inputs(model), ""
-    for given in (inputs, _first_row(inputs)):
-        model._intake.padding.alone = why
-        try:
-            ready = model._intake.prepare(given, {}, None)
-            return ready, main_output(model.module(*ready.args, **ready.kwargs))
-        except Exception as error:  # whatever a strange forward raises
-            why = why or one_line(error, 120)
+    with quiet(model), torch.no_grad():
+        for given in (inputs, _first_row(inputs)):
+            model._intake.padding.alone = why
+            try:
+                ready = model._intake.prepare(given, {}, None)
+                return FirstRun(ready, model.module(*ready.args, **ready.kwargs))
+            except Exception as error:  # whatever a strange forward raises
+                why = why or one_line(error, 120)
     model._intake.padding.alone = ""
     model.adapter.unproved, model.adapter.exact_once = why, False
     model.adapter.notes.append(f"its sites are not proved: {why}")
-    return None, None
+    return None
 
 
 def _first_row(inputs: Any) -> Any:
