@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +48,7 @@ class Neurons(Written):
         model = open_model(self.model, self.placement)
         table = neuron_atlas(model, self.reading, sides=self.sides or None)
         special = table.specialised()
-        chosen = table.select(self.rows) if self.rows else special if special.names else table
+        chosen = table.select(self.rows) if self.rows else table.specialised(-math.inf)
         page = PageConfig(overwrite=self.overwrite, subtitle=name)
         item = Item(chosen, prose=PROSE, plot={"n": self.shown})
         report([item], place / "report.html", title=f"Neurons as tokens · {name}", config=page)

@@ -139,7 +139,7 @@ def lines(
     fig.update_yaxes(title_text=labels.plain(quantity.axis), showgrid=True)
     if quantity.signed is False:
         fig.update_yaxes(rangemode="tozero")
-    fig.update_layout(showlegend=len(series) > 1, margin_t=theme.HEADER + 22 * (len(series) > 1))
+    theme.room_for_legend(fig, [labels.plain(name, 40) for name in series])
     return fig if names is None else named_ticks(fig, names)
 
 
@@ -228,8 +228,8 @@ def grouped_bars(
     fig.update_xaxes(title_text=labels.plain(quantity.axis), showgrid=True, zeroline=True)
     fig.update_yaxes(autorange="reversed", tickmode="array")
     fig.update_yaxes(tickvals=list(range(len(shown))), ticktext=shown)
-    fig.update_layout(barmode="group", bargap=0.25, showlegend=len(groups) > 1)
-    return fig.update_layout(margin_t=theme.HEADER + 22 * (len(groups) > 1))
+    fig.update_layout(barmode="group", bargap=0.25)
+    return theme.room_for_legend(fig, [labels.plain(name, 40) for name in groups])
 
 
 def _whiskers(values: np.ndarray, band: tuple[object, object]) -> dict[str, Any]:

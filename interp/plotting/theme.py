@@ -7,6 +7,8 @@ about the direction of the one named "RdBu".
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -18,6 +20,7 @@ from interp.core.frames.quantity import Quantity
 from interp.plotting.labels import BR, ELLIPSIS, escape_label, plain, prose
 
 CHAR = 6.6  # pixels to reserve per character of a 12 px label
+LINE = 22  # pixels of one line of a legend
 HEADER = 88  # pixels above the plot: title and two lines below it
 INK = "#6f7680"
 GRID = "rgba(128,136,148,0.22)"
@@ -91,6 +94,19 @@ def figure(title: str, quantity: Quantity | None, width: int, height: int) -> go
         },
     )
     return fig
+
+
+def room_for_legend(fig: go.Figure, names: Sequence[str]) -> go.Figure:
+    """Show a legend where there are several names, with as many lines above the plot as it takes.
+
+    Plotly gives every entry the width of the longest once they do not fit into one line.
+    """
+    widths = [48 + CHAR * len(name) for name in names]
+    room, rows = fig.layout.width - 88, int(len(names) > 1)
+    if rows and sum(widths) > room:
+        rows = math.ceil(len(names) / max(1, int(room / max(widths))))
+    grown = fig.layout.height + LINE * max(0, rows - 1)
+    return fig.update_layout(showlegend=rows > 0, margin_t=HEADER + LINE * rows, height=grown)
 
 
 def subtitle(sentence: str, width: int) -> str:

@@ -56,6 +56,8 @@ def test_neurons_writes_the_whole_table_and_shows_rows(
     assert table.scores.shape == (5 * 172 * 2, 2, 5)  # type: ignore[attr-defined]
     assert "L2N13.out" in capsys.readouterr().out
     assert "10 of 10 directions" in (out / "report.html").read_text()
+    assert main([*command, "--overwrite", "--shown", "23"]) == 0
+    assert "23 of 1,720 directions" in (out / "report.html").read_text(), "not only those that stand out"
 
 
 def test_neurons_of_a_model_without_mlps_and_unknown_rows_are_refused(

@@ -127,6 +127,9 @@ def test_folders_that_lack_something_show_what_they_have(
     assert main(["demo", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0
     numbers = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [section["title"] for section in numbers["sections"]] == titles
+    if kind == "no head":  # random weights: the highest score of all is no induction head's
+        html = (tmp_path / "out" / "report.html").read_text()
+        assert "which is little: none of these heads" in html
 
 
 def test_a_model_that_reads_images_is_refused_in_one_sentence(

@@ -57,6 +57,10 @@ def test_a_frontier_has_a_point_per_dictionary_in_order_of_l0() -> None:
     figure: Any = dictionary_frontier({"one": [report(9.0), report(4.0)], "two": [report(2.0)]})
     assert [list(t.x) for t in figure.data] == [[4.0, 9.0], [2.0]]
     assert list(figure.data[0].y) == pytest.approx([0.9, 0.9])
+    alone: Any = dictionary_frontier({"one": [report(9.0)]})
+    assert len(alone.layout.xaxis.tickvals) >= 3, "one number alone is no scale"
+    long = {f"a family of dictionaries with a long name, {i}": [report(4.0 + i)] for i in range(4)}
+    assert dictionary_frontier(long).layout.margin.t > figure.layout.margin.t, "its legend has two lines"
     plain: Any = dictionary_frontier({"one": [report(with_losses=False)]}, "explained_variance")
     assert list(plain.data[0].y) == pytest.approx([0.8])
     with pytest.raises(ConfigError):

@@ -85,7 +85,7 @@ class Links(NamedTuple):
     now: list[Any]
     """Each module's live dict of children."""
     then: list[dict[str, Any]]
-    """Their copies at some time."""
+    """Copies of those dicts, made when the tree was read."""
 
 
 def links_of(module: nn.Module) -> Links:

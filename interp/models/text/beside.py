@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import TokenError
 from interp.models.text.batch import short
+from interp.models.text.forms import is_text
 from interp.models.text.keywords import FEWER_LOGITS
 from interp.models.text.tokens import Tokenization
 
@@ -146,6 +147,20 @@ def check_encoder_mask(kwargs: Mapping[str, Any]) -> None:
             "encoder_attention_mask is about encoder_hidden_states, and there are none",
             got="one without the other",
             fix="attention_mask= for the text itself, or both",
+        )
+
+
+def check_bos(inputs: Any) -> None:
+    """Only text is given a BOS: ids are taken as they are, whatever they begin with.
+
+    Raises:
+        TokenError: One was asked for beside something else.
+    """
+    if not is_text(inputs):
+        raise TokenError(
+            "prepend_bos=True is for text: ids and numbers are taken as they are",
+            got=type(inputs).__name__,
+            fix="model.to_tokens(text, prepend_bos=True) makes ids that begin with it",
         )
 
 

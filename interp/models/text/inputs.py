@@ -97,7 +97,7 @@ class Intake:
         if named:
             given, main = self._opened(main, given)
         if prepend_bos:
-            _refuse_bos(main)
+            beside.check_bos(main)
         if not self._is_tokens(main, named):
             return self._from_numbers(main, given)
         mask = given.pop("attention_mask", None)
@@ -200,7 +200,7 @@ class Intake:
                     expected="input_ids, attention_mask",
                 )
         if prepend_bos:
-            _refuse_bos(main)
+            beside.check_bos(main)
         ids, mask = self.batch(main, mask, prepend_bos, padding_side == "left", truncate)
         if mask is None:
             return TokenBatch.of(ids)
@@ -379,20 +379,6 @@ class Intake:
         if self.start is not None and "decoder_input_ids" in self.accepted:
             self._decoder(ready)
         return ready
-
-
-def _refuse_bos(inputs: Any) -> None:
-    """Only text is given a BOS: ids are taken as they are, whatever they begin with.
-
-    Raises:
-        TokenError: One was asked for beside something else.
-    """
-    if not is_text(inputs):
-        raise TokenError(
-            "prepend_bos=True is for text: ids and numbers are taken as they are",
-            got=type(inputs).__name__,
-            fix="model.to_tokens(text, prepend_bos=True) makes ids that begin with it",
-        )
 
 
 def _any(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -307,16 +308,20 @@ def dictionary_frontier(
                 hovertemplate="%{customdata}" + labels.NO_NAME,
             )
         )
-    shown = _apart(sorted(ticks))
+    there = sorted(tick for tick in ticks if tick > 0) or [1.0]
+    room = 1.6 if there[-1] > 4 * there[0] else 3  # one number alone is no scale
+    low, high = there[0] / room, there[-1] * room
+    shown = _apart(there, _round_numbers(low, high))
     fig.update_xaxes(
         title_text="L0: latents active per token",
         type="log",
         tickmode="array",
         tickvals=shown,
         ticktext=[f"{t:g}" for t in shown],
+        range=[math.log10(low), math.log10(high)],
     )
     fig.update_yaxes(title_text=labels.plain(quantity.axis), showgrid=True)
-    fig.update_layout(showlegend=len(reports) > 1, margin_t=theme.HEADER + 22 * (len(reports) > 1))
+    theme.room_for_legend(fig, [labels.plain(name, 40) for name in reports])
     return fig
 
 
@@ -337,10 +342,16 @@ def _point(report: DictionaryReport, measure: str) -> tuple[float, float, float,
     return l0, value, *interval
 
 
-def _apart(values: list[float]) -> list[float]:
-    """Ticks of a log axis that do not run into each other."""
+def _apart(values: list[float], between: list[float]) -> list[float]:
+    """Ticks of a log axis that do not run into each other: these, and others where there is room."""
     kept: list[float] = []
-    for value in values:
-        if value > 0 and (not kept or value / kept[-1] > 1.15):
+    for value in [*values, *between]:
+        if all(max(value / other, other / value) > 1.15 for other in kept):
             kept.append(value)
-    return kept
+    return sorted(kept)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two numbers."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [m * 10.0**e for e in powers for m in (1, 2, 5) if low < m * 10.0**e < high]
