@@ -102,10 +102,11 @@ def room_for_legend(fig: go.Figure, names: Sequence[str]) -> go.Figure:
     Plotly gives every entry the width of the longest once they do not fit into one line.
     """
     widths = [48 + CHAR * len(name) for name in names]
-    room, rows = fig.layout.width - 88, int(len(names) > 1)
+    layout: Any = fig.layout
+    room, rows = layout.width - 88, int(len(names) > 1)
     if rows and sum(widths) > room:
         rows = math.ceil(len(names) / max(1, int(room / max(widths))))
-    grown = fig.layout.height + LINE * max(0, rows - 1)
+    grown = layout.height + LINE * max(0, rows - 1)
     return fig.update_layout(showlegend=rows > 0, margin_t=HEADER + LINE * rows, height=grown)
 
 
