@@ -12,8 +12,12 @@ from interp.core.errors import NonFiniteError
 
 def is_finite(t: Tensor) -> bool:
     """Whether one sum shows that every value is finite; False where a closer look is needed."""
-    plain = t.is_floating_point() and not t.is_meta and t.element_size() > 1
+    plain = t.dtype in _SUMMED and not t.is_meta
     return plain and isfinite((t.detach() if t.requires_grad else t).sum().item())
+
+
+_SUMMED = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
+"""Floats that torch can add up: those of one byte have no reductions."""
 
 
 def check_finite(t: Tensor, what: str, *, token_axis: int | None = None) -> None:

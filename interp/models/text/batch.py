@@ -14,6 +14,9 @@ from torch import Tensor
 from interp.core.devices import read_device
 from interp.core.errors import ShapeError, TokenError
 
+FEW = 64
+"""Ids that are looked at one by one."""
+
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
@@ -137,12 +140,21 @@ def check_ids(
         raise too_long(ids.shape[-1], n_ctx, "the sequence", f"ids[..., :{n_ctx}]")
     if not values:
         return
-    low, high = torch.aminmax(ids)  # one pass; anything costlier only on the way to the error
-    if low.item() < 0 or (d_vocab is not None and high.item() >= d_vocab):
+    low, high = _extremes(ids)  # anything costlier only on the way to the error
+    if low < 0 or (d_vocab is not None and high >= d_vocab):
         bad = (ids < 0) if d_vocab is None else (ids < 0) | (ids >= d_vocab)
         where = bad.nonzero()[0].tolist()
         token = int(ids[tuple(where)].item())
         raise out_of_vocabulary(token, where if ids.ndim == 2 else [0, *where], d_vocab, fix)
+
+
+def _extremes(ids: Tensor) -> tuple[int | float, int | float]:
+    """The smallest and the largest; of a few, Python finds them before torch has begun."""
+    if ids.numel() <= FEW:
+        values = ids.flatten().tolist()
+        return min(values), max(values)
+    low, high = torch.aminmax(ids)
+    return low.item(), high.item()
 
 
 def out_of_vocabulary(
