@@ -67,9 +67,9 @@ def train_grammar(
     settings = FitConfig(
         steps=training.steps,
         lr=training.lr,
-        lr_warmup=min(100, training.steps),
+        lr_warmup=min(100, training.steps // 4),
         lr_schedule="linear",
-        lr_decay=int(0.7 * training.steps),
+        lr_decay=max(1, int(0.7 * training.steps)),
         lr_final=0.01,
         optimizer="adamw",
         weight_decay=training.weight_decay,
