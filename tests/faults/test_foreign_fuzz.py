@@ -1,7 +1,7 @@
 """Mutated files, per reader: 0 raw tracebacks, 0 hangs, 0 accepted against a checksum.
 
 Bits are flipped, files cut, JSON and YAML spliced, values exchanged for others of a wrong type. At
-full size each reader gets 10,000 files (or 60 s of them; `INTERP_FUZZ_SECONDS` says otherwise) from a
+full size each reader gets 10,000 files (or 600 s of them; `INTERP_FUZZ_SECONDS` says otherwise) from a
 seed of the run's own, which a failure names; in the push suite a few dozen, always the same.
 """
 
@@ -39,7 +39,7 @@ from interp.models.text.reading import load_tokenizer
 from interp.tasks import load_labels, load_task
 from tests.support.folders import model_folder, tokenizer_files
 
-SECONDS = float(os.environ.get("INTERP_FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("INTERP_FUZZ_SECONDS", "600"))
 WRONG: list[Any] = [
     None,
     True,
