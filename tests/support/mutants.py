@@ -138,7 +138,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "16 proof",
         "padding.py",
-        "    if best is not None:\n        vars(intake.padding).update(vars(best))\n",
+        '    if best is not None:\n        vars(intake.padding).update(vars(best) | {"alone": intake.padding.alone})\n',
         "",
         DOOR,
     ),
