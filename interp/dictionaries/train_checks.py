@@ -126,13 +126,15 @@ def at_defaults(config: TrainConfig, names: Collection[str]) -> TrainConfig:
 
 
 def refuse_text_settings(config: TrainConfig, source: object) -> None:
-    """Rows that exist already are not made of text.
+    """Rows that exist already are not made of text; a stream may be said to be what it is.
 
     Raises:
         ConfigError: Naming the first setting that would not be read.
     """
+    own = getattr(source, "config", None)
     for setting in TEXT:
-        if _is_given(config, setting):
+        agrees = getattr(own, setting, None) == getattr(config, setting)
+        if _is_given(config, setting) and not agrees:
             raise ConfigError(
                 f"{setting} says how text becomes rows, and these are rows already",
                 got=f"{setting}={getattr(config, setting)!r}, data: {type(source).__name__}",

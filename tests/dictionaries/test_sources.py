@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from interp.activations import ActivationStream, ShardConfig, StreamConfig, TextConfig, write_shards
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError, StorageError
 from interp.dictionaries.sources import TensorRows, sides, source_of
+from interp.dictionaries.train_checks import at_defaults
 from interp.dictionaries.training import run_training, train
 from interp.models import wrap
 from tests.dictionaries.small import planted, same_module, small
@@ -57,7 +59,11 @@ def test_a_model_a_stream_and_its_shards_give_the_same_dictionary(
     assert by_model.provenance is not None and by_model.provenance.sites == (SITES[0],)
     by_model.for_model(model)
     write_shards(stream, tmp_path / "shards", ShardConfig(rows_per_shard=100))
-    by_shards = train(config, tmp_path / "shards")
+    with pytest.raises(ConfigError, match="rows already"):
+        train(dataclasses.replace(config, buffer_sequences=9), stream)
+    with pytest.raises(ConfigError, match="rows already"):
+        train(config, tmp_path / "shards")
+    by_shards = train(at_defaults(config, ["buffer_sequences"]), tmp_path / "shards")
     assert by_shards.provenance is not None
     assert by_shards.provenance.data_fingerprint == by_model.provenance.data_fingerprint
     x = next(iter(stream))[SITES[0]]
