@@ -21,7 +21,6 @@ from interp.core.foreign import one_line
 from interp.models.adapters.effective import plain
 from interp.models.adapters.huggingface import UNREACHED
 from interp.models.hooked import HookedModel
-from interp.models.hooks.attention import probing, switched
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
 from interp.models.hooks.taps import Request
@@ -49,10 +48,9 @@ def prove(model: HookedModel, first: FirstRun) -> HookedModel:
     """
     ready, raw = first.ready, main_output(first.raw)
     with quiet(model), torch.no_grad():
-        _refuse_unreached(model, ready)
-        taps = _every_site(model)
-        with Run(model._frame, taps, model.splices):
-            tapped = main_output(model.module(*ready.args, **ready.kwargs))
+        taps, tapped = _tapped(model, ready)
+        if _refuse_unreached(model, taps):
+            taps, tapped = _tapped(model, ready)
         crossed = _with_encoder_states(model, ready)
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
@@ -152,21 +150,24 @@ def _with_encoder_states(model: HookedModel, ready: Prepared) -> dict[str, Tenso
     return {name: tap.value for name, tap in taps.items() if tap.value is not None}
 
 
-def _refuse_unreached(model: HookedModel, ready: Prepared) -> None:
-    """Refuse sites inside attention that the registered function never computes.
+def _tapped(model: HookedModel, ready: Prepared) -> tuple[dict[str, Request], Any]:
+    """Every listed site in one run, and what the model makes of the inputs meanwhile."""
+    taps = _every_site(model)
+    with Run(model._frame, taps, model.splices):
+        return taps, main_output(model.module(*ready.args, **ready.kwargs))
 
-    First of all: in some of these architectures even asking for another attention function changes
-    the numbers (Falcon with alibi), so nobody may ask again.
+
+def _refuse_unreached(model: HookedModel, taps: dict[str, Request]) -> bool:
+    """Refuse sites inside attention that the registered function never computed; True if any.
+
+    The run that finds them proves nothing else: in some of these architectures even asking for
+    another attention function changes the numbers (Falcon with alibi), so nobody may ask again.
     """
-    inside = [s for s in model.sites.listed.values() if s.kind == "attention"]
-    if not inside:
-        return
-    with probing() as reached, switched(model.adapter.configs):
-        model.module(*ready.args, **ready.kwargs)
-    for site in inside:
-        if id(site.module) not in reached:
-            model.adapter.refused[site.name] = UNREACHED
-            del model.sites.listed[site.name]
+    unreached = [n for n, tap in taps.items() if tap.site.kind == "attention" and not tap.fired]
+    for name in unreached:
+        model.adapter.refused[name] = UNREACHED
+        del model.sites.listed[name]
+    return bool(unreached)
 
 
 def _refuse_silent(model: HookedModel, taps: dict[str, Request]) -> None:

@@ -32,8 +32,6 @@ class _Here(threading.local):
         self.switched: dict[int, list[bool]] = {}
         """Configs (by id) that point here, each time with `eager_float32`: the family's own eager
         attention normalises in float32 even in a float64 model; equal results need its rounding."""
-        self.reached: set[int] | None = None
-        """While probing: the attention modules that came through here."""
 
 
 _here = _Here()
@@ -80,8 +78,6 @@ def attention(
         (z [batch, pos, head, d_head], pattern [batch, head, pos, key_pos]).
     """
     softcap, position_bias = options.get("softcap"), options.get("position_bias")
-    if _here.reached is not None:
-        _here.reached.add(id(module))
     query = _fire(module, "rot_q", query.transpose(1, 2)).transpose(1, 2)
     key = _fire(module, "rot_k", key.transpose(1, 2)).transpose(1, 2)
     groups = query.shape[1] // key.shape[1]
@@ -193,13 +189,3 @@ def _thread_aware(kind: type) -> type:
         "__doc__": kind.__doc__,
     }
     return type(kind.__name__, (kind,), body)
-
-
-@contextmanager
-def probing() -> Iterator[set[int]]:
-    """Collect the ids of the attention modules that are really computed by `attention`."""
-    reached = _here.reached = set()
-    try:
-        yield reached
-    finally:
-        _here.reached = None
