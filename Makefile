@@ -15,7 +15,7 @@ STAMP := $(VENV)/.interp-stamp
 help:
 	@echo 'make demo      from nothing to interp-demo/report.html: no network after the install'
 	@echo 'make test      lint, types and the push suite'
-	@echo 'make test-all  the same at full size'
+	@echo 'make test-all  the same at full size, with the branches that no test takes'
 	@echo 'make test-processors  the push suite as other processors compute it: three instruction sets,'
 	@echo '               one and two threads; ARGS="--only avx2-2 --busy 2" for less, or under load'
 	@echo 'make bench     us and the peers in one run'
@@ -50,7 +50,7 @@ test: lint
 	$(RUN) -m pytest -n auto
 
 test-all: lint
-	INTERP_FULL=1 $(RUN) -m pytest -n auto
+	INTERP_FULL=1 $(RUN) -m pytest -n auto --cov --cov-report=term --cov-fail-under=95
 
 test-processors: environment
 	$(RUN) scripts/test_processors.py $(ARGS)
