@@ -31,6 +31,7 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.landing import cut_at, land, rows_wanted, scores
 from interp.dictionaries.scores.config import FinetuneConfig
 from interp.dictionaries.sources import sequences
+from interp.models.stream.blocks import Speech, speech
 from interp.models.text.batch import TokenBatch
 
 FIXED_K = ("topk", "abstopk")
@@ -170,8 +171,8 @@ class _Tuning:
     def step(self, module: Any, batch: TokenBatch, t: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill the dictionary's gradients; the model's parameters get none."""
         d, keep = self.dictionary, self.batches.keep(batch)
-        with torch.no_grad():
-            logits, found = self.model.run_with_cache(batch, [d.site_in, d.site_out])
+        intact = speech(self.model, batch, keep, also=[d.site_in, d.site_out])
+        found: Any = intact.acts
         x, y = (found[s][keep].flatten(1).to(d.W_dec) for s in (d.site_in, d.site_out))
         latents = self._latents(x)
         new = d.decode(latents) + d.skip(x)
@@ -179,17 +180,14 @@ class _Tuning:
         def put(value: Tensor, hook: Any) -> Tensor:
             return value.flatten(2).index_put((keep,), new.to(value)).reshape(value.shape)
 
-        said = self.model.run_with_hooks(batch, [(d.site_out, put)])
-        kl = F.kl_div(
-            said[keep].float().log_softmax(-1),
-            logits[keep].float().log_softmax(-1),
-            reduction="batchmean",
-            log_target=True,
-        )
+        said = speech(self.model, batch, keep, [(d.site_out, put)], grad=True)
+        kl, pull = _divergence(intact, said)
         fvu = (new - y).square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-30)
         loss = kl.to(fvu) + self.fvu_weight * fvu
         learned = [p for p in d.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+        gradients = torch.autograd.grad(
+            [said.rows, self.fvu_weight * fvu], learned, [pull, torch.ones_like(fvu)], allow_unused=True
+        )
         for parameter, gradient in zip(learned, gradients, strict=True):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
         active = (latents.detach() != 0).sum(-1).to(fvu.dtype).mean()
@@ -220,6 +218,25 @@ class _Tuning:
         score = scores(d, pre)
         magnitude = pre * d.r_mag.exp() + d.b_mag if d.config.activation == "gated" else pre
         return magnitude.relu() * (score >= cut_at(score, self.l0))
+
+
+def _divergence(intact: Speech, said: Speech) -> tuple[Tensor, Tensor]:
+    """KL(intact || said) per row, nats, and its gradient with respect to `said.rows`.
+
+    A block of logits at a time, forward and back: those of a batch would be the largest thing in
+    memory, four times.
+    """
+    total, pull = torch.zeros((), device=said.rows.device), torch.empty_like(said.rows)
+    for block in said.blocks():
+        rows = said.rows[block].detach().requires_grad_()
+        with torch.no_grad():
+            wanted = intact.logits(intact.rows[block]).float().log_softmax(-1)
+        with torch.enable_grad():
+            found = said.logits(rows).float().log_softmax(-1)
+            kl = F.kl_div(found, wanted, reduction="sum", log_target=True) / len(said.rows)
+        pull[block] = torch.autograd.grad(kl, rows)[0]
+        total += kl.detach()
+    return total, pull
 
 
 class _Norms(Callback):

@@ -16,6 +16,7 @@ from interp.lenses.config import Components
 from interp.lenses.result import LensResult
 from interp.models.hooked import HookedModel
 from interp.models.outputs import single_output
+from interp.models.stream.blocks import are_many, only_last, row_blocks
 from interp.models.stream.reading import followed
 from interp.models.text.keywords import check_keywords, named_parameters_of, refuse_fewer_logits
 
@@ -47,19 +48,10 @@ def read_rows(
     """
     k = read_count("k", k)
     with torch.no_grad():
-        output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
-        output = single_output(output, "a lens")
-        check_finite(output, "the model's logits")
+        own, acts = _run(model, inputs, rows, kwargs)
         tokens, real = one_row(model, acts, inputs, kwargs)
-        final = log_probs(output[0, real])
-        wanted = followed(model, target, final)
-        k = min(k, final.shape[-1])
-        # Row by row: the whole stack of logits at once would be layers times larger.
-        cells = [
-            cell_numbers(log_probs(decode(site, acts[site])[0][real]), final, wanted, k)
-            for site in rows.values()
-        ]
-    columns: dict[str, Any] = {name: torch.stack([cell[name] for cell in cells]) for name in cells[0]}
+        columns: dict[str, Any] = _columns(model, acts, own[0], rows, decode, real.nonzero()[:, 0], target, k)
+    wanted = columns.pop("wanted")
     pieces = pieces_of(model, columns["ids_top"], wanted)
     return LensResult(
         **columns,
@@ -73,6 +65,74 @@ def read_rows(
         tolerance=TOLERANCE.get(model.cfg.dtype, 1e-2),
         provenance=model.provenance(rows.values()),
     )
+
+
+def _run(
+    model: HookedModel, inputs: Any, rows: Mapping[str, str], kwargs: dict[str, Any]
+) -> tuple[Tensor, Activations]:
+    """The model's own logits, of the last real position alone where all would be too many."""
+    if not model.cfg.n_decoder_layers and not kwargs.get("fwd_hooks") and _only_text(inputs):
+        said = {name: kwargs[name] for name in _SAID_WITH_TEXT if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in _SAID_WITH_TEXT}
+        inputs = model.read(inputs, **said)
+        spares = "logits_to_keep" in model.keywords
+        if spares and len(inputs) == 1 and are_many(model, inputs.ids.shape[1]):
+            kwargs |= only_last(inputs.mask[0])
+    output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
+    return single_output(output, "a lens"), acts
+
+
+_SAID_WITH_TEXT = ("attention_mask", "prepend_bos", "truncate")
+
+
+def _only_text(inputs: Any) -> bool:
+    """Whether inputs are text or ids and at most their mask."""
+    return not isinstance(inputs, Mapping) or set(inputs) <= {"input_ids", "attention_mask"}
+
+
+def _columns(
+    model: HookedModel,
+    acts: Activations,
+    own: Tensor,
+    rows: Mapping[str, str],
+    decode: Decode,
+    at: Tensor,
+    target: Any,
+    k: int,
+) -> dict[str, Tensor]:
+    """Every row's numbers at the positions `at`, and the `wanted` ids: [layer pos], [layer pos k].
+
+    Block by block, and row by row in each: all logits at once would be layers times larger.
+
+    Args:
+        own: The model's logits at all positions, or at the last of `at` alone; where it gives none,
+            the last row speaks for it.
+    """
+    width, last = own.shape[-1], list(rows.values())[-1]
+    k = min(k, width)
+    # Nobody reads these numbers, only how many there are.
+    asked = None if target is None else followed(model, target, own.new_empty(()).expand(len(at), width))
+    whole = len(own) > 1 or len(at) == 1
+    blocks = []
+    for block in row_blocks(len(at), width):
+        here = at[block]
+        if whole:
+            final = own[here]
+        else:
+            final = decode(last, acts[last][:, here])[0]
+            if block.stop == len(at):
+                final[-1] = own[0]
+        check_finite(final, "the model's logits")
+        final = log_probs(final)
+        wanted = final.argmax(-1) if asked is None else asked[block]
+        cells = [
+            cell_numbers(log_probs(decode(site, acts[site][:, here])[0]), final, wanted, k)
+            for site in rows.values()
+        ]
+        found = {name: torch.stack([cell[name] for cell in cells]) for name in cells[0]}
+        blocks.append(found | {"wanted": wanted[None]})
+    joined = {name: torch.cat([block[name] for block in blocks], 1) for name in blocks[0]}
+    return joined | {"wanted": joined["wanted"][0]}
 
 
 _RUN = ("fwd_hooks", "prepend_bos", "clone", "max_bytes", "truncate")
@@ -187,15 +247,17 @@ def log_probs(logits: Tensor) -> Tensor:
 
 def cell_numbers(log_p: Tensor, final: Tensor, wanted: Tensor, k: int) -> dict[str, Tensor]:
     """One row's numbers from its log-probabilities and the model's, both [pos, d_vocab]."""
-    p = log_p.exp()
-    top = p.topk(k, dim=-1)
+    top = log_p.topk(k, dim=-1)
     at_target = log_p.gather(-1, wanted[:, None])
+    # One buffer serves all three: each is as large as everything else here together.
+    scratch = log_p.exp()
+    entropy = -scratch.mul_(log_p).nan_to_num_(0.0).sum(-1)
+    kl = torch.sub(final, log_p, out=scratch).mul_(final.exp()).nan_to_num_(0.0).sum(-1)
     return {
-        "probs_top": top.values,
+        "probs_top": top.values.exp(),
         "ids_top": top.indices,
-        "entropy": -(p * log_p).nan_to_num(0.0).sum(-1),
-        # Rounding may leave a divergence a hair below zero.
-        "kl": (final.exp() * (final - log_p)).nan_to_num(0.0).sum(-1).clamp(min=0),
+        "entropy": entropy,
+        "kl": kl.clamp(min=0),  # rounding may leave a divergence a hair below zero
         "target_prob": at_target[:, 0].exp(),
         "target_rank": (log_p > at_target).sum(-1),
     }

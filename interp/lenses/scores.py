@@ -17,6 +17,7 @@ from interp.core.result import Result
 from interp.lenses.reading import TOLERANCE, log_probs, stream_rows
 from interp.lenses.tuned import TunedLens, sequences_of
 from interp.models.hooked import HookedModel
+from interp.models.stream.blocks import row_blocks
 
 
 def _by_row(name: str, unit: str, higher: str) -> Any:
@@ -94,12 +95,10 @@ def score_lenses(
                 continue
             answers = batch.ids[:, 1:][follows].to(model.device)
             here = {site: acts[site][:, :-1][follows.to(model.device)] for site in rows.values()}
-            final = log_probs(model.unembed(model.ln_final(here[list(rows.values())[-1]])))
             n += len(answers)
-            for i, lens in enumerate(every.values()):
-                for j, site in enumerate(rows.values()):
-                    log_q = log_probs(model.unembed(model.ln_final(lens(site, here[site]))))
-                    sums[:, i, j] += _totals(final, log_q, answers)
+            for block in row_blocks(len(answers), model.cfg.d_vocab_out or model.cfg.d_vocab):
+                rest = {site: value[block] for site, value in here.items()}
+                sums += _of_block(model, every, rest, answers[block])
     if n == 0:
         raise ConfigError("no sequence has a second token", got=tokens)
     kl, cross_entropy, agreement = (sums / n).float().unbind()
@@ -114,6 +113,19 @@ def score_lenses(
         labels={"lens": list(every), "row": list(rows)},
         provenance=model.provenance(rows.values()),
     )
+
+
+def _of_block(
+    model: HookedModel, lenses: Mapping[str, TunedLens], here: Mapping[str, Tensor], answers: Tensor
+) -> Tensor:
+    """`_totals` of every lens and row, [3 lens row], of the streams [token d_model] by site."""
+    final = log_probs(model.unembed(model.ln_final(here[list(here)[-1]])))
+    sums = torch.zeros(3, len(lenses), len(here), dtype=torch.float64)
+    for i, lens in enumerate(lenses.values()):
+        for j, (site, stream) in enumerate(here.items()):
+            log_q = log_probs(model.unembed(model.ln_final(lens(site, stream))))
+            sums[:, i, j] = _totals(final, log_q, answers)
+    return sums
 
 
 def _totals(final: Tensor, log_q: Tensor, answers: Tensor) -> Tensor:

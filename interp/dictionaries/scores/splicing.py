@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.result import CONDITIONS
+from interp.models.stream.blocks import Speech, speech
 from interp.models.text.batch import TokenBatch
 
 Hooks = list[tuple[str, Callable[[Tensor, Any], Tensor | None]]]
@@ -49,16 +50,16 @@ def losses(
     keep = keep.to(model.device)
     counted = keep[:, :-1] & batch.mask[:, 1:].to(model.device)
     following = batch.ids[:, 1:].to(model.device)
-    ce, kl, intact = [], [], None
-    for name in CONDITIONS:
-        hooks = _hooks(name, dictionary, keep, mean)
-        with torch.no_grad():
-            logits = model.run_with_hooks(batch, hooks) if hooks else model(batch)
-        intact = logits if intact is None else intact
-        ce_row, kl_row = _compare(logits, intact, following, counted)
-        ce.append(ce_row)
-        kl.append(kl_row)
-    return Losses(torch.stack(ce), torch.stack(kl), counted.sum(1).cpu())
+    with torch.no_grad():
+        said = [speech(model, batch, _before(counted), _hooks(n, dictionary, keep, mean)) for n in CONDITIONS]
+        ce, kl = _compare(said, following[counted])
+    n = counted.sum(1).cpu()
+    return Losses(_per_sequence(ce, counted), _per_sequence(kl, counted), n)
+
+
+def _before(counted: Bool[Tensor, "batch next"]) -> Bool[Tensor, "batch pos"]:
+    """The positions that make the predictions."""
+    return torch.cat([counted, torch.zeros_like(counted[:, :1])], 1)
 
 
 def _hooks(condition: str, dictionary: Dictionary, keep: Tensor, mean: Tensor) -> Hooks:
@@ -90,23 +91,29 @@ def _flat(value: Tensor) -> Tensor:
     return value.flatten(2)
 
 
-def _compare(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    intact: Float[Tensor, "batch pos d_vocab"],
-    following: Int[Tensor, "batch next"],
-    counted: Bool[Tensor, "batch next"],
-) -> tuple[Tensor, Tensor]:
-    """Mean loss and KL per sequence, in float32 whatever the model computes in.
+def _compare(said: Sequence[Speech], wanted: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
+    """Loss and KL per predicted token, [condition row], in float32 whatever the model computes in.
 
-    One sequence at a time: float32 logits of a whole batch would be the largest thing in memory.
+    A block of logits at a time: those of a whole batch would be the largest thing in memory.
     """
-    ce, kl = [], []
-    for row in range(len(logits)):
-        here = counted[row]
-        new = F.log_softmax(logits[row, :-1][here].float(), -1)
-        old = F.log_softmax(intact[row, :-1][here].float(), -1)
-        n = max(int(here.sum()), 1)
-        wanted = new.gather(1, following[row][here][:, None])
-        ce.append(-wanted.sum(dtype=torch.float32) / n)
-        kl.append((old.exp() * (old - new)).sum() / n)
-    return torch.stack(ce).cpu().double(), torch.stack(kl).cpu().double()
+    found = torch.zeros(2, len(said), len(wanted))
+    for block in said[0].blocks():
+        old = _log_probs(said[0], block)
+        for i, one in enumerate(said):
+            new = old if i == 0 else _log_probs(one, block)
+            found[0, i, block] = -new.gather(1, wanted[block, None])[:, 0].cpu()
+            found[1, i, block] = torch.sub(old, new).mul_(old.exp()).sum(-1).cpu()
+    return found[0], found[1]
+
+
+def _log_probs(said: Speech, block: slice) -> Tensor:
+    return F.log_softmax(said.logits(said.rows[block]).float(), -1)
+
+
+def _per_sequence(
+    values: Float[Tensor, "condition row"], counted: Bool[Tensor, "batch next"]
+) -> Float[Tensor, "condition sequence"]:
+    """Means over each sequence's predictions; 0 where it makes none."""
+    sums = torch.zeros(len(values), len(counted), dtype=torch.float64)
+    sums.index_add_(1, counted.nonzero()[:, 0].cpu(), values.double())
+    return sums / counted.sum(1).clamp(min=1).cpu()
