@@ -256,7 +256,7 @@ def _component(writers: Sequence[Writer], name: str) -> tuple[Writer, int | None
     known: dict[str, tuple[Writer, int | None]] = {}
     for writer in writers:
         if writer.kind == "head":
-            known |= {writer.part(h): (writer, h) for h in range(len(writer.weight))}
+            known |= {writer.part(h): (writer, h) for h in range(writer.n_parts)}
         else:
             known[writer.title] = (writer, None)
     check_choice("component", name, known)
@@ -265,8 +265,8 @@ def _component(writers: Sequence[Writer], name: str) -> tuple[Writer, int | None
 
 def _through_head(model: HookedModel, writer: Writer, head: int, y: Tensor) -> Tensor:
     """W_V W_O y, then the norm that the values are read through."""
-    values = model.W_V[writer.layer]
-    group = len(writer.weight) // len(values)
+    values = model.W.layer("W_V", writer.layer)
+    group = writer.n_parts // len(values)
     behind = wide(values[head // group].detach()) @ (writer.weight[head] @ writer.post.adjoint(y))
     return norm_before(model, writer.layer).adjoint(behind)
 

@@ -12,7 +12,7 @@ import interp
 from interp.core.errors import ModelError, TokenError
 from interp.core.result import Result
 from interp.lenses import HeadAtlasConfig, head_atlas, heads_from_weights
-from interp.lenses.heads.atlas import repeat_statistics, text_statistics, with_uniform
+from interp.lenses.heads.atlas import repeat_statistics, text_statistics, uniform
 from interp.models.hooked import HookedModel
 from tests.models.zoo import H, L, make
 
@@ -46,10 +46,10 @@ def test_planted_heads_score_one_in_their_own_statistic_only() -> None:
 
 
 def test_uniform_attention_has_the_entropy_of_its_keys() -> None:
-    both = with_uniform(torch.eye(N, dtype=torch.float64)[None], causal=False)
+    both = torch.cat([torch.eye(N, dtype=torch.float64)[None], uniform(N, causal=False)])
     marks = torch.zeros(N, dtype=torch.bool)
     assert text_statistics(both, marks)["entropy"][-1] == pytest.approx(math.log(N), abs=1e-6)
-    causal = with_uniform(torch.eye(N, dtype=torch.float64)[None], causal=True)
+    causal = uniform(N, causal=True)
     expected = sum(math.log(t + 1) for t in range(N)) / N
     assert text_statistics(causal, marks)["entropy"][-1] == pytest.approx(expected, abs=1e-6)
 

@@ -7,7 +7,7 @@ Learning and Induction Heads".
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from interp.core.errors import ModelError, TokenError
 from interp.core.randomness import generator
 from interp.lenses.config import HeadAtlasConfig
 from interp.lenses.heads.result import HeadAtlas
-from interp.lenses.heads.weights import heads_from_weights
+from interp.lenses.heads.weights import eigen_shares
 from interp.models.hooked import HookedModel
 from interp.models.text.reading import probe_texts
 
@@ -44,9 +44,9 @@ def head_atlas(model: HookedModel, inputs: Any = None, config: HeadAtlasConfig |
     worst = 0.0
     ids = random_repeats(model, config) if inputs is None else token_rows(model, inputs, config)
     for row in ids:
-        patterns = head_patterns(model, row, names)
-        worst = max(worst, float((patterns.sum(-1) - 1).abs().max()))
-        found = text_statistics(with_uniform(patterns, model.cfg.causal), punctuation(model, row))
+        marks = punctuation(model, row)
+        found = _of_every_head(model, row, names, lambda p, marks=marks: text_statistics(p, marks))
+        worst = max(worst, float(found.pop("row_error").max()))
         for name, value in found.items():
             sums[name] = sums.get(name, 0) + value
         n_texts, n_queries = n_texts + 1, n_queries + len(row)
@@ -55,12 +55,9 @@ def head_atlas(model: HookedModel, inputs: Any = None, config: HeadAtlasConfig |
     shape = (len(names), model.cfg.n_heads)
     fields: dict[str, Any] = dict.fromkeys(ON_REPEATS)
     fields |= {name: value[:-1].reshape(shape) for name, value in values.items()}
-    copying = None
-    if model.head is not None:
-        copying = heads_from_weights(model, n_tokens=2).eigenvalues
     return HeadAtlas(
         **fields,
-        copying=copying,
+        copying=eigen_shares(model),
         uniform={name: float(value[-1]) for name, value in values.items()},
         n_texts=n_texts,
         n_queries=n_queries,
@@ -88,9 +85,15 @@ def pattern_sites(model: HookedModel) -> list[str]:
 
 def head_patterns(model: HookedModel, row: Tensor, names: Sequence[str]) -> Tensor:
     """Attention of all heads on one sequence: [layer * head, query, key], at least float32."""
+    return torch.cat(list(layer_patterns(model, row, names)))
+
+
+def layer_patterns(model: HookedModel, row: Tensor, names: Sequence[str]) -> Iterator[Tensor]:
+    """Attention on one sequence, one layer after the other: [head, query, key], at least float32."""
     acts = model.capture(row[None], list(names))
-    stacked = torch.stack([acts[name][0] for name in names]).flatten(0, 1)
-    return stacked if stacked.dtype == torch.float64 else stacked.float()
+    for name in names:
+        patterns = acts[name][0]
+        yield patterns if patterns.dtype == torch.float64 else patterns.float()
 
 
 def token_rows(model: HookedModel, texts: Any, config: HeadAtlasConfig) -> Iterator[Tensor]:
@@ -111,12 +114,21 @@ def token_rows(model: HookedModel, texts: Any, config: HeadAtlasConfig) -> Itera
         yield row
 
 
-def with_uniform(patterns: Tensor, causal: bool) -> Tensor:
-    """The patterns and, as one more head, attention to all visible keys alike."""
-    n = patterns.shape[-1]
-    seen = torch.ones(n, n, dtype=patterns.dtype, device=patterns.device)
+def uniform(n: int, causal: bool) -> Tensor:
+    """A head that attends to all visible keys alike, [1 query key], float64."""
+    seen = torch.ones(n, n, dtype=torch.float64)
     seen = seen.tril() if causal else seen
-    return torch.cat([patterns, (seen / seen.sum(-1, keepdim=True))[None]])
+    return (seen / seen.sum(-1, keepdim=True))[None]
+
+
+def _of_every_head(
+    model: HookedModel, row: Tensor, names: Sequence[str], statistics: Callable[[Tensor], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Statistics of one sequence, [layer * head + 1]: the last entry is of `uniform`."""
+    found = [statistics(patterns) for patterns in layer_patterns(model, row, names)]
+    like = next(iter(found[0].values()))
+    found.append(statistics(uniform(len(row), model.cfg.causal).to(like)))
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
 def text_statistics(patterns: Tensor, is_punctuation: Tensor) -> dict[str, Tensor]:
@@ -127,9 +139,10 @@ def text_statistics(patterns: Tensor, is_punctuation: Tensor) -> dict[str, Tenso
         is_punctuation: Which keys are, [key].
 
     Returns:
-        Name -> [head].
+        Name -> [head]; `row_error` is how far a row's sum is from 1.
     """
     return {
+        "row_error": (patterns.sum(-1) - 1).abs().amax(-1),
         "previous": patterns.diagonal(-1, -2, -1).mean(-1),
         "next": patterns.diagonal(1, -2, -1).mean(-1),
         "self_token": patterns.diagonal(0, -2, -1).mean(-1),
@@ -192,8 +205,8 @@ def _on_repeats(model: HookedModel, config: HeadAtlasConfig, names: Sequence[str
         return {}
     sums: dict[str, Tensor] = {}
     for row in random_repeats(model, config):
-        patterns = with_uniform(head_patterns(model, row, names), model.cfg.causal)
-        for name, value in repeat_statistics(patterns, len(before), block).items():
+        found = _of_every_head(model, row, names, lambda p: repeat_statistics(p, len(before), block))
+        for name, value in found.items():
             sums[name] = sums.get(name, 0) + value
     return {name: total / config.n_random for name, total in sums.items()}
 

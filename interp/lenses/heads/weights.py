@@ -85,28 +85,29 @@ def heads_from_weights(model: HookedModel, *, n_tokens: int = 512, seed: int = 0
         raise ModelError(f"{cfg.model_name} has no attention over tokens", got=cfg.family)
     draw = torch.randperm(cfg.d_vocab, generator=generator(seed, "tokens for heads"))[:n_tokens]
     embed = model.W_E.detach()[draw.to(model.device)].float()
-    group = cfg.n_heads // (cfg.n_kv_heads or cfg.n_heads)
-    q, k, v, o = (getattr(model, f"W_{name}").detach().float() for name in "QKVO")
-    k, v = (weight.repeat_interleave(group, 1) for weight in (k, v))
-    b_q, b_k = model.W.b_Q.detach().float(), model.W.b_K.detach().float()
-    b_k = b_k.repeat_interleave(group, 1)
-    written = torch.einsum("td,lhde,lhef->lhtf", embed, v, o)  # what a head writes for token t
-    copying = eigenvalues = None
-    if model.head is not None and model.W_U.shape[1] == cfg.d_vocab:
-        unembed = model.W_U.detach().float()
-        logits = written @ unembed[:, draw.to(model.device)]
-        copying = _recall(logits)
-        eigenvalues = _eigen_share(model.W_E.detach().float(), v, o, unembed)
-    previous, chance = _previous(model, q, k, b_q, b_k)
-    matching = None
-    if cfg.n_layers > 1:
-        queries = torch.einsum("td,lhde->lhte", embed, q) + b_q[:, :, None]
-        matching = _matching(queries, written, k)
+    unembed = None
+    if _over_tokens(model):
+        unembed = model.W_U.detach()[:, draw.to(model.device)].float()
+    # What every head writes for each token, [layer] of [head t d]: later layers look for it.
+    written: list[Tensor] = []
+    copying: list[Tensor] = []
+    matching = torch.zeros(cfg.n_layers, cfg.n_heads, cfg.n_layers, cfg.n_heads)
+    for layer in range(cfg.n_layers):
+        q, k, v, o, b_q, _ = _heads(model, layer)
+        if layer:
+            queries = torch.einsum("td,hde->hte", embed, q) + b_q[:, None]
+            matching[layer, :, :layer] = _matching(queries, written, k)
+        here = torch.einsum("td,hde,hef->htf", embed, v, o)
+        if unembed is not None:
+            copying.append(_recall(here @ unembed))
+        if layer + 1 < cfg.n_layers:
+            written.append(here)
+    previous, chance = _previous(model)
     return WeightHeads(
         previous=previous,
-        matching=matching,
-        copying=copying,
-        eigenvalues=eigenvalues,
+        matching=matching if cfg.n_layers > 1 else None,
+        copying=torch.stack(copying) if copying else None,
+        eigenvalues=eigen_shares(model),
         n_tokens=len(draw),
         previous_chance=chance,
         provenance=model.provenance(),
@@ -119,23 +120,36 @@ def _recall(scores: Tensor) -> Tensor:
     return (scores.argmax(-1) == torch.arange(n, device=scores.device)).float().mean(-1).cpu()
 
 
-def _matching(queries: Tensor, written: Tensor, k: Tensor) -> Tensor:
-    """[layer head earlier_layer earlier_head] from queries [l h t e] and outputs [l h t d].
+def _over_tokens(model: HookedModel) -> bool:
+    """Whether the head says one number per token that the model reads."""
+    return model.head is not None and model.W_U.shape[1] == model.cfg.d_vocab
+
+
+def _heads(model: HookedModel, layer: int) -> tuple[Tensor, ...]:
+    """W_Q, W_K, W_V, W_O, b_Q, b_K of one block, float32, grouped keys and values for every head."""
+    cfg = model.cfg
+    group = cfg.n_heads // (cfg.n_kv_heads or cfg.n_heads)
+    found = []
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K"):
+        weight = model.W.layer(name, layer).detach().float()
+        found.append(weight if name[-1] in "QO" else weight.repeat_interleave(group, 0))
+    return tuple(found)
+
+
+def _matching(queries: Tensor, written: list[Tensor], k: Tensor) -> Tensor:
+    """[head earlier_layer earlier_head] from queries [h t e] and each layer's outputs [h t d].
 
     The bias of the keys adds the same to every key of a query, so it decides nothing.
     """
-    n_layers, n_heads = queries.shape[:2]
-    found = torch.zeros(n_layers, n_heads, n_layers, n_heads)
-    for layer in range(1, n_layers):
-        for head in range(n_heads):
-            keys = written[:layer] @ k[layer, head]  # [earlier head t e]
-            found[layer, head, :layer] = _recall(queries[layer, head] @ keys.transpose(-1, -2))
+    found = torch.zeros(len(queries), len(written), len(queries))
+    for head, query in enumerate(queries):
+        for earlier, outputs in enumerate(written):
+            keys = outputs @ k[head]  # [earlier head t e]
+            found[head, earlier] = _recall(query @ keys.transpose(-1, -2))
     return found
 
 
-def _previous(
-    model: HookedModel, q: Tensor, k: Tensor, b_q: Tensor, b_k: Tensor
-) -> tuple[Tensor | None, float]:
+def _previous(model: HookedModel) -> tuple[Tensor | None, float]:
     """Recall of the position before, and its chance; None without a position table."""
     try:
         positions = model.W_pos.detach().float()
@@ -144,26 +158,32 @@ def _previous(
     n = len(positions)
     if n < 2:
         return None, 0.0
-    queries = torch.einsum("td,lhde->lhte", positions, q) + b_q[:, :, None]
-    keys = torch.einsum("td,lhde->lhte", positions, k) + b_k[:, :, None]
-    future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
-    found = torch.stack(
-        [
-            (a @ b.transpose(-1, -2)).masked_fill(future, -torch.inf).argmax(-1)
-            for a, b in zip(queries, keys, strict=True)
-        ]
-    )
-    hit = found[..., 1:] == torch.arange(n - 1, device=q.device)
+    future = torch.ones(n, n, dtype=torch.bool, device=positions.device).triu(1)
+    found = []
+    for layer in range(model.cfg.n_layers):
+        q, k, _, _, b_q, b_k = _heads(model, layer)
+        for head in range(len(q)):
+            scores = (positions @ q[head] + b_q[head]) @ (positions @ k[head] + b_k[head]).T
+            found.append(scores.masked_fill_(future, -torch.inf).argmax(-1))
+    hit = torch.stack(found)[:, 1:] == torch.arange(n - 1, device=positions.device)
     chance = float((1 / torch.arange(2, n + 1)).mean())
-    return hit.float().mean(-1).cpu(), chance
+    return hit.float().mean(-1).cpu().unflatten(0, (model.cfg.n_layers, -1)), chance
 
 
-def _eigen_share(embed: Tensor, v: Tensor, o: Tensor, unembed: Tensor) -> Tensor:
-    """Sum of eigenvalues over sum of magnitudes of W_E W_V W_O W_U, [layer head].
+@torch.no_grad()
+def eigen_shares(model: HookedModel) -> Float[Tensor, "layer head"] | None:
+    """Sum of eigenvalues over sum of magnitudes of W_E W_V W_O W_U; None without a head over tokens.
 
     The vocabulary-sized product and its cyclic permutation W_O W_U W_E W_V [d_head d_head] have
     the same nonzero eigenvalues.
     """
-    small = o @ (unembed @ embed) @ v
-    values = torch.linalg.eigvals(small.double())
-    return (values.real.sum(-1) / values.abs().sum(-1).clamp(min=1e-30)).float().cpu()
+    if not _over_tokens(model):
+        return None
+    around = model.W_U.detach().float() @ model.W_E.detach().float()  # [d_model d_model]
+    shares = []
+    for layer in range(model.cfg.n_layers):
+        _, _, v, o, _, _ = _heads(model, layer)
+        values = torch.linalg.eigvals((o @ around @ v).double())
+        share = values.real.sum(-1) / values.abs().sum(-1).clamp(min=1e-30)
+        shares.append(share.float().cpu())
+    return torch.stack(shares)

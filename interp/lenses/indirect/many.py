@@ -308,7 +308,7 @@ def _batches(model: HookedModel, inputs: Any, size: int) -> Iterator[Any]:
 
 
 def _chosen(carriers: Carriers, neurons: Sequence[int] | None) -> Tensor:
-    n = len(carriers.mlp.weight)
+    n = carriers.mlp.n_parts
     chosen = list(range(n)) if neurons is None else list(neurons)
     bad = [i for i in chosen if not 0 <= i < n]
     if bad or not chosen:

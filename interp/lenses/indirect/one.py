@@ -119,8 +119,7 @@ def second_order(
         out = wide(acts[mlp.out][0])
         by_head = torch.stack([torch.einsum("pd,hpd->h", out[real], each[:, real]) for each in parts])
         here = _behind(mlp, reader.expand_as(m), acts)[at]
-        unseen = [_replay(model, inputs, mlp, w, acts, kwargs)[at] for w in later]
-        replay = torch.stack(unseen).sum(0) @ reader
+        replay = _replay(model, inputs, carriers, acts, kwargs)[at] @ reader
         rounding = (stream.norm.apply(wide(last)) - normalized).abs().max()
     return SecondOrder(
         effects=effects,
@@ -181,9 +180,9 @@ def second_order_directions(
     passed_on(model, inputs, kwargs, second_order_directions)
     carriers = find_carriers(model, layer)
     mlp = carriers.mlp
-    bad = [n for n in neurons if not 0 <= n < len(mlp.weight)]
+    bad = [n for n in neurons if not 0 <= n < mlp.n_parts]
     if bad or not len(neurons):
-        raise ConfigError("no such neuron", got=bad, expected=f"0 to {len(mlp.weight) - 1}")
+        raise ConfigError("no such neuron", got=bad, expected=f"0 to {mlp.n_parts - 1}")
     with torch.no_grad():
         acts = model.capture(inputs, carriers.sites, **kwargs)
         _, real = _tokens(model, acts, inputs, kwargs)
@@ -219,8 +218,8 @@ def _carried(model: HookedModel, writer: Writer, acts: Mapping[str, Tensor], row
     seen = f"{here}.ln1.hook_scale"
     scale = wide(acts[seen][0])[:, None] if seen in acts else torch.ones_like(rows[:, :1, :1])
     rows = through(norm, rows, scale)
-    values = wide(model.W_V[writer.layer].detach())
-    group = len(writer.weight) // len(values)
+    values = wide(model.W.layer("W_V", writer.layer).detach())
+    group = writer.n_parts // len(values)
     pattern = wide(acts[f"{here}.attn.hook_pattern"][0, :, at])
     mixed = torch.einsum("hp,pnd->hnd", pattern, rows)
     out = torch.einsum("hnd,hde,hem->nm", mixed, values.repeat_interleave(group, 0), writer.weight)
@@ -272,8 +271,8 @@ def _readers(model: HookedModel, writer: Writer, acts: Activations, reader: Tens
     behind = (
         writer.post.adjoint(reader, wide(acts[writer.post_scale][0, at])) if (writer.post_scale) else reader
     )
-    values = wide(model.W_V[writer.layer].detach())
-    group = len(writer.weight) // len(values)
+    values = wide(model.W.layer("W_V", writer.layer).detach())
+    group = writer.n_parts // len(values)
     ov = torch.einsum("hmd,hdn,n->hm", values.repeat_interleave(group, 0), writer.weight, behind)  # W_V W_O r
     norm = norm_before(model, writer.layer)
     scale = wide(acts[f"{here}.ln1.hook_scale"][0]) if f"{here}.ln1.hook_scale" in acts else 1.0
@@ -287,19 +286,23 @@ def _behind(mlp: Writer, m: Tensor, acts: Activations) -> Tensor:
 
 
 def _replay(
-    model: HookedModel, inputs: Any, mlp: Writer, writer: Writer, acts: Activations, kwargs: dict[str, Any]
+    model: HookedModel, inputs: Any, carriers: Carriers, acts: Activations, kwargs: dict[str, Any]
 ) -> Tensor:
-    """What one attention writes less what it writes without the MLP's output, [pos d_model].
+    """What the later attentions write less what they write without the MLP's output, [pos d_model].
 
-    The model's own forward pass, with the queries, keys and norm scales of the first run.
+    The model's own forward pass, with the queries, keys and norm scales of the first run. One pass
+    serves every layer: each block's stream is put in its place, so no layer sees another's change.
     """
-    here = f"blocks.{writer.layer}"
-    without = acts[f"{here}.hook_resid_pre"] - acts[mlp.out]
-    held = [s for s in _sites(model, writer) if s.endswith(("hook_q", "hook_k", "hook_scale"))]
-    hooks: list[Any] = [(f"{here}.hook_resid_pre", lambda value, hook: without)]
-    hooks += [(site, lambda value, hook, kept=acts[site]: kept) for site in held]
-    blind = model.capture(inputs, writer.out, fwd_hooks=hooks, **kwargs)[writer.out]
-    return wide(acts[writer.out][0] - blind[0])
+    hooks: list[Any] = []
+    for writer in carriers.later:
+        start = f"blocks.{writer.layer}.hook_resid_pre"
+        without = acts[start] - acts[carriers.mlp.out]
+        hooks.append((start, lambda value, hook, kept=without: kept))
+        held = [s for s in _sites(model, writer) if s.endswith(("hook_q", "hook_k", "hook_scale"))]
+        hooks += [(site, lambda value, hook, kept=acts[site]: kept) for site in held]
+    outs = [writer.out for writer in carriers.later]
+    blind = model.capture(inputs, outs, fwd_hooks=hooks, **kwargs)
+    return torch.stack([wide(acts[out][0] - blind[out][0]) for out in outs]).sum(0)
 
 
 def _tokens(

@@ -98,7 +98,7 @@ def active_overlap(
     acts = model.capture(inputs, [*posts, *(sites[layer] for layer in chosen)])
     found, control = [], []
     for layer, post in zip(chosen, posts, strict=True):
-        strength = acts.flat(post).float() * model.W_out[layer].detach().float().norm(dim=-1)
+        strength = acts.flat(post).float() * model.W.layer("W_out", layer).detach().float().norm(dim=-1)
         most = strength.abs().topk(active, dim=-1).indices.cpu()  # [pos active]
         sign = (strength.cpu().gather(-1, most) < 0).long()
         tokens = said[layer][most, sign]  # [pos active k]

@@ -117,21 +117,18 @@ def read_pairs(
     group = cfg.n_heads // (cfg.n_kv_heads or cfg.n_heads)
     rows = []
     if circuit == "OV":
-        to, values, out = (
-            vocabulary(model, config.space, final_norm=config.final_norm),
-            model.W_V,
-            model.W_O,
-        )
+        to = vocabulary(model, config.space, final_norm=config.final_norm)
         for layer, head in chosen:
-            read = embed @ values[layer, head // group].detach().float()
-            write = to.prepare(out[layer, head]).float() @ to.vectors.float()
+            values, out = (model.W.layer(name, layer) for name in ("W_V", "W_O"))
+            read = embed @ values[head // group].detach().float()
+            write = to.prepare(out[head]).float() @ to.vectors.float()
             rows.append(top_pairs(read, write, config.k, config.block_mib))
     else:
-        w_q, w_k, b_q, b_k = model.W_Q, model.W_K, model.W.b_Q, model.W.b_K
         for layer, head in chosen:
             kv = head // group
-            query = embed @ w_q[layer, head].float() + b_q[layer, head].float()
-            key = embed @ w_k[layer, kv].float() + b_k[layer, kv].float()
+            w_q, w_k, b_q, b_k = (model.W.layer(name, layer) for name in ("W_Q", "W_K", "b_Q", "b_K"))
+            query = embed @ w_q[head].float() + b_q[head].float()
+            key = embed @ w_k[kv].float() + b_k[kv].float()
             rows.append(top_pairs(query / math.sqrt(cfg.d_head), key.T, config.k, config.block_mib))
     scores, source, target = (torch.stack(part).cpu() for part in zip(*rows, strict=True))
     return PairTable(

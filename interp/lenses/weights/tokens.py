@@ -174,11 +174,10 @@ def _names(model: HookedModel, which: str, layers: Sequence[int]) -> list[str]:
 
 def _parts(model: HookedModel, which: str, layers: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
     """Per layer: directions [n d_model], in two factors where their scores are multiplied."""
-    stacked = [getattr(model, f"W_{name}") for name in which.split("*")]
     for layer in layers:
         found = []
-        for weight in stacked:
-            rows = weight[layer]
+        for name in which.split("*"):
+            rows = model.W.layer(f"W_{name}", layer)
             if which in ("in", "gate", "gate*in"):  # [d_model d_mlp]
                 rows = rows.T
             elif which in ("Q", "K", "V"):  # [head d_model d_head]
@@ -202,28 +201,31 @@ def _table(
     rows = max(1, config.block_mib * 2**20 // (d_vocab * to.vectors.element_size()))
     source = generator(config.seed, "permuted directions")
     share = min(1.0, NULL_ROWS / len(names))
-    tops: list[tuple[Tensor, ...]] = []
-    thresholds: list[Tensor] = []
+    # Filled as the parts come: a list of them all, joined at last, would be there twice.
+    n = len(names)
+    scores, ids = torch.empty(n, 2, k), torch.empty(n, 2, k, dtype=torch.long)
+    mean, std, thresholds = torch.empty(n), torch.empty(n), torch.empty(n)
+    done = 0
     for parts in groups.values():
-        found: list[tuple[Tensor, ...]] = []
-        null: list[Tensor] = []
+        first, null = done, []
         for part in parts:
             for start in range(0, len(part[0]), rows):
-                found.append(_top(to, moments, [f[start : start + rows] for f in part], k))
+                found = _top(to, moments, [f[start : start + rows] for f in part], k)
+                here = slice(done, done + len(found[0]))
+                for whole, piece in zip((scores, ids, mean, std), found, strict=True):
+                    whole[here] = piece.cpu()
+                done = here.stop
             draw = torch.randperm(len(part[0]), generator=source)
             picked = draw[: max(2, math.ceil(share * len(draw)))].to(part[0].device)
             for chosen in picked.split(rows):
                 null.append(_top_z(*_top(to, moments, [_permuted(f[chosen], source) for f in part], 1)))
-        tops += found
-        bound = _threshold(torch.cat(null), 2 * len(names))
-        thresholds.append(torch.full((sum(len(f[0]) for f in found),), bound))
-    scores, ids, mean, std = (torch.cat(column).cpu() for column in zip(*tops, strict=True))
+        thresholds[first:done] = _threshold(torch.cat(null), 2 * n)
     return TokenTable(
         scores=scores,
         ids=ids,
         mean=mean,
         std=std,
-        threshold=torch.cat(thresholds),
+        threshold=thresholds,
         pieces=token_pieces(model, ids),
         n_tokens=d_vocab,
         space=to.space,
@@ -294,7 +296,9 @@ def _threshold(null: Tensor, n: int) -> float:
 
 def token_pieces(model: HookedModel, ids: Tensor) -> dict[int, str]:
     """Text of every id in `ids`: pieces, a classifier's own names, or the number itself."""
-    seen = ids.unique().tolist()
+    occurs = torch.zeros(int(ids.max()) + 1, dtype=torch.bool)
+    occurs[ids] = True  # sorting them, as `unique` does, would take four copies
+    seen = occurs.nonzero()[:, 0].tolist()
     config: Any = getattr(model.module, "config", None)
     if model.tokenizer is not None:
         return dict(zip(seen, model.to_str_tokens(torch.tensor(seen)), strict=True))

@@ -17,6 +17,9 @@ from interp.models.adapters.guest import own_weight
 from interp.models.adapters.linear import linear_bias, linear_weight
 from interp.models.hooks.sites import Heads, Interleaved, Slice
 
+LAYERED = "W_Q W_K W_V W_O b_Q b_K b_V b_O W_in W_gate b_in W_out b_out".split()
+"""Weights that every block has."""
+
 
 class Weights:
     """W_E, W_pos, W_U, b_U and, stacked over layers, W_Q … b_out.
@@ -109,35 +112,54 @@ class Weights:
         named = vars(type(self)).get(name)
         if isinstance(named, property) and named.fget is not None:
             return named.fget(self)  # python asks here when a property raised: say its error again
-        makers: dict[str, Callable[[Any], Tensor]] = {
-            **{f"W_{x}": self._reader(x, False) for x in "QKV"},
-            **{f"b_{x}": self._reader(x, True) for x in "QKV"},
-            "W_O": self._output,
-            "b_O": lambda block: linear_bias(find(block, self._attn.o), self._cfg.d_model),
-            "W_in": lambda block: self._mlp(block, "in"),
-            "W_gate": lambda block: self._mlp(block, "gate"),
-            "b_in": lambda block: self._mlp_bias(block),
-            "W_out": lambda block: linear_weight(find(block, self._stack.mlp.mlp_down)),
-            "b_out": lambda block: linear_bias(find(block, self._stack.mlp.mlp_down), self._cfg.d_model),
-        }
-        if name not in makers:
+        if name not in LAYERED:
             raise AttributeError(name)
-        own = self._own(name)
-        if own is not None:
-            return own
-        return torch.stack([makers[name](block) for block in self._stack.blocks])
+        return torch.stack([self.layer(name, layer) for layer in range(self.n_layers)])
 
-    def _own(self, name: str) -> Tensor | None:
-        """Our small transformer and TransformerLens guests hold the very tensors."""
-        blocks: Any = getattr(self._module, "blocks", None)
-        if self._adapter.stacks or blocks is None:
-            return None
+    @property
+    def n_layers(self) -> int:
+        """Blocks that hold the layered weights."""
+        own = self._own_blocks
+        return len(self._stack.blocks) if own is None else len(own)
+
+    def layer(self, name: str, layer: int) -> Tensor:
+        """One block's W_Q … b_out as it is in memory: `W.W_Q[layer]` without a copy of the others.
+
+        Raises:
+            WeightError: The model has no such weight.
+            IndexError: No such block.
+        """
+        own = self._own_blocks
+        if own is None:
+            return self._read(name, self._stack.blocks[layer])
         part = "mlp" if name in ("W_in", "W_gate", "b_in", "W_out", "b_out") else "attn"
-        held = [own_weight(getattr(b, part, None), name) for b in blocks]
-        found = [t for t in held if isinstance(t, Tensor)]
-        if len(found) < len(held):
+        held = own_weight(getattr(own[layer], part, None), name)
+        if not isinstance(held, Tensor):
             raise self._missing(name)
-        return torch.stack(found)
+        return held
+
+    def _read(self, name: str, block: nn.Module) -> Tensor:
+        """A weight of one block of a Hugging Face model, by the family's row."""
+        match name:
+            case "W_Q" | "W_K" | "W_V" | "b_Q" | "b_K" | "b_V":
+                return self._reader(name[-1], name[0] == "b")(block)
+            case "W_O":
+                return self._output(block)
+            case "b_O":
+                return linear_bias(find(block, self._attn.o), self._cfg.d_model)
+            case "W_in" | "W_gate":
+                return self._mlp(block, name.removeprefix("W_"))
+            case "b_in":
+                return self._mlp_bias(block)
+            case "W_out":
+                return linear_weight(find(block, self._stack.mlp.mlp_down))
+            case _:
+                return linear_bias(find(block, self._stack.mlp.mlp_down), self._cfg.d_model)
+
+    @cached_property
+    def _own_blocks(self) -> Any:
+        """Blocks of our small transformer and TransformerLens guests, which hold the very tensors."""
+        return None if self._adapter.stacks else getattr(self._module, "blocks", None)
 
     @cached_property
     def _stack(self) -> Stack:

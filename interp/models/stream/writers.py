@@ -6,6 +6,7 @@ norm behind the sublayer where the family has one (Gemma).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,8 +31,8 @@ class Writer:
         parts: Site of the parts' activations: hook_z [batch pos head d_head], hook_post
             [batch pos d_mlp].
         out: Site of what is added to the stream, [batch pos d_model].
-        weight: [head d_head d_model], or [d_mlp d_model].
-        bias: [d_model].
+        n_parts: Heads or neurons.
+        held: The weight and the bias as the model holds them.
         post: The norm between the sublayer and the stream, the identity in most families.
         post_scale: Site of that norm's scale, "" without one.
     """
@@ -41,10 +42,23 @@ class Writer:
     layer: int
     parts: str
     out: str
-    weight: Tensor
-    bias: Tensor
+    n_parts: int
+    held: Callable[[], tuple[Tensor, Tensor]]
     post: FrozenNorm = IDENTITY
     post_scale: str = ""
+
+    @property
+    def weight(self) -> Tensor:
+        """[head d_head d_model], or [d_mlp d_model]; at least float32, made when it is asked for.
+
+        A half-precision model's matrices of all layers, widened, would be larger than the model.
+        """
+        return wide(self.held()[0].detach())
+
+    @property
+    def bias(self) -> Tensor:
+        """[d_model], at least float32."""
+        return wide(self.held()[1].detach())
 
     @property
     def title(self) -> str:
@@ -134,14 +148,18 @@ def _attention(model: HookedModel, stack: Stack, layer: int, module: str) -> Wri
     paths, block, cross = stack.attention[module], stack.blocks[layer], module == "cross_attn"
     cfg, here, o = model.cfg, f"{stack.prefix}.{layer}", find(block, paths.o)
     post = find(block, paths.ln1_post)
+
+    def held() -> tuple[Tensor, Tensor]:
+        return linear_weight(o).unflatten(0, (cfg.n_heads, cfg.d_head)), linear_bias(o, cfg.d_model)
+
     return Writer(
         "cross_attn" if cross else "attn",
         "head",
         layer,
         f"{here}.{module}.hook_z",
         f"{here}.hook_cross_attn_out" if cross else f"{here}.hook_attn_out",
-        wide(linear_weight(o).detach()).unflatten(0, (cfg.n_heads, cfg.d_head)),
-        wide(linear_bias(o, cfg.d_model).detach()),
+        len(held()[0]),
+        held,
         frozen_norm(post),
         f"{here}.ln1_post.hook_scale" if post is not None else "",
     )
@@ -150,14 +168,18 @@ def _attention(model: HookedModel, stack: Stack, layer: int, module: str) -> Wri
 def _mlp(model: HookedModel, stack: Stack, layer: int) -> Writer:
     block, here = stack.blocks[layer], f"{stack.prefix}.{layer}"
     down, post = find(block, stack.mlp.mlp_down), find(block, stack.mlp.ln2_post)
+
+    def held() -> tuple[Tensor, Tensor]:
+        return linear_weight(down), linear_bias(down, model.cfg.d_model)
+
     return Writer(
         "mlp",
         "neuron",
         layer,
         f"{here}.mlp.hook_post",
         f"{here}.hook_mlp_out",
-        wide(linear_weight(down).detach()),
-        wide(linear_bias(down, model.cfg.d_model).detach()),
+        len(held()[0]),
+        held,
         frozen_norm(post),
         f"{here}.ln2_post.hook_scale" if post is not None else "",
     )
@@ -177,7 +199,10 @@ def _own_writers(model: HookedModel, n: int) -> list[Writer]:
             module = getattr(block, name, None)
             if module is None:
                 continue
-            matrix, offset = wide(own_weight(module, weight)), wide(own_weight(module, bias))
+
+            def held(part: Any = module, names: tuple[str, str] = (weight, bias)) -> tuple[Tensor, Tensor]:
+                return own_weight(part, names[0]), own_weight(part, names[1])
+
             behind = "ln1_post" if name == "attn" else "ln2_post"
             post = getattr(block, behind, None)
             found.append(
@@ -187,8 +212,8 @@ def _own_writers(model: HookedModel, n: int) -> list[Writer]:
                     layer,
                     f"{here}.{site}",
                     f"{here}.hook_{name}_out",
-                    matrix.detach(),
-                    offset.detach(),
+                    len(held()[0]),
+                    held,
                     frozen_norm(post),
                     f"{here}.{behind}.hook_scale" if post is not None else "",
                 )
