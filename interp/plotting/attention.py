@@ -14,7 +14,9 @@ from interp.plotting import labels, theme
 from interp.plotting.config import AttentionConfig
 
 GAP = 26
-HOVER = "%{meta[0]} · query %{customdata[0]} → key %{customdata[1]} · %{z:.3f}" + labels.NO_NAME
+HOVER = "%{meta[0]} · query %{y} → key %{x} · %{z:.3f}" + labels.NO_NAME
+THUMBNAIL = 64
+"""Cells along a thumbnail at most: it is about as many pixels wide."""
 QUANTITY = Quantity("attention probability", "0 to 1", "the query reads more from the key", False)
 
 
@@ -53,10 +55,11 @@ def attention_patterns(
     grid = _Grid(n_heads, config)
     fig = theme.figure(title, QUANTITY, grid.width, grid.height)
     fig.update_layout(margin=grid.margin)
+    places = _places(tokens)
     for head in range(n_heads):
         _add_thumbnail(fig, grid, head, heads[head], array[head])
     for head in range(n_heads):
-        _add_large(fig, heads[head], array[head], tokens, head == config.selected)
+        _add_large(fig, heads[head], array[head], places, head == config.selected)
     _large_axes(fig, grid, tokens)
     shared = theme.colorbar(QUANTITY, config.large, tickformat=".2f")
     fig.update_layout(
@@ -119,7 +122,7 @@ def _add_thumbnail(fig: go.Figure, grid: _Grid, head: int, name: str, pattern: n
     across, down = grid.thumb(head)
     fig.add_trace(
         go.Heatmap(
-            z=theme.packed(pattern),
+            z=theme.packed(_small(pattern)),
             xaxis=f"x{suffix}",
             yaxis=f"y{suffix}",
             coloraxis="coloraxis",
@@ -148,20 +151,30 @@ def _add_thumbnail(fig: go.Figure, grid: _Grid, head: int, name: str, pattern: n
     )
 
 
-def _add_large(fig: go.Figure, name: str, pattern: np.ndarray, tokens: Sequence[str], visible: bool) -> None:
-    seen = [f"{i} {labels.escape_label(labels.full(token))}" for i, token in enumerate(tokens)]
-    pairs = [
-        [[seen[query], seen[key]] if np.isfinite(value) else ["", ""] for key, value in enumerate(row)]
-        for query, row in enumerate(pattern)
-    ]
+def _small(pattern: np.ndarray) -> np.ndarray:
+    """The largest value of every block of cells, so that no stripe is lost in a thumbnail."""
+    step = -(-len(pattern) // THUMBNAIL)
+    if step == 1:
+        return pattern
+    edge = -len(pattern) % step
+    cells = np.pad(pattern, (0, edge), constant_values=np.nan)
+    n = len(cells) // step
+    blocks = cells.reshape(n, step, n, step).swapaxes(1, 2).reshape(n, n, -1)
+    blank = np.isnan(blocks).all(-1)
+    return np.where(blank, np.nan, np.where(np.isnan(blocks), -np.inf, blocks).max(-1))
+
+
+def _add_large(fig: go.Figure, name: str, pattern: np.ndarray, places: list[str], visible: bool) -> None:
+    """The hover text comes from the axes: two strings for every cell would be most of a page."""
     fig.add_trace(
         go.Heatmap(
             z=theme.packed(pattern),
+            x=places,
+            y=places,
             xaxis="x999",
             yaxis="y999",
             coloraxis="coloraxis",
             name=name,
-            customdata=pairs,
             hovertemplate=HOVER,
             meta=[name],
             visible=visible,
@@ -172,6 +185,11 @@ def _add_large(fig: go.Figure, name: str, pattern: np.ndarray, tokens: Sequence[
     )
 
 
+def _places(tokens: Sequence[str]) -> list[str]:
+    """Position and token, different for every position: the categories of both axes."""
+    return [f"{i} {labels.escape_label(labels.full(token))}" for i, token in enumerate(tokens)]
+
+
 def _large_axes(fig: go.Figure, grid: _Grid, tokens: Sequence[str]) -> None:
     across, down = grid.main()
     every = max(1, -(-14 * len(tokens) // grid.large))
@@ -180,6 +198,7 @@ def _large_axes(fig: go.Figure, grid: _Grid, tokens: Sequence[str]) -> None:
     marks["ticktext"] = marks["ticktext"][::every]
     fig.update_layout(
         xaxis999={
+            "type": "category",
             "domain": across,
             "anchor": "y999",
             "tickangle": -45,
@@ -187,6 +206,7 @@ def _large_axes(fig: go.Figure, grid: _Grid, tokens: Sequence[str]) -> None:
             "title": {"text": "key (attended to)"},
         },
         yaxis999={
+            "type": "category",
             "domain": down,
             "anchor": "x999",
             "autorange": "reversed",

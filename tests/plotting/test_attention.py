@@ -39,8 +39,24 @@ def test_queries_run_downward_and_labels_keep_repeated_tokens() -> None:
     fig = attention_patterns(patterns(), TOKENS)
     assert fig.layout.yaxis999.autorange == "reversed"
     assert fig.layout.xaxis999.ticktext == ("&lt;bos&gt;", "·a", "·a", "⏎", "·b")
-    assert fig.data[-1].customdata[4][1] == ["4 ·b", "1 ·a"]
-    assert fig.data[-1].customdata[1][4] == ["", ""]
+    assert fig.data[-1].y[4] == "4 ·b" and fig.data[-1].x[1] == "1 ·a"
+    assert "%{y}" in fig.data[-1].hovertemplate and "%{x}" in fig.data[-1].hovertemplate
+
+
+def test_a_cell_costs_its_number_and_no_text() -> None:
+    """29 bytes a cell, two strings each, were most of a page."""
+    n = 128
+    fig = attention_patterns(np.full((4, n, n), 1 / n), [f"tok{i}" for i in range(n)])
+    assert len(fig.to_json()) < 4 * n * n * 8
+
+
+def test_a_thumbnail_keeps_every_stripe() -> None:
+    n = 200
+    maps = np.zeros((1, n, n))
+    maps[0, np.arange(1, n), np.arange(n - 1)] = 1.0
+    small = attention_patterns(maps, ["a"] * n).data[0].z
+    assert small.shape == (50, 50) and np.diagonal(small).min() == 1.0
+    assert np.isnan(small[0, 1:]).all()
 
 
 def test_the_menu_shows_one_head_and_all_thumbnails() -> None:
