@@ -76,6 +76,8 @@ class PageConfig:
     """Paragraphs before the first section."""
     table_rows: int = 200
     """Rows of each table on the page; the rest is in the JSON file."""
+    table_cells: int = 20_000
+    """Cells of all tables of one block on the page; of wide or many tables fewer rows are shown."""
     json_rows: int = 50_000
     """Rows of each table in the JSON file."""
     overwrite: bool = False

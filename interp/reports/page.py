@@ -18,7 +18,7 @@ from interp.plotting.html import render
 from interp.reports.blocks import Block, block_of, paragraphs
 from interp.reports.config import PageConfig, Section
 from interp.reports.plotlyjs import csp_hash, packed_plotly
-from interp.reports.tables import format_value
+from interp.reports.tables import Numbers, format_value
 
 HERE = Path(__file__).parent
 SCHEMA = "interp.report/1"
@@ -103,6 +103,7 @@ def render_page(parts: Sequence[Part], title: str, config: PageConfig) -> str:
         policy=POLICY + " ".join(hashes),
         title=labels.prose(title, 200),
         config=config,
+        rows_shown=lambda table, among: rows_shown(table, among, config),
         summary=paragraphs(config.summary),
         parts=parts,
         sources=_sources(parts),
@@ -115,6 +116,16 @@ def render_page(parts: Sequence[Part], title: str, config: PageConfig) -> str:
         is_number=_is_number,
         json=json_island,
     )
+
+
+def rows_shown(table: Numbers, among: int, config: PageConfig) -> int:
+    """Rows of a table on the page: a browser draws every cell of it, seen or not.
+
+    Args:
+        among: Tables that share their block's cells.
+    """
+    share = config.table_cells // (among * max(1, len(table.columns)))
+    return max(1, min(config.table_rows, share))
 
 
 def numbers_json(parts: Sequence[Part], title: str, config: PageConfig, digest: str) -> str:

@@ -22,6 +22,8 @@ from interp.core.frames.quantity import Quantity
 from interp.plotting.basics import bars
 from interp.plotting.tokens import TokenStrip
 from interp.reports import Entry, Gallery, Item, PageConfig, Section, Table, report
+from interp.reports.page import rows_shown
+from interp.reports.tables import Numbers
 from tests.plotting.samples import provenance
 from tests.reports.samples import PageScores, every_kind
 
@@ -235,3 +237,15 @@ def test_figures_carry_no_float64(html: str) -> None:
     islands = re.findall(r'application/json" id="d\d">(.*?)</script>', html)
     assert all('"dtype":"f8"' not in island for island in islands[:1])
     assert bars([1.0], ["a"], "t", Quantity("q")).data[0].x.dtype == "float32"
+
+
+@pytest.mark.parametrize(("columns", "tables"), [(3, 1), (129, 1), (129, 8), (40_000, 1)])
+def test_the_cells_on_a_page_are_bounded(columns: int, tables: int) -> None:
+    """Eight attention maps of 128 tokens were 135,144 elements, which a browser draws in ten seconds."""
+    config = PageConfig()
+    row = tuple(range(columns))
+    table = Numbers(tuple(map(str, row)), (row,) * 300, 300)
+    shown = rows_shown(table, tables, config)
+    assert 1 <= shown <= config.table_rows
+    assert shown == 1 or shown * columns * tables <= config.table_cells
+    assert shown == config.table_rows or (shown + 1) * columns * tables > config.table_cells
