@@ -55,6 +55,26 @@ def test_twelve_by_twelve_heads_on_64_tokens_take_three_megabytes_at_most() -> N
     assert len(attention_page(no_vectors).html()) < 500_000
 
 
+@pytest.mark.full
+def test_a_thousand_tokens_of_32_heads_take_ten_megabytes_at_most(tmp_path: Path, visits: Open) -> None:
+    """46 MB as two halves of plain bytes. As in models, what is near takes most of the attention."""
+    n = 1024
+    far = (torch.arange(n)[:, None] - torch.arange(n)) / 50
+    scores = (torch.randn(1, 32, n, n) - far).masked_fill(torch.ones(n, n).triu(1).bool(), -1e9)
+    found = AttentionRecord(
+        patterns=scores.softmax(-1),
+        queries=None,
+        keys=None,
+        tokens=tuple(f" word{i}" for i in range(n)),
+        causal=True,
+    )
+    page = attention_page(found).save(tmp_path / "long.html")
+    assert page.stat().st_size < 10_000_000
+    seen = visits(page)
+    drawn(seen, "heads")
+    assert not seen.complaints
+
+
 MOVES = """async () => {
   const items = [...document.querySelectorAll("#from li")], calls = [], draws = [];
   const frame = () => new Promise(requestAnimationFrame);

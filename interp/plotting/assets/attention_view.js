@@ -12,11 +12,15 @@
   const nameOf = (layer, head) => `${data.layers[layer]}H${head}`;
 
   // --- data: base64 to typed arrays, a layer at a time ------------------------------------------
-  const decoded = { patterns: [], queries: [], keys: [] };
+  const decoded = { patterns: [], queries: [], keys: [] }, coming = [];
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  function pattern(layer) {  // probabilities [head query key]
-    decoded.patterns[layer] ||= Float32Array.from(bytes(data.patterns[layer]), (b) => (b / 255) ** 2);
-    return decoded.patterns[layer];
+  async function inflate(text) {
+    const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+  function awaited(layer) {  // null where the layer's attention is there, else a promise of it
+    if (decoded.patterns[layer]) return null;
+    return coming[layer] ||= inflate(data.patterns[layer]).then((cells) => { decoded.patterns[layer] = cells; });
   }
   function vector(what, layer, head, pos) {
     const kept = decoded[what][layer] ||= new Int8Array(bytes(data[what][layer].data).buffer);
@@ -24,8 +28,11 @@
     return Array.from(kept.subarray((head * n + pos) * d, (head * n + pos + 1) * d), (b) => b * reach);
   }
   function row(layer, head, query) {  // one query's attention, without the first key when asked
-    const from = (head * n + query) * n;
-    const found = pattern(layer).slice(from, from + n);
+    // Of causal attention the lower triangle is stored, row after row.
+    const seen = data.causal ? query + 1 : n, found = new Float32Array(n);
+    const from = data.causal ? (head * n * (n + 1) + query * (query + 1)) / 2 : (head * n + query) * n;
+    const cells = decoded.patterns[layer];
+    for (let key = 0; key < seen; key++) found[key] = (cells[from + key] / 255) ** 2;
     if (state.sink) {
       const rest = 1 - found[0];
       found[0] = 0;
@@ -43,6 +50,8 @@
   }
   function draw() {
     waiting = false;
+    const later = state.view === "model" ? null : awaited(state.layer);
+    if (later) return void later.then(draw);
     const started = performance.now();
     ({ heads: drawHeads, model: drawModel, neurons: drawNeurons })[state.view]();
     at("view").dataset.draw = (performance.now() - started).toFixed(2);
@@ -148,7 +157,9 @@
     }));
   }
   function drawRow(canvas, side) {
-    const layer = Number(canvas.dataset.layer), to = sized(canvas, H * (side + 6), side);
+    const layer = Number(canvas.dataset.layer), later = awaited(layer);
+    if (later) return void later.then(() => drawRow(canvas, side));
+    const to = sized(canvas, H * (side + 6), side);
     to.imageSmoothingEnabled = n > side;
     for (let head = 0; head < H; head++) {
       to.drawImage(image(layer, head), head * (side + 6), 0, side, side);
@@ -232,6 +243,7 @@
     select.replaceChildren(...texts.map((text, i) => new Option(text, i)));
   }
   function describe(query, key) {
+    if (awaited(state.layer)) return;
     const p = row(state.layer, state.head, query)[key];
     say(`${nameOf(state.layer, state.head)} · query ${query} ${data.tokens[query]} → key ${key} ${data.tokens[key]} · ${share(p)}`);
   }
