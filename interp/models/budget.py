@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -14,19 +15,42 @@ SMALL = 64 * 2**20
 """Below this nobody asks how much memory is free."""
 
 
-def estimate_bytes(sites: SiteMap, names: Sequence[str], ready: Prepared, dtype: str) -> dict[str, int]:
-    """Bytes per site; sites whose sizes only the input decides (plain modules) count as 0."""
+def estimate_bytes(
+    sites: SiteMap, names: Sequence[str], ready: Prepared, dtype: str, at: Any = None
+) -> dict[str, int]:
+    """Bytes per site; sites whose sizes only the input decides (plain modules) count as 0.
+
+    Args:
+        dtype: What is kept.
+        at: At which positions only, as for `capture`; None keeps all.
+    """
     if ready.tokens is None:
         return {}
     batch, pos = ready.tokens.shape
+    kept = pos if at is None else min(pos, _how_many(at, pos))
     wide = getattr(torch, dtype or "float32").itemsize
     sizes: dict[str, int] = {}
     for name in names:
         volume = sites[name].volume
         if volume is not None:
             known, rows, positions = volume
-            sizes[name] = wide * known * batch**rows * pos**positions
+            size = wide * known * batch**rows * pos**positions
+            # Queries are chosen, of all keys.
+            sizes[name] = size * kept // pos if positions and pos else size
     return sizes
+
+
+def _how_many(at: Any, pos: int) -> int:
+    """Positions that a choice of them keeps of a row."""
+    if isinstance(at, slice):
+        return len(range(pos)[at])
+    if isinstance(at, int):
+        return 1
+    try:
+        chosen = torch.as_tensor(at)
+    except (TypeError, ValueError, RuntimeError):
+        return pos  # no positions at all: the run says so
+    return int(chosen.sum()) if chosen.dtype == torch.bool else chosen.numel()
 
 
 def refuse_above(sizes: dict[str, int], limit: int | None, device: torch.device) -> None:

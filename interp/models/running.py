@@ -73,9 +73,9 @@ class Running(Parts):
             refuse_inference("activations on the graph")
         refuse_placeless(self.sites, names, how.positions)
         keep = keeper(how.positions, how.to, how.dtype)
-        if keep is None or how.max_bytes is not None:
-            sizes = estimate_bytes(self.sites, names, ready, self.adapter.cfg.dtype)
-            refuse_above(sizes, how.max_bytes, self.device)
+        dtype, device = how.form(self.adapter.cfg.dtype, self.device)
+        sizes = estimate_bytes(self.sites, names, ready, dtype, how.positions)
+        refuse_above(sizes, how.max_bytes, device)
         return requests(
             self.sites,
             names,

@@ -46,6 +46,17 @@ class Keeping:
         if not type(self.grad) is type(self.clone) is type(self.remove_batch_dim) is bool:
             check_flags(grad=self.grad, clone=self.clone, remove_batch_dim=self.remove_batch_dim)
 
+    def form(self, dtype: str, device: torch.device) -> tuple[str, torch.device]:
+        """In which dtype and where values of a model of this dtype and device are kept."""
+        if self.to is None and self.dtype is None:
+            return dtype, device
+        to = None if self.to is None else read_target(self.to)
+        cast = to if isinstance(to, torch.dtype) else None if self.dtype is None else read_dtype(self.dtype)
+        return (
+            dtype if cast is None else str(cast).removeprefix("torch."),
+            to if isinstance(to, torch.device) else device,
+        )
+
 
 def keeper(positions: Any, to: Any, dtype: Any) -> Keep | None:
     """What to do to a value before it is kept; None to keep the tensor itself.

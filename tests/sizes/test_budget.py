@@ -1,0 +1,56 @@
+"""What a cache keeps is known before the run, however it is kept: nothing goes around the budget."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+import interp
+from interp.core.errors import MemoryBudgetError
+from interp.models import budget
+from interp.models.hooks.plan import Keeping
+from tests.models import zoo
+
+IDS = torch.randint(5, zoo.V, (3, 13), generator=torch.Generator().manual_seed(0))
+POSITIONS = (None, 0, -1, [0, 3, 5], slice(0, None), slice(2, 9), slice(None, None, 4), torch.tensor([1, 2]))
+DTYPES = (None, "float32", "bfloat16", "float64")
+TO = (None, "cpu", torch.float16)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_the_estimate_is_what_is_kept(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way of keeping × every position: refused at one byte less, run at what it needs."""
+    model = interp.wrap(zoo.make(family))
+    sites = ["blocks.*.hook_resid_post", "blocks.*.attn.hook_pattern", "blocks.*.mlp.hook_post"]
+    for positions, dtype, to in product(POSITIONS, DTYPES, TO):
+        if dtype is not None and isinstance(to, torch.dtype):
+            continue  # refused for what it is: two dtypes
+        how: dict[str, Any] = {"positions": positions, "dtype": dtype, "to": to}
+        acts = model.capture(IDS, sites, **how)
+        kept = sum(value.numel() * value.element_size() for value in acts.values())
+        model.capture(IDS, sites, **how, max_bytes=kept)
+        for run in (model.capture, model.run_with_cache):
+            with pytest.raises(MemoryBudgetError):
+                run(IDS, sites, **how, max_bytes=kept - 1)
+
+
+def test_free_memory_is_asked_for_however_values_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = interp.wrap(zoo.make("gpt2"))
+    whole = model.estimate(IDS)
+    monkeypatch.setattr(budget, "SMALL", 0)
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 2 * (whole - 1))
+    for how in ({}, {"to": "cpu"}, {"dtype": "float32"}, {"positions": slice(0, None)}, {"clone": True}):
+        with pytest.raises(MemoryBudgetError, match="max_bytes"):
+            model.run_with_cache(IDS, **how)
+    for how in ({"dtype": "bfloat16"}, {"positions": -1}, {"to": torch.float16}):
+        model.run_with_cache(IDS, **how)
+
+
+def test_the_memory_asked_is_where_values_go() -> None:
+    here, there = torch.device("cuda:1"), torch.device("cpu")
+    assert Keeping(to=there).form("float32", here) == ("float32", there)
+    assert Keeping(to=torch.float64).form("float32", here) == ("float64", here)
+    assert Keeping(dtype="bfloat16", to=there).form("float32", here) == ("bfloat16", there)
