@@ -240,9 +240,10 @@ class Absorption(Result):
 
     rate: Float[Tensor, "concept"]
     """Full absorption: share of true positives on which no main latent fires and one other latent
-    with a decoder row along the concept carries the projection."""
+    with a decoder row along the concept carries the activation's projection on it."""
     fraction: Float[Tensor, "concept"]
-    """Mean share of the projection that absorbers carry, over true positives."""
+    """Mean over true positives of the share of the projection that up to three absorbing latents
+    make up where the main latents leave some of it (SAEBench's absorption fraction)."""
     probe_f1: Float[Tensor, "concept"]
     """F1 of the linear probe: how readable the concept is at all."""
     latent_f1: Float[Tensor, "concept"]
