@@ -58,6 +58,11 @@ class DictionaryReport(Result):
     """Where it reads; "" for bare rows."""
     site_out: str
     """What it reconstructs."""
+    n_far: int = 0
+    """Rows whose norm is more than ten medians (attention sinks), where they hold a hundredth of the
+    sum of squares or more."""
+    far_share: float = 0.0
+    """Their share of the sum of squares: FVU, mse and explained variance say as little of the rest."""
 
     @property
     def explained_variance(self) -> float:
@@ -135,11 +140,14 @@ class DictionaryReport(Result):
         }
 
     def check(self) -> Checks:
-        """It beats the mean, as a reconstruction and in the model; few latents are dead."""
+        """It beats the mean, as a reconstruction and in the model; few latents are dead; no few rows
+        are most of what is measured."""
         checks = [
             Check.at_most("fvu", self.fvu, 1.0),
             Check.at_most("dead share", self.dead / len(self.density), 0.1),
         ]
+        if self.n_far:
+            checks.append(Check.at_most("share of far rows in the squares", self.far_share, 0.5))
         recovered = self.recovered("mean")
         if recovered is not None:
             checks.append(Check.at_least("CE recovered", recovered, 0.0))
