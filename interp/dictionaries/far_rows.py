@@ -32,15 +32,15 @@ class FarRows(NamedTuple):
     """Rows that are far larger than the median row."""
 
     n: int
-    """How many."""
+    """Number of far rows."""
     of: int
     """Rows in all."""
     largest: float
     """Largest norm, in medians."""
     share: float
-    """Their share of the sum of squared norms."""
+    """Share of the sum of all squared norms that far rows hold."""
     rows: tuple[int, ...]
-    """The largest of them."""
+    """Numbers of the largest far rows."""
 
 
 def wide(x: Tensor) -> Tensor:

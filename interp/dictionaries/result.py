@@ -62,7 +62,8 @@ class DictionaryReport(Result):
     """Rows whose norm is more than ten medians (attention sinks), where they hold a hundredth of the
     sum of squares or more."""
     far_share: float = 0.0
-    """Their share of the sum of squares: FVU, mse and explained variance say as little of the rest."""
+    """Share of the sum of squares that far rows hold: FVU, mse and explained variance say no more of
+    the others than what is left."""
 
     @property
     def explained_variance(self) -> float:

@@ -121,10 +121,10 @@ def test_a_run_goes_on_with_the_same_stream_only(model: Any, tokens: Any, tmp_pa
     run = tmp_path / "run"
     begun(stream(model, tokens), run)
     for name, changes in STREAMS.items():
-        with pytest.raises(ConfigError, match=f"data.plan.{name}="):
+        with pytest.raises(ConfigError, match=rf"data\.plan\.{name}="):
             run_training(CONFIG, stream(model, tokens, **changes), out=run)
     for name, other in (("prepend_bos", without_bos(model)), ("n_ctx", tokens.ids[:, :7])):
-        with pytest.raises(ConfigError, match=f"data.plan.{name}="):
+        with pytest.raises(ConfigError, match=rf"data\.plan\.{name}="):
             run_training(CONFIG, stream(model, other), out=run)
     more_memory = stream(model, tokens, max_bytes=2**31)  # decides nothing about a row
     again = run_training(CONFIG, more_memory, out=run)
@@ -138,7 +138,7 @@ def test_a_run_goes_on_with_the_same_tensors_only(tmp_path: Path) -> None:
     one_moved = x.clone()
     one_moved[100, 3] += 1e-3
     for other in (x[:-1], one_moved, x.double()):
-        with pytest.raises(ConfigError, match="data.plan.rows="):
+        with pytest.raises(ConfigError, match=r"data\.plan\.rows="):
             run_training(config, other, out=tmp_path / "run")
     # The rows are what counts, not the form in which they come.
     assert run_training(config, x.numpy(), out=tmp_path / "run").report.resumed_at == 4
@@ -147,9 +147,8 @@ def test_a_run_goes_on_with_the_same_tensors_only(tmp_path: Path) -> None:
 class Own:
     """A source of somebody's own, which says nothing of where its rows come from."""
 
-    sites = [SITE]
-
     def __init__(self, seed: int = 0) -> None:
+        self.sites = [SITE]
         self.from_seed = seed
 
     def batch(self, t: int) -> dict[str, Tensor]:
@@ -172,7 +171,7 @@ def test_a_source_of_ones_own_goes_on_in_another_process(kind: type[Own], tmp_pa
     first = kind()  # stays alive, so that another one has another address
     begun(first, tmp_path / "run")
     assert hex(id(first))[2:] not in (tmp_path / "run" / "config.json").read_text()
-    with pytest.raises(ConfigError, match="data.plan"):
+    with pytest.raises(ConfigError, match=r"data\.plan"):
         run_training(CONFIG, kind(1), out=tmp_path / "run")
     again = run_training(CONFIG, kind(), out=tmp_path / "run")
     assert again.report.resumed_at == 4
@@ -198,7 +197,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_says_what_is_not_known(tmp_path
     with pytest.warns(DataWarning, match="begun by an earlier version"):
         again = run_training(config, x, out=run)
     assert again.report.resumed_at == 4
-    with pytest.raises(ConfigError, match="data.rows="), warnings.catch_warnings():
+    with pytest.raises(ConfigError, match=r"data\.rows="), warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         run_training(config, x + 1, out=run)
 
