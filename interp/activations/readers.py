@@ -19,6 +19,7 @@ from interp.core.foreign import (
     read_json,
     reason,
     regular_size,
+    show,
     too_large,
 )
 from interp.core.names import did_you_mean, slug
@@ -65,11 +66,11 @@ def _documents(source: Any, config: TextConfig) -> Iterable[str]:
 def _from_path(path: Path, config: TextConfig) -> Iterable[str]:
     try:
         there = path.exists()
-    except OSError as error:  # a name that is too long
-        raise StorageError(f"no file or folder {str(path)[:200]}", got=reason(error)) from error
+    except OSError:  # text, which is too long for a name
+        there = False
     if not there:
         raise StorageError(
-            f"no file or folder {str(path)[:200]}", fix="text itself goes in as a list of strings"
+            f"no file or folder {show(str(path), 80)}", fix="text itself goes in as a list of strings: [text]"
         )
     if path.is_dir():
         return _from_folder(path, config)

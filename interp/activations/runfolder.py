@@ -12,6 +12,7 @@ import platform
 import re
 import stat
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,7 @@ from torch import nn
 from interp.activations.config import FitConfig
 from interp.activations.state import groups_of, load_moments, load_weights, moments_of, weights_of
 from interp.core import store
-from interp.core.errors import ConfigError, CorruptArtefact, StorageError
+from interp.core.errors import ConfigError, CorruptArtefact, DataWarning, StorageError
 from interp.core.finite import check_finite
 from interp.core.foreign import read_json, reason, show
 from interp.core.provenance import versions
@@ -34,6 +35,9 @@ Resume = Literal["auto", "never", "must"]
 SCHEMA = "fit-checkpoint/1"
 NEUTRAL = {"checkpoint_seconds", "checkpoint_fraction", "keep_last", "overwrite"}
 """Settings that a run may change when it resumes: they do not touch the numbers."""
+
+PLAN = "plan"
+"""Group of a record, under `data`, that says all that decides what the batches hold."""
 
 
 @dataclass
@@ -287,7 +291,7 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
         if not isinstance(stored.get("run"), str):
             raise CorruptArtefact(f"{file} names no run", fix=anew)
         there = _flat({k: v for k, v in stored.items() if k != "run"})
-        here = _flat(asked)
+        here = _without_plan(_flat(asked), there, path)
         keys = [
             key
             for key in sorted(there.keys() | here.keys())
@@ -305,6 +309,24 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
     text = json.dumps({"run": identity, **asked}, indent=2) + "\n"
     store.write_text(file, text, overwrite=config.overwrite)
     return identity
+
+
+def _without_plan(here: dict[str, Any], there: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of today as far as the stored ones can be compared with them.
+
+    Runs of earlier versions do not say what decides their batches. They go on, with a word.
+    """
+    plan = f"data.{PLAN}."
+    if any(key.startswith(plan) for key in there) or not any(key.startswith(plan) for key in here):
+        return here
+    warnings.warn(
+        DataWarning(
+            f"{path} was begun by an earlier version, which did not record how its batches are made: "
+            "that they are the same now is not checked"
+        ),
+        stacklevel=2,
+    )
+    return {key: value for key, value in here.items() if not key.startswith(plan)}
 
 
 def _read_object(file: Path, fix: str) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.activations.bar import Bar
@@ -23,9 +24,9 @@ from interp.activations.config import ShardConfig
 from interp.activations.dtypes import dtype_of
 from interp.core import store
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
-from interp.core.foreign import one_line, read_json, show
+from interp.core.foreign import one_line, read_json, reason, show
 from interp.core.names import match
-from interp.core.provenance import Provenance
+from interp.core.provenance import Provenance, fingerprint_text
 from interp.core.randomness import permutation
 from interp.core.settings import check_flags
 
@@ -183,11 +184,38 @@ class ShardReader:
         """Model, sites, dtype and data of these activations."""
         return Provenance.from_json(self.index["provenance"])
 
+    def plan(self) -> dict[str, Any]:
+        """What decides the rows of every batch, as JSON values: a run that goes on compares it.
+
+        Raises:
+            StorageError, CorruptArtefact: A shard is not there any more, or not what was written.
+        """
+        written = {key: value for key, value in self.index.items() if key != "provenance"}
+        known = {key: value for key, value in self.index["provenance"].items() if key != "versions"}
+        return written | {
+            "source": "stored activations",
+            "provenance": known,
+            "sites": list(self.sites),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "content": self._content(),
+        }
+
+    def _content(self) -> str:
+        """One hash over those of all shards, as their manifests have them; the rows stay unread."""
+        found = []
+        for number in range(self.index["shards"]):
+            with _there(self.root / _shard(number)) as folder:
+                found.append(str(read_json(folder / "manifest.json")["files"]["rows.safetensors"]["sha256"]))
+        return fingerprint_text("\n".join(found))
+
     def batch(self, t: int) -> dict[str, Float[Tensor, "row d"]]:
         """Batch t at every site, on the CPU, in the stored dtype.
 
         Raises:
             CorruptArtefact: A shard is not what was written.
+            StorageError: A shard is not there any more.
         """
         if t < 0:
             raise ConfigError("a batch has a number from 0 on", got=t)
@@ -220,13 +248,13 @@ class ShardReader:
     def _read(self, epoch: int, shard: int, start: int, stop: int) -> dict[str, Tensor]:
         path = self._verify(shard)
         if not self.shuffle:  # only these bytes are read
-            with safe_open(path, framework="pt") as file:
+            with _there(path), safe_open(path, framework="pt") as file:
                 return {site: file.get_slice(site)[start:stop] for site in self.sites}
         n = int(self._sizes()[shard])
         chosen = permutation(n, self.seed, f"shards/rows/{epoch}", shard)[start:stop]
         if self._held is None or self._held[0] != shard:
             self._held = None
-            with safe_open(path, framework="pt") as file:
+            with _there(path), safe_open(path, framework="pt") as file:
                 self._held = (shard, {site: file.get_tensor(site) for site in self.sites})
         return {site: rows[chosen] for site, rows in self._held[1].items()}
 
@@ -234,9 +262,32 @@ class ShardReader:
         """The shard's file; its sha256 is checked at the first use by this reader."""
         folder = self.root / _shard(shard)
         if shard not in self._verified:
+            with _there(folder):
+                folder.lstat()
             store.open_artefact(folder, schema=SHARD)
             self._verified.add(shard)
         return folder / "rows.safetensors"
+
+
+@contextmanager
+def _there(path: Path) -> Iterator[Path]:
+    """What went while it was read, or cannot be read, is said in one way.
+
+    Raises:
+        StorageError: The shard is not there any more.
+        CorruptArtefact: It is there and is not what was written.
+    """
+    try:
+        yield path
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, StorageError | CorruptArtefact):
+            raise
+        if path.exists():
+            raise CorruptArtefact(f"{path} cannot be read", got=reason(error)) from error
+        raise StorageError(
+            f"a shard of the stored activations is gone: {path}",
+            fix="write_shards(...) into the same folder writes what is missing; then begin again",
+        ) from error
 
 
 def _shard(number: int) -> str:

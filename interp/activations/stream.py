@@ -166,11 +166,32 @@ class ActivationStream:
         return int(self.origins(t)[:, 0].unique().numel())
 
     def provenance(self) -> Provenance:
-        """Model, sites, dtype and data of these activations."""
+        """Model, sites, dtype, data and BOS of these activations, as they are."""
         d_in = self.batch(0)[self.sites[0]].shape[1] if len(self.sites) == 1 else None
         known = self.model.provenance(self.sites)
         dtype = known.dtype if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        return dataclasses.replace(known, d_in=d_in, dtype=dtype, data_fingerprint=self.tokens.fingerprint)
+        begins = self.tokens.prepend_bos(self.model.tokenization.bos_id)
+        return dataclasses.replace(
+            known, d_in=d_in, dtype=dtype, prepend_bos=begins, data_fingerprint=self.tokens.fingerprint
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """What decides the rows of every batch, as JSON values: a run that goes on compares it."""
+        known = self.provenance()
+        config = dataclasses.asdict(self.config)
+        for where in ("max_bytes", "device"):  # neither changes a row
+            del config[where]
+        return config | {
+            "source": "a model",
+            "sites": list(self.sites),
+            "model": known.model_fingerprint,
+            "tokenizer": known.tokenizer_hash,
+            "dtype": known.dtype,
+            "prepend_bos": known.prepend_bos,
+            "n_ctx": self.tokens.n_ctx,
+            "sequences": len(self.tokens),
+            "tokens": known.data_fingerprint,
+        }
 
     def _pieces(self, t: int) -> Iterator[Piece]:
         if t < 0:

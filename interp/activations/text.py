@@ -113,6 +113,13 @@ class TokenSequences:
         ids = self.ids[chosen, :longest].long()
         return TokenBatch(ids * mask, mask)  # what stood in the padding never matters
 
+    def prepend_bos(self, bos_id: int | None) -> bool | None:
+        """Whether the sequences begin with BOS; None where some do and others do not."""
+        if bos_id is None:
+            return False
+        begins = self.ids[:, 0] == bos_id
+        return None if bool(begins.any()) and not bool(begins.all()) else bool(begins.all())
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of ids and lengths, for provenance."""

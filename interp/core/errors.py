@@ -80,6 +80,13 @@ class TokenWarning(UserWarning):
         super().__init__(show(what, WHAT))
 
 
+class DataWarning(UserWarning):
+    """Rows that decide more than they should, or of which less is known than it seems."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(show(what, WHAT))
+
+
 class ConfigError(InterpError, ValueError):
     """A configuration with an unknown key, a wrong type or an impossible value."""
 

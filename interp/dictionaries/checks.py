@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.rows import dense_numbers
 from interp.core.settings import check_fields
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 
@@ -93,29 +93,13 @@ def _check_groups(config: DictionaryConfig) -> None:
         raise ConfigError("matching pursuit has no groups", got=groups, fix="leave groups out")
 
 
-def numbers_of(rows: Any) -> Tensor:
-    """Arrays and lists as tensors; tensors as they are.
-
-    Raises:
-        ShapeError: No numbers, or rows of different length.
-    """
-    if isinstance(rows, Tensor):
-        return rows
-    try:
-        return torch.as_tensor(rows)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ShapeError(
-            "a dictionary reads numbers", got=repr(rows)[:80], expected="a tensor or an array [..., width]"
-        ) from error
-
-
 def read_rows(x: Any, config: DictionaryConfig) -> Tensor:
     """Activations [..., d_in], heads side by side.
 
     Raises:
         ShapeError: No numbers, or another width.
     """
-    x, width = numbers_of(x), config.d_in
+    x, width = dense_numbers(x, "a dictionary"), config.d_in
     if config.reshape == "hook_z" and x.ndim > 1 and x.shape[-1] != width:
         x = x.flatten(-2)
     if x.shape[-1:] != (width,):
@@ -129,7 +113,7 @@ def read_latents(z: Any, n: int) -> Tensor:
     Raises:
         ShapeError: No numbers, or another number of latents.
     """
-    z = numbers_of(z)
+    z = dense_numbers(z, "a dictionary")
     if z.shape[-1:] != (n,):
         raise ShapeError(
             "the dictionary has another number of latents", got=tuple(z.shape), expected=f"[..., {n}]"

@@ -24,8 +24,9 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.foreign import one_line
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
+from interp.core.rows import dense_numbers
 from interp.core.store import Artefact
-from interp.dictionaries.checks import check_dictionary, numbers_of, read_latents, read_rows
+from interp.dictionaries.checks import check_dictionary, read_latents, read_rows
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 from interp.dictionaries.steps import coding
 from interp.models.hooks.splice import Splice
@@ -249,7 +250,7 @@ class Dictionary(Trained):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """The reconstruction, skip path included; of x's shape where heads were flattened."""
-        x = numbers_of(x)
+        x = dense_numbers(x, "a dictionary")
         out = self.decode(self.encode(x)) + self.skip(x)
         return out.reshape(x.shape) if out.numel() == x.numel() else out
 

@@ -22,15 +22,16 @@ from torch.nn import functional as F
 from interp.activations.config import FitConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
-from interp.activations.runfolder import Resume
+from interp.activations.runfolder import PLAN, Resume
 from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError
 from interp.core.provenance import fingerprint_state
 from interp.core.randomness import permutation
 from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.far_rows import find_far, norms_of, tell_far
 from interp.dictionaries.landing import cut_at, land, rows_wanted, scores
 from interp.dictionaries.scores.config import FinetuneConfig
-from interp.dictionaries.sources import sequences
+from interp.dictionaries.sources import require_made_for, sequences
 from interp.models.stream.blocks import Speech, speech
 from interp.models.text.batch import TokenBatch
 
@@ -78,7 +79,6 @@ def finetune(
     config = config or FinetuneConfig()
     kind = dictionary.config.activation
     check_finetune(config, [kind])
-    dictionary.for_model(model)
     if not model.has_head:
         raise ConfigError(
             "finetuning compares predictions, and this model predicts no tokens",
@@ -86,9 +86,12 @@ def finetune(
             expected="a language model",
         )
     tokens = sequences(model, data, config.n_ctx)
+    here = require_made_for(dictionary, model, tokens, strict=True)
     batches = _Batches(model, tokens, config)
     made = copy.deepcopy(dictionary).requires_grad_(True)
     tuning = _Tuning(made, batches, config)
+    if (far := find_far(norms_of(tuning.rows()))) is not None:
+        tell_far(far, f"rows at {made.site_in}", [f"row {row} of the first batches" for row in far.rows])
     plan = FitConfig(
         steps=config.steps,
         lr=config.lr,
@@ -102,6 +105,7 @@ def finetune(
         "finetune": asdict(config),
         "text": tokens.fingerprint,
         "dictionary": fingerprint_state(dictionary.state_dict(), {}),
+        "data": {PLAN: {"model": here.model_fingerprint, "dtype": here.dtype, "n_ctx": tokens.n_ctx}},
     }
     report = fit(
         made, tuning.step, batches, plan, out=out, callbacks=[_Norms(made)], resume=resume, record=record

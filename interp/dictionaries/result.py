@@ -58,6 +58,12 @@ class DictionaryReport(Result):
     """Where it reads; "" for bare rows."""
     site_out: str
     """What it reconstructs."""
+    n_far: int = 0
+    """Rows whose norm is more than ten medians (attention sinks), where they hold a hundredth of the
+    sum of squares or more."""
+    far_share: float = 0.0
+    """Share of the sum of squares that far rows hold: FVU, mse and explained variance say no more of
+    the others than what is left."""
 
     @property
     def explained_variance(self) -> float:
@@ -135,11 +141,14 @@ class DictionaryReport(Result):
         }
 
     def check(self) -> Checks:
-        """It beats the mean, as a reconstruction and in the model; few latents are dead."""
+        """It beats the mean, as a reconstruction and in the model; few latents are dead; no few rows
+        are most of what is measured."""
         checks = [
             Check.at_most("fvu", self.fvu, 1.0),
             Check.at_most("dead share", self.dead / len(self.density), 0.1),
         ]
+        if self.n_far:
+            checks.append(Check.at_most("share of far rows in the squares", self.far_share, 0.5))
         recovered = self.recovered("mean")
         if recovered is not None:
             checks.append(Check.at_least("CE recovered", recovered, 0.0))
@@ -240,9 +249,10 @@ class Absorption(Result):
 
     rate: Float[Tensor, "concept"]
     """Full absorption: share of true positives on which no main latent fires and one other latent
-    with a decoder row along the concept carries the projection."""
+    with a decoder row along the concept carries the activation's projection on it."""
     fraction: Float[Tensor, "concept"]
-    """Mean share of the projection that absorbers carry, over true positives."""
+    """Mean over true positives of the share of the projection that up to three absorbing latents
+    make up where the main latents leave some of it (SAEBench's absorption fraction)."""
     probe_f1: Float[Tensor, "concept"]
     """F1 of the linear probe: how readable the concept is at all."""
     latent_f1: Float[Tensor, "concept"]

@@ -7,13 +7,14 @@ same rows again.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.config import StreamConfig, TextConfig
@@ -23,8 +24,11 @@ from interp.activations.text import TokenSequences, token_sequences
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.finite import check_finite
 from interp.core.names import did_you_mean
-from interp.core.provenance import Provenance
+from interp.core.provenance import Provenance, fingerprint_state
 from interp.core.randomness import permutation
+from interp.core.rows import dense_numbers, holds_floats
+from interp.models.hooks.splice import Splice
+from interp.models.text.forms import holds_ids
 
 INPUT, OUTPUT = "input", "output"
 """Names of the two sides of tensors that come from no model."""
@@ -42,6 +46,9 @@ class Source(Protocol):
     def provenance(self) -> Provenance | None:
         """Which model and data they come from; None for bare tensors."""
         ...
+
+    # A method `plan()` may give, as JSON values, everything that decides what the batches hold: a
+    # run that goes on compares it. Without one the rows of batch 0 stand for all of them.
 
 
 class TensorRows:
@@ -83,21 +90,47 @@ class TensorRows:
 
     def batch(self, t: int) -> dict[str, Float[Tensor, "row d"]]:
         """Rows t * batch_size to (t + 1) * batch_size of the shuffled epochs, one after another."""
+        chosen = self.origins(t)
+        return {name: x[chosen.to(x.device)] for name, x in self.tensors.items()}
+
+    def origins(self, t: int) -> Int[Tensor, " row"]:
+        """Which row of the tensors each row of batch t is."""
         first, parts = t * self.batch_size, []
         left = self.batch_size
         while left > 0:
             epoch, offset = divmod(first, self.rows)
             parts.append(self._order(epoch)[offset : offset + left])
             first, left = first + len(parts[-1]), left - len(parts[-1])
-        chosen = torch.cat(parts)
-        return {name: x[chosen.to(x.device)] for name, x in self.tensors.items()}
+        return torch.cat(parts)
 
     def provenance(self) -> Provenance | None:
         """Bare tensors know no model."""
         return None
 
+    def plan(self) -> dict[str, Any]:
+        """What decides the rows of every batch."""
+        return {
+            "source": "tensors",
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "rows": fingerprint_state(self.tensors, {}),
+        }
+
     def _make_order(self, epoch: int) -> Tensor:
         return permutation(self.rows, self.seed, "dictionaries/rows", epoch)
+
+
+def read_data(data: Any) -> Any:
+    """Rows in any form as tensors; text, ids, streams and folders as they are.
+
+    Raises:
+        ShapeError: Rows that are no matrix of real numbers.
+    """
+    if isinstance(data, Mapping) and data and all(map(holds_floats, data.values())):
+        return {site: dense_numbers(x, f"rows at {site}") for site, x in data.items()}
+    if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_matrix, data)):
+        return tuple(dense_numbers(x, "training rows") for x in data)
+    return dense_numbers(data, "training rows") if holds_floats(data) else data
 
 
 def sides(site: str, site_out: str, data: Any) -> tuple[str, str]:
@@ -167,6 +200,74 @@ def sequences(
     return TokenSequences(tokens.ids[:n, :width], tokens.lengths[:n].clamp(max=width))
 
 
+def plan_of(source: Source) -> dict[str, Any]:
+    """Everything that decides the rows of every batch, for the record of a run.
+
+    Raises:
+        ConfigError: A `plan()` of its own that gives no JSON values by name.
+    """
+    plan: Any = getattr(source, "plan", None)
+    if not callable(plan):
+        known, rows = source.provenance(), source.batch(0)
+        first = fingerprint_state({site: rows[site] for site in source.sites}, {})
+        told = {} if known is None else known.to_json()
+        told.pop("versions", None)
+        return {"source": "one of its own", "sites": list(source.sites), "batch 0": first, "provenance": told}
+    found = plan()
+    try:
+        if isinstance(found, Mapping):
+            return json.loads(json.dumps(dict(found), allow_nan=False))
+        why = type(found).__name__
+    except (TypeError, ValueError) as error:
+        why = str(error)
+    raise ConfigError(
+        f"plan() of this {type(source).__name__} cannot be recorded",
+        got=why,
+        expected="JSON values by name that decide what the batches hold",
+    )
+
+
+def own_settings(source: Any) -> dict[str, Any]:
+    """What a source has by itself of the settings of a `TrainConfig`: order, BOS, context."""
+    made = source.index.get("stream", {}) if isinstance(source, ShardReader) else {}
+    config = getattr(source, "config", None)
+    own = {
+        name: made.get(name, getattr(config, name, None))
+        for name in ("exclude_bos", "buffer_sequences", "forward_sequences")
+    }
+    tokens = getattr(source, "tokens", None)
+    own["n_ctx"] = tokens.n_ctx if isinstance(tokens, TokenSequences) else None
+    own["data_seed"] = getattr(source, "seed", getattr(config, "seed", None))
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def require_made_for(dictionary: Any, model: Any, tokens: TokenSequences, strict: bool) -> Provenance:
+    """Refuse another model than a dictionary's own; where and on what it is applied.
+
+    BOS is what the tokens have: a dictionary of sequences without it fits such sequences, whatever
+    the model does with text.
+
+    Raises:
+        SiteError, ShapeError, ProvenanceError: As for `Dictionary.for_model`.
+    """
+    sites = dict.fromkeys((dictionary.site_in, dictionary.site_out))
+    begins = tokens.prepend_bos(model.tokenization.bos_id)
+    here = dataclasses.replace(
+        model.provenance(sites), prepend_bos=begins, data_fingerprint=tokens.fingerprint
+    )
+    mine = dictionary.provenance
+    if mine is None or mine.prepend_bos != begins:
+        dictionary.for_model(model, strict=strict)
+        if mine is not None and None not in (mine.prepend_bos, begins):
+            told = f"prepend_bos: made for {mine.prepend_bos}, applied to {begins}"
+            here = dataclasses.replace(here, notes=(*here.notes, told))
+        return here
+    Splice.of(dictionary, model.sites, True)
+    width = {"d_in": mine.d_in, "normalisation": mine.normalisation}  # the splice has seen the width
+    dictionary.for_model(dataclasses.replace(here, **width), strict=strict)
+    return here
+
+
 def provenance_at(source: Source, site_in: str, site_out: str, d_in: int) -> Provenance | None:
     """The source's provenance narrowed to what one dictionary reads and writes."""
     known = source.provenance()
@@ -180,10 +281,20 @@ def _is_rows(data: Any) -> bool:
     return isinstance(data, Tensor) and data.is_floating_point()
 
 
+def _is_matrix(data: Any) -> bool:
+    """One of two sides: a list of two rows is no pair."""
+    axes = getattr(data, "ndim", 2 if isinstance(data, list | tuple) and holds_floats(data) else 0)
+    return axes == 2 and holds_floats(data)
+
+
 def is_stored(data: Any) -> TypeGuard[str | Path]:
     """Whether data name a folder of stored activations."""
-    marks = ("index", "plan.json")
-    return isinstance(data, str | Path) and any((Path(data) / mark).exists() for mark in marks)
+    if not isinstance(data, str | Path):
+        return False
+    try:
+        return any((Path(data) / mark).exists() for mark in ("index", "plan.json"))
+    except OSError:  # text, which is too long for a name
+        return False
 
 
 def _is_pair(data: Any) -> bool:
@@ -213,9 +324,19 @@ def _stored(data: Any, sites: list[str], stream: StreamConfig) -> Source | None:
 
 def _from_model(data: Any, model: Any, sites: list[str], stream: StreamConfig, text: TextConfig) -> Source:
     if data is None or model is None:
+        numbers = isinstance(data, Tensor) or holds_ids(data)
         raise ConfigError(
             "text and a model make activations; one of them is missing",
             got="no data" if data is None else f"{type(data).__name__} without a model",
             expected="train(config, text, model=model), rows [n, d], or a folder of write_shards",
+            fix="rows are floats: x.float(); token ids need model=" if numbers else None,
         )
-    return ActivationStream(model, sites, token_sequences(model, data, text), stream)
+    tokens = token_sequences(model, data, text)
+    is_cut = not (isinstance(data, Mapping | TokenSequences) or holds_ids(data))
+    if text.n_ctx not in (None, tokens.n_ctx) and not is_cut:
+        raise ConfigError(
+            "n_ctx says how text becomes sequences, and these are token ids already",
+            got=f"n_ctx={text.n_ctx}, sequences of {tokens.n_ctx} tokens",
+            fix=f"leave n_ctx out, or cut the ids: ids[:, :{text.n_ctx}]",
+        )
+    return ActivationStream(model, sites, tokens, stream)

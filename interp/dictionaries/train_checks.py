@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from interp.core.errors import ConfigError
 from interp.core.names import slug
@@ -100,6 +102,14 @@ def check_config(config: TrainConfig) -> None:
                 fix=f"{other}=..., or neither of the two",
             )
     _check_schedules(config)
+    _check_sites(config)
+    if config.activation == "batchtopk" and config.k * config.batch_size < 1:
+        raise ConfigError(
+            "no latent of a whole batch would be active",
+            got=f"k={config.k:g}, batch_size={config.batch_size}",
+            expected="k * batch_size of at least 1",
+            fix=f"k={1 / config.batch_size:g} or more, or batch_size={math.ceil(1 / config.k)}",
+        )
     if config.encoder_scale == 0:
         raise ConfigError("an encoder of zeros never fires", got="encoder_scale=0")
     if config.k_start is not None and not config.k <= config.k_start <= config.d_sae:
@@ -108,6 +118,23 @@ def check_config(config: TrainConfig) -> None:
         )
     if config.activation == "matching_pursuit" and config.decoder_norm == "free":
         raise ConfigError("matching pursuit needs unit decoder rows", got="decoder_norm='free'")
+
+
+def _check_sites(config: TrainConfig) -> None:
+    """A dictionary reads one site and writes one: a pattern names several.
+
+    Raises:
+        ConfigError: A glob.
+    """
+    for setting in ("site", "site_out"):
+        name = getattr(config, setting)
+        if any(mark in name for mark in "*?["):
+            raise ConfigError(
+                f"{setting} is one site, and this is a pattern",
+                got=f"{setting}={name!r}",
+                expected="a name such as blocks.3.hook_resid_post",
+                fix="one config for each name of model.sites.resolve(pattern): train takes a list of them",
+            )
 
 
 def unread(config: TrainConfig) -> list[str]:
@@ -125,21 +152,33 @@ def at_defaults(config: TrainConfig, names: Collection[str]) -> TrainConfig:
     return dataclasses.replace(config, **{name: _DEFAULTS[name] for name in names})
 
 
-def refuse_text_settings(config: TrainConfig, source: object) -> None:
-    """Rows that exist already are not made of text; a stream may be said to be what it is.
+def refuse_unread(config: TrainConfig, own: Mapping[str, Any], kind: str) -> None:
+    """Rows that exist already are not made of text; a source with an order of its own keeps it.
+
+    Args:
+        config: What was asked for.
+        own: What the source has by itself, as `own_settings` tells: that may be asked for, too.
+        kind: What the source is, for the error.
 
     Raises:
         ConfigError: Naming the first setting that would not be read.
     """
-    own = getattr(source, "config", None)
-    for setting in TEXT:
-        agrees = getattr(own, setting, None) == getattr(config, setting)
-        if _is_given(config, setting) and not agrees:
+    for setting in (*TEXT, "data_seed"):
+        value = getattr(config, setting)
+        if _is_given(config, setting) and own.get(setting) != value:
+            why = "in which order rows come" if setting == "data_seed" else "how text becomes rows"
             raise ConfigError(
-                f"{setting} says how text becomes rows, and these are rows already",
-                got=f"{setting}={getattr(config, setting)!r}, data: {type(source).__name__}",
+                f"{setting} says {why}, and these are rows already",
+                got=f"{setting}={value!r}, data: {kind}",
+                expected=f"{setting}={own[setting]!r}, as the data are" if setting in own else None,
                 fix=f"leave it out: {setting}={_DEFAULTS[setting]!r}",
             )
+
+
+def as_used(config: TrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training as its data had them; those that nothing read are left out."""
+    told = dataclasses.asdict(config) | dict(own)
+    return {name: value for name, value in told.items() if name in own or name not in TEXT}
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}

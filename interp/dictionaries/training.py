@@ -19,15 +19,25 @@ from torch import Tensor, nn
 
 from interp.activations.loop import Callback, Run, fit
 from interp.activations.report import FitReport
-from interp.activations.runfolder import Resume
+from interp.activations.runfolder import PLAN, Resume
 from interp.activations.shards import ShardReader
-from interp.core.provenance import Provenance, fingerprint_state
+from interp.core.provenance import Provenance
 from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.far_rows import find_far, named_rows, norms_of, tell_far
 from interp.dictionaries.initialising import Sample
 from interp.dictionaries.landing import land, rows_wanted
 from interp.dictionaries.resampling import resample
-from interp.dictionaries.sources import Source, TensorRows, provenance_at, sides, source_of
-from interp.dictionaries.train_checks import check_configs, refuse_text_settings
+from interp.dictionaries.sources import (
+    Source,
+    TensorRows,
+    own_settings,
+    plan_of,
+    provenance_at,
+    read_data,
+    sides,
+    source_of,
+)
+from interp.dictionaries.train_checks import as_used, check_configs, refuse_unread
 from interp.dictionaries.train_config import TrainConfig
 from interp.dictionaries.trainee import Trainee
 
@@ -101,6 +111,9 @@ def run_training(
         resume: As for `interp.activations.fit`.
         overwrite: Replace what an earlier run left in `out`.
 
+    Rows far larger than the others (attention sinks) are named in a `DataWarning`, as far as they are
+    among the first `init_rows`.
+
     Raises:
         ConfigError: Settings that are wrong or contradict each other or the run in `out`.
         SiteError, ShapeError: No rows at a site.
@@ -110,18 +123,20 @@ def run_training(
     """
     configs = [config] if isinstance(config, TrainConfig) else list(config)
     names = check_configs(configs)
-    first = configs[0]
+    first, data = configs[0], read_data(data)
     places = [sides(c.site, c.site_out, data) for c in configs]
     sites = [site for pair in places for site in pair]
     source = source_of(data, model, sites, first.stream(), first.text())
     if source is data or isinstance(source, TensorRows | ShardReader):
-        refuse_text_settings(first, source)
+        refuse_unread(first, own_settings(source), type(source).__name__)
+    plan = plan_of(source)
     trainees = nn.ModuleDict()
     samples: dict[tuple[str, str, int], Sample] = {}
     for name, one, (site_in, site_out) in zip(names, configs, places, strict=True):
         key = (site_in, site_out, one.init_rows)
         samples[key] = samples.get(key) or Sample.of(source, *key)
         trainees[name] = Trainee(one, site_in, site_out, samples[key])
+    far = _far(source, samples)
     samples.clear()
     optimizer = _optimizer(trainees, first)
     report = fit(
@@ -133,9 +148,12 @@ def run_training(
         optimizer=optimizer,
         callbacks=[Upkeep(), *callbacks],
         resume=resume,
-        record=_record(names, configs, source),
+        record=_record(names, configs, source, plan),
     )
     made = {name: _finish(name, _at(trainees, name), source, model, report) for name in names}
+    for dictionary in made.values():
+        here = {site: far[site] for site in (dictionary.site_in, dictionary.site_out) if site in far}
+        dictionary.metadata["training"] |= {"data": plan} | ({"far_rows": here} if here else {})
     if out is not None:
         for name, dictionary in made.items():
             dictionary.save(Path(out) / "dictionaries" / name, overwrite=True)
@@ -208,18 +226,33 @@ def _optimizer(trainees: nn.ModuleDict, first: TrainConfig) -> torch.optim.Optim
     return torch.optim.Adam(groups, betas=first.betas, fused=True)
 
 
-def _record(names: list[str], configs: list[TrainConfig], source: Source) -> dict[str, Any]:
+def _far(source: Source, samples: Mapping[tuple[str, str, int], Sample]) -> dict[str, dict[str, float]]:
+    """Warn of rows far larger than the others, among those from which the dictionaries start."""
+    found: dict[str, dict[str, float]] = {}
+    size = len(source.batch(0)[source.sites[0]])
+    for (site_in, site_out, _), sample in samples.items():
+        for site, rows in ((site_in, sample.x), (site_out, sample.y)):
+            far = None if site in found else find_far(norms_of(rows))
+            if far is not None:
+                tell_far(far, f"training rows at {site}", named_rows(source, far.rows, size))
+                found[site] = {"rows": far.n, "of": far.of, "largest": far.largest, "share": far.share}
+    return found
+
+
+def _record(
+    names: list[str], configs: list[TrainConfig], source: Source, plan: dict[str, Any]
+) -> dict[str, Any]:
     """What makes this run what it is, compared when it resumes."""
     settings = {name: asdict(one) for name, one in zip(names, configs, strict=True)}
     for one in settings.values():
         one.pop("checkpoint_seconds")
     known = source.provenance()
+    data: dict[str, Any] = {PLAN: plan}
+    # The next two are all that earlier versions recorded: their runs are compared by them.
     if known is not None:
-        data = {"model": known.model_fingerprint, "text": known.data_fingerprint}
+        data |= {"model": known.model_fingerprint, "text": known.data_fingerprint}
     elif isinstance(source, TensorRows):
-        data = {"rows": fingerprint_state(source.tensors, {})}
-    else:
-        data = {"rows": repr(source)}
+        data["rows"] = plan["rows"]
     return json.loads(json.dumps({"dictionaries": settings, "data": data}))
 
 
@@ -241,7 +274,7 @@ def _finish(name: str, trainee: Trainee, source: Source, model: Any, report: Fit
     }
     config = trainee.config
     made.metadata["training"] = {
-        "config": json.loads(json.dumps(asdict(config))),
+        "config": json.loads(json.dumps(as_used(config, own_settings(source)))),
         "rows": config.steps * config.batch_size,
         "seconds": round(report.seconds, 1),
         "last": last,

@@ -30,6 +30,7 @@ from interp.models.hooks.sites import SiteMap
 from interp.models.hooks.splice import Splice
 from interp.models.hooks.taps import Request
 from interp.models.parts import Parts
+from interp.models.text.beside import refuse_dtypes
 from interp.models.text.keywords import options_of
 from interp.models.text.prepared import Prepared
 
@@ -94,8 +95,13 @@ class Running(Parts):
         wanted = ending.join(self, wanted)
         run = Run(self._frame, wanted, self.splices, stop=stop or ending.site is not None)
         raw = None
-        with suppress(StopForward):
-            raw = run.once(ready.args, ready.kwargs)
+        try:
+            with suppress(StopForward):
+                raw = run.once(ready.args, ready.kwargs)
+        except (RuntimeError, NotImplementedError) as error:
+            if ready.tokens is None:  # ids are what they must be
+                refuse_dtypes(error, (*ready.args, *ready.kwargs.values()), self._intake.dtype)
+            raise
         run.verify()
         return ending.result(raw, wanted, ready)
 

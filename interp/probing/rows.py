@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
+from interp.core.rows import dense_numbers
 
 Labels = Any
 """Tensor, array or sequence of bool, int, str (classes) or float (a real target), one per row."""
@@ -40,13 +41,14 @@ class Target:
         return Target(self.name, self.kind, self.values[rows], self.classes)
 
 
-def check_rows(x: Tensor, what: str) -> Float[Tensor, "n d"]:
-    """Rows as float32 or float64, finite, [n, d].
+def check_rows(x: Any, what: str) -> Float[Tensor, "n d"]:
+    """Rows as float32 or float64, finite, [n, d], from whatever holds numbers.
 
     Raises:
-        ShapeError: Not two axes, or none of one of them.
+        ShapeError: No numbers, not two axes, or none of one of them.
         NonFiniteError: NaN or infinity among them.
     """
+    x = dense_numbers(x, what)
     if x.ndim != 2 or 0 in x.shape:
         raise ShapeError(
             f"{what}: a probe reads rows [n, d]",
@@ -59,7 +61,7 @@ def check_rows(x: Tensor, what: str) -> Float[Tensor, "n d"]:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def check_sites(features: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "n d"]]:
+def check_sites(features: Mapping[str, Any]) -> dict[str, Float[Tensor, "n d"]]:
     """Rows of every site, each as `check_rows` gives them, all of one length.
 
     Raises:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from interp.core.errors import ConfigError, ShapeError
+from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.dictionaries import (
     AbsorptionConfig,
@@ -176,6 +178,95 @@ def test_the_truth_absorbs_nothing() -> None:
     assert found.n_main.tolist() == [1] * 7 and bool((found.latent_f1 > 0.99).all())
     given = absorption(plain(features), x, roots_of(world, truth), directions=features[:7])
     assert float(given.rate.max()) == 0
+
+
+class Given:
+    """A coder whose latents are handed to it, row by row in order."""
+
+    def __init__(self, decoder: torch.Tensor, latents: torch.Tensor) -> None:
+        self.site_in = self.site_out = "rows"
+        self.W_dec, self.W_enc, self.latents, self.at = decoder, decoder.T, latents, 0
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.at += len(x)
+        return self.latents[self.at - len(x) : self.at]
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z @ self.W_dec
+
+
+@pytest.mark.parametrize("n_features", [128, 256])
+@pytest.mark.parametrize("knows_directions", [True, False])
+def test_the_truth_absorbs_nothing_in_superposition(n_features: int, knows_directions: bool) -> None:
+    """Null: true magnitudes as latents, true directions as decoder, 2 to 4 features a dimension."""
+    world = SyntheticWorld(
+        SyntheticConfig(d=64, n_features=n_features, children=3, p_first=0.04, p_last=0.02, p_child=0.5)
+    )
+    x, truth = world.sample(12_000)
+    concepts = dict(list(roots_of(world, truth).items())[:8])
+    known = world.features[:8] if knows_directions else None
+    found = absorption(Given(world.features, truth), x, concepts, directions=known)
+    assert float(found.rate.max()) == 0
+    assert float(found.fraction.mean()) < 0.02 and float(found.fraction.max()) < 0.04
+    # The phenomenon in the same rows: half of what a root did is done by its child.
+    child, root = n_features // 4 + 3 * torch.arange(8), torch.arange(8)
+    taken = truth.clone()
+    taken[:, root] = truth[:, root] * torch.where(truth[:, child] > 0, 0.25, 1.0)
+    decoder = world.features.clone()
+    decoder[child] = F.normalize(decoder[child] + decoder[root], dim=1)
+    less = absorption(Given(decoder, taken), x, concepts, directions=known)
+    assert bool((less.fraction > found.fraction + 0.03).all())
+
+
+def as_saebench_does(
+    acts: Any, cosines: Any, projection: float, main: list[int], config: AbsorptionConfig
+) -> tuple[float, bool]:
+    """One activation's absorption fraction and full absorption (SAEBench 0.6), written out."""
+    carried = acts * cosines
+    own = sum(carried[j] for j in main)
+    able = [j for j in range(len(acts)) if j not in main and cosines[j] >= 0.1 and carried[j] > 0]
+    mass = sum(sorted((carried[j] for j in able), reverse=True)[: config.n_absorbers])
+    if own >= projection or mass / projection < 0.4:
+        fraction = 0.0
+    elif own <= 0:
+        fraction = 1.0
+    else:
+        made_up = min(mass, projection - own)
+        fraction = made_up / (made_up + own)
+    best = int(np.argmax(carried))
+    silent = all(abs(acts[j]) < 1e-8 for j in main)
+    whole = silent and cosines[best] >= 0.025 and projection > 0 and carried[best] / projection >= 0.4
+    return min(max(fraction, 0.0), 1.0), whole
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_rate_and_fraction_are_those_of_saebench(is_signed: bool) -> None:
+    """Latents of every kind beside the concept: silent mains, weak ones, absorbers that overshoot."""
+    draw = torch.Generator().manual_seed(5)
+    n, width, latents = 6000, 11, 23
+    decoder = F.normalize(torch.randn(latents, width, generator=draw), dim=1)
+    way = decoder[0]
+    has = torch.rand(n, generator=draw) < 0.4
+    x = torch.randn(n, width, generator=draw) * 0.7
+    x = x - (x @ way)[:, None] * way + (torch.rand(n, 1, generator=draw) + 0.5) * has[:, None] * way
+    z = 2 * torch.rand(n, latents, generator=draw) * (torch.rand(n, latents, generator=draw) < 0.3)
+    if is_signed:
+        z = z * torch.where(torch.rand(n, latents, generator=draw) < 0.3, -1.0, 1.0)
+    z[:, 0] = has * (torch.rand(n, generator=draw) < 0.8) * torch.rand(n, generator=draw)
+    config = AbsorptionConfig()
+    found = absorption(Given(decoder, z), x, {"it": has}, config, directions=way[None])
+    assert found.main == ((0,),)
+    second = permutation(n, 0, "absorption halves")[n // 2 :]
+    rows = second[has[second] & (x[second] @ way > 0.25)]  # the concept's rows lie at .5 and above
+    cosines = (decoder @ way).numpy().astype(float)
+    told = [
+        as_saebench_does(z[i].numpy().astype(float), cosines, float(x[i] @ way), [0], config)
+        for i in rows.tolist()
+    ]
+    fractions, wholes = zip(*told, strict=True)
+    assert 0.03 < np.mean(wholes) < 0.5 and len({round(f, 3) for f in fractions}) > 20
+    assert float(found.fraction[0]) == pytest.approx(np.mean(fractions), abs=1e-5)
+    assert float(found.rate[0]) == pytest.approx(np.mean(wholes), abs=1e-5)
 
 
 def test_a_concept_split_into_latents_is_counted_and_not_called_absorbed() -> None:

@@ -1,8 +1,11 @@
 """Feature absorption: a concept's latent falls silent where a more special latent is on.
 
-Chanin et al. 2024, "A is for Absorption" (arXiv 2409.14507). Deviations: the latents of a concept
-are chosen greedily by the F1 of their joint firing (there: a sparse logistic probe), and the probe
-is the linear discriminant; both are deterministic and need no training loop.
+Chanin et al. 2024, "A is for Absorption" (arXiv 2409.14507), scored by SAEBench's two formulas
+(arXiv 2503.09532): full absorption by one latent, and the mean absorption fraction. Deviations: the
+latents of a concept are chosen greedily by the F1 of their joint firing (there: a sparse logistic
+probe), the probe is the linear discriminant (both are deterministic and need no training loop), and
+a latent's projection is its activation times its decoder row's, whatever the row's norm (there:
+times the cosine, which is the same for rows of norm 1).
 """
 
 from __future__ import annotations
@@ -75,8 +78,8 @@ def absorption(
         positive = has[measured] & (rows[measured] @ way > cut)
         firing = (latents[measured][:, list(main)] != 0).any(1)
         scores = _f1(rows[measured] @ way > cut, has[measured]), _f1(firing, has[measured])
-        z = latents[measured][positive].float()
-        found.append((main, *scores, *_absorbed(z, decoder, way, main, config)))
+        z, along = latents[measured][positive].float(), (rows[measured] @ way)[positive]
+        found.append((main, *scores, *_absorbed(z, along, decoder, way, main, config)))
     main, probe_f1, latent_f1, rate, fraction, absorbers = zip(*found, strict=True)
     return Absorption(
         rate=torch.tensor(rate),
@@ -170,26 +173,54 @@ def _main_latents(
 
 def _absorbed(
     z: Float[Tensor, "positive latent"],
+    total: Float[Tensor, " positive"],
     decoder: Float[Tensor, "latent d"],
     way: Float[Tensor, " d"],
     main: tuple[int, ...],
     config: AbsorptionConfig,
 ) -> tuple[float, float, tuple[tuple[int, float], ...]]:
-    """Rate, mean fraction and the absorbers over the true positives."""
+    """Rate, mean fraction and the absorbers over the true positives.
+
+    Args:
+        z: Their latents.
+        total: Projection of the activations themselves on the concept.
+        decoder, way: The decoder and the concept's unit direction.
+        main: The concept's own latents.
+        config: Thresholds.
+    """
     if not len(z):
         return 0.0, 0.0, ()
     carried = z * (decoder @ way)  # each latent's part of the projection on the concept
-    along = F.cosine_similarity(decoder, way[None], dim=1) >= config.min_cosine
-    along[list(main)] = False
-    others = carried.clamp_min(0) * along
-    strongest, who = others.max(1)
+    cosine = F.cosine_similarity(decoder, way[None], dim=1)
+    strongest, who = carried.max(1)
     silent = (z[:, list(main)] == 0).all(1)
-    total = carried.sum(1).clamp_min(1e-9)
-    absorbed = silent & (strongest > 0) & (strongest >= config.min_share * total)
-    mass = others.topk(min(config.n_absorbers, others.shape[1]), 1).values.sum(1)
-    own = carried[:, list(main)].clamp_min(0).sum(1)
-    fraction = mass / (mass + own).clamp_min(1e-9)
+    carries = (total > 0) & (strongest >= config.min_share * total)
+    absorbed = silent & carries & (cosine[who] >= config.min_cosine)
     share = torch.bincount(who[absorbed], minlength=len(decoder)).float() / len(z)
     top = [j for j in share.argsort(descending=True)[:N_NAMED].tolist() if share[j] > 0]
     named = tuple((j, float(share[j])) for j in top)
+    fraction = _fractions(carried, total, cosine, main, config)
     return float(absorbed.float().mean()), float(fraction.mean()), named
+
+
+def _fractions(
+    carried: Float[Tensor, "positive latent"],
+    total: Float[Tensor, " positive"],
+    cosine: Float[Tensor, " latent"],
+    main: tuple[int, ...],
+    config: AbsorptionConfig,
+) -> Float[Tensor, " positive"]:
+    """SAEBench's absorption fraction: of what main latents leave of the projection, who makes it up.
+
+    Nothing is absorbed where the main latents carry all of it, or the others too little of it;
+    everything where the main latents carry nothing.
+    """
+    able = cosine >= config.min_fraction_cosine
+    able[list(main)] = False
+    others = carried.clamp_min(0) * able
+    mass = others.topk(min(config.n_absorbers, others.shape[1]), 1).values.sum(1)
+    own = carried[:, list(main)].sum(1)
+    taken = torch.minimum(mass, total - own)
+    fraction = torch.where(own > 0, taken / (taken + own).clamp_min(1e-30), 1.0)
+    none = (total <= 0) | (own >= total) | (mass < config.min_share * total)
+    return fraction.clamp(0, 1).masked_fill(none, 0.0)

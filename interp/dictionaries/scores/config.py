@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from interp.core.settings import Count, Natural, NonNegative, Settings, above, at_least
+from interp.core.settings import Count, Natural, NonNegative, Settings, above, at_least, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,14 @@ class AbsorptionConfig(Settings):
     """The next latent belongs to the concept while it raises the k-sparse probe's F1 by this."""
     max_latents: Count = 10
     """Most latents a concept is split into."""
-    min_cosine: float = 0.025
-    """Least cosine of an absorbing latent's decoder row with the concept's direction."""
+    min_cosine: Annotated[float, within(-1, 1)] = 0.025
+    """Full absorption: least cosine of the absorbing latent's decoder row with the concept."""
+    min_fraction_cosine: Annotated[float, within(-1, 1)] = 0.1
+    """Absorption fraction: least cosine of an absorbing latent's decoder row with the concept."""
     min_share: NonNegative = 0.4
-    """Least share of the projection on the concept that the absorbing latent carries."""
+    """Least share of an activation's projection on the concept that absorbing latents carry."""
     n_absorbers: Count = 3
-    """Latents whose projections the mean absorption fraction sums."""
+    """Absorption fraction: most latents that make up for the main ones together."""
     ridge: NonNegative = 1e-3
     """Penalty of the linear probe that gives the direction, relative to the rows' variance."""
 

@@ -9,8 +9,8 @@ report.plot()                                      # density histogram
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor
 from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
+from interp.core.rows import dense_numbers, holds_floats
 from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.far_rows import named_token, tell_far
 from interp.dictionaries.result import CONDITIONS, DictionaryReport
 from interp.dictionaries.scores.config import EvaluationConfig
 from interp.dictionaries.scores.splicing import Losses, losses
 from interp.dictionaries.scores.tallies import CodingTally
-from interp.dictionaries.sources import sequences
+from interp.dictionaries.sources import require_made_for, sequences
 from interp.models.text.batch import TokenBatch
 
 COPIES = 4  # of a block of latents that encoding and counting hold at once
@@ -44,8 +46,8 @@ def evaluate(
 
     FVU is the sum of squared errors over the sum of squares around the mean of all tokens (not a
     mean of ratios per token or batch). BOS keeps its own activation and counts in nothing. Sums
-    are float64, losses float32, whatever the model computes in. Two passes over the data; memory
-    does not grow with it.
+    are float64, losses float32, whatever the model computes in. Two passes over the data, of which
+    one number per token is kept. Rows far larger than the others are named in a `DataWarning`.
 
     Args:
         dictionary: SAE, transcoder or skip transcoder.
@@ -62,24 +64,23 @@ def evaluate(
     config = config or EvaluationConfig()
     if model is None:
         tally = _tally_rows(dictionary, data, targets, config)
+        _tell_far(tally, "targets", lambda row: f"row {row}")
         return _report(dictionary, tally, None, dictionary.provenance, config)
     if targets is not None:
         raise ConfigError("targets come from the model's own site", got="targets and a model")
-    dictionary.for_model(model, strict=config.strict)
     tokens = sequences(model, data, config.n_ctx, config.max_sequences)
-    tally = CodingTally()
+    provenance = require_made_for(dictionary, model, tokens, config.strict)
+    tally, places = CodingTally(), []
     for batch, keep in _batches(model, tokens, config):
+        places.append(keep.nonzero().cpu())
         found = model.capture(batch, list({dictionary.site_in, dictionary.site_out}))
         x = found[dictionary.site_in][keep.to(model.device)].flatten(1)
         y = found[dictionary.site_out][keep.to(model.device)].flatten(1)
         _take_in(tally, dictionary, x, y, config)
     if not tally.sums:
         raise ConfigError("no token is left to evaluate on", got=repr(tokens), fix="longer texts")
+    _tell_far(tally, f"rows at {dictionary.site_out}", partial(_name, model, tokens, places, config))
     found_losses = _losses(dictionary, model, tokens, tally, config)
-    provenance = replace(
-        model.provenance(dict.fromkeys((dictionary.site_in, dictionary.site_out))),
-        data_fingerprint=tokens.fingerprint,
-    )
     return _report(dictionary, tally, found_losses, provenance, config)
 
 
@@ -87,6 +88,7 @@ def _tally_rows(
     dictionary: Dictionary, rows: Any, targets: Tensor | None, config: EvaluationConfig
 ) -> CodingTally:
     """Statistics over bare rows."""
+    rows = dense_numbers(rows, "evaluate") if holds_floats(rows) else rows
     if not isinstance(rows, Tensor) or not rows.is_floating_point() or rows.ndim != 2:
         raise ConfigError(
             "without a model, data are rows [row d_in]",
@@ -95,13 +97,30 @@ def _tally_rows(
         )
     if dictionary.config.is_transcoder and targets is None:
         raise ConfigError("a transcoder needs targets", fix="targets=rows [row d_out]")
-    targets = rows if targets is None else targets
+    targets = rows if targets is None else dense_numbers(targets, "targets of evaluate")
     wanted = (len(rows), dictionary.config.width_out)
     if not len(rows) or tuple(targets.shape) != wanted:
         raise ShapeError("targets do not fit", got=list(targets.shape), expected=list(wanted))
     tally = CodingTally()
     _take_in(tally, dictionary, rows, targets, config)
     return tally
+
+
+def _name(
+    model: Any, tokens: TokenSequences, places: Sequence[Tensor], config: EvaluationConfig, row: int
+) -> str:
+    """A row of those that count, by its token; `places` are their (sequence, position) in each batch."""
+    for number, there in enumerate(places):
+        if row < len(there):
+            sequence, position = there[row].tolist()
+            return named_token(model, tokens, number * config.batch_sequences + sequence, position)
+        row -= len(there)
+    return f"row {row}"  # pragma: no cover - every row has its place
+
+
+def _tell_far(tally: CodingTally, where: str, name: Callable[[int], str]) -> None:
+    if (found := tally.far()) is not None:
+        tell_far(found, where, [name(row) for row in found.rows])
 
 
 def _take_in(
@@ -156,6 +175,7 @@ def _report(
     provenance: Provenance | None,
     config: EvaluationConfig,
 ) -> DictionaryReport:
+    far = tally.far()
     kind = "transcoder" if dictionary.config.is_transcoder else "SAE"
     kind = f"skip {kind}" if dictionary.config.skip else kind
     return DictionaryReport(
@@ -164,6 +184,8 @@ def _report(
         kl=None if found is None else found.kl,
         predictions=None if found is None else found.predictions,
         n_tokens=int(tally.sums["rows"]),
+        n_far=0 if far is None else far.n,
+        far_share=0.0 if far is None else far.share,
         dense_above=config.dense_above,
         architecture=f"{dictionary.config.activation} {kind}",
         site_in=dictionary.site_in,

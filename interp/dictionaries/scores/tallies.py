@@ -8,10 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-def wide(x: Tensor) -> Tensor:
-    """Float64 where the device has it (MPS has not), float32 elsewhere."""
-    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+from interp.dictionaries.far_rows import FarRows, find_far, wide
 
 
 @dataclass
@@ -58,6 +55,8 @@ class CodingTally:
     """[latent] int64: rows on which it fires."""
     total: Tensor | None = None
     """[latent] float64: sum of its magnitudes."""
+    norms: list[Tensor] = field(default_factory=list)
+    """Norms of the targets, [row] for each update."""
 
     def update(
         self,
@@ -70,6 +69,7 @@ class CodingTally:
         y, y_hat = wide(target), wide(output)
         norm, norm_hat = y.norm(dim=1), y_hat.norm(dim=1)
         dot = (y * y_hat).sum(1)
+        self.norms.append(norm.float().cpu())
         is_there = norm > 0
         self._add("rows", len(y))
         self._add("normed", is_there.sum())
@@ -82,6 +82,10 @@ class CodingTally:
         total = latents.abs().sum(0, dtype=wide(latents[:0]).dtype).cpu().double()
         self.fired = fired if self.fired is None else self.fired + fired
         self.total = total if self.total is None else self.total + total
+
+    def far(self) -> FarRows | None:
+        """Targets that are far larger than the others, if they count."""
+        return find_far(torch.cat(self.norms)) if self.norms else None
 
     def _add(self, name: str, value: Tensor | float | int) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(value)

@@ -6,7 +6,8 @@ the rows that filled it. A module would answer each of them with an error of its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from inspect import Signature
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import TokenError
+from interp.core.errors import InterpError, TokenError
+from interp.core.foreign import one_line
 from interp.models.text.batch import short
 from interp.models.text.forms import is_text
 from interp.models.text.keywords import FEWER_LOGITS
@@ -282,3 +284,36 @@ def _check_cache(name: str, cache: Any, batch: int) -> None:
             expected=f"a cache object, filled by {batch} rows" if known else "a cache object",
             fix="transformers.DynamicCache()" if name == "past_key_values" else None,
         )
+
+
+def refuse_dtypes(error: Exception, given: Iterable[Any], dtype: torch.dtype | None) -> None:
+    """What torch says of numbers that a module cannot compute with, in words of what was given.
+
+    Which types a module takes, only the module knows: it is asked, and its refusal is read here.
+
+    Args:
+        error: What the forward pass raised.
+        given: The inputs.
+        dtype: What the model computes in.
+
+    Raises:
+        TokenError: The error is one of types, and an input has another type than the model.
+    """
+    if isinstance(error, InterpError) or not _OF_TYPES.search(str(error)):
+        return
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    if not tensors or dtype is None:
+        return
+    odd = next((x for x in tensors if x.dtype != dtype or x.layout != torch.strided), tensors[0])
+    sparse, as_it_is = odd.layout != torch.strided, odd.dtype == dtype
+    wanted = "x.long(), if these are ids" if as_it_is else f"x.to({dtype})"
+    raise TokenError(
+        "the model cannot compute with inputs of this type",
+        got=f"{odd.layout if sparse else odd.dtype} {list(odd.shape)}; torch: {one_line(error, 200)}",
+        expected="another type" if as_it_is else f"{dtype}, which the model computes in",
+        fix="x.to_dense()" if sparse else wanted,
+    ) from error
+
+
+_OF_TYPES = re.compile(r"type|not implemented for|storage|layout|[Ss]parse")
+"""Words of torch's errors about dtypes and layouts."""
