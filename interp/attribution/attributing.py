@@ -131,10 +131,9 @@ def keyed(game: SiteGame, raw: Raw, method: str) -> tuple[Tensor, Tensor | None]
 
 
 def set_baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> str:
-    """Give a game its baseline, and its path where it has one; the baseline's name."""
-    game.r, about = baseline_of(game, wanted, keep)
-    if game.path is not None:
-        game.path.r, about = baseline_of(game.path, wanted, keep)
+    """Give a game, or the path that it runs along where it has one, its baseline; the baseline's name."""
+    begin = game.path or game
+    begin.r, about = baseline_of(begin, wanted, keep)
     return about
 
 

@@ -89,6 +89,9 @@ def test_many_players_are_sampled_within_their_standard_errors(method: str) -> N
     assert float(away.abs().max()) < 5
     assert float(away.abs().max()) > 0.1  # an error that is too large is no error
     assert "sampled: ±" in found.gap_sentence and "±" in repr(found)
+    drawn = found.plot().data[0]
+    assert list(drawn.error_x.array) == found.standard_errors.tolist()
+    assert of(Quadratic(5), method).plot().data[0].error_x.array is None
 
 
 @pytest.mark.parametrize("samples", [None, 40])

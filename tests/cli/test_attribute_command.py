@@ -49,6 +49,7 @@ def test_it_writes_the_page_and_the_numbers(page: Path) -> None:
     assert html.count('<strong class="strip-title">deeplift</strong>') == 2 and "no gap" in html
     titles = [block["title"] for block in blocks]
     assert {"Faithfulness", "Completeness and cost"} <= set(titles)
+    assert "interval over texts" in html and "no interval" not in html
     assert titles[0].startswith("Agreement of methods")
 
 
@@ -88,6 +89,9 @@ def test_what_the_model_writes_is_a_matrix_of_source_and_generated(tmp_path: Pat
     shown = entry["blocks"][-1]
     assert shown["title"].startswith("Source × generated")
     assert shown["tables"][0]["rows"][0] == [f"{known}  Mary", "0 <|bos|>", one.scores[0, 0].item()]
+    html = (tmp_path / "out/report.html").read_text()  # of one text
+    assert "one example, so no interval" in html and "interval over texts" not in html
+    assert "widest" not in html and "area_low" not in html
     refused = [*asked, "--at", "blocks.1.hook_resid_pre", "--out", str(tmp_path / "no")]
     assert main(["attribute", "tiny-grammar", *refused]) == 2
 

@@ -148,7 +148,7 @@ class Faithfulness(Result, headline="Positions in the order of the scores", capt
         rows = [Check.at_least("best method beats random order", best, float(spread[control]))]
         if self.n_vanishing:
             name = "examples with f(x) unlike f(baseline)"
-            rows.append(Check.at_least(name, float(self.n_examples - self.n_vanishing), 1))
+            rows.append(Check.at_least(name, float(self.n_examples - self.n_vanishing), 1.0))
         return Checks(rows)
 
 
