@@ -68,8 +68,11 @@ def test_every_result_can_be_loaded(page: Path) -> None:
     single = [Faithfulness.load(page / f"results/000{n}/faithfulness") for n in (1, 2)]
     pooled = Faithfulness.load(page / "results/faithfulness")
     assert pooled.n_examples == 2
-    mean = (single[0].insertion_area + single[1].insertion_area) / 2
-    assert pooled.insertion_area.tolist() == pytest.approx(mean.tolist())
+    stake = [Attribution.load(page / f"results/000{n}/deeplift").difference for n in (1, 2)]
+    for field in ("insertion_area", "comprehensiveness"):  # the ratio of sums
+        shares = [getattr(one, field) * abs(d) for one, d in zip(single, stake, strict=True)]
+        expected = (shares[0] + shares[1]) / sum(map(abs, stake))
+        assert getattr(pooled, field).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
     # the control draws another order for every text
     assert single[0].insertion.shape == single[1].insertion.shape
     assert not single[0].insertion[-1].equal(single[1].insertion[-1])

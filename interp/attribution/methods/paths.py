@@ -136,7 +136,7 @@ class _Halved(NamedTuple):
     """A stretch that was done twice: whole, and in these two halves."""
 
     panel: Panel
-    """Its integral by halves, and how far the whole was from that."""
+    """Integral by halves, and how far the whole was from that."""
     halves: tuple[tuple[float, float, Tensor], tuple[float, float, Tensor]]
     """Start, end and integral of each half."""
 

@@ -96,12 +96,12 @@ class Faithfulness(Result, headline="Positions in the order of the scores", capt
     comprehensiveness: Float[Tensor, " method"]
     """Share lost when the top 1, 5, 10, 20 and 50 % are removed, mean over these; higher is better."""
     sufficiency: Float[Tensor, " method"]
-    """Share lost when only they are kept; lower is better."""
+    """Share lost when only the top 1 to 50 % are kept; lower is better."""
     eraser_comprehensiveness: Float[Tensor, " method"] | None = None
     """DeYoung et al. 2020, section 4.2: f(x) - f(x without the top q %), mean over q = 1, 5, 10, 20, 50
     and over examples, in the target's unit; highest scores first. Higher is better."""
     eraser_sufficiency: Float[Tensor, " method"] | None = None
-    """The same of f(x) - f(only the top q %); lower is better."""
+    """DeYoung's f(x) - f(only the top q %), mean over q = 1, 5, 10, 20, 50; lower is better."""
     infidelity: Float[Tensor, " method"]
     """E[(sum of removed scores - change of f)^2] / E[change^2] at the best scale (Yeh et al. 2019);
     0 is perfect, 1 as good as no explanation."""
