@@ -24,7 +24,7 @@ class Raw:
     error: float | None = None
     """Measured error of the integration, where there is one (absolute)."""
     standard_errors: Tensor | None = None
-    """Of the positions' scores, [pos], where draws made them; 0 where all there is was counted."""
+    """Standard errors of the positions' scores, [pos], where draws made them; 0 where all was counted."""
 
 
 Engine = Callable[[SiteGame, AttributionConfig], Raw]
