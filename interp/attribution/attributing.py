@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import Rows, SiteGame
 from interp.attribution.methods.gradients import rounding
+from interp.attribution.methods.raw import Raw
 from interp.attribution.methods.table import (
     READ_BY_ALL,
     WITHOUT_GRADIENTS,
@@ -20,6 +22,7 @@ from interp.attribution.methods.table import (
     refuse_unread,
 )
 from interp.attribution.result import Attribution, GeneratedAttribution
+from interp.attribution.settings import asked_for
 from interp.core.errors import ConfigError, ModelError
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
@@ -66,12 +69,10 @@ def attribute(
     refuse_unread([method], options)
     rows = Rows(model, inputs, prepend_bos)
     aim = as_target(model, target, lambda: _output(model, rows))
-    game = make_game(model, rows, aim, site, settings)
-    game.r, about = baseline_of(game, baseline, keep)
-    if method == "layer_conductance":
-        game.path = make_game(model, rows, aim, None, settings)
-        game.path.r, about = baseline_of(game.path, baseline, keep)
-    return run(game, method, about, settings)
+    game = method_game(model, rows, aim, method, site, settings)
+    about = set_baseline(game, baseline, keep)
+    asked, given = asked_for(baseline, keep, prepend_bos, settings)
+    return replace(run(game, method, about, settings), asked=asked, given_baseline=given)
 
 
 def attribute_methods(
@@ -106,6 +107,36 @@ def make_game(
     return SiteGame(model, rows, target, at or default_site(model), config.rows)
 
 
+def method_game(
+    model: HookedModel, rows: Rows, target: Target, method: str, at: str | None, config: AttributionConfig
+) -> SiteGame:
+    """The game of a method, with the path at the embeddings where the method runs one there."""
+    game = make_game(model, rows, target, at, config)
+    if method == "layer_conductance":
+        game.path = make_game(model, rows, target, None, config)
+    return game
+
+
+def keyed(game: SiteGame, raw: Raw, method: str) -> tuple[Tensor, Tensor | None]:
+    """What an engine found as positions [pos], and units [pos unit].
+
+    Raises:
+        ModelError: It found nothing.
+    """
+    if raw.players is not None:
+        return game.spread(raw.players)
+    if raw.entries is None:
+        raise ModelError(f"{method} gave no scores")
+    return game.reduce(raw.entries)
+
+
+def set_baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> str:
+    """Give a game, or the path that it runs along where it has one, its baseline; the baseline's name."""
+    begin = game.path or game
+    begin.r, about = baseline_of(begin, wanted, keep)
+    return about
+
+
 def default_site(model: HookedModel) -> str:
     """The token embeddings where there are some, else the model's own input."""
     for name in ("hook_embed", "encoder_hook_embed", "blocks.0.hook_resid_pre"):
@@ -120,11 +151,7 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
     if method not in WITHOUT_GRADIENTS:
         refuse_inference("attributions by gradients")
     raw = engine_of(method)(game, config)
-    scores, units = game.reduce(raw.entries) if raw.entries is not None else (None, None)
-    if raw.players is not None:
-        scores, units = game.spread(raw.players)
-    if scores is None:
-        raise ModelError(f"{method} gave no scores")
+    scores, units = keyed(game, raw, method)
     check_finite(scores, f"the scores of {method}")
     path = game.path or game
     value, base = path.ends()
@@ -135,6 +162,7 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
     return Attribution(
         scores=scores.detach(),
         unit_scores=None if units is None else units.detach(),
+        standard_errors=None if raw.standard_errors is None else raw.standard_errors.to(scores.device),
         tokens=tuple(pieces),
         method=method,
         target=game.target.name,
@@ -146,7 +174,7 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
         tolerance=config.tolerance,
         rounding=floor,
         complete=row.complete,
-        converged=raw.error is None or (raw.error <= bound and gap <= 2 * bound),
+        converged=raw.error is None or (raw.error <= bound and (gap <= 2 * bound or not row.complete)),
         nodes=raw.nodes,
         n_forward=game.n_forward + (0 if game.path is None else game.path.n_forward) - start,
         labels={"pos": numbered(pieces)},
@@ -199,6 +227,9 @@ def attribute_generated(
         log_probs=torch.tensor([one.value for one in found]),
         tolerance=found[0].tolerance,
         complete=found[0].complete,
+        asked=None if found[0].asked is None else {**found[0].asked, "prepend_bos": prepend_bos},
+        given_baseline=found[0].given_baseline,
+        site=found[0].site,
         labels={"generated": numbered(pieces[len(ids) :], len(ids)), "pos": numbered(pieces)},
         provenance=found[0].provenance,
     )

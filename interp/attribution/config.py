@@ -46,8 +46,9 @@ class AttributionConfig(Settings):
     """Gradients that integrated gradients may take before it gives up and says so."""
     rows: Count = 32
     """Copies of the input per forward pass; bounds the memory."""
-    samples: Count = 200
-    """Draws of the sampling methods: permutations x positions, coalitions, noisy inputs."""
+    samples: Count | None = None
+    """Draws of the sampling methods: permutations x positions, coalitions, noisy inputs. None: 200,
+    and more where a fit needs it; but of at most 12 players all coalitions, which is exact."""
     noise: NonNegative = 0.15
     """Standard deviation of noisy inputs, relative to that of the activation."""
     window: Count = 3

@@ -102,25 +102,60 @@ class SiteGame:
 
     def __call__(self, x: Tensor) -> Tensor:
         """f of every row, [n, *shape] -> [n]; on the graph of x. One pass, whatever n is."""
-        self.n_forward += len(x)
-        inputs = self.rows.times(len(x))
+        return self._target(len(x), [self.placed(x)])
+
+    def placed(self, x: Tensor) -> tuple[str, Callable[..., Tensor]]:
+        """A hook that gives the site these values, [n, *shape]."""
 
         def replace(value: Tensor, hook: Any) -> Tensor:
             return x.to(value.dtype).reshape(value.shape)
 
-        target = self.target
+        return self.at, replace
+
+    def behind(self, site: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a site behind this one holds on every row, and f's gradient there: two of [n, ...].
+
+        The gradient is that of f as a function of `site` alone: what bypasses it is held fixed.
+
+        Raises:
+            ModelError: The target does not depend on that site.
+        """
+        held, slopes = [], []
+        with torch.enable_grad(), frozen(self.model):
+            for part in x.split(self.batch):
+                leaves: list[Tensor] = []
+
+                def cut(value: Tensor, hook: Any, leaves: list[Tensor] = leaves) -> Tensor:
+                    leaves.append(value.detach().clone().requires_grad_(True))
+                    return leaves[-1].clone()  # a module behind may write into it
+
+                value = self._target(len(part), [self.placed(part), (site, cut)])
+                slope = None
+                if value.requires_grad:
+                    (slope,) = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+                if slope is None:
+                    raise _independent(self.target, site)
+                self.n_backward += len(part)
+                held.append(leaves[0].detach())
+                slopes.append(slope)
+        return torch.cat(held), torch.cat(slopes)
+
+    def _target(self, n: int, hooks: list[tuple[str, Callable[..., Tensor]]]) -> Tensor:
+        """The target on `n` copies of the input under hooks, [n]."""
+        self.n_forward += n
+        inputs, target = self.rows.times(n), self.target
         if target.site is None:
-            out = self.model.run_with_hooks(inputs, [(self.at, replace)])
+            out = self.model.run_with_hooks(inputs, hooks)
         else:
             grad = torch.is_grad_enabled()
-            acts = self.model.capture(inputs, [target.site], fwd_hooks=[(self.at, replace)], grad=grad)
+            acts = self.model.capture(inputs, [target.site], fwd_hooks=hooks, grad=grad)
             out = acts[target.site]
         found = target.of(out)
-        if len(found) != len(x):
+        if len(found) != n:
             raise ShapeError(
                 f"the target {target.name!r} must give one number per row",
                 got=f"{len(found)} numbers",
-                expected=f"{len(x)} rows",
+                expected=f"{n} rows",
             )
         return found
 
@@ -144,10 +179,7 @@ class SiteGame:
                 if value.requires_grad:
                     (slope,) = torch.autograd.grad(value.sum(), here, allow_unused=True)
                 if slope is None:
-                    raise ModelError(
-                        f"the target {self.target.name!r} does not depend on {self.at!r}",
-                        fix="attribute to a site that comes before the target",
-                    )
+                    raise _independent(self.target, self.at)
                 self.n_backward += len(part)
                 found.append(value.detach().double())
                 slopes.append(slope)
@@ -167,6 +199,10 @@ class SiteGame:
         """f(x) and f(r)."""
         value, base = self.values(torch.cat([self.x, self.r])).tolist()
         return value, base
+
+    def moving(self) -> Tensor:
+        """Players that differ from the baseline, [k]; whoever equals it has nothing to play with."""
+        return self.players[(self.x != self.r)[0]].unique()
 
     # ---- from entries to positions and units -----------------------------------------------
 
@@ -202,7 +238,7 @@ class SiteGame:
 
     def _axes(self) -> list[str]:
         named = self.site.axes.split()[1:]
-        if len(named) == self.x.dim() - 1:
+        if len(named) == self.x.dim() - 1 and {"pos", "key_pos"} & set(named):
             return named
         ids = self.rows.ids
         if ids is not None and self.x.dim() == 3 and self.x.shape[1] == len(ids):
@@ -227,6 +263,13 @@ class SiteGame:
         return players, n
 
 
+def _independent(target: Target, site: str) -> ModelError:
+    return ModelError(
+        f"the target {target.name!r} does not depend on {site!r}",
+        fix="attribute to a site that comes before the target",
+    )
+
+
 @contextmanager
 def frozen(model: HookedModel) -> Iterator[None]:
     """No parameter takes part in the graph inside; as they were on the way out."""
@@ -248,7 +291,8 @@ def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
     if isinstance(inputs, Mapping):
         rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
         if "input_ids" not in inputs:
-            return {k: read_value(v, None, model.device) for k, v in inputs.items()}
+            given = {k: read_value(v, None, model.device) for k, v in inputs.items()}
+            return _unpadded(_unpadded(given, "inputs_embeds", ""), "decoder_input_ids", "decoder_")
         batch = model.read({k: v for k, v in inputs.items() if k not in rest})
         if not rest or len(batch) != 1:
             return batch.ids[batch.mask][None] if len(batch) == 1 else batch.ids
@@ -257,7 +301,8 @@ def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
         for k, v in given.items():
             if not k.startswith("decoder_") and isinstance(v, Tensor) and v.shape == (1, length):
                 given[k] = v[:, columns]
-        return {**given, "input_ids": batch.ids[:, columns]}
+        given["input_ids"] = batch.ids[:, columns]
+        return _unpadded(given, "decoder_input_ids", "decoder_")
     reads_ids = model.reads in ("tokens", "encoder_decoder")
     numeric = isinstance(inputs, tuple) or (isinstance(inputs, Tensor) and inputs.is_floating_point())
     if isinstance(inputs, TokenBatch) or is_text(inputs) or (reads_ids and not numeric):
@@ -266,6 +311,29 @@ def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
     if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.dim() == 1:
         return inputs[None]
     return numbers(unpack(inputs), getattr(torch, model.cfg.dtype or "float32"), model.device)
+
+
+def _unpadded(given: dict[str, Any], sequence: str, side: str) -> dict[str, Any]:
+    """The same without the columns that follow the last real one of a padded sequence.
+
+    Args:
+        given: Arguments of the model, tensors with one row.
+        sequence: The argument whose columns count.
+        side: What the arguments of its side begin with: "decoder_", or nothing.
+    """
+    mask, values = given.get(f"{side}attention_mask"), given.get(sequence)
+    if not isinstance(mask, Tensor) or not isinstance(values, Tensor) or mask.shape != values.shape[:2]:
+        return given
+    if len(mask) != 1 or not bool(mask.any()):
+        return given
+    length, last = mask.shape[1], int(mask[0].nonzero().max()) + 1
+
+    def cut(name: str, value: Any) -> Any:
+        mine = name.startswith("decoder_") == bool(side)
+        fits = isinstance(value, Tensor) and value.shape[:2] == (1, length)
+        return value[:, :last] if mine and fits else value
+
+    return {name: cut(name, value) for name, value in given.items()}
 
 
 def _tensors(inputs: Any) -> list[Tensor]:

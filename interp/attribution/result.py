@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.attribution.settings import arguments
 from interp.core.checks import Check, Checks
 from interp.core.foreign import LINE, one_line, show
 from interp.core.result import Result
@@ -52,6 +54,23 @@ class Attribution(Result):
     """Gradients along the path, for path methods."""
     n_forward: int
     """Rows that went through the model forward."""
+    standard_errors: Float[Tensor, " pos"] | None = None
+    """How far the draws of a sampled method may have moved each score; 0 where it counted all there
+    is, absent for methods that draw nothing."""
+    asked: dict[str, Any] | None = None
+    """Baseline, kept positions, BOS policy and the whole config, as `attribute` was asked; None in
+    files that were saved before this was kept. `settings` makes arguments of it."""
+    given_baseline: Float[Tensor, " entry"] | None = None
+    """The baseline's numbers, flat, where a tensor was given for it."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What repeats it: `attribute(model, inputs, target, **result.settings)`.
+
+        Raises:
+            ConfigError: It was saved before settings were kept.
+        """
+        return {"method": self.method, "site": self.site, **arguments(self.asked, self.given_baseline)}
 
     @property
     def difference(self) -> float:
@@ -74,15 +93,21 @@ class Attribution(Result):
         share = "no gap" if relative == 0 else f"gap {100 * relative:{digits}} %"
         note = "" if self.complete or relative <= SAID_ABOVE else ", this method promises no sum"
         late = "" if self.converged else ", NOT converged"
-        return f"sum {total:+.3g} of {self.difference:+.3g} ({share}{note}{late})"
+        drawn = f", sampled: ± {self.widest_error:.2g} at most" if self.widest_error else ""
+        return f"sum {total:+.3g} of {self.difference:+.3g} ({share}{note}{late}{drawn})"
+
+    @property
+    def widest_error(self) -> float:
+        """The largest standard error of a score; 0 where nothing was drawn."""
+        return 0.0 if self.standard_errors is None else float(self.standard_errors.max())
 
     def check(self) -> Checks:
         """The completeness gap: bounded where the method promises a sum, shown in any case."""
         gap = self.relative_gap if math.isfinite(self.relative_gap) else 1e9
-        if not self.complete:
-            name = f"completeness gap ({self.method} promises none)"
-            return Checks([Check(name, gap, math.inf, True)])
-        rows = [Check.at_most("completeness gap (relative)", gap, self.tolerance)]
+        if self.complete:
+            rows = [Check.at_most("completeness gap (relative)", gap, self.tolerance)]
+        else:
+            rows = [Check(f"completeness gap ({self.method} promises none)", gap, math.inf, True)]
         if not self.converged:
             rows.append(Check("converged within its nodes", float(self.nodes), 0.0, False))
         return Checks(rows)
@@ -91,6 +116,8 @@ class Attribution(Result):
         best = int(self.scores.abs().argmax())
         what = one_line(f"{self.target} by {self.method} at {self.site}, baseline {self.baseline}", LINE)
         largest = f"{show(repr(self.tokens[best]), 300)} at {best} = {float(self.scores[best]):+.3g}"
+        if self.widest_error and self.standard_errors is not None:
+            largest += f" ± {float(self.standard_errors[best]):.2g}"
         return f"Attribution of {what}; largest {largest}\n{self.gap_sentence}"
 
 
@@ -117,6 +144,21 @@ class GeneratedAttribution(Result):
     """Relative bound on the gaps."""
     complete: bool
     """Whether the method promises complete scores."""
+    site: str | None = None
+    """Site that was attributed to; None in files that were saved before this was kept."""
+    asked: dict[str, Any] | None = None
+    """Baseline, kept positions, BOS policy and the whole config, as for `Attribution`."""
+    given_baseline: Float[Tensor, " entry"] | None = None
+    """The baseline's numbers, flat, where a tensor was given for it."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What repeats it: `attribute_generated(model, inputs, continuation, **result.settings)`.
+
+        Raises:
+            ConfigError: It was saved before settings were kept.
+        """
+        return {"method": self.method, "site": self.site, **arguments(self.asked, self.given_baseline)}
 
     def check(self) -> Checks:
         """The largest completeness gap of a row."""

@@ -21,10 +21,11 @@ PAIR_PROSE = (
     "gap is what the numerical integration missed."
 )
 TRUST_PROSE = (
-    "Shares of f(text) - f(baseline), mean over texts. Insertion and comprehensiveness: higher is "
-    "better; deletion, sufficiency and infidelity: lower. `area` is insertion minus deletion, with its "
-    "interval over texts."
+    "Shares of f(text) - f(baseline), over texts the ratio of sums. Insertion and comprehensiveness: "
+    "higher is better; deletion, sufficiency and infidelity: lower. `eraser_comprehensiveness` and "
+    "`eraser_sufficiency` are DeYoung's, differences of f in its own unit.{sure}"
 )
+INTERVAL = " `area` is insertion minus deletion, with its interval over texts."
 
 
 class Page(NamedTuple):
@@ -126,7 +127,8 @@ def _faithfulness(trust: Faithfulness | None) -> list[Item]:
     if trust is None:
         return []
     measured = trust.to_frame("insertion_area").dropna(axis="columns", how="all")
-    return [Item(measured, "Faithfulness", TRUST_PROSE), Item(trust), Item(trust.plot(field="deletion"))]
+    prose = TRUST_PROSE.format(sure="" if trust.area_low is None else INTERVAL)
+    return [Item(measured, "Faithfulness", prose), Item(trust), Item(trust.plot(field="deletion"))]
 
 
 def _cost(found: Mapping[str, Sequence[Attribution]]) -> Item:

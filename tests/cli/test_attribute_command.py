@@ -49,6 +49,7 @@ def test_it_writes_the_page_and_the_numbers(page: Path) -> None:
     assert html.count('<strong class="strip-title">deeplift</strong>') == 2 and "no gap" in html
     titles = [block["title"] for block in blocks]
     assert {"Faithfulness", "Completeness and cost"} <= set(titles)
+    assert "interval over texts" in html and "no interval" not in html
     assert titles[0].startswith("Agreement of methods")
 
 
@@ -67,8 +68,11 @@ def test_every_result_can_be_loaded(page: Path) -> None:
     single = [Faithfulness.load(page / f"results/000{n}/faithfulness") for n in (1, 2)]
     pooled = Faithfulness.load(page / "results/faithfulness")
     assert pooled.n_examples == 2
-    mean = (single[0].insertion_area + single[1].insertion_area) / 2
-    assert pooled.insertion_area.tolist() == pytest.approx(mean.tolist())
+    stake = [Attribution.load(page / f"results/000{n}/deeplift").difference for n in (1, 2)]
+    for field in ("insertion_area", "comprehensiveness"):  # the ratio of sums
+        shares = [getattr(one, field) * abs(d) for one, d in zip(single, stake, strict=True)]
+        expected = (shares[0] + shares[1]) / sum(map(abs, stake))
+        assert getattr(pooled, field).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
     # the control draws another order for every text
     assert single[0].insertion.shape == single[1].insertion.shape
     assert not single[0].insertion[-1].equal(single[1].insertion[-1])
@@ -88,6 +92,9 @@ def test_what_the_model_writes_is_a_matrix_of_source_and_generated(tmp_path: Pat
     shown = entry["blocks"][-1]
     assert shown["title"].startswith("Source × generated")
     assert shown["tables"][0]["rows"][0] == [f"{known}  Mary", "0 <|bos|>", one.scores[0, 0].item()]
+    html = (tmp_path / "out/report.html").read_text()  # of one text
+    assert "one example, so no interval" in html and "interval over texts" not in html
+    assert "widest" not in html and "area_low" not in html
     refused = [*asked, "--at", "blocks.1.hook_resid_pre", "--out", str(tmp_path / "no")]
     assert main(["attribute", "tiny-grammar", *refused]) == 2
 

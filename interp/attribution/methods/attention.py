@@ -82,7 +82,8 @@ def _patterns(game: SiteGame) -> Tensor:
             f"{model.cfg.model_name} offers no attention patterns",
             fix="a method that needs gradients or values only",
         )
-    acts = model.capture(game.rows.one, PATTERNS)
+    # With the site as the game has it, so that what is moved there moves the patterns behind it.
+    acts = model.capture(game.rows.one, PATTERNS, fwd_hooks=[game.placed(game.x)])
     return torch.stack([acts["pattern", layer][0] for layer in range(model.cfg.n_layers)])
 
 

@@ -1,4 +1,4 @@
-"""Our own gradient methods: integrated gradients with a measured error, functional information."""
+"""Our own gradient methods: along the path with a measured error, under noise with a standard error."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from interp.attribution.config import AttributionConfig
 from interp.attribution.game import SiteGame
 from interp.attribution.methods.paths import integrate
 from interp.attribution.methods.raw import Raw
-from interp.core.errors import ModelError
-from interp.core.randomness import generator
 
 SHARE = 0.1
 """The integral is refined to this share of the tolerated gap: rounding and the sum need room."""
@@ -43,30 +41,3 @@ def rounding(game: SiteGame, value: float, base: float) -> float:
     """The smallest difference of f that this precision can tell from zero."""
     eps = torch.finfo(game.x.dtype).eps
     return 16 * eps * (abs(value) + abs(base) + 1e-6)
-
-
-def functional_information(game: SiteGame, config: AttributionConfig) -> Raw:
-    """E[variance_i (d_i f)^2 / f] under Gaussian noise around x (Gat et al. 2022, eq. 5).
-
-    f must be positive, as a probability is. The covariance is isotropic: (noise x std of x)^2.
-
-    Raises:
-        ModelError: The target is not positive everywhere it was sampled.
-    """
-    spread = config.noise * game.x.std()
-    drawn = generator(config.seed, "functional information", device=str(game.x.device))
-    total = torch.zeros_like(game.x[0])
-    for start in range(0, config.samples, config.rows):
-        n = min(config.rows, config.samples - start)
-        noise = torch.randn(n, *game.x.shape[1:], generator=drawn, device=game.x.device)
-        values, slopes = game.gradients(game.x + spread * noise.to(game.x.dtype))
-        if bool((values <= 0).any()):
-            raise ModelError(
-                "functional information needs a positive target",
-                got=f"{float(values.min()):.3g}",
-                expected="a probability",
-                fix="target=lambda output: output[:, -1].softmax(-1)[:, token]",
-            )
-        weight = values.to(slopes.dtype).view(-1, *[1] * (slopes.dim() - 1))
-        total += (spread**2 * slopes.pow(2) / weight).sum(0)
-    return Raw(total / config.samples)

@@ -86,6 +86,43 @@ def integrate(
         todo = [h for a, b, _, _ in split for h in ((a, (a + b) / 2), ((a + b) / 2, b))]
 
 
+def integrate_by_halves(
+    stretch: Callable[[float, float], Tensor],
+    project: Callable[[Tensor], Tensor],
+    points: int,
+    bound: float,
+    max_nodes: int,
+) -> Integral:
+    """The same where no antiderivative is known: a stretch's error is what its halves say otherwise.
+
+    Args:
+        stretch: The integral over a stretch of the path by one rule, whatever its accuracy.
+        project: Linear map from an integral to what must be right.
+        points: Evaluations that a stretch costs.
+        bound: On the sum of the stretches' errors (the norm of each), absolute.
+        max_nodes: Give up beyond, and say so.
+    """
+    halved: list[_Halved] = []
+    todo, used = [(0.0, 1.0, stretch(0.0, 1.0))], points
+    while True:
+        for start, end, whole in todo:
+            middle = (start + end) / 2
+            halves = (start, middle, stretch(start, middle)), (middle, end, stretch(middle, end))
+            part = halves[0][2] + halves[1][2]
+            miss = float(project(part - whole).double().norm())
+            halved.append(_Halved(Panel(start, end, miss, part), halves))
+        used += 2 * points * len(todo)
+        halved.sort(key=lambda one: one.panel.miss)
+        panels = [one.panel for one in halved]
+        error = sum(panel.miss for panel in panels)
+        split = min(len(_worst(panels, bound / 2)), (max_nodes - used) // (4 * points))
+        if error <= bound or split < 1:
+            total = torch.stack([panel.part for panel in panels]).sum(0)
+            return Integral(total, error, used, error <= bound)
+        todo = [half for one in halved[-split:] for half in one.halves]
+        halved = halved[:-split]
+
+
 class Panel(NamedTuple):
     """A stretch of the path, with the error it measured and its part of the integral."""
 
@@ -93,6 +130,15 @@ class Panel(NamedTuple):
     end: float
     miss: float
     part: Tensor
+
+
+class _Halved(NamedTuple):
+    """A stretch that was done twice: whole, and in these two halves."""
+
+    panel: Panel
+    """Integral by halves, and how far the whole was from that."""
+    halves: tuple[tuple[float, float, Tensor], tuple[float, float, Tensor]]
+    """Start, end and integral of each half."""
 
 
 def _worst(panels: list[Panel], allowed: float) -> list[Panel]:

@@ -23,6 +23,8 @@ class Raw:
     """Gradients along a path, where there is one."""
     error: float | None = None
     """Measured error of the integration, where there is one (absolute)."""
+    standard_errors: Tensor | None = None
+    """Standard errors of the positions' scores, [pos], where draws made them; 0 where all was counted."""
 
 
 Engine = Callable[[SiteGame, AttributionConfig], Raw]

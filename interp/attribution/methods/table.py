@@ -32,7 +32,8 @@ class Row:
 
 _E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradients"
 _D, _L = "interp.attribution.methods.deeplift", "interp.attribution.methods.relevance"
-_A = "interp.attribution.methods.attention"
+_A, _N = "interp.attribution.methods.attention", "interp.attribution.methods.noisy"
+_S, _C = "interp.attribution.methods.sampling", "interp.attribution.methods.conductance"
 READ_BY_ALL = ("tolerance", "rows", "seed")
 METHODS: dict[str, Row] = {
     "integrated_gradients": Row(
@@ -40,9 +41,9 @@ METHODS: dict[str, Row] = {
     ),
     "gradient_x_input": Row(f"{_E}:gradient_x_input", False, True, "first-order Taylor"),
     "saliency": Row(f"{_E}:saliency", False, False, "size of the gradient"),
-    "smoothgrad": Row(f"{_E}:smoothgrad", False, False, "gradient averaged over noise", ("samples", "noise")),
+    "smoothgrad": Row(f"{_N}:smoothgrad", False, False, "gradient averaged over noise", ("samples", "noise")),
     "gradient_shap": Row(
-        f"{_E}:gradient_shap", False, True, "gradients at random points of the path", ("samples", "noise")
+        f"{_N}:gradient_shap", False, True, "gradients at random points of the path", ("samples", "noise")
     ),
     "deeplift": Row(f"{_D}:deeplift", True, True, "finite differences propagated exactly"),
     "deeplift_reveal_cancel": Row(
@@ -50,13 +51,13 @@ METHODS: dict[str, Row] = {
     ),
     "captum_deeplift": Row(f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)"),
     "layer_conductance": Row(
-        f"{_E}:layer_conductance", False, True, "flow of the embeddings' path through a unit", ("max_nodes",)
+        f"{_C}:layer_conductance", False, True, "flow of the embeddings' path through a unit", ("max_nodes",)
     ),
     "occlusion": Row(f"{_E}:occlusion", False, True, "a window of neighbours hidden", ("window",)),
     "feature_ablation": Row(f"{_E}:feature_ablation", False, True, "one position hidden"),
-    "shapley": Row(f"{_E}:shapley", True, True, "average effect over random orders", ("samples",)),
-    "kernel_shap": Row(f"{_E}:kernel_shap", True, True, "Shapley values by regression", ("samples",)),
-    "lime": Row(f"{_E}:lime", False, True, "a sparse local linear model", ("samples",)),
+    "shapley": Row(f"{_S}:shapley", True, True, "average effect over random orders", ("samples",)),
+    "kernel_shap": Row(f"{_S}:kernel_shap", True, True, "Shapley values by regression", ("samples",)),
+    "lime": Row(f"{_S}:lime", False, True, "a sparse local linear model", ("samples",)),
     "lrp_epsilon": Row(f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule", ("epsilon",)),
     "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule", ("epsilon", "gamma")),
     "lrp_alpha_beta": Row(
@@ -64,7 +65,7 @@ METHODS: dict[str, Row] = {
     ),
     "attn_lrp": Row(f"{_L}:attention_rule", False, True, "relevance through attention", ("epsilon",)),
     "functional_information": Row(
-        f"{_G}:functional_information",
+        f"{_N}:functional_information",
         False,
         False,
         "gradient energy under noise, over the output",

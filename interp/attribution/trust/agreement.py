@@ -17,7 +17,8 @@ from interp.attribution.methods.table import METHODS
 from interp.attribution.result import Attribution
 from interp.attribution.trust.bootstrap import bootstrap_interval
 from interp.attribution.trust.result import Agreement
-from interp.core.errors import ShapeError
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.foreign import show
 
 SAME = 0.9
 """Methods whose mean tau reaches this are one cluster."""
@@ -32,9 +33,12 @@ def agreement(
         found: Name -> one Attribution, or scores [pos], per example; examples in the same order.
 
     Raises:
-        ShapeError: Methods with different numbers of examples or positions.
+        ShapeError: Methods with different numbers of examples or positions, or of other tokens.
+        ConfigError: Attributions under one name that were not made alike.
     """
     config = config or TrustConfig()
+    for name, rows in found.items():
+        _check_one_way(name, rows)
     names = [_named(name, rows) for name, rows in found.items()]
     scores = [[_scores(row) for row in rows] for rows in found.values()]
     sizes = {tuple(len(s) for s in rows) for rows in scores}
@@ -44,6 +48,7 @@ def agreement(
             got=f"{[len(r) for r in scores]} examples",
             expected="the same examples, in the same order, for every method",
         )
+    _check_same_tokens(found)
     signed = [_is_signed(name, rows) for name, rows in found.items()]
     n, n_examples = len(names), len(scores[0])
     taus = torch.zeros(n_examples, n, n)
@@ -103,6 +108,35 @@ def rank_biased_overlap(rows: Tensor, p: float) -> Tensor:
         agreed = (seen @ seen.T).float() / (depth + 1)
         total = total + agreed * p ** (depth + 1)
     return agreed * p**n + (1 - p) / p * total
+
+
+def _check_one_way(name: str, rows: Sequence[Attribution | Tensor]) -> None:
+    """Refuse a mean over examples of scores that were made in different ways."""
+    ways = []
+    for one in (row for row in rows if isinstance(row, Attribution)):
+        config = {} if one.asked is None else one.asked["config"]
+        told = {k: v for k, v in config.items() if k not in ("rows", "seed")}  # no part of the method
+        way = {"method": one.method, "site": one.site, "baseline": one.baseline.partition(",")[0], **told}
+        if way not in ways:
+            ways.append(way)
+    if len(ways) > 1:
+        differ = [k for k in {**ways[0], **ways[1]} if ways[0].get(k) != ways[1].get(k)]
+        raise ConfigError(
+            f"{name!r} holds attributions that were not made alike",
+            got="; ".join(f"{k}: {ways[0].get(k)} and {ways[1].get(k)}" for k in differ),
+            fix="a name for each way of making them",
+        )
+
+
+def _check_same_tokens(found: Mapping[str, Sequence[Attribution | Tensor]]) -> None:
+    for e, each in enumerate(zip(*found.values(), strict=True)):
+        read = {one.tokens for one in each if isinstance(one, Attribution)}
+        if len(read) > 1:
+            raise ShapeError(
+                f"example {e} is not the same for every method",
+                got="; ".join(show(" ".join(tokens), 80) for tokens in sorted(read)),
+                expected="the same examples, in the same order, for every method",
+            )
 
 
 def _named(name: str, rows: Sequence[Attribution | Tensor]) -> str:

@@ -25,18 +25,14 @@ def _left(when: str, higher: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Agreement(
-    Result,
-    headline="Agreement of methods",
-    caption="mean over {n_examples} examples; widest interval of tau {widest:.2f}; no proof of being right",
-):
+class Agreement(Result, headline="Agreement of methods", caption="{about}; no proof of being right"):
     """How far methods agree, mean over examples; baselines are part of a method's name."""
 
     kendall: Float[Tensor, "method other"] = _alike("Kendall's tau", signed=True)
     """Kendall's tau-b of the rankings; of magnitudes where either method has no sign."""
-    kendall_low: Float[Tensor, "method other"]
-    """Lower end of its bootstrap interval over examples."""
-    kendall_high: Float[Tensor, "method other"]
+    kendall_low: Float[Tensor, "method other"] | None = None
+    """Lower end of its bootstrap interval over examples; a single example has none."""
+    kendall_high: Float[Tensor, "method other"] | None = None
     """Upper end of its bootstrap interval over examples."""
     top_k: Float[Tensor, "method other"] = _alike("overlap of the leading positions")
     """Jaccard overlap of the k positions of largest magnitude."""
@@ -54,9 +50,18 @@ class Agreement(
     allow_nonfinite: ClassVar[frozenset[str]] = frozenset({"sign"})
 
     @property
-    def widest(self) -> float:
-        """Width of the widest interval of tau."""
+    def widest(self) -> float | None:
+        """Width of the widest interval of tau; None of a single example."""
+        if self.n_examples < 2 or self.kendall_high is None or self.kendall_low is None:
+            return None
         return float((self.kendall_high - self.kendall_low).max())
+
+    @property
+    def about(self) -> str:
+        """What the numbers are means of, and how sure they are."""
+        if self.widest is None:
+            return "one example, so no interval" if self.n_examples == 1 else f"{self.n_examples} examples"
+        return f"mean over {self.n_examples} examples; widest interval of tau {self.widest:.2f}"
 
     def check(self) -> Checks:
         """Every method agrees with itself, up to positions that it ties."""
@@ -64,12 +69,13 @@ class Agreement(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Faithfulness(Result, headline="Positions in the order of the scores"):
-    """What happens when positions are removed in the order of their scores; mean over examples.
+class Faithfulness(Result, headline="Positions in the order of the scores", caption="{about}"):
+    """What happens when positions are removed in the order of their scores; over examples.
 
     Values are shares of f(x) - f(r): 1 is the input, 0 the baseline. The order is that of what made
     this difference: from the highest score down, from the lowest up where the difference is
-    negative.
+    negative. Over examples they are ratios of sums, sum of changes over sum of |f(x) - f(r)|, so that
+    an example in which nothing is at stake weighs nothing.
     """
 
     insertion: Float[Tensor, "method step"] = _left("after insertion", "the scores are better")
@@ -82,14 +88,20 @@ class Faithfulness(Result, headline="Positions in the order of the scores"):
     """Mean of the deletion curve."""
     insertion_area: Float[Tensor, " method"]
     """Mean of the insertion curve."""
-    area_low: Float[Tensor, " method"]
-    """Bootstrap interval of insertion_area - deletion_area over examples, lower end."""
-    area_high: Float[Tensor, " method"]
+    area_low: Float[Tensor, " method"] | None = None
+    """Bootstrap interval of insertion_area - deletion_area over examples, lower end; a single example
+    has none."""
+    area_high: Float[Tensor, " method"] | None = None
     """Upper end of the bootstrap interval of insertion_area - deletion_area."""
     comprehensiveness: Float[Tensor, " method"]
-    """Mean loss when the top 5 to 50 % are removed (DeYoung et al. 2020); higher is better."""
+    """Share lost when the top 1, 5, 10, 20 and 50 % are removed, mean over these; higher is better."""
     sufficiency: Float[Tensor, " method"]
-    """Mean loss when only they are kept; lower is better."""
+    """Share lost when only the top 1 to 50 % are kept; lower is better."""
+    eraser_comprehensiveness: Float[Tensor, " method"] | None = None
+    """DeYoung et al. 2020, section 4.2: f(x) - f(x without the top q %), mean over q = 1, 5, 10, 20, 50
+    and over examples, in the target's unit; highest scores first. Higher is better."""
+    eraser_sufficiency: Float[Tensor, " method"] | None = None
+    """DeYoung's f(x) - f(only the top q %), mean over q = 1, 5, 10, 20, 50; lower is better."""
     infidelity: Float[Tensor, " method"]
     """E[(sum of removed scores - change of f)^2] / E[change^2] at the best scale (Yeh et al. 2019);
     0 is perfect, 1 as good as no explanation."""
@@ -97,8 +109,30 @@ class Faithfulness(Result, headline="Positions in the order of the scores"):
     """Largest relative change of the scores under tiny noise (Yeh et al. 2019)."""
     n_examples: int
     """Examples averaged over."""
+    difference: float | None = None
+    """Mean |f(x) - f(r)| over examples, what the shares are shares of; None in files of before."""
+    perturbed: float | None = None
+    """Mean squared change of f under the perturbations of infidelity, what that is a share of."""
+    n_vanishing: int = 0
+    """Examples in which f(x) and f(r) are one number in this precision: there is nothing to share,
+    and they count in no curve."""
 
-    allow_nonfinite: ClassVar[frozenset[str]] = frozenset({"sensitivity"})
+    allow_nonfinite: ClassVar[frozenset[str]] = frozenset(
+        """
+        insertion deletion insertion_area deletion_area comprehensiveness sufficiency infidelity
+        sensitivity
+        """.split()
+    )
+    """NaN: not measured, or a share of nothing."""
+
+    @property
+    def about(self) -> str:
+        """What the numbers are taken over."""
+        n = self.n_examples
+        taken = "one example, so no interval" if n == 1 else f"{n} examples"
+        if not self.n_vanishing:
+            return taken
+        return f"{taken}; f(x) is f(baseline) in {self.n_vanishing}, left out of all shares"
 
     def check(self) -> Checks:
         """Does the best method beat the random control?"""
@@ -107,9 +141,15 @@ class Faithfulness(Result, headline="Positions in the order of the scores"):
             return Checks()
         control = names.index("random")
         spread = self.insertion_area - self.deletion_area
+        sure = self.n_examples > 1 and self.area_low is not None
+        least = self.area_low if sure and self.area_low is not None else spread
         others = [i for i in range(len(names)) if i != control]
-        best = max(float(self.area_low[i]) for i in others) if others else -math.inf
-        return Checks([Check.at_least("best method beats random order", best, float(spread[control]))])
+        best = max(float(least[i]) for i in others) if others else -math.inf
+        rows = [Check.at_least("best method beats random order", best, float(spread[control]))]
+        if self.n_vanishing:
+            name = "examples with f(x) unlike f(baseline)"
+            rows.append(Check.at_least(name, float(self.n_examples - self.n_vanishing), 1.0))
+        return Checks(rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -58,6 +58,9 @@ def attribution_bars(
         )
     else:
         fig = bars(result.scores, _numbered(result.tokens), title, Quantity("score", "", "", True))
+        if result.widest_error and result.standard_errors is not None:
+            errors = result.standard_errors.tolist()
+            fig.update_traces(error_x={"array": errors, "color": theme.INK, "thickness": 1, "width": 3})
     return subtitled(fig, f"{result.gap_sentence} · baseline {result.baseline} · at {result.site}")
 
 
