@@ -51,8 +51,8 @@ def _attention(case: Case) -> Any:
 
 def _structural(case: Case) -> Any:
     x, _, seed = case
-    trees = [[1, -1, 1], [-1, 0, 1, 2], [1, 0, -1]]
-    parts = [x[:3], x[:4], x[-3:]]
+    trees = [[1, -1, 1, 2, 3], [-1, 0, 1, 2, 3, 3], [1, 2, -1, 2, 3]]
+    parts = [x[:5], x[:6], x[-5:]]
     return structural_probe(
         parts, trees[: 2 + seed % 2] + trees[:1] * (1 - seed % 2), StructuralConfig(steps=2, rank=3)
     )
