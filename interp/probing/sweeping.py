@@ -17,11 +17,11 @@ from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.config import ProbeConfig, ProbeKind
-from interp.probing.probe import train_mlp
-from interp.probing.rows import Labels, Target, check_sites, encode_all, require_classes
+from interp.probing.probe import fitted_kind, train_mlp
+from interp.probing.rows import Labels, Target, check_sites, encode_all
 from interp.probing.scores import all_converged, majority, rate
-from interp.probing.solvers.linear import scores_of, solve
-from interp.probing.splits import Split, group_codes, shuffled, split_rows
+from interp.probing.solvers.linear import check_penalty_rows, scores_of, solve
+from interp.probing.splits import Split, group_codes, shuffled, split_targets
 
 Rows = Mapping[str, Tensor]
 """Site -> rows [n, d]; the same n rows in the same order everywhere."""
@@ -70,7 +70,7 @@ class ProbeSweep(Result):
     kinds: tuple[str, ...]
     """Per target: binary, classes or real."""
     probe: str
-    """Kind of probe."""
+    """Kind of probe; one for classes and one for numbers where the targets are both."""
     unconverged: int
     """Logistic fits, controls included, that stopped at `max_iter` before their optimum."""
     n_train: int
@@ -119,7 +119,7 @@ def probe_sweep(
     config: ProbeConfig | None = None,
     *,
     groups: Sequence[Any] | Tensor | None = None,
-    types: Sequence[Any] | None = None,
+    types: Sequence[Any] | Tensor | None = None,
     random_init: Rows | None = None,
     provenance: Provenance | None = None,
 ) -> ProbeSweep:
@@ -142,16 +142,17 @@ def probe_sweep(
 
     Raises:
         ShapeError: Sites, labels, groups or types of different lengths, or no rows.
-        ConfigError: One class only in a target or on one side of the split.
+        ConfigError: One class only in a target or on one side of the split, a class that only test
+            rows have, numbers for a probe of classes, or a row without group or type.
         NonFiniteError: NaN or infinity in rows or labels.
     """
     config = config or ProbeConfig()
     rows = check_sites(rows)
     n = len(next(iter(rows.values())))
-    wanted = encode_all(labels, n)
-    split = split_rows(n, config.test_fraction, config.seed, groups=groups)
-    for target in wanted:
-        require_classes(target[split.train], "the training rows")
+    wanted = encode_all(labels, n, config.kind)
+    split = split_targets(wanted, n, config.test_fraction, config.seed, groups=groups)
+    training = [target[split.train] for target in wanted]
+    check_penalty_rows(training, len(split.train), config, split.groups[split.train])
     fresh = None if random_init is None else check_sites(random_init)
     if fresh is not None and list(fresh) != list(rows):
         raise ShapeError("the random-init rows are of other sites", got=[*fresh], expected=[*rows])
@@ -180,7 +181,7 @@ def probe_sweep(
         control=found[:, m + shuffles * m :, 0] if tasks else None,
         random_init=torch.stack([site.test[:, 0] for site in blank]) if blank else None,
         kinds=tuple(target.kind for target in wanted),
-        probe=config.kind,
+        probe=", ".join(dict.fromkeys(fitted_kind(config.kind, target) for target in wanted)),
         unconverged=sum(site.unconverged for site in [*sites, *blank]),
         n_train=len(split.train),
         n_test=len(split.test),
@@ -234,10 +235,10 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
     return _Scored(torch.tensor(train).double(), torch.tensor(test).double(), unconverged)
 
 
-def _control_task(target: Target, types: Sequence[Any], seed: int) -> Target:
+def _control_task(target: Target, types: Sequence[Any] | Tensor, seed: int) -> Target:
     """One label per word type, drawn from the labels there are."""
     n = len(target.values)
-    code = group_codes(types, n)
+    code = group_codes(types, n, "word types")
     draws = generator(seed, f"control task {target.name}")
     source = torch.randint(n, (int(code.max()) + 1,), generator=draws)
     return target[source[code]]

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
+from interp.core.errors import ConfigError
 from interp.core.frames.quantity import called, measured
 from interp.core.result import Result
 from interp.core.settings import check_choice
@@ -21,10 +22,10 @@ from interp.probing.config import EraseConfig, ProbeConfig, ProbeKind
 from interp.probing.erasing.eraser import Eraser, concept_columns, fit_eraser, random_eraser
 from interp.probing.rows import Labels, check_rows, encode_all
 from interp.probing.solvers.spectrum import Moments
-from interp.probing.splits import split_rows
+from interp.probing.splits import split_targets
 from interp.probing.sweeping import score_rows
 
-KINDS: tuple[ProbeKind, ...] = ("logistic", "mlp")
+KINDS: tuple[ProbeKind, ...] = ("linear", "mlp")
 PROMISES_ZERO = ("leace", "mean_projection")
 
 
@@ -95,7 +96,7 @@ def audit_erasure(
         labels: What to probe for; `erased` is one of them, the others should stay readable.
         erased: Which one is erased.
         config: How.
-        probe: Settings of the probes (their kinds are logistic and mlp).
+        probe: Settings of the probes (their kinds are linear and mlp).
         groups: Rows that are never split between training and test.
 
     Raises:
@@ -107,7 +108,7 @@ def audit_erasure(
     wanted = encode_all(labels, len(rows))
     names = [target.name for target in wanted]
     check_choice("erased", erased, names)
-    split = split_rows(len(rows), probe.test_fraction, probe.seed, groups=groups)
+    split = split_targets(wanted, len(rows), probe.test_fraction, probe.seed, groups=groups)
     target = wanted[names.index(erased)][split.train]
     seen = rows[split.train]
     known = [target.classes[i] for i in target.values] if target.classes else target.values
@@ -165,7 +166,15 @@ def amnesic(
 
     Raises:
         ProvenanceError: The eraser was made for another model or site.
+        ConfigError: An eraser of rank 0, which takes nothing away.
     """
+    if not eraser.rank:
+        raise ConfigError(
+            f"the eraser of {eraser.concept!r} erases nothing",
+            got="rank 0",
+            expected="a concept that its rows tell",
+            fix="audit_erasure shows what a probe reads of it",
+        )
     eraser.for_model(model.provenance([site]), strict)
     batch = model.read(inputs)
     randoms = [random_eraser(eraser.rank, eraser.mean, seed=seed + i) for i in range(n_random)]

@@ -62,7 +62,7 @@ class AttentionProbeResult(Result, headline="Heads of words, from attention alon
         legend="attention probe",
         null="relation_offset",
     )
-    """UAS per relation, most frequent first."""
+    """UAS per relation that training sentences have too, most frequent first."""
     relation_offset: Float[Tensor, "relation"] = called("best fixed offset")
     """UAS of the fixed offset that is best for a relation on the training sentences."""
     offset: int
@@ -282,7 +282,7 @@ def fit_attention_probe(
     if random_init is not None:
         null, _ = _test(_train(random_init, split, config), random_init, split)
         fresh = null.double().mean()
-    names = [r for r, _ in Counter(r for _, _, r in arcs).most_common(12)]
+    names = [r for r, _ in Counter(r for _, _, r in arcs if r in per_relation).most_common(12)]
     relation = torch.tensor([names.index(r) if r in names else -1 for _, _, r in arcs])
     weight = probe.weight.detach().view(-1, *shape).permute(1, 2, 0)
     return AttentionProbeResult(
@@ -292,8 +292,8 @@ def fit_attention_probe(
         offset_uas=torch.tensor(offset_uas).double(),
         random_init_uas=fresh,
         weight=weight,
-        relation_uas=torch.stack([right[relation == i].double().mean() for i in range(len(names))]),
-        relation_offset=torch.tensor([per_relation.get(r, 0.0) for r in names]).double(),
+        relation_uas=torch.tensor([float(right[relation == i].double().mean()) for i in range(len(names))]),
+        relation_offset=torch.tensor([per_relation[r] for r in names]).double(),
         offset=best,
         n_train=sum(int((sentences[i].heads >= 0).sum()) for i in split.train.tolist()),
         n_test=len(arcs),
@@ -392,7 +392,7 @@ def _offsets(
     best = max(every, key=Counter(o for _, o in train).__getitem__)
     uas = sum(o == best for _, o in test) / max(len(test), 1)
     per_relation = {}
-    for name in {r for r, _ in test}:
+    for name in {r for r, _ in test} & {r for r, _ in train}:
         own = max(every, key=Counter(o for r, o in train if r == name).__getitem__)
         hits = [o == own for r, o in test if r == name]
         per_relation[name] = sum(hits) / len(hits)
