@@ -28,7 +28,8 @@ from interp.probing.rows import encode
 from interp.probing.solvers.spectrum import spectrum
 from interp.probing.sparse import prune_neurons
 from interp.probing.splits import split_rows
-from interp.probing.syntax.attention import WordMaps, fit_attention_probe
+from interp.probing.syntax.attention import fit_attention_probe
+from interp.probing.syntax.maps import WordMaps
 from interp.probing.syntax.structural import structural_probe, tree_distances
 from interp.studies.clamped_units import clamped_writing
 from interp.studies.config import OptimalConfig

@@ -35,7 +35,8 @@ from interp.probing import (
     v_information,
 )
 from interp.probing.config import ProbeKind
-from interp.probing.syntax.attention import WordMaps, fit_attention_probe
+from interp.probing.syntax.attention import fit_attention_probe
+from interp.probing.syntax.maps import WordMaps
 from interp.studies.sentiment_unit import find_unit
 from tests.models import tokenizers
 from tests.probing.rows import small
