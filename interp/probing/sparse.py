@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.checks import Checks
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.frames.quantity import called, measured
 from interp.core.provenance import Provenance
@@ -82,8 +82,13 @@ class SparseSweep(Result):
         return f"k-sparse probes for {what}"
 
     def check(self) -> Checks:
-        """Every probe at its optimum."""
-        return Checks([all_converged(self.unconverged)])
+        """Every probe at its optimum, and none that says the contrary.
+
+        Matthews' correlation of a guess that knows nothing is 0 with a standard error of 1/sqrt(n).
+        """
+        slack = 4 * self.n_test**-0.5 + 0.02
+        contrary = Check.at_least("lowest Matthews correlation", self.mcc.min(), -slack)
+        return Checks([all_converged(self.unconverged), contrary])
 
     def best(self, k: int) -> tuple[str, tuple[int, ...], float]:
         """(site, neurons, F1) of the site with the highest F1 at this k."""

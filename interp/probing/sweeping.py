@@ -19,7 +19,7 @@ from interp.core.result import Result
 from interp.probing.config import ProbeConfig, ProbeKind
 from interp.probing.probe import fitted_kind, train_mlp
 from interp.probing.rows import Labels, Target, check_sites, encode_all
-from interp.probing.scores import all_converged, majority, rate
+from interp.probing.scores import all_converged, majority, not_wild, rate
 from interp.probing.solvers.linear import check_penalty_rows, scores_of, solve
 from interp.probing.splits import Split, group_codes, shuffled, split_targets
 
@@ -99,7 +99,7 @@ class ProbeSweep(Result):
         return replace(declared, name="test R2" if True in real else "test accuracy", unit="")
 
     def check(self) -> Checks:
-        """Every fit at its optimum; shuffled labels not readable.
+        """Every fit at its optimum; shuffled labels not readable; no score far below chance.
 
         Shuffled: at most chance plus four standard errors, and a little for the largest of many.
         """
@@ -107,7 +107,8 @@ class ProbeSweep(Result):
         if self.shuffled is not None:
             excess = (self.shuffled - self.majority).max()
             checks.append(Check.at_most("shuffled labels above majority", excess, self._slack()))
-        return Checks(checks)
+        wild = not_wild(self.score, self.majority, self.kinds, self.n_train, self.n_test)
+        return Checks([*checks, *wild])
 
     def _slack(self) -> float:
         return 4 * (0.25 / self.n_test) ** 0.5 + 0.02

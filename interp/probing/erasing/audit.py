@@ -21,6 +21,7 @@ from interp.probing.ablating import Ablation
 from interp.probing.config import EraseConfig, ProbeConfig, ProbeKind
 from interp.probing.erasing.eraser import Eraser, concept_columns, fit_eraser, random_eraser
 from interp.probing.rows import Labels, check_rows, encode_all
+from interp.probing.scores import not_wild
 from interp.probing.solvers.spectrum import Moments
 from interp.probing.splits import split_targets
 from interp.probing.sweeping import score_rows
@@ -61,6 +62,12 @@ class ErasureAudit(Result):
     """The target that was erased; the others are what should stay."""
     covariance_bound: float | None
     """What `covariance` must not exceed, for methods that promise 0; else None."""
+    kinds: tuple[str, ...] = ()
+    """Per target: binary, classes or real; empty in results saved before this was kept."""
+    n_train: int = 0
+    """Training rows."""
+    n_test: int = 0
+    """Test rows."""
 
     @property
     def headline(self) -> str:
@@ -68,14 +75,19 @@ class ErasureAudit(Result):
         return f"{self.method.replace('_', ' ')}: {self.erased} erased"
 
     def check(self) -> Checks:
-        """The linear probe (first row) at chance, and the guarantee where the method gives one."""
+        """The linear probe (first row) at chance, the guarantee where the method gives one, and no
+        probe far below chance."""
         column = self.labels["target"].index(self.erased)
         above = self.after[0, column] - self.majority[column]
         checks = [Check.at_most("linear probe above majority after erasure", above, 0.03)]
         if self.covariance_bound is not None:
             bound = self.covariance_bound
             checks.append(Check.at_most("largest covariance", self.covariance, bound))
-        return Checks(checks)
+        if not self.kinds:
+            return Checks(checks)
+        scores = torch.stack([self.before, self.after])
+        wild = not_wild(scores, self.majority, self.kinds, self.n_train, self.n_test)
+        return Checks([*checks, *wild])
 
 
 def audit_erasure(
@@ -137,6 +149,9 @@ def audit_erasure(
         covariance_bound=1e-8 * float(rows.abs().max().clamp(min=1))
         if config.method in PROMISES_ZERO
         else None,
+        kinds=tuple(target.kind for target in wanted),
+        n_train=len(split.train),
+        n_test=len(split.test),
         labels={"probe": list(KINDS), "target": names},
     )
 
