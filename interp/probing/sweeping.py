@@ -174,8 +174,8 @@ def probe_sweep(
         high=found[:, :m, 2],
         train_score=torch.stack([site.train[:m] for site in sites]),
         majority=torch.tensor(
-            [majority(a[split.train], b) for a, b in zip(wanted, test, strict=True)]
-        ).double(),
+            [majority(a[split.train], b) for a, b in zip(wanted, test, strict=True)], dtype=torch.float64
+        ),
         shuffled=None if null is None else null.mean(1),
         shuffled_low=None if null is None else null.amin(1),
         shuffled_high=None if null is None else null.amax(1),
@@ -198,7 +198,7 @@ def score_rows(
     """Test scores [target] of probes of one kind, and the majority's, [target]."""
     found = _score_site(x, targets, split, replace(config, kind=kind))
     guessed = [majority(t[split.train], t[split.test]) for t in targets]
-    return found.test[:, 0], torch.tensor(guessed).double()
+    return found.test[:, 0], torch.tensor(guessed, dtype=torch.float64)
 
 
 class _Scored(NamedTuple):
@@ -233,7 +233,8 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
         rate(found, target[split.test], outside, config.confidence)
         for found, target in zip(scores[1], targets, strict=True)
     ]
-    return _Scored(torch.tensor(train).double(), torch.tensor(test).double(), unconverged)
+    numbers = [torch.tensor(side, dtype=torch.float64) for side in (train, test)]
+    return _Scored(*numbers, unconverged)
 
 
 def _control_task(target: Target, types: Sequence[Any] | Tensor, seed: int) -> Target:
