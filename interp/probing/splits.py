@@ -38,7 +38,7 @@ def group_codes(groups: Sequence[Any] | Tensor | None, n: int, what: str = "grou
         return torch.arange(n)
     if isinstance(groups, str | bytes):
         raise ConfigError(f"the {what} are no sequence of names", got=groups, expected="one entry per row")
-    plain = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    plain = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     plain = [value.item() if hasattr(value, "item") else value for value in plain]
     if len(plain) != n:
         raise ShapeError(f"the {what} do not fit the rows", got=len(plain), expected=n)
@@ -150,7 +150,7 @@ def _named(rows: Tensor, groups: Sequence[Any] | Tensor | None) -> str:
     """The groups of some rows, for a message."""
     if groups is None:
         return ""
-    plain = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    plain = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     names = list(dict.fromkeys(plain[i] for i in rows.tolist()))
     shown = ", ".join(show(name, 40) for name in names[:3]) + (", …" if len(names) > 3 else "")
     return f" of group{'s' * (len(names) > 1)} {shown}"

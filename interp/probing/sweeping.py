@@ -233,8 +233,8 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
         rate(found, target[split.test], outside, config.confidence)
         for found, target in zip(scores[1], targets, strict=True)
     ]
-    numbers = [torch.tensor(side, dtype=torch.float64) for side in (train, test)]
-    return _Scored(*numbers, unconverged)
+    seen_scores = torch.tensor(train, dtype=torch.float64)
+    return _Scored(seen_scores, torch.tensor(test, dtype=torch.float64), unconverged)
 
 
 def _control_task(target: Target, types: Sequence[Any] | Tensor, seed: int) -> Target:
