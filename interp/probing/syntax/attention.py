@@ -199,16 +199,7 @@ def fit_attention_probe(
     if shape[0] * shape[1] != n_maps:
         raise ShapeError("layers and heads of the maps", got=shape, expected=f"{n_maps} in all")
     for sentence in (*sentences, *(random_init or ())):
-        check_finite(sentence.maps, "an attention map")
-        if len(sentence.maps) != n_maps:
-            raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
-        if (sentence.edges is None) != (sentences[0].edges is None):
-            raise ShapeError("edges of a sentence", got="some have them", expected="all, or none")
-        most = len(sentence.heads) - (sentence.edges is None)
-        if int(sentence.heads.max()) > most:
-            raise ConfigError(
-                "a head that is no word", got=int(sentence.heads.max()), expected=f"up to {most}"
-            )
+        _check_maps(sentence, n_maps, sentences[0].edges is not None)
     groups = [s.group or str(i) for i, s in enumerate(sentences)]
     split = split_rows(len(sentences), config.test_fraction, config.seed, groups=groups)
     for side, name in ((split.train, "training"), (split.test, "test")):
@@ -252,6 +243,17 @@ def fit_attention_probe(
             "relation": names,
         },
     )
+
+
+def _check_maps(sentence: WordMaps, n_maps: int, rooted: bool) -> None:
+    check_finite(sentence.maps, "an attention map")
+    if len(sentence.maps) != n_maps:
+        raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
+    if (sentence.edges is not None) != rooted:
+        raise ShapeError("edges of a sentence", got="some have them", expected="all, or none")
+    most = len(sentence.heads) - (sentence.edges is None)
+    if int(sentence.heads.max()) > most:
+        raise ConfigError("a head that is no word", got=int(sentence.heads.max()), expected=f"up to {most}")
 
 
 def _train(sentences: Sequence[WordMaps], split: Split, config: AttentionProbeConfig) -> AttentionProbe:
