@@ -44,13 +44,26 @@ class FeatureVectors(Result):
     """"frozen": scales held as they were; "exact": differentiated; "direction": left out."""
     affine: bool
     """Whether everything behind the site is affine, so that the prediction must be exact."""
+    uncrossed: tuple[str, ...] | None = None
+    """Paths with an MLP whose reading has the same sign all the way between the pair: its gradient
+    was taken where the reading is nearest to zero. None where no pair was given."""
+
+    @property
+    def caption(self) -> str:
+        """Which vectors stand on no zero."""
+        return f"no zero between the pair: {', '.join(self.uncrossed)}" if self.uncrossed else ""
 
     def check(self) -> Checks:
-        """Behind a site without MLPs, with patterns and scales held, the vectors are exact."""
-        if not self.affine or self.gap is None or self.total is None:
-            return Checks()
-        bound = 1e-4 * max(1.0, abs(float(self.total)))
-        return Checks([Check.at_most("prediction = model at half strength", self.gap, bound)])
+        """Behind a site without MLPs, with patterns and scales held, the vectors are exact; the pair
+        of texts has a zero between them for every MLP on a path."""
+        checks = []
+        if self.affine and self.gap is not None and self.total is not None:
+            bound = 1e-4 * max(1.0, abs(float(self.total)))
+            checks.append(Check.at_most("prediction = model at half strength", self.gap, bound))
+        if self.uncrossed is not None:
+            without = float(len(self.uncrossed))
+            checks.append(Check.at_most("paths without a zero between the pair", without, 0.0))
+        return Checks(checks)
 
     def coupling(self) -> Float[Tensor, "feature other"]:
         """`coupling` of every pair: row → column."""

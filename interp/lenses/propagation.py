@@ -123,7 +123,9 @@ def path_vectors(
     """Feature vectors of paths, from the weights: y ← W_V W_O y per head, P(γ ⊙ y) per norm.
 
     Norms give the direction only (their exact gradient has the same one as d_model grows); an MLP
-    gives its gradient where the pair's contrast crosses zero on the way from one to the other.
+    gives its gradient where the pair's contrast crosses zero on the way from one to the other. Where
+    it has no zero there, the gradient is taken where it is nearest to one, and the result's check
+    fails and names the path: take a pair that differs in what is read.
 
     Args:
         target: What is read, as for `propagate`.
@@ -143,7 +145,7 @@ def path_vectors(
     if stream.prefix != "blocks":
         raise ModelError("paths are followed in one stream", got="an encoder-decoder")
     start = stream.norm.adjoint(wanted.direction(model)[0])
-    vectors, sites = [], []
+    vectors, sites, uncrossed = [], [], []
     for path in paths:
         y, where, last = start, stream.last, (model.cfg.n_layers, "")
         for component in path:
@@ -160,7 +162,9 @@ def path_vectors(
                 y = _through_head(model, writer, head, y)
                 where = f"blocks.{writer.layer}.hook_resid_pre"
             else:
-                y, where = _through_mlp(model, writer, y, pair)
+                y, where, crossed = _through_mlp(model, writer, y, pair)
+                if not crossed:
+                    uncrossed.append(" ← ".join(path))
         vectors.append(y)
         sites.append(where)
     names = [" ← ".join(path) or "direct" for path in paths]
@@ -174,6 +178,7 @@ def path_vectors(
         observable=name or wanted.name,
         norms="direction",
         affine=False,
+        uncrossed=None if pair is None else tuple(dict.fromkeys(uncrossed)),
         labels={"feature": names},
         provenance=model.provenance(dict.fromkeys(sites)),
     )
@@ -273,8 +278,8 @@ def _through_head(model: HookedModel, writer: Writer, head: int, y: Tensor) -> T
 
 def _through_mlp(
     model: HookedModel, writer: Writer, y: Tensor, pair: tuple[Any, Any] | None
-) -> tuple[Tensor, str]:
-    """∇_x (y · mlp(x)) at the point between the pair where y · mlp(x) is zero."""
+) -> tuple[Tensor, str, bool]:
+    """∇_x (y · mlp(x)) at the point between the pair where y · mlp(x) is zero; whether it is."""
     if pair is None:
         raise ConfigError(
             "an MLP's feature vector is taken between two texts",
@@ -297,16 +302,20 @@ def _through_mlp(
         acts = model.capture(ids, writer.out, fwd_hooks=[(site, put)], grad=grad)
         return wide(acts[writer.out][:, -1]) @ y
 
-    at = crossing(read, ends[0], ends[1]).clone().requires_grad_(True)
+    found, crossed = crossing(read, ends[0], ends[1])
+    at = found.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(read(at[None], grad=True).sum(), at)
-    return wide(gradient), site
+    return wide(gradient), site, crossed
 
 
-def crossing(read: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+def crossing(read: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> tuple[Tensor, bool]:
     """The point on the segment where `read` is zero, or nearest to it where no sign changes.
 
     Args:
         read: Points [n d] -> numbers [n].
+
+    Returns:
+        The point, and whether the sign changes there.
     """
     low, high = 0.0, 1.0
     with torch.no_grad():
@@ -315,7 +324,7 @@ def crossing(read: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) ->
             values = read(first + t[:, None] * (second - first))
             change = (values[:-1] * values[1:] <= 0).nonzero().flatten()
             if len(change) == 0:
-                return first + t[values.abs().argmin()] * (second - first)
+                return first + t[values.abs().argmin()] * (second - first), high - low < 1
             middle = int((change - GRID // 2).abs().argmin())  # the crossing nearest to the middle
             low, high = float(t[change[middle]]), float(t[change[middle] + 1])
-    return first + (low + high) / 2 * (second - first)
+    return first + (low + high) / 2 * (second - first), True

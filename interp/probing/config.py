@@ -7,7 +7,7 @@ from typing import Literal
 
 from interp.core.settings import Count, Natural, NonNegative, Positive, Settings, Share
 
-ProbeKind = Literal["logistic", "ridge", "mass_mean", "mlp"]
+ProbeKind = Literal["linear", "logistic", "ridge", "mass_mean", "mlp"]
 EraseMethod = Literal["leace", "mean_projection", "inlp", "random"]
 Ranking = Literal["mean_diff", "f_stat", "mutual_info", "l1", "svm", "random"]
 
@@ -16,9 +16,9 @@ Ranking = Literal["mean_diff", "f_stat", "mutual_info", "l1", "svm", "random"]
 class ProbeConfig(Settings):
     """How a probe is fitted, and what it is compared with."""
 
-    kind: ProbeKind = "logistic"
-    """logistic and ridge are linear with an L2 penalty, mass_mean has no fitted direction, mlp one
-    hidden layer."""
+    kind: ProbeKind = "linear"
+    """linear is logistic for classes and ridge for numbers, both with an L2 penalty; logistic and
+    mass_mean (no fitted direction) take classes only, ridge both, mlp (one hidden layer) both."""
     penalties: tuple[NonNegative, ...] = (1.0,)
     """L2 strengths in scikit-learn's units (Ridge's alpha, 1/C of LogisticRegression); of several,
     ridge takes the best by leave-one-out error, logistic by held-out accuracy within the training
@@ -132,7 +132,7 @@ class StructuralConfig(Settings):
     """Learning rate."""
     test_fraction: Share = 0.3
     """Share of the sentences' groups held out."""
-    max_words: Count = 40
+    max_words: Count = 50
     """Longer sentences are left out."""
     seed: int = 0
     """Split, initial weights and batches derive from it."""

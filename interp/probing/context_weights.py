@@ -47,9 +47,9 @@ class ContextProbes(Result, headline="Is the problem readable in the states?"):
     """Test problems."""
 
     def check(self) -> Checks:
-        """Unrelated problems must not be readable."""
-        worst = self.control.max()
-        return Checks([Check.at_most("R2 of an unrelated problem", worst, 0.1)])
+        """Unrelated problems must not be readable, and no probe be worse by half than the mean."""
+        worst = Check.at_most("R2 of an unrelated problem", self.control.max(), 0.1)
+        return Checks([worst, Check.at_least("lowest R2, 0 is the mean", self.r2.min(), -0.5)])
 
 
 class PooledProbes(nn.Module):

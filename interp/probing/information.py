@@ -8,18 +8,19 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from interp.core.errors import ConfigError
+from interp.core.errors import ConfigError, ShapeError
+from interp.core.foreign import show
 from interp.core.frames.quantity import called, measured
 from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.probing.config import ProbeConfig
-from interp.probing.probe import train_mlp
+from interp.probing.probe import fitted_kind, train_mlp
 from interp.probing.rows import Labels, Target, check_rows, check_sites, encode
-from interp.probing.solvers.linear import scores_of, solve
+from interp.probing.solvers.linear import LOGISTIC, scores_of, solve
 from interp.probing.solvers.ridge import ridge
 from interp.probing.solvers.spectrum import spectrum
 from interp.probing.splits import group_codes, split_rows
@@ -27,6 +28,12 @@ from interp.probing.splits import group_codes, split_rows
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Voita and Titov's portions of the data."""
 PENALTIES = (1e-2, 1.0, 1e2, 1e4)
+SHUFFLES = 3
+"""Shuffled copies of every target of V-information."""
+LUCK = 4.0**2 / 2
+"""Nats times test groups that a guess made without the test rows gains by luck: for a guess of any
+size, 1/2 ln(variance / residual) is at most z^2 / 2n where it meets the truth z standard errors by
+chance; z = 4."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,13 +75,25 @@ class VInformation(Result, headline="Linearly usable information"):
     )
     """1/2 ln(variance / residual variance) on held-out rows."""
     shuffled: Float[Tensor, "site target"] = called("shuffled targets")
-    """Nats with shuffled training targets."""
+    """Nats with shuffled training targets, mean over draws."""
+    floor: Float[Tensor, "target"] | None = None
+    """What a target must exceed to count as readable: the most that a shuffled one has at any site,
+    and at least what a guess without knowledge reaches by luck (four standard errors)."""
+
+    @property
+    def readable(self) -> Bool[Tensor, "site target"]:
+        """Where a target's nats are above its floor."""
+        floor = self.shuffled.amax(0) if self.floor is None else self.floor
+        return self.nats > floor
 
     @property
     def complexity(self) -> Tensor:
-        """1 - mean over sites of nats / their maximum, [target]; 1 where nothing is readable."""
-        top = self.nats.amax(0)
-        share = self.nats / top.clamp(min=1e-12)
+        """1 - mean over sites of nats / their maximum, [target], nats below the floor being 0.
+
+        1 where nothing is readable at any site (`readable`): that is no complex target, but noise.
+        """
+        nats = torch.where(self.readable, self.nats, 0.0)
+        share = nats / nats.amax(0).clamp(min=1e-12)
         return (1 - share.mean(0)).clamp(0, 1)
 
 
@@ -106,13 +125,18 @@ def code_length(
         ConfigError: A real target, one class, or a kind of probe without probabilities.
     """
     config = config or ProbeConfig()
-    if config.kind not in ("logistic", "mlp"):
+    if config.kind not in (*LOGISTIC, "mlp"):
         raise ConfigError("a code needs probabilities", got=config.kind, expected="logistic or mlp")
     rows = check_sites(rows)
     n = len(next(iter(rows.values())))
     target = encode(name, labels, n)
     if target.kind == "real":
-        raise ConfigError("a code is for classes", got="a real target", expected="classes")
+        raise ConfigError(
+            "a code is for classes",
+            got=f"target {name!r}, float labels",
+            expected="labels that are text, int or bool",
+            fix="labels.astype(int) or labels.long()",
+        )
     code = group_codes(groups, n)
     n_groups = int(code.max()) + 1
     place = torch.empty(n_groups, dtype=torch.int64)
@@ -129,7 +153,7 @@ def code_length(
         uniform=uniform,
         n=n,
         target=name,
-        probe=config.kind,
+        probe=fitted_kind(config.kind, target),
         labels={"site": list(rows)},
     )
 
@@ -197,7 +221,8 @@ def v_information(
     Gaussian noise (Xu et al. 2020, "A theory of usable information"), fitted by ridge for all
     targets from one decomposition. Complexity = 1 - mean over sites of I_V / its maximum: near 1
     for what only the last sites know (Fel et al. 2024, "Understanding Visual Feature Reliance
-    through the Lens of Complexity").
+    through the Lens of Complexity"); nats that do not exceed the target's own shuffled null count
+    as 0 there, for the ratio of two chance figures is anything.
 
     Args:
         rows: Site -> rows [n, d], in order of depth.
@@ -207,32 +232,48 @@ def v_information(
         penalties: Ridge penalties; each target takes its best by leave-one-out error.
 
     Raises:
-        ShapeError, NonFiniteError, ConfigError: As for a probe; a constant target is refused.
+        ShapeError, NonFiniteError: As for a probe, and another number of names than targets.
+        ConfigError: A target that is constant, or does not vary among training or test rows.
     """
     rows = check_sites(rows)
     y = check_rows(labels, "the targets").double()
     called = list(names) if names is not None else [str(i) for i in range(y.shape[1])]
+    if len(called) != y.shape[1]:
+        raise ShapeError("names of the targets", got=len(called), expected=y.shape[1])
     for column, label in zip(y.T, called, strict=True):
-        encode(label, column, len(next(iter(rows.values()))))
+        encode(label, column, len(next(iter(rows.values()))), numbers=True)
     cut = split_rows(len(y), test_fraction, seed, groups=groups)
+    for side, where in ((cut.train, "training"), (cut.test, "test")):
+        flat = [name for name, same in zip(called, _constant(y[side]), strict=True) if same]
+        if flat:
+            raise ConfigError(
+                f"{len(flat)} of {len(called)} targets do not vary among the {where} rows",
+                got=", ".join(show(name, 40) for name in flat[:8]) + (", …" if len(flat) > 8 else ""),
+                expected="something to read on both sides",
+                fix="leave them out, or take another seed",
+            )
+    t = y.shape[1]
     total = (y[cut.test] - y[cut.train].mean(0)).square().mean(0)
-    found, null = [], []
-    order = permutation(len(cut.train), seed, "shuffled labels")
+    orders = [permutation(len(cut.train), seed, "shuffled labels", i) for i in range(SHUFFLES)]
+    every = torch.cat([y[cut.train], *(y[cut.train][order] for order in orders)], 1)
+    totals, truth = total.repeat(1 + SHUFFLES), y[cut.test].repeat(1, 1 + SHUFFLES)
+    gained = []
     for x in rows.values():
         base = spectrum(x[cut.train])
-        both = torch.cat([y[cut.train], y[cut.train][order]], 1)
-        weight, bias, _ = ridge(base, both, penalties)
+        weight, bias, _ = ridge(base, every, penalties)
         raw, free = base.to_raw(weight, bias)
-        guessed = x[cut.test].double() @ raw + free
-        truth = torch.cat([y[cut.test], y[cut.test]], 1)
-        residual = (truth - guessed).square().mean(0)
-        floor = 1e-12 * total.clamp(min=1e-300)
-        gained = 0.5 * (total.repeat(2) / residual.clamp(min=floor.repeat(2))).log()
-        gained = torch.where(total.repeat(2) > 0, gained, 0.0)
-        found.append(gained[: y.shape[1]])
-        null.append(gained[y.shape[1] :])
+        residual = (truth - (x[cut.test].double() @ raw + free)).square().mean(0)
+        known = 0.5 * (totals / residual.clamp(min=1e-12 * totals.clamp(min=1e-300))).log()
+        gained.append(torch.where(totals > 0, known, 0.0).clamp(min=0).view(-1, t))
+    found = torch.stack(gained)  # [site, (target, its shuffles), target]
+    n_test = len(cut.groups[cut.test].unique())
     return VInformation(
-        nats=torch.stack(found).clamp(min=0),
-        shuffled=torch.stack(null).clamp(min=0),
+        nats=found[:, 0],
+        shuffled=found[:, 1:].mean(1),
+        floor=found[:, 1:].amax((0, 1)).clamp(min=LUCK / n_test),
         labels={"site": list(rows), "target": called},
     )
+
+
+def _constant(values: Tensor) -> list[bool]:
+    return (values == values[0]).all(0).tolist()

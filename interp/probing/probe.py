@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +19,11 @@ from interp.core.randomness import generator
 from interp.core.settings import Count, Natural, Settings
 from interp.core.store import Artefact
 from interp.probing.config import ProbeConfig, ProbeKind
-from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
-from interp.probing.solvers.linear import solve
+from interp.probing.rows import Labels, Target, check_rows, encode_for
+from interp.probing.solvers.linear import check_penalty_rows, solve
 
-LINEAR: tuple[ProbeKind, ...] = ("logistic", "ridge", "mass_mean")
+FittedKind = Literal["logistic", "ridge", "mass_mean", "mlp"]
+"""What a probe is in the end: "linear" is one of these by then."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ProbeShape(Settings):
     """Width of the rows it reads."""
     name: str
     """What it reads from them."""
-    kind: ProbeKind = "logistic"
+    kind: FittedKind = "logistic"
     """How it was fitted."""
     classes: tuple[str, ...] = ()
     """Class names by index; none for a real target."""
@@ -161,23 +162,32 @@ def train_probe(
 
     Raises:
         ShapeError: Labels that do not fit the rows.
-        ConfigError: One class only; a class probe for a real target.
+        ConfigError: One class only, also among the rows that penalties are tried on; numbers for a
+            probe of classes.
         NonFiniteError: NaN or infinity in rows or labels.
     """
     config = config or ProbeConfig()
     rows = check_rows(rows, "the rows of the probe")
-    target = encode(name, labels, len(rows))
-    require_classes(target, "the rows")
+    target = encode_for(config.kind, name, labels, len(rows))
+    check_penalty_rows([target], len(rows), config, groups)
     if config.kind == "mlp":
         return train_mlp(rows, target, config, provenance)
     solved = solve(rows, [target], config, groups=groups)[0]
-    probe = Probe(ProbeShape(rows.shape[1], name, config.kind, target.classes), provenance).double()
+    shape = ProbeShape(rows.shape[1], name, fitted_kind(config.kind, target), target.classes)
+    probe = Probe(shape, provenance).double()
     if not isinstance(probe.net, nn.Linear):  # the shape has no hidden layer
         raise ConfigError("a linear probe is linear", got=probe.shape)
     with torch.no_grad():
         probe.net.weight.copy_(solved.weight.T)
         probe.net.bias.copy_(solved.bias)
     return probe.requires_grad_(False)
+
+
+def fitted_kind(kind: ProbeKind, target: Target) -> FittedKind:
+    """The kind that a target gets: "linear" is ridge for numbers and logistic for classes."""
+    if kind != "linear":
+        return kind
+    return "ridge" if target.kind == "real" else "logistic"
 
 
 def train_mlp(x: Tensor, target: Target, config: ProbeConfig, origin: Provenance | None = None) -> Probe:

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
 from interp.core.rows import dense_numbers
+from interp.probing.config import ProbeKind
 
 Labels = Any
 """Tensor, array or sequence of bool, int, str (classes) or float (a real target), one per row."""
@@ -77,18 +78,20 @@ def check_sites(features: Mapping[str, Any]) -> dict[str, Float[Tensor, "n d"]]:
     return rows
 
 
-def encode(name: str, labels: Labels, n: int | None = None) -> Target:
+def encode(name: str, labels: Labels, n: int | None = None, *, numbers: bool = False) -> Target:
     """Labels as indices of sorted classes, or as real numbers.
 
     Args:
         name: What the target is called.
         labels: One per row. Floats are a real target; everything else names classes.
         n: Rows there are.
+        numbers: Floats are known to be numbers, even where they are two whole ones (0. and 1.),
+            which are more often two classes that a table or a tensor has made floats.
 
     Raises:
         ShapeError: Another number of labels than rows.
-        ConfigError: A label is missing (None, or NaN among names), is no name or number, fewer than
-            two classes, or a constant real target.
+        ConfigError: A label is missing (None, or NaN among names), is no name or number, labels of
+            several types, fewer than two classes, a constant real target, or two whole floats.
         NonFiniteError: A real label is NaN or infinite.
     """
     plain = _plain(name, labels)
@@ -102,8 +105,10 @@ def encode(name: str, labels: Labels, n: int | None = None) -> Target:
             raise ConfigError(
                 f"target {name!r} is the same at every row", got=plain[0], expected="something that varies"
             )
+        if not numbers:
+            _refuse_two_floats(name, values)
         return Target(name, "real", values)
-    known = sorted(set(plain), key=lambda value: (isinstance(value, str), value))
+    known = sorted(set(plain))
     if len(known) < 2:
         raise ConfigError(
             f"target {name!r} has one class only",
@@ -117,12 +122,52 @@ def encode(name: str, labels: Labels, n: int | None = None) -> Target:
     return Target(name, kind, codes, tuple(map(str, known)))
 
 
-def encode_all(targets: Mapping[str, Labels] | Labels, n: int) -> list[Target]:
-    """One target, or several by name; a lone target is called "label"."""
+def encode_all(targets: Mapping[str, Labels] | Labels, n: int, kind: ProbeKind = "linear") -> list[Target]:
+    """One target, or several by name, for probes of one kind; a lone target is called "label".
+
+    Raises:
+        ConfigError: No targets, or numbers for a kind of probe that tells classes apart.
+        ShapeError, NonFiniteError: As for `encode`.
+    """
     named = targets if isinstance(targets, Mapping) else {"label": targets}
     if not named:
         raise ConfigError("nothing to probe for", got="no targets", expected="at least one")
-    return [encode(name, labels, n) for name, labels in named.items()]
+    return [encode_for(kind, name, labels, n) for name, labels in named.items()]
+
+
+def encode_for(kind: ProbeKind, name: str, labels: Labels, n: int) -> Target:
+    """`encode` for a kind of probe.
+
+    Raises:
+        ConfigError: Numbers for a kind that tells classes apart, or as for `encode`.
+        ShapeError, NonFiniteError: As for `encode`.
+    """
+    target = encode(name, labels, n, numbers=kind != "linear")
+    if target.kind == "real" and kind in ("logistic", "mass_mean"):
+        raise ConfigError(
+            f"target {name!r} holds numbers, and a {kind} probe tells classes apart",
+            got=f"float labels {_few(target.values)}",
+            expected="labels that are text, int or bool, or a kind of probe for numbers",
+            fix="labels.astype(int) or labels.long() for classes; kind='ridge' for numbers",
+        )
+    return target
+
+
+def _refuse_two_floats(name: str, values: Tensor) -> None:
+    """0. and 1. are classes to one reader and numbers to the next: neither is guessed."""
+    known = values.unique()
+    if len(known) == 2 and bool((known == known.round()).all()):
+        raise ConfigError(
+            f"target {name!r} is two whole numbers, as floats: classes or a quantity?",
+            got=f"float labels {_few(values)}",
+            expected="two classes as text, int or bool, or numbers for a ridge probe",
+            fix="labels.astype(int) or labels.long() for classes; kind='ridge' for numbers",
+        )
+
+
+def _few(values: Tensor) -> str:
+    known = values.unique().tolist()
+    return ", ".join(f"{value:g}" for value in known[:4]) + (", …" if len(known) > 4 else "")
 
 
 def _refuse_non_labels(name: str, plain: list[Any]) -> None:
@@ -141,22 +186,47 @@ def _refuse_non_labels(name: str, plain: list[Any]) -> None:
                 got=f"{type(value).__name__} at row {row}",
                 expected="str, int, bool or float",
             )
+    firsts: dict[str, Any] = {}
+    for value in plain:  # 1, True and "1" would be one class, or two of one name
+        firsts.setdefault(next(k.__name__ for k in (bool, str, int, float) if isinstance(value, k)), value)
+    if len(firsts) > 1:
+        raise ConfigError(
+            f"target {name!r} has labels of several types",
+            got=", ".join(f"{value!r} ({kind})" for kind, value in firsts.items()),
+            expected="labels of one type",
+            fix="[str(label) for label in labels]",
+        )
 
 
-def require_classes(target: Target, where: str) -> None:
-    """Refuse a split in which a class target has become constant.
+def require_classes(target: Target, where: str, members: str = "") -> None:
+    """Refuse rows in which a class target, or a real one, has become constant.
+
+    Args:
+        target: At these rows.
+        where: What to call them.
+        members: The groups that they come from, for the message.
 
     Raises:
-        ConfigError: Fewer than two classes among these rows.
+        ConfigError: One class only among these rows, or one number only.
     """
-    if target.kind != "real" and len(target.values.unique()) < 2:
-        seen = target.classes[int(target.values[0])] if len(target.values) else "no rows"
+    if len(target.values.unique()) >= 2:
+        return
+    rows = f"{len(target.values)} row" + "s" * (len(target.values) != 1) + members
+    if target.kind == "real":
+        seen = f"{float(target.values[0]):g}" if len(target.values) else "no number"
         raise ConfigError(
-            f"target {target.name!r} has one class only in {where}",
-            got=f"{len(target.values)} rows of {seen!r}",
-            expected="at least two classes",
-            fix="more rows, another seed, or groups that do not coincide with the classes",
+            f"target {target.name!r} is the same at every row of {where}",
+            got=f"{rows}, all {seen}",
+            expected="something that varies",
+            fix="more rows, another seed, or leave the target out",
         )
+    seen = target.classes[int(target.values[0])] if len(target.values) else "no rows"
+    raise ConfigError(
+        f"target {target.name!r} has one class only in {where}",
+        got=f"{rows}, all {seen!r}",
+        expected="at least two classes",
+        fix="more rows, another seed, or groups that do not coincide with the classes",
+    )
 
 
 def _plain(name: str, labels: Labels) -> list[Any]:

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.core.checks import Check
+from interp.core.checks import Check, Checks
 from interp.core.intervals import wilson
 from interp.probing.rows import Target
 
 LEAST_R2 = -1e12
 """Where R2 ends."""
+FOUR_ERRORS = 6.3e-5
+"""Share of draws that are more than four standard errors off, on either side."""
 
 
 def all_converged(unconverged: int) -> Check:
     """Every logistic fit of a result reached its optimum."""
     name = "logistic fits before their optimum (raise max_iter)"
     return Check.at_most(name, float(unconverged), 0.0)
+
+
+def not_wild(
+    scores: Float[Tensor, "*more target"],
+    floor: Float[Tensor, "target"],
+    kinds: Sequence[str],
+    n_train: int,
+    n_test: int,
+) -> Checks:
+    """No score is far below what needs no rows: the majority class, or the mean of a real target.
+
+    A guess worse than that by more than chance has learned what does not hold: too many features for
+    the rows, test rows unlike the training rows, or a target that hardly varies among them. Allowed
+    are four standard errors, and a little for the smallest of many: of an accuracy, or of the mean
+    of the training rows, whose squared distance from the test rows' own follows F's distribution.
+    """
+    from scipy.stats import f
+
+    found = []
+    real = torch.tensor([kind == "real" for kind in kinds])
+    free = max(n_test - 1, 1)
+    mean = float(f.isf(FOUR_ERRORS, 1, free)) * (1 / n_train + 1 / n_test) * n_test / free + 0.1
+    for which, name, slack in (
+        (~real, "lowest accuracy above the majority class", 4 * (0.25 / n_test) ** 0.5 + 0.02),
+        (real, "lowest R2, 0 is the mean", mean),
+    ):
+        if bool(which.any()):
+            found.append(Check.at_least(name, (scores - floor)[..., which].min(), -slack))
+    return Checks(found)
 
 
 class Interval(NamedTuple):

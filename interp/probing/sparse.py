@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.core.checks import Checks
+from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.frames.quantity import called, measured
 from interp.core.provenance import Provenance
@@ -22,10 +22,10 @@ from interp.core.randomness import permutation
 from interp.core.result import Result
 from interp.core.settings import check_choice
 from interp.probing.config import ProbeConfig, Ranking, SparseConfig
-from interp.probing.rows import Labels, Target, check_rows, check_sites, encode, require_classes
+from interp.probing.rows import Labels, Target, check_rows, check_sites, encode
 from interp.probing.scores import Binary, all_converged, binary_scores
 from interp.probing.solvers.linear import Solved, scores_of, solve
-from interp.probing.splits import Split, shuffled, split_rows
+from interp.probing.splits import Split, shuffled, split_targets
 
 
 def _score(name: str, **options: Any) -> Any:
@@ -82,8 +82,13 @@ class SparseSweep(Result):
         return f"k-sparse probes for {what}"
 
     def check(self) -> Checks:
-        """Every probe at its optimum."""
-        return Checks([all_converged(self.unconverged)])
+        """Every probe at its optimum, and none that says the contrary.
+
+        Matthews' correlation of a guess that knows nothing is 0 with a standard error of 1/sqrt(n).
+        """
+        slack = 4 * self.n_test**-0.5 + 0.02
+        contrary = Check.at_least("lowest Matthews correlation", self.mcc.min(), -slack)
+        return Checks([all_converged(self.unconverged), contrary])
 
     def best(self, k: int) -> tuple[str, tuple[int, ...], float]:
         """(site, neurons, F1) of the site with the highest F1 at this k."""
@@ -134,9 +139,7 @@ def sparse_sweep(
     config = config or SparseConfig()
     rows = check_sites(rows)
     target = _two_classes(encode(name, labels, len(next(iter(rows.values())))))
-    split = split_rows(len(target.values), config.test_fraction, config.seed, groups=groups)
-    for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
-        require_classes(target[part], where)
+    split = split_targets([target], len(target.values), config.test_fraction, config.seed, groups=groups)
     ks = _sizes(config, min(x.shape[1] for x in rows.values()))
     drawn = [shuffled(target, split, config.seed, i) for i in range(config.n_shuffles)]
     real = [_curve(x, target, split, ks, config) for x in rows.values()]
@@ -304,9 +307,7 @@ def prune_neurons(
         raise ConfigError(
             "pruning", got=f"k = {k}, {rounds} rounds", expected=f"k from 1 to {rows.shape[1]}, rounds from 0"
         )
-    split = split_rows(len(rows), config.test_fraction, config.seed, groups=groups)
-    for part, where in ((split.train, "the training rows"), (split.test, "the test rows")):
-        require_classes(target[part], where)
+    split = split_targets([target], len(rows), config.test_fraction, config.seed, groups=groups)
     left = torch.arange(rows.shape[1])
     f1, removed = [], []
     for _ in range(min(rounds, rows.shape[1] - k) + 1):
@@ -329,7 +330,9 @@ def _two_classes(target: Target) -> Target:
     if target.kind != "binary":
         raise ConfigError(
             f"target {target.name!r} does not have two classes",
-            got=target.classes[:8] if target.classes else "a real target",
+            got=target.classes[:8]
+            if target.classes
+            else f"float labels from {target.values.min():g} to {target.values.max():g}",
             expected="two classes",
             fix="one class against the rest: [label == 'NOUN' for label in labels]",
         )

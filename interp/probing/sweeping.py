@@ -17,11 +17,11 @@ from interp.core.provenance import Provenance
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.config import ProbeConfig, ProbeKind
-from interp.probing.probe import train_mlp
-from interp.probing.rows import Labels, Target, check_sites, encode_all, require_classes
-from interp.probing.scores import all_converged, majority, rate
-from interp.probing.solvers.linear import scores_of, solve
-from interp.probing.splits import Split, group_codes, shuffled, split_rows
+from interp.probing.probe import fitted_kind, train_mlp
+from interp.probing.rows import Labels, Target, check_sites, encode_all
+from interp.probing.scores import all_converged, majority, not_wild, rate
+from interp.probing.solvers.linear import check_penalty_rows, scores_of, solve
+from interp.probing.splits import Split, group_codes, shuffled, split_targets
 
 Rows = Mapping[str, Tensor]
 """Site -> rows [n, d]; the same n rows in the same order everywhere."""
@@ -70,7 +70,7 @@ class ProbeSweep(Result):
     kinds: tuple[str, ...]
     """Per target: binary, classes or real."""
     probe: str
-    """Kind of probe."""
+    """Kind of probe; one for classes and one for numbers where the targets are both."""
     unconverged: int
     """Logistic fits, controls included, that stopped at `max_iter` before their optimum."""
     n_train: int
@@ -99,7 +99,7 @@ class ProbeSweep(Result):
         return replace(declared, name="test R2" if True in real else "test accuracy", unit="")
 
     def check(self) -> Checks:
-        """Every fit at its optimum; shuffled labels not readable.
+        """Every fit at its optimum; shuffled labels not readable; no score far below chance.
 
         Shuffled: at most chance plus four standard errors, and a little for the largest of many.
         """
@@ -107,7 +107,8 @@ class ProbeSweep(Result):
         if self.shuffled is not None:
             excess = (self.shuffled - self.majority).max()
             checks.append(Check.at_most("shuffled labels above majority", excess, self._slack()))
-        return Checks(checks)
+        wild = not_wild(self.score, self.majority, self.kinds, self.n_train, self.n_test)
+        return Checks([*checks, *wild])
 
     def _slack(self) -> float:
         return 4 * (0.25 / self.n_test) ** 0.5 + 0.02
@@ -119,7 +120,7 @@ def probe_sweep(
     config: ProbeConfig | None = None,
     *,
     groups: Sequence[Any] | Tensor | None = None,
-    types: Sequence[Any] | None = None,
+    types: Sequence[Any] | Tensor | None = None,
     random_init: Rows | None = None,
     provenance: Provenance | None = None,
 ) -> ProbeSweep:
@@ -142,16 +143,17 @@ def probe_sweep(
 
     Raises:
         ShapeError: Sites, labels, groups or types of different lengths, or no rows.
-        ConfigError: One class only in a target or on one side of the split.
+        ConfigError: One class only in a target or on one side of the split, a class that only test
+            rows have, numbers for a probe of classes, or a row without group or type.
         NonFiniteError: NaN or infinity in rows or labels.
     """
     config = config or ProbeConfig()
     rows = check_sites(rows)
     n = len(next(iter(rows.values())))
-    wanted = encode_all(labels, n)
-    split = split_rows(n, config.test_fraction, config.seed, groups=groups)
-    for target in wanted:
-        require_classes(target[split.train], "the training rows")
+    wanted = encode_all(labels, n, config.kind)
+    split = split_targets(wanted, n, config.test_fraction, config.seed, groups=groups)
+    training = [target[split.train] for target in wanted]
+    check_penalty_rows(training, len(split.train), config, split.groups[split.train])
     fresh = None if random_init is None else check_sites(random_init)
     if fresh is not None and list(fresh) != list(rows):
         raise ShapeError("the random-init rows are of other sites", got=[*fresh], expected=[*rows])
@@ -172,15 +174,15 @@ def probe_sweep(
         high=found[:, :m, 2],
         train_score=torch.stack([site.train[:m] for site in sites]),
         majority=torch.tensor(
-            [majority(a[split.train], b) for a, b in zip(wanted, test, strict=True)]
-        ).double(),
+            [majority(a[split.train], b) for a, b in zip(wanted, test, strict=True)], dtype=torch.float64
+        ),
         shuffled=None if null is None else null.mean(1),
         shuffled_low=None if null is None else null.amin(1),
         shuffled_high=None if null is None else null.amax(1),
         control=found[:, m + shuffles * m :, 0] if tasks else None,
         random_init=torch.stack([site.test[:, 0] for site in blank]) if blank else None,
         kinds=tuple(target.kind for target in wanted),
-        probe=config.kind,
+        probe=", ".join(dict.fromkeys(fitted_kind(config.kind, target) for target in wanted)),
         unconverged=sum(site.unconverged for site in [*sites, *blank]),
         n_train=len(split.train),
         n_test=len(split.test),
@@ -196,7 +198,7 @@ def score_rows(
     """Test scores [target] of probes of one kind, and the majority's, [target]."""
     found = _score_site(x, targets, split, replace(config, kind=kind))
     guessed = [majority(t[split.train], t[split.test]) for t in targets]
-    return found.test[:, 0], torch.tensor(guessed).double()
+    return found.test[:, 0], torch.tensor(guessed, dtype=torch.float64)
 
 
 class _Scored(NamedTuple):
@@ -231,13 +233,14 @@ def _score_site(x: Tensor, targets: list[Target], split: Split, config: ProbeCon
         rate(found, target[split.test], outside, config.confidence)
         for found, target in zip(scores[1], targets, strict=True)
     ]
-    return _Scored(torch.tensor(train).double(), torch.tensor(test).double(), unconverged)
+    seen_scores = torch.tensor(train, dtype=torch.float64)
+    return _Scored(seen_scores, torch.tensor(test, dtype=torch.float64), unconverged)
 
 
-def _control_task(target: Target, types: Sequence[Any], seed: int) -> Target:
+def _control_task(target: Target, types: Sequence[Any] | Tensor, seed: int) -> Target:
     """One label per word type, drawn from the labels there are."""
     n = len(target.values)
-    code = group_codes(types, n)
+    code = group_codes(types, n, "word types")
     draws = generator(seed, f"control task {target.name}")
     source = torch.randint(n, (int(code.max()) + 1,), generator=draws)
     return target[source[code]]

@@ -21,7 +21,7 @@ from interp.core.result import Result
 from interp.probing.config import ProbeConfig
 from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
 from interp.probing.solvers.linear import scores_of, solve
-from interp.probing.splits import shuffled, split_rows
+from interp.probing.splits import shuffled, split_rows, split_targets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,10 +108,9 @@ def find_unit(
     target = encode(name, labels, len(rows))
     if target.kind != "binary" or not strengths:
         raise ConfigError("a unit tells two classes apart", got=target.kind, expected="two classes")
-    cut = split_rows(len(rows), 0.3, seed, groups=groups)
+    cut = split_targets([target], len(rows), 0.3, seed, groups=groups)
     inner = split_rows(len(cut.train), 0.25, seed, groups=cut.groups[cut.train])
     train, test = target[cut.train], target[cut.test]
-    require_classes(train, "the training rows")
     require_classes(train[inner.train], "the inner training rows")
     seen, held = rows[cut.train].double(), rows[cut.test].double()
     centre, spread = seen.mean(0), seen.std(0, correction=0)

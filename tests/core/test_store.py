@@ -43,6 +43,7 @@ def awkward_tensors() -> dict[str, torch.Tensor]:
         "tied": base,
         "transposed": base.T,
         "strided": base[::2, 1::3],
+        "one number of a row": torch.zeros(1, 1, 3, dtype=torch.float64)[:, :1, 0],
         "expanded": torch.ones(1, 5).expand(3, 5),
         "empty": torch.zeros(0, 13),
         "scalar": torch.tensor(3.5),

@@ -51,9 +51,10 @@ def test_every_field_holds_what_was_saved(name: str, result: Result) -> None:
 
 
 def test_the_checks_say_the_same(name: str, result: Result) -> None:
+    """Checks that a type has got since then come after its own."""
     found = [(check.value, check.ok) for check in result.check()]
-    assert len(found) == len(SAID[name]["checks"])
-    for (value, ok), (_, told, passed) in zip(found, SAID[name]["checks"], strict=True):
+    assert len(found) >= len(SAID[name]["checks"])
+    for (value, ok), (_, told, passed) in zip(found, SAID[name]["checks"], strict=False):
         assert value == pytest.approx(told, rel=1e-5, abs=1e-6) and ok == passed
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -302,6 +303,44 @@ def test_any_matrix_of_directions(gpt2: interp.HookedModel) -> None:
     three = interp.direct_logit_attribution(gpt2, IDS, 19, parts={site: basis[:3]})
     assert float(three.of("rest").abs().max()) > 1e-2  # three directions do
     torch.testing.assert_close(three.of("latent"), full.of("latent")[:3], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [3, 2 * zoo.D])
+def test_directions_that_are_not_orthonormal_get_least_squares_coefficients(
+    gpt2: interp.HookedModel, n: int
+) -> None:
+    """numpy's lstsq is the oracle: dot products would count what two directions share twice."""
+    site = "blocks.1.hook_mlp_out"
+    oblique = torch.randn(n, zoo.D) + 2 * torch.randn(1, zoo.D)
+    found = interp.direct_logit_attribution(gpt2, IDS, 19, parts={site: oblique})
+    acts = gpt2.capture(IDS, [site, "ln_final.hook_scale"])
+    x = acts[site][0].numpy()
+    coefficients = np.linalg.lstsq(oblique.numpy().T, x.T, rcond=None)[0]  # [n pos]
+    final = gpt2.module.transformer.ln_f
+    behind = (final.weight * gpt2.W_U[:, 19]).detach().numpy()
+    reader = (behind - behind.mean())[None] / acts["ln_final.hook_scale"][0].numpy()
+    expected = coefficients * (oblique.numpy() @ reader.T)
+    np.testing.assert_allclose(found.of("latent"), expected, atol=2e-4)
+    assert (n < zoo.D) is (float(found.of("rest").abs().max()) > 1e-2)
+
+
+def test_the_bias_of_a_norm_behind_a_sublayer_is_a_part() -> None:
+    """Gemma's shape with layer norms: without β the parts miss the logit by β · reader."""
+    module = zoo.make("gemma2", dtype=torch.float64)
+    layer = module.model.layers[1]
+    layer.post_feedforward_layernorm = torch.nn.LayerNorm(zoo.D).double()
+    with torch.no_grad():
+        layer.post_feedforward_layernorm.bias.normal_()
+        layer.post_feedforward_layernorm.weight.normal_()
+    model = interp.wrap(module)
+    found = interp.direct_logit_attribution(model, IDS, 19, neurons=True)
+    assert gap(found) < 1e-5 and found.check().ok
+    scale = model.capture(IDS, "ln_final.hook_scale")["ln_final.hook_scale"][0]
+    gain = 1 + module.model.norm.weight
+    behind = layer.post_feedforward_layernorm.bias @ (gain * module.lm_head.weight[19])
+    part = found.values[found.components.index("L1 mlp bias")]
+    torch.testing.assert_close(part, (behind / scale[:, 0]).detach(), atol=1e-5, rtol=1e-5)
+    assert float(part.abs().max()) > 1e-2
 
 
 # --- the phenomenon, and the null --------------------------------------------------------------

@@ -186,7 +186,9 @@ def test_an_mlp_enters_by_its_gradient_where_the_contrast_crosses_zero() -> None
     block = model.module.transformer.h[1]
     y = path_vectors(model, wanted, [[]]).vectors[0]
     ends = [model.capture(t, found.sites[0])[found.sites[0]][0, -1] for t in pair]
-    x = crossing(lambda p: block.mlp(block.ln_2(p)) @ y, *ends).requires_grad_(True)
+    x, crossed = crossing(lambda p: block.mlp(block.ln_2(p)) @ y, *ends)
+    assert found.uncrossed == (() if crossed else ("L1 mlp", "L1 mlp ← L0H2"))
+    x.requires_grad_(True)
     value = block.mlp(block.ln_2(x)) @ y
     (expected,) = torch.autograd.grad(value, x)
     torch.testing.assert_close(found.vectors[0], expected, atol=1e-4, rtol=1e-3)
@@ -194,9 +196,34 @@ def test_an_mlp_enters_by_its_gradient_where_the_contrast_crosses_zero() -> None
 
 def test_the_crossing_is_found_and_without_one_the_nearest_point() -> None:
     a, b = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 1.0])
-    at = crossing(lambda x: x[:, 0] - 0.777, a, b)
+    at, crossed = crossing(lambda x: x[:, 0] - 0.777, a, b)
     torch.testing.assert_close(at, torch.tensor([0.777, 1.0]), atol=1e-5, rtol=0)
-    assert torch.equal(crossing(lambda x: x[:, 0] + 1, a, b), a)
+    nearest, none = crossing(lambda x: x[:, 0] + 1, a, b)
+    assert torch.equal(nearest, a) and crossed and not none
+
+
+def test_a_pair_without_a_zero_between_fails_the_check() -> None:
+    """Row 49: the same text twice, and a reading that is above zero everywhere; said by path."""
+    model = interp.wrap(zoo.make("gpt2"))
+    wanted, paths = contrast(model, [19], [31]), [["L1 mlp"], ["L0H2"], ["L2H0", "L1 mlp", "L0H1"]]
+    site = "blocks.1.hook_resid_mid"
+    block = model.module.transformer.h[1]
+    y = path_vectors(model, wanted, [[]]).vectors[0]
+    with torch.no_grad():  # on the first path every input reads 1,000 times the bias along y
+        block.mlp.c_proj.bias.add_(1e3 * y / y.norm())
+    same = path_vectors(model, wanted, paths, pair=(IDS, IDS.flip(0)))
+    ends = [model.capture(t, site)[site][0, -1] for t in (IDS, IDS.flip(0))]
+    with torch.no_grad():
+        assert all(float(block.mlp(block.ln_2(x)) @ y) > 0 for x in ends)
+    assert same.uncrossed is not None and "L1 mlp" in same.uncrossed and "L0H2" not in same.uncrossed
+    assert not same.check().ok and "no zero between the pair: L1 mlp" in same.caption
+    # Between a text that reads above zero and one below there is a zero.
+    with torch.no_grad():
+        reads = [float(block.mlp(block.ln_2(x)) @ y) for x in ends]
+        block.mlp.c_proj.bias.sub_(sum(reads) / 2 * y / y.dot(y))
+    both = path_vectors(model, wanted, paths[:2], pair=(IDS, IDS.flip(0)))
+    assert both.uncrossed == () and both.check().ok and both.caption == ""
+    assert path_vectors(model, wanted, paths[1:2]).uncrossed is None
 
 
 # --- coupling ----------------------------------------------------------------------------------

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import interp
-from interp.core.errors import ConfigError, ShapeError
+from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
 from interp.lenses import TokenTableConfig, read_pairs
 from interp.lenses.weights.pairs import top_pairs
+from interp.models.folding.fold import fold
 from tests.models.zoo import DH, KV, H, L, V, make
 
 
@@ -73,12 +75,48 @@ def test_qk_pairs_hold_biases_scale_and_shared_keys() -> None:
 def test_a_copy_head_pairs_every_token_with_itself_and_noise_does_not() -> None:
     model = interp.wrap(make("gpt2"))
     null = read_pairs(model, "OV", config=TokenTableConfig(k=50, final_norm=False))
-    assert null.scores.shape == (L * H, 50) and null.same.max() < 0.2 and null.check().ok
+    assert null.scores.shape == (L * H, 50) and null.same.max() < 0.2
+    assert null.check()[0].ok
     left = torch.randn(V, DH)
     left = left / left.norm(dim=1, keepdim=True)
     values, rows, columns = top_pairs(left, left.T, V)
     assert torch.equal(rows, columns) and len(set(rows.tolist())) == V
     torch.testing.assert_close(values, torch.ones(V))
+
+
+@pytest.mark.parametrize("circuit", ["OV", "QK"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_pairs_of_a_model_that_is_not_folded_say_so(name: str, circuit: str) -> None:
+    """The gain and centring that the pairs leave out, by the matrices: numpy, head by head."""
+    module = make(name)
+    with torch.no_grad():
+        for key, parameter in module.named_parameters():
+            if "ln_1" in key or "input_layernorm" in key:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model = interp.wrap(module)
+    table = read_pairs(model, circuit, [(1, 0), (1, 2)], TokenTableConfig(k=3))
+    block = module.transformer.h[1].ln_1 if name == "gpt2" else module.model.layers[1].input_layernorm
+    gain, shares = block.weight.detach().numpy(), []
+    read = {"OV": [model.W_V], "QK": [model.W_Q, model.W_K]}[circuit]
+    for matrix in (head.detach().numpy() for every in read for head in every[1]):
+        behind = gain[:, None] * matrix
+        behind = behind - behind.mean(0) if name == "gpt2" else behind
+        shares.append(np.linalg.norm(behind - matrix) / np.linalg.norm(matrix))
+        bias = block.bias.detach().numpy() if name == "gpt2" else 0 * gain
+        shares.append(np.linalg.norm(bias @ matrix) / np.linalg.norm(matrix))
+    assert table.left_out == pytest.approx(max(shares), rel=1e-4) and max(shares) > 0.1
+    assert not table.check().ok and "fold the model" in repr(table)
+    folded = read_pairs(fold(model), circuit, [(1, 0), (1, 2)], TokenTableConfig(k=3))
+    assert folded.left_out is not None and folded.left_out < 1e-5 and folded.check().ok
+
+
+def test_a_norm_of_unknown_formula_is_not_called_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise ModelError("this norm is of a kind that cannot be held fixed", got="Odd")
+
+    monkeypatch.setattr("interp.lenses.weights.pairs.norm_before", unknown)
+    table = read_pairs(interp.wrap(make("llama")), "OV", [(1, 0)], TokenTableConfig(k=3))
+    assert table.left_out == 1.0 and not table.check().ok
 
 
 def test_the_induction_models_heads_copy_by_weights(shared_data: Path) -> None:

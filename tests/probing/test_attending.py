@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import interp
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError
 from interp.probing.config import AttentionProbeConfig
-from interp.probing.syntax.attention import WordMaps, attention_probe, fit_attention_probe, word_maps
+from interp.probing.syntax.attention import AttentionProbe, attention_probe, fit_attention_probe
+from interp.probing.syntax.maps import WordMaps, word_maps
 from interp.tasks.labels import Labelled
 from tests.models import tokenizers
 from tests.probing.rows import small
@@ -77,6 +79,70 @@ def test_the_best_offset_is_chosen_on_the_training_sentences() -> None:
     assert float(found.relation_offset[0]) == 1.0
 
 
+def rooted(n: int = 80, *, told: bool = True, backwards: bool = False) -> list[WordMaps]:
+    """`trees` whose root attends to the text's last token (or is attended from it); or noise alone."""
+    draw, found = torch.Generator().manual_seed(2), []
+    for one in trees(n, planted=0 if told else None):
+        w = len(one.heads)
+        edges = 0.1 * torch.rand(3, w, 2, 2, generator=draw)
+        root = one.heads < 0
+        if told:
+            edges[0, root, 1, int(backwards)] = 1
+        found.append(replace(one, heads=one.heads.masked_fill(root, w), edges=edges))
+    return found
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_root_is_a_candidate_that_the_edges_speak_for(backwards: bool) -> None:
+    found = fit_attention_probe(rooted(backwards=backwards), QUICK)
+    assert found.root_uas is not None and float(found.root_uas) > 0.95 and float(found.uas) > 0.95
+    assert "ROOT 1.00" in found.caption
+    blind = fit_attention_probe(rooted(told=False), QUICK)
+    assert float(blind.uas) < 0.35 and blind.root_uas != 1, (blind.uas, blind.root_uas)
+    unasked = fit_attention_probe(trees(), QUICK)
+    assert unasked.root_uas is None and "ROOT is not asked" in unasked.caption
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_probability_of_root_is_that_of_the_formula(transposed: bool) -> None:
+    """p(i | j) of one sentence in numpy, ROOT's score from both edges, words' from w and u."""
+    (one,), draw = rooted(1), np.random.default_rng(0)
+    probe = AttentionProbe(3, AttentionProbeConfig(transposed=transposed))
+    w = draw.normal(size=6 if transposed else 3)
+    a, b = draw.normal(size=2)
+    with torch.no_grad():
+        probe.weight.copy_(torch.tensor(w))
+        probe.root.copy_(torch.tensor([a, b]))
+    maps, edges = one.maps.numpy(), one.edges.numpy()  # type: ignore[union-attr]
+    expected = np.zeros((len(one.heads), len(one.heads) + 1))
+    for k in range(3):
+        expected[:, :-1] += w[k] * maps[k]
+        expected[:, -1] += w[k] * (a * edges[k, :, 0, 0] + b * edges[k, :, 1, 0])
+        if transposed:
+            expected[:, :-1] += w[3 + k] * maps[k].T
+            expected[:, -1] += w[3 + k] * (a * edges[k, :, 0, 1] + b * edges[k, :, 1, 1])
+    with torch.no_grad():
+        found = probe(one.maps[None], None, one.edges[None])[0]  # type: ignore[index]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_offset_before_the_first_word_says_root() -> None:
+    """Chains to the left: "the word before" is right everywhere, at the root as well (the authors'
+    baseline); behind the last word it says the last."""
+    chains = []
+    for one in rooted(40):
+        w = len(one.heads)
+        heads = torch.arange(w) - 1
+        heads[0] = w
+        chains.append(replace(one, heads=heads))
+    found = fit_attention_probe(chains, AttentionProbeConfig(steps=2))
+    assert found.offset == -1 and float(found.offset_uas) == 1.0
+    right = [replace(one, heads=torch.arange(1, len(one.heads) + 1)) for one in chains]
+    found = fit_attention_probe(right, AttentionProbeConfig(steps=2))
+    share = sum(len(one.heads) - 1 for one in right) / sum(len(one.heads) for one in right)
+    assert found.offset == 1 and float(found.offset_uas) == pytest.approx(share, abs=0.02)
+
+
 def test_words_can_choose_the_map() -> None:
     # Words of kind 0 use map 0, words of kind 1 map 1: no fixed weights tell more than half.
     draw = torch.Generator().manual_seed(0)
@@ -123,6 +189,25 @@ def test_attention_between_words_is_mean_from_and_sum_to() -> None:
         for b, goal in tokens.items():
             expected = raw[source][:, goal].sum(1).mean()
             torch.testing.assert_close(found.maps[3 + 2, a, b], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_edges_are_the_tokens_that_start_and_end_the_text() -> None:
+    """`<s>` in front and nothing behind: one edge; without `<s>` there is no ROOT."""
+    words = tokenizers.word_level(bos=0)
+    model = interp.wrap(small(d_vocab=len(words)), words)
+    one = sentence("red green", "blue", "one two three", heads=(1, -1, 1))
+    longer = sentence(*"one two three red green blue one two".split(), heads=(-1, 0, 0, 0, 0, 0, 0, 0))
+    found, _ = word_maps(model, [one, longer], AttentionProbeConfig())
+    raw = model.capture(one.text, "blocks.*.attn.hook_pattern")["pattern", 1][0, 2]
+    assert found.heads.tolist() == [1, 3, 1] and found.edges is not None
+    for word, source in enumerate(([1, 2], [3], [4, 5, 6])):
+        torch.testing.assert_close(found.edges[5, word, 0, 0], raw[source, 0].mean(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found.edges[5, word, 0, 1], raw[0, source].sum(), atol=1e-6, rtol=1e-5)
+    assert bool((found.edges[:, :, 1] == 0).all())
+    plain = tokenizers.word_level(bos=None)
+    bare = interp.wrap(small(d_vocab=len(plain)), plain)
+    (found,) = word_maps(bare, [one], AttentionProbeConfig())
+    assert found.edges is None and found.heads.tolist() == [1, -1, 1]
 
 
 def test_the_whole_way_from_text_to_result() -> None:

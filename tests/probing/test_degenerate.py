@@ -28,7 +28,8 @@ from interp.probing.rows import encode
 from interp.probing.solvers.spectrum import spectrum
 from interp.probing.sparse import prune_neurons
 from interp.probing.splits import split_rows
-from interp.probing.syntax.attention import WordMaps, fit_attention_probe
+from interp.probing.syntax.attention import fit_attention_probe
+from interp.probing.syntax.maps import WordMaps
 from interp.probing.syntax.structural import structural_probe, tree_distances
 from interp.studies.clamped_units import clamped_writing
 from interp.studies.config import OptimalConfig
@@ -51,8 +52,8 @@ def _attention(case: Case) -> Any:
 
 def _structural(case: Case) -> Any:
     x, _, seed = case
-    trees = [[1, -1, 1], [-1, 0, 1, 2], [1, 0, -1]]
-    parts = [x[:3], x[:4], x[-3:]]
+    trees = [[1, -1, 1, 2, 3], [-1, 0, 1, 2, 3, 3], [1, 2, -1, 2, 3]]
+    parts = [x[:5], x[:6], x[-5:]]
     return structural_probe(
         parts, trees[: 2 + seed % 2] + trees[:1] * (1 - seed % 2), StructuralConfig(steps=2, rank=3)
     )

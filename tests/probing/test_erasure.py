@@ -19,7 +19,7 @@ import interp
 from interp.core.errors import ConfigError, InterpError, ProvenanceError, ShapeError
 from interp.core.result import Result
 from interp.models.losses import text_losses
-from interp.probing import EraseConfig, Moments, ProbeConfig, probe_sweep
+from interp.probing import EraseConfig, Moments, ProbeConfig, probe_sweep, split_rows
 from interp.probing.erasing.audit import amnesic, audit_erasure
 from interp.probing.erasing.eraser import Eraser, eraser_of, fit_eraser, random_eraser
 from tests.models import tokenizers
@@ -157,6 +157,31 @@ def test_inlp_is_a_projection_whose_classifiers_fade() -> None:
     assert steps.max() <= 0.03, eraser.history
 
 
+def test_inlp_stops_where_its_classifier_knows_no_more_than_the_majority() -> None:
+    z = torch.arange(2000) % 2
+    x = torch.randn(2000, 41, generator=torch.Generator().manual_seed(0)).double()
+    x[:, 0] += 6.0 * z
+    eraser = fit_eraser(x, z, EraseConfig(method="inlp", iterations=40))
+    cut = split_rows(2000, 0.3, 0)
+    most = int(z[cut.train].bincount().argmax())
+    floor = float((z[cut.test] == most).double().mean())
+    assert len(eraser.history) < 15 and eraser.rank == len(eraser.history) - 1, eraser.history
+    assert eraser.history[-1] <= floor < min(eraser.history[:-1]), (eraser.history, floor)
+
+
+def test_inlps_classifiers_never_see_the_rows_that_judge_them() -> None:
+    """More features than rows: whoever trains on a row gets it right, others guess."""
+    draw = torch.Generator().manual_seed(1)
+    x, z = torch.randn(120, 150, generator=draw).double(), torch.randint(2, (120,), generator=draw)
+    eraser = fit_eraser(x, z, EraseConfig(method="inlp", iterations=1))
+    cut = split_rows(120, 0.3, 0)
+    (train, y_train), (test, y_test) = ((x[i].numpy(), z[i].numpy()) for i in (cut.train, cut.test))
+    oracle = LogisticRegression(C=1.0, tol=1e-10, max_iter=2000).fit(train, y_train)
+    assert eraser.history[0] == pytest.approx(oracle.score(test, y_test), abs=1.01 / len(test))
+    every = LogisticRegression(C=1.0, tol=1e-10, max_iter=2000).fit(x.numpy(), z.numpy())
+    assert every.score(test, y_test) > eraser.history[0] + 0.2
+
+
 def test_a_nonlinear_probe_is_run_and_may_still_see() -> None:
     # |x| tells the class: no mean difference, nothing linear; LEACE promises nothing here.
     draw = torch.Generator().manual_seed(0)
@@ -203,6 +228,24 @@ def test_the_hook_erases_in_the_model_and_amnesic_probing_compares(site: str) ->
     assert float(found.intact[0]) == pytest.approx(float(expected), abs=1e-5)
     assert float((found.ablated - found.intact).abs().max()) > 1e-3
     assert torch.equal(text_losses(model, batch), found.intact)  # nothing stays behind
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+def test_at_a_site_of_heads_the_hook_reads_rows_as_they_were_fitted(by_head: bool) -> None:
+    """All heads side by side, as `gather` lays them, or each head alone, by the rows' width."""
+    model, site = interp.wrap(small(d_vocab=31)), "blocks.0.attn.hook_z"
+    ids = torch.randint(31, (5, 7))
+    z = model.capture(ids, site)[site]  # [text pos head d_head]
+    rows = z.flatten(0, 2) if by_head else z.flatten(0, 1).flatten(1)
+    eraser = fit_eraser(rows, (torch.arange(len(rows)) % 2).tolist())
+    later = model.capture(ids, site, fwd_hooks=[eraser.hook(site)])[site]
+    p, mean = eraser.projection.numpy(), eraser.mean.numpy()
+    expected = mean + (rows.double().numpy() - mean) @ p.T
+    np.testing.assert_allclose(later.reshape(rows.shape), expected, atol=1e-5)
+    assert float((later - z).abs().max()) > 1e-2
+    with pytest.raises(ShapeError, match="another width"):
+        wrong = fit_eraser(torch.randn(20, 5), [0, 1] * 10)
+        model.capture(ids, site, fwd_hooks=[wrong.hook(site)])
 
 
 def test_a_concept_that_is_used_costs_more_than_random_directions() -> None:

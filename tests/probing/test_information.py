@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError
 from interp.core.randomness import generator
-from interp.probing import ProbeConfig, code_length, v_information
+from interp.probing import ProbeConfig, VInformation, code_length, split_rows, v_information
 
 
 def test_random_labels_cost_a_bit_each_and_planted_ones_a_fraction() -> None:
@@ -78,6 +80,45 @@ def test_complexity_is_high_for_what_only_late_sites_know() -> None:
     assert simple < 0.05 and hard > 0.6, (simple, hard)
     frame = found.to_frame("nats")
     assert set(frame["target"]) == {"simple", "complex"}
+
+
+def test_v_information_of_test_rows_is_by_hand() -> None:
+    """One site, one penalty: the formula on scikit-learn's ridge of the training rows."""
+    x, z = torch.randn(97, 3).double(), torch.randn(97, 1).double()
+    z += x[:, :1]
+    cut = split_rows(97, 0.3, 0)
+    scale = x[cut.train].std(0, correction=0).numpy()
+    oracle = Ridge(alpha=1.0).fit(x[cut.train].numpy() / scale, z[cut.train].numpy()[:, 0])
+    left = z[cut.test].numpy()[:, 0] - oracle.predict(x[cut.test].numpy() / scale)
+    spread = z[cut.test].numpy()[:, 0] - z[cut.train].numpy().mean()
+    found = v_information({"s": x}, z, penalties=(1.0,))
+    assert float(found.nats) == pytest.approx(0.5 * np.log((spread**2).mean() / (left**2).mean()))
+
+
+@pytest.mark.parametrize("groups", [None, "sevens"])
+def test_noise_has_no_complexity_of_its_own(groups: str | None) -> None:
+    """Row 43: ratios of chance figures were .57 to 1; now each is 1 by its own null, and says so."""
+    draw = torch.Generator().manual_seed(0)
+    n = 490
+    sites = {str(i): torch.randn(n, 11, generator=draw).double() for i in range(5)}
+    noise = torch.randn(n, 120, generator=draw).double()
+    code = None if groups is None else torch.arange(n) // 7
+    found = v_information(sites, noise, groups=code)
+    assert float(found.nats.max()) > 0  # there was something to divide
+    assert float(found.readable.double().mean()) < 0.01, found.nats[found.readable]
+    assert float((found.complexity == 1).double().mean()) > 0.97
+    # The same targets, told by every site: nothing of them is taken away.
+    told = v_information({name: torch.cat([x, noise], 1) for name, x in sites.items()}, noise)
+    assert bool(told.readable.all()) and float(told.complexity.max()) < 0.2
+
+
+def test_the_floor_is_fels_formula_above_it() -> None:
+    nats = torch.tensor([[0.0, 0.02, 0.6], [0.5, 0.01, 0.8], [1.0, 0.03, 1.0]]).double()
+    null = torch.full((3, 3), 0.01).double()
+    found = VInformation(nats=nats, shuffled=null, floor=torch.tensor([0.05, 0.05, 0.05]).double())
+    np.testing.assert_allclose(found.complexity, [1 - (0 + 0.5 + 1) / 3, 1.0, 1 - (0.6 + 0.8 + 1) / 3])
+    saved_before = VInformation(nats=nats, shuffled=null)  # floored by its largest shuffled nats
+    np.testing.assert_allclose(saved_before.complexity[1], 1 - (0.02 + 0 + 0.03) / 0.09)
 
 
 # --- a network of digits -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import StandardScaler
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import (
     average_precision_score,
@@ -18,6 +19,7 @@ from sklearn.metrics import (
 from sklearn.neighbors import NearestCentroid
 
 from interp.core.intervals import wilson
+from interp.probing import probe_sweep, split_rows
 from interp.probing.config import ProbeConfig
 from interp.probing.rows import encode
 from interp.probing.scores import accuracy, binary_scores, r2
@@ -124,6 +126,38 @@ def test_mass_mean_is_the_nearest_class_mean() -> None:
     assert np.array_equal(scores_of([three], x)[0].argmax(1).numpy(), oracle)
     direction = x[y == 1].mean(0) - x[y == 0].mean(0)
     torch.testing.assert_close(two.weight[:, 0], direction)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_the_threshold_of_mass_mean_is_halfway_whatever_the_class_sizes(standardise: bool) -> None:
+    """One row in ten is positive, and the means lie far from 0; numpy, in the units of the fit."""
+    x, _ = planted(500, dtype=torch.float64)
+    y = (torch.arange(500) % 10 == 0).long()
+    x = x + 7.0
+    x[y == 1, 1] += 3.0
+    config = ProbeConfig(kind="mass_mean", standardise=standardise)
+    (found,) = solve(x, [encode("y", y)], config)
+    unit = x.numpy().std(0) if standardise else np.ones(x.shape[1])
+    low, high = ((x[y == c].numpy().mean(0) / unit) for c in (0, 1))
+    weight = (high - low) / unit
+    np.testing.assert_allclose(found.weight[:, 0], weight, atol=1e-9)
+    np.testing.assert_allclose(found.bias[0], -(low + high) / 2 @ (high - low), atol=1e-9)
+    middle = torch.tensor((low + high) / 2 * unit)[None]
+    assert abs(float(scores_of([found], middle)[0])) < 1e-9
+
+
+def test_the_majority_is_that_of_the_training_rows() -> None:
+    """A split whose majorities differ: "b" is most frequent among the test rows, "a" in training."""
+    cut = split_rows(100, 0.3, 0)
+    y = ["a"] * 100
+    for i, row in enumerate(cut.train.tolist()):
+        y[row] = "b" if i < 20 else "a"
+    for i, row in enumerate(cut.test.tolist()):
+        y[row] = "a" if i < 9 else "b"
+    sweep = probe_sweep({"s": torch.randn(100, 3)}, y, ProbeConfig(n_shuffles=0))
+    assert float(sweep.majority[0]) == pytest.approx(9 / 30)
+    dummy = DummyClassifier(strategy="most_frequent").fit(np.zeros((70, 1)), np.array(y)[cut.train])
+    assert float(sweep.majority[0]) == dummy.score(np.zeros((30, 1)), np.array(y)[cut.test])
 
 
 def test_float32_rows_give_the_same_decisions() -> None:

@@ -39,16 +39,19 @@ def sites(n: int = 1999, seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.
     return {"a": none, "b": weak, "c": strong}, y
 
 
-@pytest.mark.parametrize("kind", ["logistic", "ridge", "mass_mean", "mlp"])
+@pytest.mark.parametrize("kind", ["linear", "logistic", "ridge", "mass_mean", "mlp"])
 def test_what_is_planted_is_found_where_it_is(kind: Any) -> None:
     rows, y = sites()
-    real = rows["c"][:, 0] * 2 + 1
+    place = rows["c"][:, 0] * 2 + 1
+    numbers = kind in ("linear", "ridge", "mlp")
+    targets = {"y": y, "position": place if numbers else place > place.mean()}
     config = ProbeConfig(kind=kind, n_shuffles=1, hidden=16, batch_size=256)
-    sweep = probe_sweep(rows, {"y": y, "position": real}, config)
+    sweep = probe_sweep(rows, targets, config)
     score = sweep.score[:, 0]
     assert score[0] < 0.56 and 0.6 < score[1] < 0.9 and score[2] > 0.9, score
     assert bool((sweep.low <= sweep.score).all() and (sweep.score <= sweep.high).all())
-    assert sweep.kinds == ("binary", "real")
+    assert sweep.kinds == ("binary", "real" if numbers else "binary")
+    assert sweep.probe == ("logistic, ridge" if kind == "linear" else kind)
     assert sweep.score[2, 1] > 0.9  # a coordinate is linear
     assert float(sweep.majority[0]) == pytest.approx(0.5, abs=0.05)
 
@@ -226,15 +229,15 @@ def test_what_cannot_be_probed_is_one_clear_error(
         probe_sweep(features, labels)
 
 
-def test_one_class_in_the_training_rows_is_named() -> None:
-    x, y = torch.randn(40, 3), [0] * 38 + [1, 1]
-    groups = [0] * 20 + [1] * 18 + [2, 2]
+def test_one_class_on_a_side_is_named() -> None:
+    x, y = torch.randn(42, 3), [0] * 38 + [0, 1, 0, 1]
+    groups = [0] * 20 + [1] * 18 + [2, 2, 3, 3]
     seen = set()
     for seed in range(12):
         try:
             probe_sweep({"s": x}, {"rare": y}, ProbeConfig(seed=seed), groups=groups)
         except ConfigError as error:
-            assert "'rare' has one class only in the training rows" in str(error)
+            assert "'rare' has one class only in the test rows" in str(error)
             seen.add("refused")
         else:
             seen.add("fitted")

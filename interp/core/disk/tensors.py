@@ -110,7 +110,8 @@ def _chunks(head: bytes, tensors: Iterator[Tensor]) -> Chunks:
         if tensor.numel() == 0:
             continue
         flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-        data = flat.view(torch.uint8).numpy().data
+        # A single number of a wider array keeps that array's step, contiguous or not.
+        data = flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().data
         for start in range(0, len(data), CHUNK):
             yield data[start : start + CHUNK]
 

@@ -5,6 +5,12 @@ norm scales held, its effect through one head is linear: φ_n = Σ_t p_n(t) · (
 reader m_t = Σ_{l',h} A_{l'h}[d, t] P(γ ⊙ W_V W_O r)/σ_{l'}(t) depends on the token alone.
 Source: Gandelsman, Efros and Steinhardt 2025, "Interpreting the Second-Order Effects of Neurons in
 CLIP" (ICLR, arXiv 2406.04341), whose code forms [token neuron d_model] per head; this does not.
+
+On layer norms this differs from the authors' code. There a norm's bias, and the mean that it takes
+away, are shared out in equal parts over all neurons and heads, so that their effects add up to the
+whole output. Here a norm is linear once its scale is held: each neuron's own mean is taken away from
+what that neuron wrote, and biases, which no neuron wrote, are in no neuron's effect; what the MLP's
+own bias does is `SecondOrder.bias`. Under RMS norms without bias both are the same.
 """
 
 from __future__ import annotations

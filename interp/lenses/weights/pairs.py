@@ -17,12 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError, ShapeError
+from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
 from interp.core.settings import check_choice
 from interp.lenses.config import TokenTableConfig
 from interp.lenses.weights.tokens import token_pieces, vocabulary
 from interp.models.hooked import HookedModel
+from interp.models.stream.frozen import wide
+from interp.models.stream.writers import norm_before
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +52,10 @@ class PairTable(Result):
     """"OV" or "QK"."""
     n_tokens: int
     """Size of the vocabulary; there are n_tokens^2 pairs."""
+    left_out: float | None = None
+    """How much the norm in front of a head would change what the head reads with, at most: the part
+    of W_V (of W_Q and W_K) that its gain and centring move, or its bias adds, by the matrix's own
+    size. 0 in a folded model, 1 where the norm's formula is not known; None in older results."""
 
     @property
     def same(self) -> Float[Tensor, " head"]:
@@ -77,9 +83,12 @@ class PairTable(Result):
         return frame
 
     def check(self) -> Checks:
-        """Pairs are sorted."""
+        """Pairs are sorted, and what was read is what the heads read."""
         rises = self.scores.diff(dim=-1).clamp(min=0)
-        return Checks([Check.at_most("order", rises.max() if rises.numel() else 0.0, 0.0)])
+        checks = [Check.at_most("order", rises.max() if rises.numel() else 0.0, 0.0)]
+        if self.left_out is not None:
+            checks.append(Check.at_most("norm left out (fold the model)", self.left_out, 1e-4))
+        return Checks(checks)
 
 
 @torch.no_grad()
@@ -91,8 +100,9 @@ def read_pairs(
 ) -> PairTable:
     """The strongest token pairs of heads, from weights alone.
 
-    Norms before the head are left out (`fold` the model first); positions too. An OV output is read
-    as `read_directions` reads directions.
+    Norms before the head are left out, and the result's check says how much that is: `fold` the
+    model first, and it is nothing but the norms' scale. Positions are left out too. An OV output is
+    read as `read_directions` reads directions.
 
     Args:
         circuit: "OV" or "QK".
@@ -138,9 +148,26 @@ def read_pairs(
         pieces=token_pieces(model, torch.cat([source, target])),
         circuit=circuit,
         n_tokens=len(embed),
+        left_out=max(_left_out(model, circuit, layer) for layer in dict(chosen)),
         labels={"head": [f"L{layer}H{head}" for layer, head in chosen]},
         provenance=model.provenance(),
     )
+
+
+def _left_out(model: HookedModel, circuit: str, layer: int) -> float:
+    """`PairTable.left_out` of one layer's heads."""
+    try:
+        norm = norm_before(model, layer)
+    except ModelError:
+        return 1.0
+    matrices = [model.W_V] if circuit == "OV" else [model.W_Q, model.W_K]
+    found = []
+    for every in matrices:
+        whole = wide(every[layer].detach()).transpose(-1, -2)  # [head d_head d_model]
+        size = whole.flatten(1).norm(dim=1).clamp(min=1e-30)
+        moved = (norm.adjoint(whole) - whole).flatten(1).norm(dim=1)
+        found += [(moved / size).max(), (norm.constant(whole).norm(dim=-1) / size).max()]
+    return float(torch.stack(found).max())
 
 
 def top_pairs(left: Tensor, right: Tensor, k: int, block_mib: int = 128) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
+from interp.core.errors import ConfigError
 from interp.core.frames.quantity import called, measured
 from interp.core.result import Result
 from interp.core.settings import check_choice
@@ -20,11 +21,12 @@ from interp.probing.ablating import Ablation
 from interp.probing.config import EraseConfig, ProbeConfig, ProbeKind
 from interp.probing.erasing.eraser import Eraser, concept_columns, fit_eraser, random_eraser
 from interp.probing.rows import Labels, check_rows, encode_all
+from interp.probing.scores import not_wild
 from interp.probing.solvers.spectrum import Moments
-from interp.probing.splits import split_rows
+from interp.probing.splits import split_targets
 from interp.probing.sweeping import score_rows
 
-KINDS: tuple[ProbeKind, ...] = ("logistic", "mlp")
+KINDS: tuple[ProbeKind, ...] = ("linear", "mlp")
 PROMISES_ZERO = ("leace", "mean_projection")
 
 
@@ -60,6 +62,12 @@ class ErasureAudit(Result):
     """The target that was erased; the others are what should stay."""
     covariance_bound: float | None
     """What `covariance` must not exceed, for methods that promise 0; else None."""
+    kinds: tuple[str, ...] = ()
+    """Per target: binary, classes or real; empty in results saved before this was kept."""
+    n_train: int = 0
+    """Training rows."""
+    n_test: int = 0
+    """Test rows."""
 
     @property
     def headline(self) -> str:
@@ -67,14 +75,19 @@ class ErasureAudit(Result):
         return f"{self.method.replace('_', ' ')}: {self.erased} erased"
 
     def check(self) -> Checks:
-        """The linear probe (first row) at chance, and the guarantee where the method gives one."""
+        """The linear probe (first row) at chance, the guarantee where the method gives one, and no
+        probe far below chance."""
         column = self.labels["target"].index(self.erased)
         above = self.after[0, column] - self.majority[column]
         checks = [Check.at_most("linear probe above majority after erasure", above, 0.03)]
         if self.covariance_bound is not None:
             bound = self.covariance_bound
             checks.append(Check.at_most("largest covariance", self.covariance, bound))
-        return Checks(checks)
+        if not self.kinds:
+            return Checks(checks)
+        scores = torch.stack([self.before, self.after])
+        wild = not_wild(scores, self.majority, self.kinds, self.n_train, self.n_test)
+        return Checks([*checks, *wild])
 
 
 def audit_erasure(
@@ -95,7 +108,7 @@ def audit_erasure(
         labels: What to probe for; `erased` is one of them, the others should stay readable.
         erased: Which one is erased.
         config: How.
-        probe: Settings of the probes (their kinds are logistic and mlp).
+        probe: Settings of the probes (their kinds are linear and mlp).
         groups: Rows that are never split between training and test.
 
     Raises:
@@ -107,7 +120,7 @@ def audit_erasure(
     wanted = encode_all(labels, len(rows))
     names = [target.name for target in wanted]
     check_choice("erased", erased, names)
-    split = split_rows(len(rows), probe.test_fraction, probe.seed, groups=groups)
+    split = split_targets(wanted, len(rows), probe.test_fraction, probe.seed, groups=groups)
     target = wanted[names.index(erased)][split.train]
     seen = rows[split.train]
     known = [target.classes[i] for i in target.values] if target.classes else target.values
@@ -136,6 +149,9 @@ def audit_erasure(
         covariance_bound=1e-8 * float(rows.abs().max().clamp(min=1))
         if config.method in PROMISES_ZERO
         else None,
+        kinds=tuple(target.kind for target in wanted),
+        n_train=len(split.train),
+        n_test=len(split.test),
         labels={"probe": list(KINDS), "target": names},
     )
 
@@ -165,7 +181,15 @@ def amnesic(
 
     Raises:
         ProvenanceError: The eraser was made for another model or site.
+        ConfigError: An eraser of rank 0, which takes nothing away.
     """
+    if not eraser.rank:
+        raise ConfigError(
+            f"the eraser of {eraser.concept!r} erases nothing",
+            got="rank 0",
+            expected="a concept that its rows tell",
+            fix="audit_erasure shows what a probe reads of it",
+        )
     eraser.for_model(model.provenance([site]), strict)
     batch = model.read(inputs)
     randoms = [random_eraser(eraser.rank, eraser.mean, seed=seed + i) for i in range(n_random)]

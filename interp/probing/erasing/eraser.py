@@ -26,11 +26,11 @@ from interp.core.store import Artefact
 from interp.models.hooks.interventions import Intervention
 from interp.models.hooks.taps import Tap
 from interp.probing.config import EraseConfig, EraseMethod, ProbeConfig
-from interp.probing.rows import Labels, Target, check_rows, encode, require_classes
+from interp.probing.rows import Labels, Target, check_rows, encode
 from interp.probing.scores import guess, majority
 from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.solvers.spectrum import Moments
-from interp.probing.splits import split_rows
+from interp.probing.splits import group_codes, split_targets
 
 
 class Eraser(Trained):
@@ -150,8 +150,9 @@ def fit_eraser(
     """
     config = config or EraseConfig()
     rows = check_rows(rows, "the rows of the eraser")
-    target = encode(name, labels, len(rows))
-    require_classes(target, "the rows")
+    # Erasing 0. and 1. is erasing two classes, but for inlp, whose classifiers must know.
+    target = encode(name, labels, len(rows), numbers=config.method != "inlp")
+    group_codes(groups, len(rows))
     if config.method == "inlp":
         return _inlp(rows, target, config, groups, provenance)
     columns = concept_columns(target)
@@ -237,11 +238,17 @@ def _inlp(
     spaces so far; the loop ends when the held-out accuracy is no better than the majority.
 
     Raises:
-        ConfigError: A real target, which has no classifier.
+        ConfigError: A real target, which has no classifier, or classes that a side of the split
+            does not have.
     """
     if target.kind == "real":
-        raise ConfigError("inlp erases classes", got="a real target", fix="method='leace'")
-    cut = split_rows(len(x), 0.3, config.seed, groups=groups)
+        raise ConfigError(
+            "inlp erases classes",
+            got=f"target {target.name!r}, float labels",
+            expected="labels that are text, int or bool",
+            fix="method='leace'",
+        )
+    cut = split_targets([target], len(x), 0.3, config.seed, groups=groups)
     mean = x.double().mean(0)
     centred = x.double() - mean
     basis = centred.new_zeros(x.shape[1], 0)

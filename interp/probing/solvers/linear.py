@@ -14,11 +14,14 @@ from torch.nn.functional import one_hot
 
 from interp.core.errors import ConfigError
 from interp.probing.config import ProbeConfig
-from interp.probing.rows import Target
+from interp.probing.rows import Target, require_classes
 from interp.probing.solvers.logistic import fit_logistic
 from interp.probing.solvers.ridge import ridge
 from interp.probing.solvers.spectrum import Spectrum, spectrum
-from interp.probing.splits import split_rows
+from interp.probing.splits import Split, group_codes, split_rows
+
+LOGISTIC = ("linear", "logistic")
+"""Kinds of probe that fit classes by logistic regression."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ def solve(
     *,
     groups: Sequence[Any] | Tensor | None = None,
 ) -> list[Solved]:
-    """Fit every target; a real one gets ridge whatever the kind.
+    """Fit every target; a real one gets ridge (numbers for a probe of classes are refused before).
 
     Args:
         x: Checked rows.
@@ -62,7 +65,7 @@ def solve(
         raise ConfigError("penalties of a probe", got=config.penalties, expected="numbers from 0 upward")
     chosen = None
     some = any(target.kind != "real" for target in targets)
-    if config.kind == "logistic" and len(config.penalties) > 1 and some:
+    if config.kind in LOGISTIC and len(config.penalties) > 1 and some:
         chosen = _held_out_penalties(x, targets, config, groups)
     base = spectrum(x, config.standardise)
     return solve_in(base, targets, config, chosen)
@@ -157,7 +160,7 @@ def _held_out_penalties(
 
     All targets and penalties are fitted together on one decomposition.
     """
-    cut = split_rows(len(x), 0.25, config.seed, groups=groups)
+    cut = _penalty_split(len(x), config, groups)
     base = spectrum(x[cut.train], config.standardise)
     classes = [target for target in targets if target.kind != "real"]
     many = [target[cut.train] for target in classes for _ in config.penalties]
@@ -169,6 +172,28 @@ def _held_out_penalties(
         best.append(max(rated)[1])
     of_classes = iter(best)
     return [config.penalties[0] if t.kind == "real" else next(of_classes) for t in targets]
+
+
+def _penalty_split(n: int, config: ProbeConfig, groups: Sequence[Any] | Tensor | None) -> Split:
+    return split_rows(n, 0.25, config.seed, groups=groups)
+
+
+def check_penalty_rows(
+    targets: Sequence[Target], n: int, config: ProbeConfig, groups: Sequence[Any] | Tensor | None
+) -> None:
+    """Refuse targets of n training rows whose penalty would be chosen by probes of one class.
+
+    Raises:
+        ConfigError: One class only among the rows that the penalties are tried on.
+        ShapeError: Another number of groups than rows.
+    """
+    codes = group_codes(groups, n)
+    if config.kind not in LOGISTIC or len(config.penalties) < 2:
+        return
+    cut = _penalty_split(n, config, codes)
+    for target in targets:
+        if target.kind != "real":
+            require_classes(target[cut.train], "the training rows that penalties are tried on")
 
 
 def _accuracy(scores: Tensor, target: Target) -> float:

@@ -1,8 +1,10 @@
 """Syntax from attention maps alone (Clark et al. 2019, "What Does BERT Look At?", section 5).
 
 p(head of j = i) is proportional to exp sum_k (w_k A^k[j, i] + u_k A^k[i, j]) over all maps k; the
-weights are all there is to learn, so what the probe knows the maps must have said. With words,
-every weight also depends linearly on the embeddings of the two words.
+weights are all there is to learn, so what the probe knows the maps must have said. ROOT is one more
+candidate: in its place stand a times the attention to (from) the token that starts the text and b
+times that of the token that ends it, with two numbers a and b for all maps, as in the authors' code.
+With words, every weight also depends linearly on the embeddings of the two words, ROOT's being 0.
 """
 
 from __future__ import annotations
@@ -10,36 +12,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.checks import Check, Checks
-from interp.core.errors import ConfigError, ShapeError, SiteError
+from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
 from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.core.settings import check_flags
 from interp.models.hooked import HookedModel
-from interp.models.text.batch import TokenBatch
 from interp.probing.config import AttentionProbeConfig
 from interp.probing.scores import accuracy
 from interp.probing.splits import Split, split_rows
-from interp.probing.syntax.alignment import align_spans
+from interp.probing.syntax.maps import PATTERNS, WordMaps, word_maps
 from interp.tasks.labels import Labelled
-
-PATTERNS = "blocks.*.attn.hook_pattern"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionProbeResult(Result, headline="Heads of words, from attention alone"):
     """How much of the gold trees attention maps alone tell, beside what no model is needed for.
 
-    UAS is the share of test words whose head is guessed right; the root's word is not asked.
+    UAS is the share of test words whose head is guessed right, ROOT among the candidates; without a
+    token that starts or ends the text there is no ROOT, and the root's word is not asked.
     """
 
     uas: Float[Tensor, ""]
@@ -49,7 +50,8 @@ class AttentionProbeResult(Result, headline="Heads of words, from attention alon
     high: Float[Tensor, ""]
     """Upper end of its confidence interval."""
     offset_uas: Float[Tensor, ""]
-    """UAS of the best fixed offset ("the head is the next word"), chosen on training sentences."""
+    """UAS of the best fixed offset ("the head is the next word"), chosen on training sentences; before
+    the first word it says ROOT, behind the last one the last word."""
     random_init_uas: Float[Tensor, ""] | None
     """UAS of the same probe on the maps of the same model with fresh weights."""
     weight: Float[Tensor, "layer head direction"]
@@ -62,7 +64,7 @@ class AttentionProbeResult(Result, headline="Heads of words, from attention alon
         legend="attention probe",
         null="relation_offset",
     )
-    """UAS per relation, most frequent first."""
+    """UAS per relation that training sentences have too, most frequent first."""
     relation_offset: Float[Tensor, "relation"] = called("best fixed offset")
     """UAS of the fixed offset that is best for a relation on the training sentences."""
     offset: int
@@ -71,15 +73,19 @@ class AttentionProbeResult(Result, headline="Heads of words, from attention alon
     """Training arcs."""
     n_test: int
     """Test arcs."""
+    root_uas: Float[Tensor, ""] | None = None
+    """Share of test sentences whose root is told; None where it was not asked."""
 
     @property
     def caption(self) -> str:
         """The scores over all relations."""
         said = f"over all relations {float(self.uas):.2f} [{float(self.low):.2f}, {float(self.high):.2f}]"
         said += f", best fixed offset {float(self.offset_uas):.2f}"
-        if self.random_init_uas is None:
-            return said
-        return f"{said}, with random weights {float(self.random_init_uas):.2f}"
+        if self.random_init_uas is not None:
+            said += f", with random weights {float(self.random_init_uas):.2f}"
+        if self.root_uas is None:
+            return f"{said}; ROOT is not asked"
+        return f"{said}; ROOT {float(self.root_uas):.2f}"
 
     def check(self) -> Checks:
         """Beats the offset, and the model without training."""
@@ -90,27 +96,12 @@ class AttentionProbeResult(Result, headline="Heads of words, from attention alon
         return Checks(checks)
 
 
-@dataclass(frozen=True, eq=False)
-class WordMaps:
-    """One sentence between words: its attention, its tree."""
-
-    maps: Float[Tensor, "k w w"]
-    """Attention from word to word, per map: FROM a word the mean over its tokens, TO it the sum."""
-    heads: Int[Tensor, "w"]
-    """Index of each word's head; -1 where no arc is asked for (root, skipped relations)."""
-    relations: tuple[str, ...]
-    """Relation of each word to its head."""
-    vectors: Float[Tensor, "w d"] | None = None
-    """Embedding of each word, for the probe with words."""
-    group: str = ""
-    """Document."""
-
-
 class AttentionProbe(nn.Module):
     """Scores of arcs from attention maps.
 
     Attributes:
         weight: [directions * maps].
+        root: What the tokens that start and end the text count for ROOT, [2].
         words: With words, [rank, d]; a word's few numbers.
         mix: With words, [directions * maps, 2 * rank].
     """
@@ -120,6 +111,7 @@ class AttentionProbe(nn.Module):
         self.transposed: bool = config.transposed
         n = n_maps * (2 if config.transposed else 1)
         self.weight: nn.Parameter = nn.Parameter(torch.zeros(n))
+        self.root: nn.Parameter = nn.Parameter(torch.ones(2))
         self.words: nn.Parameter | None = None
         if config.word_rank and d_word:
             draw = generator(config.seed, "attention probe")
@@ -127,16 +119,23 @@ class AttentionProbe(nn.Module):
             self.words = nn.Parameter(start)
             self.mix: nn.Parameter = nn.Parameter(torch.zeros(n, 2 * config.word_rank))
 
-    def forward(self, maps: Tensor, vectors: Tensor | None = None) -> Float[Tensor, "b w w"]:
-        """Scores [sentence, word, candidate head] of maps [sentence, map, word, word]."""
+    def forward(
+        self, maps: Tensor, vectors: Tensor | None = None, edges: Tensor | None = None
+    ) -> Float[Tensor, "b w candidate"]:
+        """Scores [sentence, word, candidate head] of maps [sentence, map, word, word]; with `edges`
+        ROOT is the last candidate."""
         if self.transposed:
             maps = torch.cat([maps, maps.transpose(-1, -2)], 1)
+        if edges is not None:
+            ways = [edges[..., 0], edges[..., 1]] if self.transposed else [edges[..., 0]]
+            maps = torch.cat([maps, torch.cat(ways, 1) @ self.root[:, None]], -1)
         scores = torch.einsum("k,bkji->bji", self.weight, maps)
         if self.words is not None and vectors is not None:
             few = vectors @ self.words.T
             rank = few.shape[-1]
             own = torch.einsum("bjr,kr->bkj", few, self.mix[:, :rank])
             its = torch.einsum("bir,kr->bki", few, self.mix[:, rank:])
+            its = nn.functional.pad(its, (0, maps.shape[-1] - its.shape[-1]))
             scores = scores + ((own[..., :, None] + its[..., None, :]) * maps).sum(1)
         return scores
 
@@ -172,66 +171,6 @@ def attention_probe(
     return replace(found, provenance=model.provenance([PATTERNS]))
 
 
-def word_maps(
-    model: HookedModel, sentences: Sequence[Labelled], config: AttentionProbeConfig
-) -> list[WordMaps]:
-    """Attention between words of the sentences that have a tree and are short enough.
-
-    A word without a token of its own has no attention; its row and column are zero.
-
-    Raises:
-        SiteError: The model offers no attention patterns.
-        ConfigError: No such sentence.
-    """
-    if "blocks.0.attn.hook_pattern" not in model.sites:
-        raise SiteError("this model offers no attention patterns", got=model.cfg.model_name)
-    kept = [s for s in sentences if s.heads is not None and 1 < len(s) <= config.max_words]
-    if not kept:
-        raise ConfigError(
-            "no sentence to probe",
-            got=f"{len(sentences)} sentences",
-            expected=f"sentences with heads, of 2 to {config.max_words} words",
-        )
-    batch, places = align_spans(model, [s.text for s in kept], [s.spans for s in kept], missing="drop")
-    sites = [PATTERNS, "hook_embed"] if config.word_rank else [PATTERNS]
-    names = model.sites.resolve(sites)
-    order = batch.lengths.argsort(stable=True).tolist()
-    found: dict[int, WordMaps] = {}
-    for start in range(0, len(order), 16):
-        part = order[start : start + 16]
-        width = int(batch.lengths[part].max())
-        rows = batch[part]
-        inputs = TokenBatch(rows.ids[:, :width], rows.mask[:, :width])
-        acts = model.capture(inputs.to(model.device), names, to="cpu", dtype=torch.float32)
-        layers = [acts[name] for name in names if name.endswith("hook_pattern")]
-        patterns = torch.cat(layers, 1)
-        for i, at in enumerate(part):
-            member = _membership(places[at], width)
-            mean = member / member.sum(1, keepdim=True).clamp(min=1)
-            vectors = mean @ acts["hook_embed"][i] if config.word_rank else None
-            maps = mean @ patterns[i] @ member.T
-            found[at] = _tree(kept[at], maps, vectors, config)
-    return [found[at] for at in range(len(kept))]
-
-
-def _membership(places: Sequence[tuple[int, int] | None], width: int) -> Tensor:
-    """1 where a token belongs to a word, [w, tokens]."""
-    member = torch.zeros(len(places), width)
-    for word, place in enumerate(places):
-        if place is not None:
-            member[word, place[0] : place[1] + 1] = 1
-    return member
-
-
-def _tree(sentence: Labelled, maps: Tensor, vectors: Tensor | None, config: AttentionProbeConfig) -> WordMaps:
-    relations = tuple(str(r) for r in sentence.labels.get("deprel", ["arc"] * len(sentence)))
-    heads = torch.tensor(sentence.heads)
-    for word, relation in enumerate(relations):
-        if relation.partition(":")[0] in config.skip:
-            heads[word] = -1
-    return WordMaps(maps, heads, relations, vectors, sentence.group)
-
-
 def fit_attention_probe(
     sentences: Sequence[WordMaps],
     config: AttentionProbeConfig | None = None,
@@ -260,9 +199,7 @@ def fit_attention_probe(
     if shape[0] * shape[1] != n_maps:
         raise ShapeError("layers and heads of the maps", got=shape, expected=f"{n_maps} in all")
     for sentence in (*sentences, *(random_init or ())):
-        check_finite(sentence.maps, "an attention map")
-        if len(sentence.maps) != n_maps:
-            raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
+        _check_maps(sentence, n_maps, sentences[0].edges is not None)
     groups = [s.group or str(i) for i, s in enumerate(sentences)]
     split = split_rows(len(sentences), config.test_fraction, config.seed, groups=groups)
     for side, name in ((split.train, "training"), (split.test, "test")):
@@ -270,7 +207,7 @@ def fit_attention_probe(
             raise ConfigError(
                 f"no arc in the {name} sentences",
                 got=f"{len(side)} sentences",
-                expected="heads that are not the root's and not skipped",
+                expected="heads that are not skipped",
                 fix="more sentences",
             )
     probe = _train(sentences, split, config)
@@ -282,8 +219,9 @@ def fit_attention_probe(
     if random_init is not None:
         null, _ = _test(_train(random_init, split, config), random_init, split)
         fresh = null.double().mean()
-    names = [r for r, _ in Counter(r for _, _, r in arcs).most_common(12)]
+    names = [r for r, _ in Counter(r for _, _, r in arcs if r in per_relation).most_common(12)]
     relation = torch.tensor([names.index(r) if r in names else -1 for _, _, r in arcs])
+    roots = torch.tensor([int(sentences[i].heads[w]) == len(sentences[i].heads) for i, w, _ in arcs])
     weight = probe.weight.detach().view(-1, *shape).permute(1, 2, 0)
     return AttentionProbeResult(
         uas=torch.tensor(score.value).double(),
@@ -292,11 +230,12 @@ def fit_attention_probe(
         offset_uas=torch.tensor(offset_uas).double(),
         random_init_uas=fresh,
         weight=weight,
-        relation_uas=torch.stack([right[relation == i].double().mean() for i in range(len(names))]),
-        relation_offset=torch.tensor([per_relation.get(r, 0.0) for r in names]).double(),
+        relation_uas=torch.tensor([float(right[relation == i].double().mean()) for i in range(len(names))]),
+        relation_offset=torch.tensor([per_relation[r] for r in names]).double(),
         offset=best,
         n_train=sum(int((sentences[i].heads >= 0).sum()) for i in split.train.tolist()),
         n_test=len(arcs),
+        root_uas=right[roots].double().mean() if bool(roots.any()) else None,
         labels={
             "layer": [f"L{i}" for i in range(shape[0])],
             "head": [f"H{i}" for i in range(shape[1])],
@@ -306,23 +245,33 @@ def fit_attention_probe(
     )
 
 
+def _check_maps(sentence: WordMaps, n_maps: int, rooted: bool) -> None:
+    check_finite(sentence.maps, "an attention map")
+    if len(sentence.maps) != n_maps:
+        raise ShapeError("maps of a sentence", got=len(sentence.maps), expected=n_maps)
+    if (sentence.edges is not None) != rooted:
+        raise ShapeError("edges of a sentence", got="some have them", expected="all, or none")
+    most = len(sentence.heads) - (sentence.edges is None)
+    if int(sentence.heads.max()) > most:
+        raise ConfigError("a head that is no word", got=int(sentence.heads.max()), expected=f"up to {most}")
+
+
 def _train(sentences: Sequence[WordMaps], split: Split, config: AttentionProbeConfig) -> AttentionProbe:
     train = [sentences[i] for i in split.train.tolist()]
     vectors = train[0].vectors
     probe = AttentionProbe(len(train[0].maps), config, 0 if vectors is None else vectors.shape[1])
 
-    def batches(t: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def batches(t: int) -> _Batch:
         pick = generator(config.seed, "attention probe batch", t)
         rows = torch.randint(len(train), (config.sentences_per_step,), generator=pick)
         return _padded([train[i] for i in rows.tolist()])
 
-    def step(module: nn.Module, batch: tuple[Tensor, Tensor, Tensor | None], t: int) -> Tensor:
-        maps, heads, words = batch
-        scores = _without_self(module(maps, words), heads)
-        asked = heads >= 0
+    def step(module: nn.Module, batch: _Batch, t: int) -> Tensor:
+        scores = _without_self(module(batch.maps, batch.words, batch.edges), batch.heads)
+        asked = batch.heads >= 0
         if not bool(asked.any()):  # sentences without an arc teach nothing
             return 0 * scores.sum()
-        return nn.functional.cross_entropy(scores[asked], heads[asked])
+        return nn.functional.cross_entropy(scores[asked], batch.heads[asked])
 
     schedule = FitConfig(
         steps=config.steps,
@@ -337,24 +286,41 @@ def _train(sentences: Sequence[WordMaps], split: Split, config: AttentionProbeCo
     return probe
 
 
-def _padded(part: Sequence[WordMaps]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Maps [b, k, w, w], heads [b, w] (-1: not asked, -2: no word) and word vectors [b, w, d]."""
-    width = max(len(s.heads) for s in part)
-    maps = torch.zeros(len(part), len(part[0].maps), width, width)
+class _Batch(NamedTuple):
+    """Sentences side by side."""
+
+    maps: Tensor
+    """[b k w w]"""
+    heads: Tensor
+    """[b w]; -1: not asked, -2: no word, w: ROOT"""
+    words: Tensor | None
+    """Word vectors, [b w d]."""
+    edges: Tensor | None
+    """[b k w edge way]"""
+
+
+def _padded(part: Sequence[WordMaps]) -> _Batch:
+    width, k = max(len(s.heads) for s in part), len(part[0].maps)
+    maps = torch.zeros(len(part), k, width, width)
     heads = torch.full((len(part), width), -2)
     first = part[0].vectors
     words = None if first is None else torch.zeros(len(part), width, first.shape[1])
+    edges = None if part[0].edges is None else torch.zeros(len(part), k, width, 2, 2)
     for i, sentence in enumerate(part):
         n = len(sentence.heads)
-        maps[i, :, :n, :n], heads[i, :n] = sentence.maps, sentence.heads
+        maps[i, :, :n, :n] = sentence.maps
+        heads[i, :n] = sentence.heads.masked_fill(sentence.heads == n, width)
         if words is not None and sentence.vectors is not None:
             words[i, :n] = sentence.vectors
-    return maps, heads, words
+        if edges is not None and sentence.edges is not None:
+            edges[i, :, :n] = sentence.edges
+    return _Batch(maps, heads, words, edges)
 
 
 def _without_self(scores: Tensor, heads: Tensor) -> Tensor:
     """No word is its own head, and no padding is a head."""
-    blocked = torch.eye(scores.shape[-1], dtype=torch.bool) | (heads == -2)[:, None, :]
+    blocked = torch.eye(heads.shape[1], dtype=torch.bool) | (heads == -2)[:, None, :]
+    blocked = nn.functional.pad(blocked, (0, scores.shape[-1] - heads.shape[1]))  # ROOT never is
     return scores.masked_fill(blocked, -1e9)
 
 
@@ -364,13 +330,28 @@ def _test(
     """Per test arc: guessed right or not, and (sentence, word, relation)."""
     right, arcs = [], []
     for i in split.test.tolist():
-        maps, heads, words = _padded([sentences[i]])
+        one = _padded([sentences[i]])
         with torch.no_grad():
-            guess = _without_self(probe(maps, words), heads)[0].argmax(-1)
-        for word in (heads[0] >= 0).nonzero().flatten().tolist():
-            right.append(bool(guess[word] == heads[0, word]))
+            guess = _without_self(probe(one.maps, one.words, one.edges), one.heads)[0].argmax(-1)
+        for word in (one.heads[0] >= 0).nonzero().flatten().tolist():
+            right.append(bool(guess[word] == one.heads[0, word]))
             arcs.append((i, word, sentences[i].relations[word]))
     return torch.tensor(right, dtype=torch.bool), arcs
+
+
+class _Arc(NamedTuple):
+    """One word and its head, for the baseline of fixed offsets."""
+
+    relation: str
+    word: int
+    head: int
+    n: int
+    """Words of the sentence; as a head, ROOT."""
+
+    def at(self, offset: int) -> bool:
+        """Whether the head is where the offset says; before the first word it says ROOT."""
+        place = self.word + offset
+        return self.head == (self.n if place < 0 else min(place, self.n - 1))
 
 
 def _offsets(
@@ -380,20 +361,24 @@ def _offsets(
     reach = config.max_offset
     every = [o for o in range(-reach, reach + 1) if o]
 
-    def arcs(rows: Tensor) -> list[tuple[str, int]]:
+    def arcs(rows: Tensor) -> list[_Arc]:
         return [
-            (sentences[i].relations[w], int(h) - w)
-            for i in rows.tolist()
-            for w, h in enumerate(sentences[i].heads.tolist())
-            if h >= 0
+            _Arc(sentence.relations[word], word, head, len(sentence.heads))
+            for sentence in (sentences[i] for i in rows.tolist())
+            for word, head in enumerate(sentence.heads.tolist())
+            if head >= 0
         ]
 
+    def told(among: Sequence[_Arc], offset: int) -> float:
+        return sum(arc.at(offset) for arc in among) / max(len(among), 1)
+
+    def best_of(among: Sequence[_Arc]) -> int:
+        return max(every, key=lambda offset: told(among, offset))
+
     train, test = arcs(split.train), arcs(split.test)
-    best = max(every, key=Counter(o for _, o in train).__getitem__)
-    uas = sum(o == best for _, o in test) / max(len(test), 1)
+    best = best_of(train)
     per_relation = {}
-    for name in {r for r, _ in test}:
-        own = max(every, key=Counter(o for r, o in train if r == name).__getitem__)
-        hits = [o == own for r, o in test if r == name]
-        per_relation[name] = sum(hits) / len(hits)
-    return best, uas, per_relation
+    for name in {arc.relation for arc in test} & {arc.relation for arc in train}:
+        own = best_of([arc for arc in train if arc.relation == name])
+        per_relation[name] = told([arc for arc in test if arc.relation == name], own)
+    return best, told(test, best), per_relation

@@ -6,8 +6,9 @@ Hewitt and Manning 2019, "A Structural Probe for Finding Syntax in Word Represen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.config import StructuralConfig
 from interp.probing.rows import check_rows
-from interp.probing.splits import split_rows
+from interp.probing.splits import group_codes, split_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,9 +33,11 @@ class StructuralResult(Result, headline="Trees in the states, by a map of rank {
     spearman: Float[Tensor, ""] = measured(
         "Spearman with tree distance", "", "the map holds more of the tree", null="linear_spearman"
     )
-    """Rank correlation with tree distance, mean over words, then test sentences."""
+    """DSpr: rank correlation with tree distance, mean over the words of all test sentences of one
+    length, then over lengths 5 to 50."""
     uuas: Float[Tensor, ""] = measured("UUAS", "", "the map holds more of the tree", null="linear_uuas")
-    """Share of gold arcs, undirected, in the minimum spanning tree."""
+    """Share of gold arcs between words that are no punctuation, undirected, in the minimum spanning
+    tree of those words."""
     linear_spearman: Float[Tensor, ""] = called("word order")
     """Rank correlation of the distance in words, which needs no model."""
     linear_uuas: Float[Tensor, ""] = called("word order")
@@ -47,11 +50,28 @@ class StructuralResult(Result, headline="Trees in the states, by a map of rank {
     """Training sentences."""
     n_test: int
     """Test sentences."""
+    n_skipped: int | None = None
+    """Words of test sentences left out of UUAS as punctuation; None where nobody said which are."""
+    lengths: tuple[int, ...] | None = None
+    """Lengths of the test sentences that `spearman` averages over; None in results that were saved
+    when it averaged over sentences."""
+
+    @property
+    def caption(self) -> str:
+        """What the figures count."""
+        said = "punctuation counts as words" if self.n_skipped is None else "UUAS without punctuation"
+        if self.lengths:
+            said += f"; DSpr over lengths {self.lengths[0]} to {self.lengths[-1]}"
+        return said
 
     def check(self) -> Checks:
         """Better than word order."""
         gain = self.uuas - self.linear_uuas
         return Checks([Check.at_least("UUAS above word order", gain, 0.0)])
+
+
+LENGTHS = range(5, 51)
+"""Lengths of the sentences that DSpr averages over (Hewitt and Manning 2019, section 4.2)."""
 
 
 def tree_distances(heads: Sequence[int]) -> Float[Tensor, "w w"]:
@@ -93,34 +113,51 @@ def structural_probe(
     heads: Sequence[Sequence[int]],
     config: StructuralConfig | None = None,
     *,
-    groups: Sequence[object] | None = None,
+    punctuation: Sequence[Sequence[bool]] | None = None,
+    groups: Sequence[Any] | Tensor | None = None,
 ) -> StructuralResult:
     """Train the probe on some sentences, score it on the others, beside linear word order.
+
+    Both scores are the paper's: UUAS leaves punctuation out of the guessed tree and of the gold one,
+    DSpr is averaged within each sentence length and then over lengths 5 to 50.
 
     Args:
         rows: Word vectors of each sentence, [words, d].
         heads: Head of each word, -1 for the root; one tree per sentence.
         config: Rank and training.
+        punctuation: Which words are punctuation, per sentence; without it all words count, and the
+            result says so. Of UD: `[tag == "PUNCT" for tag in sentence.labels["upos"]]`.
         groups: One entry per sentence; documents stay on one side.
 
     Raises:
-        ShapeError: Words and heads of different numbers.
-        ConfigError: Heads that are no tree, or fewer than two sentences of three words.
+        ShapeError: Words, heads, punctuation or groups of different numbers.
+        ConfigError: Heads that are no tree, fewer than two sentences of three words, or no test
+            sentence of 5 to 50 words or with an arc between words.
     """
     config = config or StructuralConfig()
+    counted = _counted(heads, punctuation)
     if len(rows) != len(heads):
         raise ShapeError("one tree per sentence", got=len(heads), expected=len(rows))
     for x, tree in zip(rows, heads, strict=True):
         if len(x) != len(tree):
             raise ShapeError("one head per word", got=len(tree), expected=len(x))
+    codes = group_codes(groups, len(heads))
     kept = [i for i, tree in enumerate(heads) if 3 <= len(tree) <= config.max_words]
     if len(kept) < 2:
         raise ConfigError("too few sentences", got=len(kept), expected="two of 3 words or more")
     words = [check_rows(rows[i], "word vectors").float() for i in kept]
     gold = [tree_distances(heads[i]) for i in kept]
-    cut = split_rows(
-        len(kept), config.test_fraction, config.seed, groups=groups and [groups[i] for i in kept]
-    )
+    counted = [counted[i] for i in kept]
+    cut = split_rows(len(kept), config.test_fraction, config.seed, groups=codes[kept])
+    lengths = sorted({len(gold[i]) for i in cut.test.tolist()} & set(LENGTHS))
+    arcs = sum(len(_gold_arcs(gold[i], counted[i])) for i in cut.test.tolist())
+    if not lengths or not arcs:
+        raise ConfigError(
+            f"no test sentence of {LENGTHS[0]} to {LENGTHS[-1]} words" if arcs else "no arc to test",
+            got=f"{len(cut.test)} test sentences of {min(map(len, gold))} to {max(map(len, gold))} words",
+            expected=f"sentences of {LENGTHS[0]} to {LENGTHS[-1]} words that are not all punctuation",
+            fix="more sentences, or another seed",
+        )
     centre = torch.cat([words[i] for i in cut.train.tolist()]).mean(0)
     size = torch.cat([words[i] for i in cut.train.tolist()]).sub(centre).square().mean().sqrt()
     words = [(x - centre) / size.clamp(min=1e-30) for x in words]
@@ -131,15 +168,30 @@ def structural_probe(
         i: (torch.arange(len(gold[i]))[:, None] - torch.arange(len(gold[i]))).abs().float() for i in guessed
     }
     return StructuralResult(
-        spearman=_mean_spearman(guessed, gold),
-        uuas=_uuas(guessed, gold),
-        linear_spearman=_mean_spearman(linear, gold),
-        linear_uuas=_uuas(linear, gold),
+        spearman=mean_spearman(guessed, gold),
+        uuas=uuas(guessed, gold, counted),
+        linear_spearman=mean_spearman(linear, gold),
+        linear_uuas=uuas(linear, gold, counted),
         matrix=probe.matrix.detach(),
         rank=config.rank,
         n_train=len(cut.train),
         n_test=len(cut.test),
+        n_skipped=None if punctuation is None else sum(int((~counted[i]).sum()) for i in cut.test.tolist()),
+        lengths=tuple(lengths),
     )
+
+
+def _counted(heads: Sequence[Sequence[int]], punctuation: Sequence[Sequence[bool]] | None) -> list[Tensor]:
+    """Which words UUAS counts, per sentence."""
+    if punctuation is None:
+        return [torch.ones(len(tree), dtype=torch.bool) for tree in heads]
+    sizes, found = [len(tree) for tree in heads], [len(marks) for marks in punctuation]
+    if sizes != found:
+        off = next((i for i, (a, b) in enumerate(zip(sizes, found, strict=False)) if a != b), None)
+        told = f"{len(found)} sentences" if off is None else f"{found[off]} marks in sentence {off}"
+        wanted = f"{len(sizes)} sentences" if off is None else f"{sizes[off]} words"
+        raise ShapeError("one mark of punctuation per word", got=told, expected=wanted)
+    return [~torch.as_tensor(list(marks), dtype=torch.bool) for marks in punctuation]
 
 
 def _train(
@@ -174,26 +226,39 @@ def _ranks(values: Tensor) -> Tensor:
     return (top - (counts - 1) / 2)[place]
 
 
-def _mean_spearman(guessed: dict[int, Tensor], gold: list[Tensor]) -> Tensor:
-    """Rank correlation of the distances from each word, averaged over words, then sentences."""
-    per_sentence = []
+def mean_spearman(guessed: Mapping[int, Tensor], gold: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """DSpr: rank correlations of the distances from each word, averaged within each sentence length,
+    then over the lengths from 5 to 50."""
+    by_length: dict[int, list[Tensor]] = {}
     for i, distance in guessed.items():
-        rows = [
-            torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1]
-            for a, b in zip(distance, gold[i], strict=True)
-        ]
-        per_sentence.append(torch.stack(rows).nan_to_num(0.0).mean())
-    return torch.stack(per_sentence).mean()
+        if len(distance) in LENGTHS:
+            by_length.setdefault(len(distance), []).extend(
+                torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1]
+                for a, b in zip(distance, gold[i], strict=True)
+            )
+    return torch.stack([torch.stack(rows).nan_to_num(0.0).mean() for rows in by_length.values()]).mean()
 
 
-def _uuas(guessed: dict[int, Tensor], gold: list[Tensor]) -> Tensor:
-    """Share of gold arcs (undirected) in the minimum spanning tree of the guessed distances."""
+def _gold_arcs(gold: Tensor, counted: Tensor) -> list[list[int]]:
+    """Arcs of a gold tree between words that count, as pairs (lower, higher)."""
+    both = counted[:, None] & counted[None]
+    return ((gold == 1) & both).triu(1).nonzero().tolist()
+
+
+def uuas(
+    guessed: Mapping[int, Tensor], gold: Sequence[Tensor], counted: Sequence[Tensor]
+) -> Float[Tensor, ""]:
+    """Share of gold arcs (undirected) in the minimum spanning tree of the words that count."""
     from scipy.sparse.csgraph import minimum_spanning_tree
 
     hits, arcs = 0, 0
     for i, distance in guessed.items():
-        # scipy reads 0 as "no edge"; shifting all distances changes no spanning tree.
-        tree = minimum_spanning_tree((distance.double() + 1).triu(1).numpy()).toarray() > 0
-        own = gold[i].triu(1).numpy() == 1
-        hits, arcs = hits + int((tree & own).sum()), arcs + int(own.sum())
+        at = counted[i].nonzero().flatten()
+        own = {(a, b) for a, b in _gold_arcs(gold[i], counted[i])}
+        if len(at) > 1:
+            # scipy reads 0 as "no edge"; shifting all distances changes no spanning tree.
+            among = (distance[at][:, at].double() + 1).triu(1)
+            pairs = zip(*minimum_spanning_tree(among.numpy()).nonzero(), strict=True)
+            hits += sum((int(at[a]), int(at[b])) in own for a, b in pairs)
+        arcs += len(own)
     return torch.tensor(hits / arcs, dtype=torch.float64)
