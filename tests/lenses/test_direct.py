@@ -189,7 +189,8 @@ def test_neurons_and_bias_sum_to_their_mlp(gpt2: interp.HookedModel) -> None:
 
 
 def test_equal_to_transformer_lens() -> None:
-    tl = pytest.importorskip("transformer_lens")
+    import transformer_lens as tl
+
     sizes = {"n_layers": 3, "d_model": 24, "n_ctx": 13, "d_head": 4, "n_heads": 5, "d_mlp": 17}
     cfg = {**sizes, "d_vocab": 61, "act_fn": "gelu", "normalization_type": "LNPre"}
     theirs = tl.HookedTransformer(tl.HookedTransformerConfig(**cfg, seed=0))
