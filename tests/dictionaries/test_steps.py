@@ -31,6 +31,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "sae-free": FREE,
     "transcoder": {"d_out": D_OUT, **FREE},
     "skip": {"d_out": D_OUT, "skip": True, **FREE},
+    # the target is in units of its own: only the encoder sees normalised rows
+    "transcoder-norm": {"d_out": D_OUT, "normalize_activations": "layer_norm", **FREE},
     "groups": {"groups": (7, 23, D_SAE)},
     "layer_norm": {"normalize_activations": "layer_norm"},
     "constant_norm": {"normalize_activations": "constant_norm_rescale"},
@@ -91,7 +93,8 @@ def agree(d: Dictionary, given: TrainLoss, x: Tensor, y: Tensor, lp: float = 1.0
         for activation in ACTIVATIONS
         for shape in SHAPES
         # matching pursuit is no transcoder and has no groups
-        if activation != "matching_pursuit" or shape not in ("transcoder", "skip", "groups")
+        if activation != "matching_pursuit"
+        or shape not in ("transcoder", "skip", "transcoder-norm", "groups")
     ],
 )
 def test_gradients_are_autograds(
