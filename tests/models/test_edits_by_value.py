@@ -32,8 +32,11 @@ def test_a_head_of_a_grouped_model_is_its_key_value_head(name: str) -> None:
         np.testing.assert_array_equal(acts.numpy(force=True), expected)
         logits.append(edited)
     assert all(not torch.allclose(a, b) for i, a in enumerate(logits) for b in logits[:i])
+    ran: list[str] = []
+    first = ("blocks.0.hook_resid_pre", lambda value, hook: ran.append(hook.name))
     with pytest.raises(interp.InterpError, match="head="):
-        model.run_with_hooks(IDS, [interp.zero(site, head=kv_heads)])
+        model.run_with_hooks(IDS, [first, interp.zero(site, head=kv_heads)])
+    assert not ran, "refused before anything runs"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
