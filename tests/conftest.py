@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import secrets
 import shutil
 import sys
 from collections import Counter
@@ -23,6 +24,7 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 import tests.support.checker  # noqa: E402, F401 - jaxtyping's hook finds it by this name
+from tests.support import quarantines  # noqa: E402
 
 # A worker of pytest-xdist is a child of the first process and has the guard already: two of them
 # would not share what a marker opens.
@@ -34,9 +36,32 @@ ROOT = Path(__file__).parents[1]
 FULL = os.environ.get("INTERP_FULL") == "1"
 
 _CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+# What is not said here comes from hypothesis's own profile, which repeats its cases where CI is set.
 settings.register_profile("push", max_examples=50, derandomize=True, database=None, **_CALM)
-settings.register_profile("full", max_examples=1_000, database=None, **_CALM)
+settings.register_profile(
+    "full", max_examples=1_000, derandomize=False, database=None, print_blob=True, **_CALM
+)
 settings.load_profile("full" if FULL else "push")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """No skip goes unlisted; the full suite draws new cases each time (workers inherit the seed)."""
+    config.pluginmanager.register(quarantines)
+    if FULL and config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The seed of this run's cases, before anything runs."""
+    return _seed_line(config)
+
+
+def _seed_line(config: pytest.Config) -> str:
+    seed = config.getoption("hypothesis_seed", None)
+    if not FULL:
+        return "hypothesis: the same cases each time (push)"
+    return f"hypothesis: fresh cases; these again with INTERP_FULL=1 pytest --hypothesis-seed={seed}"
 
 
 def chromium() -> str | None:
@@ -56,10 +81,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Seconds per room, summed over processes: where the next cheaper test is to be looked for.
+    """The seed once more, below what failed; and seconds per room, summed over processes: where the
+    next cheaper test is to be looked for.
 
     A room gets 45 s of the push suite, its notebooks 20 s (docs/folders.md lists the rooms).
     """
+    if FULL:
+        terminalreporter.write_line(_seed_line(terminalreporter.config))
     seconds: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -27,19 +27,22 @@ def write_json(path: Path) -> Path:
 
 
 def parquet(path: Path) -> Path:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     pandas.DataFrame({"id": [0, 1, 2], "story": TEXTS}).to_parquet(path)
     return path
 
 
 def saved(path: Path) -> Path:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.Dataset.from_dict({"id": [0, 1, 2], "story": TEXTS}).save_to_disk(str(path))
     return path
 
 
 def saved_splits(path: Path) -> Path:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     train = datasets.Dataset.from_dict({"story": TEXTS})
     test = datasets.Dataset.from_dict({"story": ["held out"]})
     datasets.DatasetDict(train=train, test=test).save_to_disk(str(path))
@@ -65,7 +68,8 @@ def test_every_source_gives_the_same_documents(name: str, tmp_path: Path) -> Non
 
 
 def test_lists_and_tables_in_memory() -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     assert read_texts(TEXTS) == TEXTS
     assert read_texts(tuple(TEXTS)) == TEXTS
     assert read_texts(datasets.Dataset.from_dict({"text": TEXTS})) == TEXTS

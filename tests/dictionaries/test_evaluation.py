@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -130,6 +131,24 @@ def test_the_mean_recovers_nothing_and_zero_is_the_other_ablation() -> None:
     assert evaluate(mean, model, tokens).recovered("zero") == pytest.approx(0, abs=1e-6)
 
 
+def test_kl_weighs_by_what_the_intact_model_predicts() -> None:
+    """A reconstruction that throws the stream about: the two directions of KL are far apart."""
+    torch.manual_seed(0)
+    module, tokens = MAKERS["gpt2"](transformers).eval(), tokens_of()
+    loud = identity()
+    with torch.no_grad():
+        module.transformer.ln_f.weight.mul_(15.0)  # predictions that are worth something
+        loud.W_dec.mul_(-3.0)
+    model = wrap(module)
+    report = evaluate(loud, model, tokens)
+    with torch.no_grad():
+        p = model(tokens)[:, :-1].softmax(-1).double().numpy()
+        q = model.with_coder(loud, error_term=False)(tokens)[:, :-1].softmax(-1).double().numpy()
+    forward, backward = (p * np.log(p / q)).sum(-1).mean(), (q * np.log(q / p)).sum(-1).mean()
+    assert abs(forward - backward) > 0.05 * forward
+    assert report.loss("spliced", "kl") == pytest.approx(forward, rel=1e-5)
+
+
 def test_losses_are_those_of_the_splice() -> None:
     model, tokens = model_of(), tokens_of()
     dictionary = dictionary_of()
@@ -229,6 +248,13 @@ def test_bf16_models_are_measured_in_fp32() -> None:
 def test_an_encoder_has_no_next_token() -> None:
     report = evaluate(dictionary_of(), model_of("bert"), tokens_of())
     assert report.ce is None and report.kl is None and report.n_tokens == 77
+
+
+def test_a_report_of_bare_rows_says_whose_dictionary_it_is() -> None:
+    dictionary = dictionary_of()
+    dictionary.provenance = model_of().provenance([SITE], d_in=D)
+    report = evaluate(dictionary, None, torch.randn(101, D))
+    assert report.provenance == dictionary.provenance is not None
 
 
 def test_results_come_back_from_disk(tmp_path: Any) -> None:

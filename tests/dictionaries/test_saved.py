@@ -68,7 +68,8 @@ def test_they_belong_to_this_model() -> None:
 
 @pytest.mark.parametrize("name", ["layer1_resid_post", "layer2_z", "layer3_transcoder"])
 def test_sae_lens_reads_them(name: str) -> None:
-    sae_lens = pytest.importorskip("sae_lens")
+    import sae_lens
+
     ours = Dictionary.load(FOLDER / name)
     theirs = sae_lens.SAE.load_from_disk(str(FOLDER / name), device="cpu")
     heads = 4 if ours.config.reshape == "hook_z" else 1

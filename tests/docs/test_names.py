@@ -84,7 +84,7 @@ def theirs(model: interp.HookedModel) -> Iterator[dict[str, Any]]:
     """A HookedTransformer with the bundled model's weights."""
     import json
 
-    tl = pytest.importorskip("transformer_lens")
+    import transformer_lens as tl
     from transformer_lens import utilities as utils
 
     folder = bundled_models()["tiny-grammar"]
@@ -136,7 +136,8 @@ def saved(model: interp.HookedModel, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize("row", rows("SAELens"), ids=lambda row: row[0][:60])
 def test_sae_lens(row: tuple[str, str, str], names: dict[str, Any], saved: Path, full_count: bool) -> None:
-    sae_lens = pytest.importorskip("sae_lens")
+    import sae_lens
+
     from interp import dictionaries
 
     if "Runner" in row[0] and not full_count:
@@ -154,7 +155,8 @@ def test_sae_lens(row: tuple[str, str, str], names: dict[str, Any], saved: Path,
 
 @pytest.mark.parametrize("row", rows("captum"), ids=lambda row: row[0])
 def test_captum(row: tuple[str, str, str], names: dict[str, Any]) -> None:
-    captum = pytest.importorskip("captum.attr")
+    from captum import attr as captum
+
     assert hasattr(captum, row[0])
     found = result(row[1], names)
     assert found.scores.isfinite().all()

@@ -86,7 +86,6 @@ def test_every_label_reads_back_as_the_token(batches: list[list[str]]) -> None:
 
 
 def test_the_lens_is_inert(batches: list[list[str]]) -> None:
-    pytest.importorskip("interp.lenses.result", reason="needs the lens room's result type")
     for strings in batches:
         spec = json.loads(lens_result(tuple(strings), 2).plot().to_json())
         for text in strings_in(spec):

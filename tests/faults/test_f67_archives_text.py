@@ -294,7 +294,8 @@ def parquet_endless(path: Path) -> Path:
 
 def saved_outside(path: Path) -> Path:
     """A saved dataset whose own file names one outside of it."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     folder = path / "data"
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(folder))
     state = json.loads((folder / "state.json").read_text())
@@ -321,7 +322,8 @@ def deep_line(path: Path) -> Path:
 
 def saved(path: Path) -> Path:
     """The Arrow file of an honest folder of four texts."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     texts = ["aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"]
     datasets.Dataset.from_dict({"text": texts}).save_to_disk(str(path / "data"))
     return next((path / "data").glob("*.arrow"))

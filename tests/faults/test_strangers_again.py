@@ -265,7 +265,7 @@ class Zeros:
     ],
 )
 def test_adapter_folders_pass_the_gate(spoil: Callable[[Path], Any], tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="no peft: install [dev]")
     from transformers import AutoModelForCausalLM
 
     base = model_folder(tmp_path / "base")
@@ -412,7 +412,7 @@ def test_a_table_has_a_bound_on_its_lines(tmp_path: Path) -> None:
 
 
 def test_pipes_and_columns_of_numbers_are_no_texts(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
     from pyarrow import parquet
 
     os.mkfifo(tmp_path / "x.parquet")

@@ -365,7 +365,7 @@ def test_a_tar_with_two_members_of_one_name(tmp_path: Path) -> None:
 
 
 def test_columns_of_parquet_that_are_no_texts(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
     from pyarrow import parquet
 
     two = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])

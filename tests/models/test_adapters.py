@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from interp import InterpError, load_model, wrap
@@ -17,8 +18,7 @@ from interp.models.adapters.linear import linear_weight
 from interp.models.folding.fold import fold
 from tests.models import zoo
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft", reason="no peft: install [dev]")
 
 WEIGHTS = (
     "W_E",

@@ -260,7 +260,8 @@ def test_the_return_type_may_be_second_as_in_transformer_lens() -> None:
 
 
 def test_a_guest_starts_at_a_site_and_takes_its_own_cache() -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     torch.manual_seed(0)
     config = lens.HookedTransformerConfig(
         n_layers=2, d_model=24, n_ctx=31, d_head=4, n_heads=6, d_vocab=101, act_fn="gelu", device="cpu"
@@ -282,7 +283,8 @@ def test_what_is_no_coder_is_refused_with_the_way_in() -> None:
     for bad in (3, "x", None, nn.Linear(3, 3), type("C", (), {"site_in": "a", "site_out": "a"})):
         with pytest.raises(ModelError, match="no coder"):
             Splice.of(bad, sites, True)
-    theirs = pytest.importorskip("sae_lens")
+    import sae_lens as theirs
+
     sae = theirs.StandardSAE(theirs.StandardSAEConfig(d_in=128, d_sae=16, device="cpu"))
     with pytest.raises(InterpError) as caught:
         Splice.of(sae, sites, True)

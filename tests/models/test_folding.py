@@ -53,7 +53,8 @@ def same_bits(module: nn.Module, before: dict[str, Tensor]) -> bool:
 
 def tiny(kind: str, config: str, dtype: torch.dtype = torch.float64, **fields: Any) -> nn.Module:
     """A random Hugging Face model of any class, every parameter drawn."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(3)
     model = getattr(transformers, kind)(getattr(transformers, config)(**fields))
     with torch.no_grad():
@@ -399,7 +400,8 @@ def test_weights_that_cannot_be_read_are_refused() -> None:
 
 
 def test_models_nothing_is_known_about_are_refused() -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     guest = lens.HookedTransformer(
         lens.HookedTransformerConfig(
             n_layers=1, d_model=6, d_head=3, n_ctx=7, d_vocab=11, act_fn="relu", device="cpu"
@@ -454,7 +456,8 @@ def ids() -> Tensor:
 @pytest.mark.parametrize("flags", [{}, {"fold_ln": False}, {"fold_value_biases": False}, OFF], ids=str)
 @pytest.mark.parametrize("variant", SMALL)
 def test_weights_equal_those_transformer_lens_processes(variant: str, flags: dict[str, Any]) -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     if variant == "solu-ln" and flags.get("fold_ln") is False:
         flags = {**flags, "fold_ln": True}  # TransformerLens only knows the folded form
     fields = {**SIZES, **SMALL[variant]}
@@ -496,7 +499,8 @@ def test_final_rms_keeps_the_mean() -> None:
 
 def test_gated_layer_norm_bias_is_refused_where_transformer_lens_is_wrong() -> None:
     """The gate has no bias to take up the norm's; without one in the norm the fold is exact."""
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     fields = {"normalization_type": "LN", "gated_mlp": True}
     model = small(dtype="float32", **fields)
     with pytest.raises(FoldError, match=r"mlp\.W_in has no bias that could take up"):

@@ -17,7 +17,6 @@ from tests.models import zoo
 from tests.models.by_hand import gap
 from tests.models.test_oracle_transformer_lens import tokenizer
 
-pytest.importorskip("transformer_lens")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 IDS = torch.tensor([[11, 7, 23, 5, 42], [9, 31, 6, 77, 50]])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from interp import load_model, wrap, zero
@@ -18,8 +19,6 @@ from interp.core.provenance import _bit_patterns, _mixed_sum, checksum_state
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from tests.models import zoo
-
-transformers = pytest.importorskip("transformers")
 
 FAMILIES = ("gpt2", "llama", "bert", "t5", "vit")
 

@@ -19,7 +19,6 @@ import interp
 from interp.core.errors import EditError, NonFiniteError, SiteError
 from tests.models import zoo
 
-pytest.importorskip("transformer_lens")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 IDS = torch.tensor([[11, 7, 23, 5, 42, 17, 3], [9, 31, 6, 77, 50, 8, 12]])

