@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.attribution.graph import reaches
 from interp.core.errors import ConfigError, ModelError, ShapeError
+from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sites import Site
 from interp.models.stream.target import Target
@@ -85,7 +87,7 @@ class SiteGame:
         self.at = at
         self.batch = batch
         self.site: Site = model.sites[at]
-        self.x: Tensor = model.capture(rows.one, [at])[at].detach()
+        self.x: Tensor = model.capture(rows.one, [at], clone=True)[at].detach()
         if not self.x.is_floating_point() or not len(self.x):
             raise ModelError(f"{at!r} holds no numbers to attribute to", got=str(self.x.dtype))
         self.axes: list[str] = self._axes()
@@ -101,12 +103,24 @@ class SiteGame:
     # ---- the function ----------------------------------------------------------------------
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f of every row, [n, *shape] -> [n]; on the graph of x. One pass, whatever n is."""
+        """f of every row, [n, *shape] -> [n]; on the graph of x. One pass, whatever n is.
+
+        Raises:
+            ModelError: x asks for a gradient, and the target has none.
+        """
+        found = self.pass_through(x)
+        if torch.is_grad_enabled() and x.requires_grad and not reaches(found, x):
+            raise self.unreached()
+        return found
+
+    def pass_through(self, x: Tensor) -> Tensor:
+        """The same where rules of the caller's may cut the graph."""
         self.n_forward += len(x)
         inputs = self.rows.times(len(x))
 
         def replace(value: Tensor, hook: Any) -> Tensor:
-            return x.to(value.dtype).reshape(value.shape)
+            # a copy: what comes next may write into it
+            return x.to(value.dtype).reshape(value.shape).clone()
 
         target = self.target
         if target.site is None:
@@ -124,6 +138,31 @@ class SiteGame:
             )
         return found
 
+    def unreached(self) -> ModelError:
+        """What every method says of a site that the target does not depend on."""
+        return ModelError(
+            f"the target {self.target.name!r} does not depend on {self.at!r}",
+            got=f"no gradient of it there, on {type(self.model.module).__name__}",
+            fix="a site that the target is computed from, or a target behind this one",
+        )
+
+    def refuse_unmoved(self, value: float, base: float) -> None:
+        """Refuse a target that never moves with the site, for methods that ask for no gradient.
+
+        Raises:
+            ModelError: f(x), f(r) and f of noise are one number, and no gradient leads to the site.
+        """
+        if value != base:
+            return
+        drawn = generator(0, "does the target move", device=str(self.x.device))
+        noise = torch.randn(3, *self.x.shape[1:], generator=drawn, device=self.x.device).to(self.x.dtype)
+        if bool((self.values(self.x + noise * (1 + self.x.abs())) != value).any()):
+            return
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
+            here = self.x.clone().requires_grad_(True)
+            if not reaches(self.pass_through(here), here):
+                raise self.unreached()
+
     def values(self, x: Tensor) -> Tensor:
         """f of every row in chunks, without a graph, [n, *shape] -> [n] (float64)."""
         with torch.no_grad():
@@ -140,14 +179,7 @@ class SiteGame:
             for part in x.split(self.batch):
                 here = part.detach().clone().requires_grad_(True)
                 value = self(here)
-                slope = None
-                if value.requires_grad:
-                    (slope,) = torch.autograd.grad(value.sum(), here, allow_unused=True)
-                if slope is None:
-                    raise ModelError(
-                        f"the target {self.target.name!r} does not depend on {self.at!r}",
-                        fix="attribute to a site that comes before the target",
-                    )
+                (slope,) = torch.autograd.grad(value.sum(), here)
                 self.n_backward += len(part)
                 found.append(value.detach().double())
                 slopes.append(slope)
@@ -202,7 +234,7 @@ class SiteGame:
 
     def _axes(self) -> list[str]:
         named = self.site.axes.split()[1:]
-        if len(named) == self.x.dim() - 1:
+        if len(named) == self.x.dim() - 1 and {"pos", "key_pos"} & {*named}:
             return named
         ids = self.rows.ids
         if ids is not None and self.x.dim() == 3 and self.x.shape[1] == len(ids):

@@ -132,6 +132,7 @@ def layer_conductance(game: SiteGame, config: AttributionConfig) -> Raw:
             got=f"{game.at!r}, which lies inside one",
             fix="method='integrated_gradients'",
         )
+    game.gradients(game.x)  # captum's own word for a site that the target does not depend on is none
     with _drawn(config, "conductance"), frozen(game.model):
         found = captum.LayerConductance(path, site.module).attribute(
             path.x,
