@@ -17,6 +17,7 @@ operations are paired by their order, whatever their shapes, and no axis need be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -174,7 +175,7 @@ class DeepLift(Rules):
         (then,) = self._then(x)
         return x.detach().softmax(dim), logarithmic_means(x.detach(), then, dim)
 
-    def select(self, pick: Op, x: Tensor, dim: int, extreme: int) -> tuple[Tensor, Tensor]:
+    def select(self, pick: Callable[..., Any], x: Tensor, dim: int, extreme: int) -> tuple[Tensor, Tensor]:
         """All of Dy to one entry, at a slope between 0 and 1."""
         (below,) = self._then(x)
         above = x.detach()

@@ -58,7 +58,7 @@ class Primitives(ABC):
         """The logarithm of their normaliser."""
 
     @abstractmethod
-    def select(self, pick: Op, x: Tensor, dim: int, extreme: int) -> tuple[Tensor, Tensor]:
+    def select(self, pick: Callable[..., Any], x: Tensor, dim: int, extreme: int) -> tuple[Tensor, Tensor]:
         """`pick(x)`: entries of x along `dim` and their places there.
 
         Args:

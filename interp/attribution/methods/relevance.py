@@ -11,6 +11,7 @@ so that attention passes relevance through values only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ def _run(game: SiteGame, method: str, **settings: Any) -> Raw:
     rules = Relevance(game.x.detach().clone().requires_grad_(True), **settings)
     with frozen(game.model):
         found = propagate(game.pass_through, rules, method)
-    if found is None and rules.held:
+    # zero everywhere counts: a fused q, k, v is one tensor, and its other parts do lead on
+    if rules.held and (found is None or not bool(found.any())):
         raise ModelError(
             f"{method} holds {' and '.join(sorted(rules.held))} constant, and nothing else leads from "
             f"{game.at!r} to the target {game.target.name!r}",
@@ -160,7 +162,7 @@ class Relevance(Rules):
         self.held.add("gates")
         return torch.sigmoid(x.detach())
 
-    def select(self, pick: Op, x: Tensor, dim: int, extreme: int) -> tuple[Tensor, Tensor]:
+    def select(self, pick: Callable[..., Any], x: Tensor, dim: int, extreme: int) -> tuple[Tensor, Tensor]:
         """Winner takes all."""
         y, place = pick(x.detach())
         return carried(y, x.gather(dim, place)), place

@@ -86,10 +86,11 @@ class Rules(Composites, Selections, Recurrent, TorchFunctionMode):
                     self._calls.setdefault(found._base.grad_fn, func)
 
     def _constant(self, value: Any) -> Any:
-        if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-            return type(value)(map(self._constant, value)) if type(value) in (tuple, list) else value
-        learns = live(value) and value.is_leaf and value is not self.source
-        return value.detach() if learns else value
+        if type(value) in (tuple, list):
+            return type(value)(map(self._constant, value))
+        if isinstance(value, Tensor) and live(value) and value.is_leaf and value is not self.source:
+            return value.detach()
+        return value
 
     def _ruled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result by rule; NotImplemented where there is none."""

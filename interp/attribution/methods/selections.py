@@ -37,8 +37,9 @@ class Selections(Primitives):
 
     def on_aminmax(self, input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
         """Both."""
-        both = (op(input, () if dim is None else dim, keepdim) for op in (self.on_amin, self.on_amax))
-        return torch.return_types.aminmax(tuple(both))  # pyright: ignore[reportAttributeAccessIssue]
+        dims: Any = () if dim is None else dim
+        low, high = self.on_amin(input, dims, keepdim), self.on_amax(input, dims, keepdim)
+        return torch.return_types.aminmax((low, high))
 
     def on_maximum(self, input: Any, other: Any) -> Tensor:
         """The larger of two, entry by entry."""
@@ -70,23 +71,23 @@ class Selections(Primitives):
     def on_cummax(self, input: Tensor, dim: int) -> Any:
         """The largest so far."""
         found = self.select(lambda t: torch.cummax(t, dim), input, dim, _LARGEST)
-        return torch.return_types.cummax(found)  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.return_types.cummax(found)
 
     def on_cummin(self, input: Tensor, dim: int) -> Any:
         """The smallest so far."""
         found = self.select(lambda t: torch.cummin(t, dim), input, dim, _SMALLEST)
-        return torch.return_types.cummin(found)  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.return_types.cummin(found)
 
     def _extreme(
         self, op: Callable[..., Any], x: Tensor, dim: Any, keepdim: bool, other: Any, extreme: int
     ) -> Any:
-        other = dim if isinstance(dim, Tensor) else other
-        if other is not None:
-            return self._larger(op, x, other, extreme)
+        if isinstance(dim, Tensor) or other is not None:
+            return self._larger(op, x, dim if other is None else other, extreme)
         if dim is None:
             return self._along(op, x, (), False, extreme)
-        y, place = self.select(lambda t: op(t, dim, True), x, dim, extreme)
-        pair = (y, place) if keepdim else (y.squeeze(dim), place.squeeze(dim))
+        axis: int = dim
+        y, place = self.select(lambda t: op(t, axis, True), x, axis, extreme)
+        pair = (y, place) if keepdim else (y.squeeze(axis), place.squeeze(axis))
         return getattr(torch.return_types, op.__name__)(pair)
 
     def _larger(self, op: Callable[..., Any], a: Any, b: Any, extreme: int) -> Tensor:
@@ -115,7 +116,7 @@ class Selections(Primitives):
         found = self.select(
             lambda t: torch.sort(t, dim=dim, descending=descending, stable=bool(stable)), input, dim, _RANKED
         )
-        return torch.return_types.sort(found)  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.return_types.sort(found)
 
     def on_msort(self, input: Tensor) -> Tensor:
         """Along the first axis."""
@@ -124,20 +125,20 @@ class Selections(Primitives):
     def on_topk(self, input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
         """The first ranks."""
         found = self.select(lambda t: torch.topk(t, k, dim, largest, True), input, dim, _RANKED)
-        return torch.return_types.topk(found)  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.return_types.topk(found)
 
     def on_kthvalue(self, input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
         """One rank."""
         y, place = self.select(lambda t: torch.kthvalue(t, k, dim, True), input, dim, _RANKED)
         pair = (y, place) if keepdim else (y.squeeze(dim), place.squeeze(dim))
-        return torch.return_types.kthvalue(pair)  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.return_types.kthvalue(pair)
 
     def on_median(self, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
         """The middle rank."""
         if dim is None:
             return self.on_kthvalue(input.flatten(), (input.numel() + 1) // 2)[0]
         pair = self.on_kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
-        return torch.return_types.median(tuple(pair))  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.return_types.median(tuple(pair))
 
     # ---- pooling ---------------------------------------------------------------------------
 
