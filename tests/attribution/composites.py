@@ -143,7 +143,14 @@ COMPOSITES: dict[str, list[Function]] = {
         lambda h: F.layer_norm(mixing(h), (4,)),
         lambda h: centred(mixing(h)) / (mixing(h).var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt(),
     ],
-    "batch norm": [lambda h: BATCH(h)],
+    "batch norm": [
+        lambda h: BATCH(h),
+        lambda h: F.batch_norm(h, BATCH.running_mean, BATCH.running_var, BATCH.weight, BATCH.bias),
+        lambda h: torch.batch_norm(
+            h, BATCH.weight, BATCH.bias, BATCH.running_mean, BATCH.running_var, False, 0.1, 1e-5, False
+        ),
+        lambda h: h / (1 + 1e-5) ** 0.5,
+    ],
     "glu": [lambda h: F.glu(h), lambda h: h[:, :10] * h[:, 10:].sigmoid(), lambda h: nn.GLU()(h)],
     "cosine": [
         lambda h: F.cosine_similarity(h[:, :10], h[:, 10:]),

@@ -46,7 +46,9 @@ def test_pooling_is_captums_and_exact_where_captums_is_not(kind: str) -> None:
         assert ours.gap < 1e-5
         # behind a ReLU captum's own sum is off: units that stand at 0 in both take another row's gradient
         before = nn.Sequential(convolution, nn.ReLU(), pool(), nn.Flatten(), nn.Linear(n, 1))
-        missed.append(attribute(interp.wrap(before), x, toys.first, method="captum_deeplift", baseline=r).gap)
+        captums = attribute(interp.wrap(before), x, toys.first, method="captum_deeplift", baseline=r)
+        assert captums.converged == (captums.relative_gap < captums.tolerance)
+        missed.append(captums.gap)
         ours = attribute(interp.wrap(before), x, toys.first, method="deeplift", baseline=r)
         assert ours.converged and ours.gap < 1e-5
     assert max(missed) > 0.01

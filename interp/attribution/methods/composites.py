@@ -90,40 +90,20 @@ class Composites(Primitives):
         y = self._whitened(groups, (-1,), eps).reshape(input.shape)
         return self._scaled(y, *self._by_channel(input, weight, bias))
 
-    def on_instance_norm(
-        self,
-        input: Tensor,
-        running_mean: Any = None,
-        running_var: Any = None,
-        weight: Any = None,
-        bias: Any = None,
-        use_input_stats: bool = True,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-        *_: Any,
-    ) -> Tensor:
+    def on_instance_norm(self, input: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
         """Layer norm over the places of each channel, or fixed statistics."""
-        if not use_input_stats:
-            return self.on_batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+        mean, variance, own, _, eps, *_ = rest
+        if not own:
+            return self.on_batch_norm(input, weight, bias, mean, variance, False, 0.0, eps)
         y = self._whitened(input, tuple(range(2, input.dim())), eps)
         return self._scaled(y, *self._by_channel(input, weight, bias))
 
-    def on_batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Any,
-        running_var: Any,
-        weight: Any = None,
-        bias: Any = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-        *_: Any,
-    ) -> Any:
+    def on_batch_norm(self, input: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
         """Fixed statistics are constants; those of a batch have no rule, for one row is no batch."""
-        if training or running_mean is None:
+        mean, variance, training, _, eps, *_ = rest
+        if training or mean is None:
             return NotImplemented
-        mean, scale = self._by_channel(input, running_mean, (running_var + eps).sqrt())
+        mean, scale = self._by_channel(input, mean, (variance + eps).sqrt())
         return self._scaled((input - mean) / scale, *self._by_channel(input, weight, bias))
 
     def _whitened(self, x: Tensor, dims: Any, eps: float, *, centre: bool = True) -> Tensor:
@@ -305,22 +285,21 @@ class Composites(Primitives):
 
     # ---- losses ----------------------------------------------------------------------------
 
-    def on_cross_entropy(
+    def on_cross_entropy_loss(
         self,
         input: Tensor,
         target: Tensor,
         weight: Any = None,
-        size_average: Any = None,
+        reduction: int = 1,
         ignore_index: int = -100,
-        reduce: Any = None,
-        reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> Any:
         """The log softmax, entry by entry of the target."""
         if label_smoothing or target.is_floating_point():
             return NotImplemented
         found = self.on_log_softmax(input, 1 if input.dim() > 1 else 0)
-        return F.nll_loss(found, target, weight, size_average, ignore_index, reduce, reduction)
+        name = ("none", "mean", "sum")[reduction]
+        return F.nll_loss(found, target, weight, ignore_index=ignore_index, reduction=name)
 
     def on_mse_loss(
         self, input: Tensor, target: Tensor, *_: Any, reduction: str = "mean", **__: Any

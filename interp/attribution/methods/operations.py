@@ -30,7 +30,7 @@ ELEMENTWISE = frozenset(
 PRODUCTS: dict[str, Op] = {
     "mul": torch.mul,
     "multiply": torch.mul,
-    "cross": torch.linalg.cross,
+    "cross": torch.cross,
     "linalg_cross": torch.linalg.cross,
     "kron": torch.kron,
     "outer": torch.outer,

@@ -38,6 +38,8 @@ from interp.attribution.methods.unruled import refuse_unruled
 from interp.core.errors import ModelError
 
 _WALKED = {"torch.nn.functional", "torch.functional"}
+_OTHER_ORDER = {"batch_norm", "instance_norm"}
+"""Functionals that hand their arguments to torch's own in another order: walked through to it."""
 _BLIND = {
     name: lambda *_: False
     for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -122,6 +124,8 @@ class Rules(Composites, Selections, Recurrent, TorchFunctionMode):
         return out
 
     def _handler(self, name: str, func: Any) -> Callable[..., Any] | None:
+        if name in _OTHER_ORDER and isinstance(func, FunctionType):
+            return None
         found = getattr(self, f"on_{name}", None)
         if found is not None:
             return found
