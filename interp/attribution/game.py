@@ -113,8 +113,8 @@ class SiteGame:
             raise self.unreached()
         return found
 
-    def pass_through(self, x: Tensor) -> Tensor:
-        """The same where rules of the caller's may cut the graph."""
+    def pass_through(self, x: Tensor, at_target: Callable[[], None] = lambda: None) -> Tensor:
+        """The same where rules of the caller's may cut the graph; `at_target` is called between the two."""
         self.n_forward += len(x)
         inputs = self.rows.times(len(x))
 
@@ -129,6 +129,7 @@ class SiteGame:
             grad = torch.is_grad_enabled()
             acts = self.model.capture(inputs, [target.site], fwd_hooks=[(self.at, replace)], grad=grad)
             out = acts[target.site]
+        at_target()
         found = target.of(out)
         if len(found) != len(x):
             raise ShapeError(

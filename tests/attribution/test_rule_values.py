@@ -240,6 +240,17 @@ def test_what_is_held_constant_is_said_where_nothing_else_leads_to_the_site() ->
     assert float(found.scores.abs().max()) > 0
 
 
+def test_a_softmax_of_the_targets_own_keeps_its_gradient() -> None:
+    torch.manual_seed(7)
+    linear = nn.Linear(5, 3, bias=False)
+    x = torch.randn(1, 5)
+    chosen = lambda out: out.softmax(-1)[:, 1]  # noqa: E731
+    found = attribute(interp.wrap(nn.Sequential(linear)), x, chosen, method="lrp_epsilon", epsilon=1e-12)
+    p = linear(x).softmax(-1)[0].detach()
+    slope = p[1] * ((torch.arange(3) == 1).float() - p)
+    torch.testing.assert_close(found.scores, x[0] * (slope @ linear.weight.detach()), rtol=1e-4, atol=1e-6)
+
+
 def test_recurrent_relevance_is_conserved_without_biases_and_gates_take_none() -> None:
     """Arras et al. 2017, for one step by hand: all of it goes through the candidate."""
     torch.manual_seed(6)

@@ -54,13 +54,13 @@ def attention_rule(game: SiteGame, config: AttributionConfig) -> Raw:
 def _run(game: SiteGame, method: str, **settings: Any) -> Raw:
     rules = Relevance(game.x.detach().clone().requires_grad_(True), **settings)
     with frozen(game.model):
-        found = propagate(game.pass_through, rules, method)
+        found = propagate(lambda x: game.pass_through(x, rules.leave_model), rules, method)
     # zero everywhere counts: a fused q, k, v is one tensor, and its other parts do lead on
     if rules.held and (found is None or not bool(found.any())):
         raise ModelError(
             f"{method} holds {' and '.join(sorted(rules.held))} constant, and nothing else leads from "
             f"{game.at!r} to the target {game.target.name!r}",
-            fix="method='attn_lrp' or 'deeplift'; a logit, not its probability, as the target",
+            fix="method='attn_lrp' or 'deeplift'",
         )
     if found is None:
         raise game.unreached()
@@ -110,6 +110,10 @@ class Relevance(Rules):
         self.through_softmax = through_softmax
         self.held: set[str] = set()
         """What took no relevance although it depends on the source."""
+
+    def leave_model(self) -> None:
+        """A softmax of the target's own is no attention: a probability passes relevance to its logits."""
+        self.through_softmax = True
 
     def elementwise(self, function: Op, x: Tensor) -> Tensor:
         """Relevance passes unchanged: slope y / x, and f'(0) where x is 0."""
