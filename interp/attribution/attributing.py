@@ -148,7 +148,9 @@ def default_site(model: HookedModel) -> str:
 def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -> Attribution:
     """Run one engine on a game and key what it finds by position."""
     row, start = method_row(method), game.n_forward
-    if method not in WITHOUT_GRADIENTS:
+    if method in WITHOUT_GRADIENTS:
+        game.refuse_unmoved(*game.ends())
+    else:
         refuse_inference("attributions by gradients")
     raw = engine_of(method)(game, config)
     scores, units = keyed(game, raw, method)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.attribution.graph import reaches
 from interp.core.errors import ConfigError, ModelError, ShapeError
+from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sites import Site
 from interp.models.stream.target import Target
@@ -85,7 +87,7 @@ class SiteGame:
         self.at = at
         self.batch = batch
         self.site: Site = model.sites[at]
-        self.x: Tensor = model.capture(rows.one, [at])[at].detach()
+        self.x: Tensor = model.capture(rows.one, [at], clone=True)[at].detach()
         if not self.x.is_floating_point() or not len(self.x):
             raise ModelError(f"{at!r} holds no numbers to attribute to", got=str(self.x.dtype))
         self.axes: list[str] = self._axes()
@@ -101,14 +103,26 @@ class SiteGame:
     # ---- the function ----------------------------------------------------------------------
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f of every row, [n, *shape] -> [n]; on the graph of x. One pass, whatever n is."""
-        return self._target(len(x), [self.placed(x)])
+        """f of every row, [n, *shape] -> [n]; on the graph of x. One pass, whatever n is.
+
+        Raises:
+            ModelError: x asks for a gradient, and the target has none.
+        """
+        found = self.pass_through(x)
+        if torch.is_grad_enabled() and x.requires_grad and not reaches(found, x):
+            raise self.unreached()
+        return found
+
+    def pass_through(self, x: Tensor, at_target: Callable[[], None] = lambda: None) -> Tensor:
+        """The same where rules of the caller's may cut the graph; `at_target` is called between the two."""
+        return self._target(len(x), [self.placed(x)], at_target)
 
     def placed(self, x: Tensor) -> tuple[str, Callable[..., Tensor]]:
         """A hook that gives the site these values, [n, *shape]."""
 
         def replace(value: Tensor, hook: Any) -> Tensor:
-            return x.to(value.dtype).reshape(value.shape)
+            # a copy: what comes next may write into it
+            return x.to(value.dtype).reshape(value.shape).clone()
 
         return self.at, replace
 
@@ -134,13 +148,18 @@ class SiteGame:
                 if value.requires_grad:
                     (slope,) = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
                 if slope is None:
-                    raise _independent(self.target, site)
+                    raise self.unreached(site)
                 self.n_backward += len(part)
                 held.append(leaves[0].detach())
                 slopes.append(slope)
         return torch.cat(held), torch.cat(slopes)
 
-    def _target(self, n: int, hooks: list[tuple[str, Callable[..., Tensor]]]) -> Tensor:
+    def _target(
+        self,
+        n: int,
+        hooks: list[tuple[str, Callable[..., Tensor]]],
+        at_target: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """The target on `n` copies of the input under hooks, [n]."""
         self.n_forward += n
         inputs, target = self.rows.times(n), self.target
@@ -150,6 +169,7 @@ class SiteGame:
             grad = torch.is_grad_enabled()
             acts = self.model.capture(inputs, [target.site], fwd_hooks=hooks, grad=grad)
             out = acts[target.site]
+        at_target()
         found = target.of(out)
         if len(found) != n:
             raise ShapeError(
@@ -158,6 +178,31 @@ class SiteGame:
                 expected=f"{n} rows",
             )
         return found
+
+    def unreached(self, site: str = "") -> ModelError:
+        """What every method says of a site (by default its own) that the target does not depend on."""
+        return ModelError(
+            f"the target {self.target.name!r} does not depend on {site or self.at!r}",
+            got=f"no gradient of it there, on {type(self.model.module).__name__}",
+            fix="a site that the target is computed from, or a target behind this one",
+        )
+
+    def refuse_unmoved(self, value: float, base: float) -> None:
+        """Refuse a target that never moves with the site, for methods that ask for no gradient.
+
+        Raises:
+            ModelError: f(x), f(r) and f of noise are one number, and no gradient leads to the site.
+        """
+        if value != base:
+            return
+        drawn = generator(0, "does the target move", device=str(self.x.device))
+        noise = torch.randn(3, *self.x.shape[1:], generator=drawn, device=self.x.device).to(self.x.dtype)
+        if bool((self.values(self.x + noise * (1 + self.x.abs())) != value).any()):
+            return
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
+            here = self.x.clone().requires_grad_(True)
+            if not reaches(self.pass_through(here), here):
+                raise self.unreached()
 
     def values(self, x: Tensor) -> Tensor:
         """f of every row in chunks, without a graph, [n, *shape] -> [n] (float64)."""
@@ -175,11 +220,7 @@ class SiteGame:
             for part in x.split(self.batch):
                 here = part.detach().clone().requires_grad_(True)
                 value = self(here)
-                slope = None
-                if value.requires_grad:
-                    (slope,) = torch.autograd.grad(value.sum(), here, allow_unused=True)
-                if slope is None:
-                    raise _independent(self.target, self.at)
+                (slope,) = torch.autograd.grad(value.sum(), here)
                 self.n_backward += len(part)
                 found.append(value.detach().double())
                 slopes.append(slope)
@@ -261,13 +302,6 @@ class SiteGame:
             players = players + n * torch.arange(shape[i], device=self.x.device).view(view)
             n *= shape[i]
         return players, n
-
-
-def _independent(target: Target, site: str) -> ModelError:
-    return ModelError(
-        f"the target {target.name!r} does not depend on {site!r}",
-        fix="attribute to a site that comes before the target",
-    )
 
 
 @contextmanager

@@ -45,7 +45,9 @@ def captum_deeplift(game: SiteGame, config: AttributionConfig) -> Raw:
             raise ModelError(
                 "captum's DeepLIFT cannot run on this model", got=str(error)[:200], fix="method='deeplift'"
             ) from error
-    return Raw(found.detach()[0])
+    value, base = game.ends()  # captum's rules say nothing of what they miss: the sum does
+    missed = abs(float(found.detach().double().sum()) - (value - base))
+    return Raw(found.detach()[0], error=missed)
 
 
 class _AsModule(nn.Module):

@@ -1,272 +1,268 @@
 """Backward passes by rule: every operation of any model keeps its value and changes its slope.
 
-A `TorchFunctionMode` sees each torch call, whether it comes from a module, a functional or an
-operator, so a gate written `silu(a) * b` is seen like any other. A subclass says what slope an
-elementwise function, a product and a linear map get; composites (softmax, layer norm, attention)
-are taken apart into these. DeepLIFT and LRP are two such sets of rules.
+A `TorchFunctionMode` sees each torch call, whether it comes from a module, a functional, a method or
+an operator, so a gate written `silu(a) * b` is seen like any other. A subclass says what slope an
+elementwise function, a product, a linear map and a selection get (`primitives`); composites (norms,
+attention, recurrent cells) are taken apart into these; what torch itself composes in Python is walked
+through. What is left over is found in the graph and refused by name (`unruled`). DeepLIFT and LRP are
+two such sets of rules.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 
-Op = Callable[..., Tensor]
-
-ELEMENTWISE = frozenset(
-    "relu relu6 gelu silu sigmoid logsigmoid tanh exp expm1 log log1p sqrt rsqrt square abs "
-    "softplus elu selu celu leaky_relu hardtanh hardswish hardsigmoid mish erf sin cos reciprocal "
-    "clamp clamp_min clamp_max pow rpow rtruediv rdiv softsign tanhshrink".split()
+from interp.attribution.methods.composites import Composites
+from interp.attribution.methods.operations import (
+    CONTRACTIONS,
+    DIVISIONS,
+    ELEMENTWISE,
+    LAYERS,
+    PRODUCTS,
+    SUMMED_PRODUCTS,
+    canonical,
+    keyword,
 )
-PRODUCTS: dict[str, Callable[..., Tensor]] = {
-    "mul": torch.mul,
-    "rmul": torch.mul,
-    "imul": torch.mul,
-    "multiply": torch.mul,
-    "matmul": torch.matmul,
-    "rmatmul": lambda a, b: torch.matmul(b, a),
-    "bmm": torch.bmm,
-    "mm": torch.mm,
+from interp.attribution.methods.primitives import flat, live, spread
+from interp.attribution.methods.recurrent import Recurrent
+from interp.attribution.methods.selections import Selections
+from interp.attribution.methods.unruled import refuse_unruled
+from interp.core.errors import ModelError
+
+_WALKED = {"torch.nn.functional", "torch.functional"}
+_OTHER_ORDER = {"batch_norm", "instance_norm"}
+"""Functionals that hand their arguments to torch's own in another order: walked through to it."""
+_BLIND = {
+    name: lambda *_: False
+    for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 }
-DIVISIONS = frozenset(("div", "truediv", "true_divide", "itruediv", "divide"))
-LINEAR = frozenset(("linear", "conv1d", "conv2d", "conv3d", "addmm"))
 
 
-class Slope(torch.autograd.Function):
-    """A value with a slope of our own: forward y, backward g * slope."""
+class Rules(Composites, Selections, Recurrent, TorchFunctionMode):
+    """Routes what touches a live tensor (one that depends on `source`) to the rules.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return y.detach().clone()
+    Args:
+        source: What is attributed to; any other leaf is a constant, whether it learns or not.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return grads[0] * slope, None, None
+    def __init__(self, source: Tensor) -> None:
+        super().__init__()
+        self.source = source
+        self._calls: dict[Any, Any] = {}
+        self._walking: list[Any] = []
 
+    def refuse_unruled(self, out: Tensor, method: str) -> None:
+        """Refuse what no rule covered.
 
-def carried(value: Tensor, carrier: Tensor) -> Tensor:
-    """`value`, with the gradient of `carrier`."""
-    return value.detach() + (carrier - carrier.detach())
-
-
-def slope_at(function: Op, x: Tensor) -> Tensor:
-    """f'(x) of an elementwise function."""
-    with torch.enable_grad():
-        here = x.detach().requires_grad_(True)
-        (found,) = torch.autograd.grad(function(here).sum(), here)
-    return found
-
-
-class Rules(TorchFunctionMode, ABC):
-    """Routes what touches a live tensor (one that requires a gradient) to the rules below."""
+        Raises:
+            ModelError: Names the operation.
+        """
+        refuse_unruled(out, self.source, self._calls, method)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "").strip("_")
-        handler = getattr(self, f"on_{name}", None)
-        if not (handler or name in _ROUTED) or not _any_live(args, kwargs):
+        args = tuple(map(self._constant, args))
+        kwargs = {key: self._constant(value) for key, value in (kwargs or {}).items()}
+        if not any(live(value) for value in flat((args, kwargs))):
             return func(*args, **kwargs)
-        if handler is not None:
-            return handler(*args, **kwargs)
-        return self._route(name, func, args, kwargs)
+        out = self._ruled(func, args, kwargs)
+        if out is NotImplemented:
+            out = self._walked(func)(*args, **kwargs)
+        self._note(args[:1] if out is None else out, func)  # an assignment gives nothing back
+        return out
 
-    def _route(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _note(self, out: Any, func: Any) -> None:
+        for found in flat(out):
+            if live(found):
+                self._calls.setdefault(found.grad_fn, func)
+                if found._base is not None:
+                    self._calls.setdefault(found._base.grad_fn, func)
+
+    def _constant(self, value: Any) -> Any:
+        if type(value) in (tuple, list):
+            return type(value)(map(self._constant, value))
+        if isinstance(value, Tensor) and live(value) and value.is_leaf and value is not self.source:
+            return value.detach()
+        return value
+
+    def _ruled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result by rule; NotImplemented where there is none."""
+        name, into, reverse = canonical(func)
+        handler = self._handler(name, func)
+        if handler is None:
+            return NotImplemented
+        kwargs = {keyword(key): value for key, value in kwargs.items()}
+        args, kwargs, asked = _without_inplace(func, args, kwargs)
+        if reverse:
+            args = (args[1], args[0])
+        try:
+            bound = inspect.signature(handler).bind(*args, **kwargs)
+        except TypeError as error:
+            raise ModelError(
+                f"the rule for {resolve_name(func)} does not know this form of the call",
+                got=str(error),
+                fix="method='integrated_gradients', or the call with its arguments in torch's order",
+            ) from error
+        if not (into or asked):
+            return handler(*bound.args, **bound.kwargs)
+        target = args[0] if args else kwargs["input"]
+        if name not in ELEMENTWISE:  # a rule keeps its operands, and this one is about to change
+            bound.arguments[next(iter(bound.arguments))] = target.clone()
+        out = handler(*bound.args, **bound.kwargs)
+        if out is not NotImplemented:
+            out = target.copy_(out)
+            self._note(out, Tensor.copy_)
+        return out
+
+    def _handler(self, name: str, func: Any) -> Callable[..., Any] | None:
+        if name in _OTHER_ORDER and isinstance(func, FunctionType):
+            return None
+        found = getattr(self, f"on_{name}", None)
+        if found is not None:
+            return found
         if name in ELEMENTWISE:
-            return self._elementwise_call(name, func, args, kwargs)
-        if name in LINEAR:
-            return self.linear(func, args, kwargs)
-        a, b = (*args, *kwargs.values())[:2]
+            return self._elementwise_call(func)
+        if name in LAYERS:
+            return self._layer(func)
         if name in DIVISIONS:
-            if not live(b):
-                return func(*args, **kwargs)
-            return self.divide(a, b)
-        if not (live(a) and live(b)):
-            constant = b if live(a) else a
-            if PRODUCTS[name] in (torch.matmul, torch.mm) and live(a) and constant.dim() == 2:
-                return self.linear(F.linear, (a, constant.T), {})
-            return func(*args, **kwargs)
-        return self.product(PRODUCTS[name], a, b)
+            return self._division
+        if name in CONTRACTIONS:
+            return self._contraction(CONTRACTIONS[name])
+        if name in PRODUCTS:
+            return self._product_call(PRODUCTS[name])
+        if name in SUMMED_PRODUCTS:
+            return self._summed(SUMMED_PRODUCTS[name])
+        return None
 
-    def _elementwise_call(
-        self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tensor:
-        x, rest = args[0], args[1:]
-        kwargs.pop("inplace", None)
-        if name == "pow" and (not live(x) or any(live(a) for a in rest)):
-            return func(*args, **kwargs)
-        if name in ("rtruediv", "rdiv"):  # number / x
-            top = rest[0]
-            return self.elementwise(lambda t: top / t, x)
-        if name == "rsqrt" or (name == "pow" and rest and rest[0] == -0.5):
-            return self.inverse_root(x)
-        if name in ("relu", "relu6", "hardtanh", "elu", "selu", "celu", "leaky_relu"):
-            kwargs["inplace"] = False
-        if name == "relu":
-            return self.elementwise(torch.relu, x)
-        return self.elementwise(lambda t: func(t, *rest, **kwargs), x)
+    def _walked(self, func: Any) -> Callable[..., Any]:
+        """A composition that torch writes in Python, so that its own calls come here too."""
+        if not isinstance(func, FunctionType) or func.__module__ not in _WALKED or func in self._walking:
+            return func
+        # the body hands itself back to the mode unless it finds none: tell it so
+        body = FunctionType(
+            func.__code__, {**func.__globals__, **_BLIND}, func.__name__, func.__defaults__, func.__closure__
+        )
+        body.__kwdefaults__ = func.__kwdefaults__
 
-    # ---- what a subclass decides -----------------------------------------------------------
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._walking.append(func)
+            try:
+                with self:
+                    return body(*args, **kwargs)
+            finally:
+                self._walking.pop()
 
-    @abstractmethod
-    def elementwise(self, function: Op, x: Tensor) -> Tensor:
-        """y = f(x), entry by entry."""
+        return run
 
-    @abstractmethod
-    def product(self, op: Op, a: Tensor, b: Tensor) -> Tensor:
-        """A bilinear operation of two live tensors."""
+    # ---- the kinds of the table ------------------------------------------------------------
 
-    def linear(self, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """A linear map with constant weights."""
-        return func(*args, **kwargs)
+    def _elementwise_call(self, func: Any) -> Callable[..., Any]:
+        name = canonical(func)[0]
 
-    def scale(self, variance: Tensor) -> Tensor:
-        """The scale of a norm, the root of a variance."""
-        return self.elementwise(torch.sqrt, variance)
+        def on(input: Any, *rest: Any, **kwargs: Any) -> Any:
+            if "other" in kwargs:
+                rest = (kwargs.pop("other"), *rest)
+            if any(live(value) for value in flat((rest, kwargs))):
+                return self._power(input, *rest) if name in ("pow", "float_power") else NotImplemented
+            if name == "rsqrt" or (name == "pow" and not isinstance(rest[0], Tensor) and rest[0] == -0.5):
+                return self.inverse_root(input)
+            if name not in ("prelu", "rrelu"):
+                input = spread(input, *rest)
+            return self.elementwise(lambda t: _plain(func)(t, *rest, **kwargs), input)
 
-    def inverse_root(self, x: Tensor) -> Tensor:
-        """1 / sqrt(x), which norms multiply by."""
-        return self.elementwise(torch.rsqrt, x)
+        return on
 
-    def divide(self, a: Any, b: Tensor) -> Tensor:
-        """a / b with b live."""
-        return self.multiply(a, self.elementwise(torch.reciprocal, b))
+    def _power(self, base: Any, exponent: Tensor) -> Tensor:
+        if not live(base):
+            shape = torch.broadcast_shapes(exponent.shape, getattr(base, "shape", ()))
+            return self.elementwise(lambda t: torch.pow(base, t), exponent.expand(shape))
+        logarithm = self.elementwise(torch.log, base)
+        return self.elementwise(torch.exp, self.multiply(exponent, logarithm))
 
-    # ---- composites, taken apart -----------------------------------------------------------
+    def _layer(self, func: Any) -> Callable[..., Any]:
+        def on(input: Any, weight: Any, bias: Any = None, *rest: Any, **kwargs: Any) -> Any:
+            def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+                return func(x, w, b, *rest, **kwargs)
 
-    def multiply(self, a: Any, b: Any) -> Tensor:
-        """a * b, by the product rule where both are live."""
-        return self.product(torch.mul, a, b) if live(a) and live(b) else a * b
+            if live(input) and live(weight):
+                y = self.product(lambda x, w: apply(x, w, None), input, weight)
+                if bias is None:
+                    return y
+                return y + (bias if func is F.linear else bias.reshape(-1, *[1] * (weight.dim() - 2)))
+            if live(bias) or not live(input):
+                return NotImplemented
+            return self.linear(apply, input, weight, bias)
 
-    def on_softmax(self, x: Tensor, dim: int = -1, *args: Any, **kwargs: Any) -> Tensor:
-        """As torch has it, unless a subclass knows better."""
-        return torch.softmax(x, dim, dtype=kwargs.get("dtype"))
+        return on
 
-    def on_log_softmax(self, x: Tensor, dim: int = -1, *args: Any, **kwargs: Any) -> Tensor:
-        """The same for its logarithm."""
-        return torch.log_softmax(x, dim, dtype=kwargs.get("dtype"))
+    def _division(self, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+        if rounding_mode is not None:
+            return NotImplemented
+        return self.divide(input, other) if live(other) else torch.div(input, other)
 
-    def on_layer_norm(
-        self,
-        x: Tensor,
-        normalized_shape: Any,
-        weight: Any = None,
-        bias: Any = None,
-        eps: float = 1e-5,
-        *_: Any,
-    ) -> Tensor:
-        """Centre, variance, root, quotient."""
-        return self._norm(x, len(normalized_shape), weight, bias, eps, centre=True)
+    def _contraction(self, op: Callable[..., Tensor]) -> Callable[..., Any]:
+        def on(input: Any, other: Any, *rest: Any, **kwargs: Any) -> Tensor:
+            return self.contract(lambda a, b: op(a, b, *rest, **kwargs), input, other)
 
-    def on_rms_norm(
-        self, x: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
-    ) -> Tensor:
-        """The same without centring."""
-        eps = torch.finfo(x.dtype).eps if eps is None else eps
-        return self._norm(x, len(normalized_shape), weight, None, eps, centre=False)
+        return on
 
-    def _norm(self, x: Tensor, axes: int, weight: Any, bias: Any, eps: float, *, centre: bool) -> Tensor:
-        dims = tuple(range(-axes, 0))
-        c = x - x.mean(dims, keepdim=True) if centre else x
-        variance = self.elementwise(torch.square, c).mean(dims, keepdim=True)
-        scale = self.scale(variance + eps)
-        y = self.divide(c, scale) if live(scale) else c / scale
-        y = y if weight is None else y * weight
-        return y if bias is None else y + bias
+    def _product_call(self, op: Callable[..., Tensor]) -> Callable[..., Any]:
+        def on(input: Any, other: Any, *rest: Any, **kwargs: Any) -> Tensor:
+            def apply(a: Any, b: Any) -> Tensor:
+                return op(a, b, *rest, **kwargs)
 
-    def on_var(
-        self,
-        x: Tensor,
-        dim: Any = None,
-        *,
-        correction: int = 1,
-        keepdim: bool = False,
-        unbiased: bool | None = None,
-    ) -> Tensor:
-        """Mean square of the centred values."""
-        correction = correction if unbiased is None else int(unbiased)
-        dims = tuple(range(x.dim())) if dim is None else dim
-        square = self.elementwise(torch.square, x - x.mean(dims, keepdim=True))
-        mean = square.mean(dims, keepdim=keepdim)
-        n = square.numel() // mean.numel()
-        return mean * (n / max(1, n - correction))
+            if live(input) and live(other):
+                return self.product(op if op is torch.mul else apply, input, other)
+            return apply(input, other)
 
-    def on_norm(self, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
-        """Root of the sum of squares (p = 2)."""
-        if p not in (2, 2.0, "fro", None):
-            return torch.norm(x, p, dim, keepdim)
-        dims = tuple(range(x.dim())) if dim is None else dim
-        return self.scale(self.elementwise(torch.square, x).sum(dims, keepdim=keepdim))
+        return on
 
-    def on_linalg_vector_norm(
-        self, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
-    ) -> Tensor:
-        """Root of the sum of squares (ord = 2)."""
-        return self.on_norm(x, ord, dim, keepdim)
+    def _summed(self, op: Callable[..., Tensor]) -> Callable[..., Any]:
+        def on(input: Any, mat1: Any, mat2: Any = None, other: Any = None, **kwargs: Any) -> Tensor:
+            beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
+            second = other if mat2 is None else mat2
+            if not live(input) and live(mat1) and not live(second):
+                bias = None if beta == 0 else beta * input
 
-    def on_normalize(self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **_: Any) -> Tensor:
-        """x / |x|."""
-        length = self.on_norm(x, p, dim, True).clamp_min(eps)
-        return self.divide(x, length) if live(length) else x / length
+                def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+                    return op(x, w) if b is None else op(x, w) + b
 
-    def on_einsum(self, equation: str, *operands: Any) -> Tensor:
-        """Two operands are one product; more are multiplied from the left by torch itself."""
-        parts = operands[0] if len(operands) == 1 and not isinstance(operands[0], Tensor) else operands
-        if len(parts) == 2 and live(parts[0]) and live(parts[1]):
-            return self.product(lambda a, b: torch.einsum(equation, a, b), *parts)
-        return torch.einsum(equation, *parts)
+                return self.linear(apply, mat1, alpha * second, bias)
+            found = alpha * self.contract(op, mat1, second)
+            return found if beta == 0 else found + beta * input
 
-    def on_scaled_dot_product_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        *,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """Scores, softmax and values as two products around a softmax."""
-        if enable_gqa:
-            groups = query.shape[-3] // key.shape[-3]
-            key = key.repeat_interleave(groups, -3)
-            value = value.repeat_interleave(groups, -3)
-        scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-        scores = self._matmul(query, key.transpose(-1, -2)) * scale
-        if is_causal:
-            shape = scores.shape[-2:]
-            attn_mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min / 2)
-        elif attn_mask is not None:
-            scores = scores + attn_mask
-        return self._matmul(self.on_softmax(scores, -1), value)
-
-    def _matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.product(torch.matmul, a, b) if live(a) and live(b) else a @ b
+        return on
 
 
-_ROUTED = ELEMENTWISE | LINEAR | DIVISIONS | frozenset(PRODUCTS)
+def _without_inplace(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+    """Arguments of a functional with `inplace=False`, and whether it was asked for."""
+    if not isinstance(func, FunctionType) or "inplace" not in func.__code__.co_varnames:
+        return args, kwargs, False
+    bound = inspect.signature(func).bind(*args, **kwargs)
+    asked = bool(bound.arguments.get("inplace", False))
+    bound.arguments.pop("inplace", None)
+    (first, *_), rest = bound.arguments.items(), dict(list(bound.arguments.items())[1:])
+    return (first[1],), rest, asked
 
 
-def live(value: Any) -> bool:
-    """Whether a value depends on what is attributed to."""
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _any_live(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    flat = [*args, *kwargs.values()]
-    flat += [item for part in flat if isinstance(part, tuple | list) for item in part]
-    return any(live(value) for value in flat)
+def _plain(func: Any) -> Any:
+    """The function that a call in place stands for."""
+    raw = func.__name__
+    if raw.endswith("_") and not raw.startswith("__"):
+        for owner in (torch, Tensor, F):
+            found = getattr(owner, raw[:-1], None)
+            if found is not None:
+                return found
+    named = {"__ipow__": torch.pow, "__rpow__": torch.pow, "__pow__": torch.pow}
+    return named.get(raw, func)
