@@ -18,6 +18,7 @@ from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sites import Site
+from interp.models.stream.blocks import only_what_is_read
 from interp.models.stream.target import Target
 from interp.models.text.batch import TokenBatch
 from interp.models.text.forms import is_text, numbers, read_value, unpack
@@ -99,6 +100,7 @@ class SiteGame:
         self.n_forward: int = 0
         self.n_backward: int = 0
         self.path: SiteGame | None = None
+        self._fewer: dict[str, Any] = only_what_is_read(model, target, rows.one, at)
 
     # ---- the function ----------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class SiteGame:
         self.n_forward += n
         inputs, target = self.rows.times(n), self.target
         if target.site is None:
-            out = self.model.run_with_hooks(inputs, hooks)
+            out = self.model.run_with_hooks(inputs, hooks, **self._fewer)
         else:
             grad = torch.is_grad_enabled()
             acts = self.model.capture(inputs, [target.site], fwd_hooks=hooks, grad=grad)

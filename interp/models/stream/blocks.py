@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,9 @@ from interp.core.activations import Activations
 from interp.models.adapters.proof import last_residual
 from interp.models.hooked import HookedModel
 from interp.models.outputs import single_output
+from interp.models.stream.target import Target
 from interp.models.text.batch import TokenBatch
+from interp.models.text.keywords import FEWER_LOGITS
 
 BLOCK = 32 * 2**20
 """Bytes of logits made at once; what an analysis computes of them takes a few times this."""
@@ -41,6 +43,19 @@ def only_last(real: Tensor) -> dict[str, Any]:
     """What asks a model for the logits of the last real position alone."""
     last = real.nonzero()[-1]
     return {"logits_to_keep": 1 if int(last) == len(real) - 1 else last}
+
+
+def only_what_is_read(model: HookedModel, target: Target, inputs: Any, at: str) -> dict[str, Any]:
+    """What asks a model for the last position's logits alone, where a target reads no others.
+
+    Args:
+        inputs: What the model is run on; what it says about logits stays.
+        at: The site that is edited: behind the head's norm nothing may be left out.
+    """
+    given = set(inputs) if isinstance(inputs, Mapping) else set()
+    last = target.site is None and target.weights is not None and target.position in (None, -1)
+    spares = "logits_to_keep" in model.keywords and not given & set(FEWER_LOGITS)
+    return {"logits_to_keep": 1} if last and spares and last_before_head(model, [at]) else {}
 
 
 class Speech(NamedTuple):
@@ -84,7 +99,7 @@ def speech(
         also: Sites whose activations are kept beside.
         grad: Keep the graph.
     """
-    last = _last_before_head(model, [name for name, _ in hooks])
+    last = last_before_head(model, [name for name, _ in hooks])
     if last is None or not are_many(model, where.numel()):
         with torch.set_grad_enabled(grad):
             if also:
@@ -96,8 +111,8 @@ def speech(
     return Speech(acts[last][where], lambda x: model.unembed(model.ln_final(x)), acts)
 
 
-def _last_before_head(model: HookedModel, edited: Sequence[str]) -> str | None:
-    """The stream that the head alone turns into logits, if no edit lies behind it."""
+def last_before_head(model: HookedModel, edited: Sequence[str]) -> str | None:
+    """The stream that the head alone turns into logits, if none of these sites lies behind it."""
     if not model.has_head or model.head_pools_first or not model.cfg.n_layers:
         return None
     last, order = last_residual(model), list(model.sites)
