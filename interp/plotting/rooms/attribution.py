@@ -78,10 +78,11 @@ def attribution_bars(
 
 
 def _picture(result: Attribution, image: Tensor, title: str) -> go.Figure:
-    """The scores where they lie, in square cells."""
+    """The scores where they lie: square cells without gaps or numbers, which hovering shows."""
     values = result.scores.detach().float().cpu()[image.cpu()]
     fig = heatmap(values, title, Quantity("score", "", "", True))
-    fig.update_xaxes(constrain="domain")
+    fig.update_traces(texttemplate=None, text=None, xgap=0, ygap=0)
+    fig.update_xaxes(constrain="domain", tickmode="auto", nticks=16, tickangle=0)
     return fig.update_yaxes(scaleanchor="x", constrain="domain")
 
 
