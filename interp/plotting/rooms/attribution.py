@@ -82,7 +82,8 @@ def _picture(result: Attribution, image: Tensor, title: str) -> go.Figure:
     values = result.scores.detach().float().cpu()[image.cpu()]
     fig = heatmap(values, title, Quantity("score", "", "", True))
     fig.update_traces(texttemplate=None, text=None, xgap=0, ygap=0)
-    fig.update_xaxes(constrain="domain", tickmode="auto", nticks=16, tickangle=0)
+    every = -(-values.shape[1] // 16)
+    fig.update_xaxes(constrain="domain", tickmode="linear", tick0=0, dtick=every, tickangle=0)
     return fig.update_yaxes(scaleanchor="x", constrain="domain")
 
 
