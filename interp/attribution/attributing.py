@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import AttributionConfig
@@ -23,7 +24,7 @@ from interp.attribution.methods.table import (
 )
 from interp.attribution.result import Attribution, GeneratedAttribution
 from interp.attribution.settings import asked_for
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ConfigError, HookNotFired, ModelError
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
@@ -40,6 +41,7 @@ def attribute(
     site: str | None = None,
     baseline: Any = "zero",
     keep: Sequence[int] | None = None,
+    feature_mask: Any = None,
     config: AttributionConfig | None = None,
     prepend_bos: bool | None = None,
     **options: Any,
@@ -54,8 +56,14 @@ def attribute(
         method: A name from `METHODS`.
         site: A site; the token embeddings by default, the input for models that read numbers.
         baseline: See `baselines.baseline`: "zero", "mean", "pad", another text, a tensor.
-        keep: Positions that the baseline leaves alone; None: BOS, CLS and SEP.
-        config: Bounds, samples, memory; `options` change single fields of it.
+        keep: Positions (at sites without them, units) that the baseline leaves alone; None: BOS, CLS
+            and SEP.
+        feature_mask: Whole numbers that say which player each entry belongs to: a word, a sentence, a
+            part of an image is one player, with one score, for every method. One number per position
+            [pos], or a shape that broadcasts to the site's [1, *shape], as captum reads it. Methods by
+            gradients sum within a player, methods that hide hide it whole; groups are neighbours of
+            `occlusion` in the order of their numbers.
+        config: Units, samples, memory; `options` change single fields of it.
 
     Raises:
         ConfigError: An unknown method or option, an option that the method does not read, or a
@@ -69,9 +77,9 @@ def attribute(
     refuse_unread([method], options)
     rows = Rows(model, inputs, prepend_bos)
     aim = as_target(model, target, lambda: _output(model, rows))
-    game = method_game(model, rows, aim, method, site, settings)
+    game = method_game(model, rows, aim, method, site, settings, feature_mask)
     about = set_baseline(game, baseline, keep)
-    asked, given = asked_for(baseline, keep, prepend_bos, settings)
+    asked, given = asked_for(baseline, keep, prepend_bos, settings, feature_mask)
     return replace(run(game, method, about, settings), asked=asked, given_baseline=given)
 
 
@@ -99,21 +107,32 @@ def attribute_methods(
 
 
 def make_game(
-    model: HookedModel, rows: Rows, target: Target, at: str | None, config: AttributionConfig
+    model: HookedModel,
+    rows: Rows,
+    target: Target,
+    at: str | None,
+    config: AttributionConfig,
+    feature_mask: Any = None,
 ) -> SiteGame:
     """The model as a function of one site."""
     if at is not None:
         (at,) = model.sites.resolve(at) if len(model.sites.resolve(at)) == 1 else (at,)
-    return SiteGame(model, rows, target, at or default_site(model), config.rows)
+    return SiteGame(model, rows, target, at or default_site(model, rows), config, feature_mask)
 
 
 def method_game(
-    model: HookedModel, rows: Rows, target: Target, method: str, at: str | None, config: AttributionConfig
+    model: HookedModel,
+    rows: Rows,
+    target: Target,
+    method: str,
+    at: str | None,
+    config: AttributionConfig,
+    feature_mask: Any = None,
 ) -> SiteGame:
     """The game of a method, with the path at the embeddings where the method runs one there."""
-    game = make_game(model, rows, target, at, config)
-    if method == "layer_conductance":
-        game.path = make_game(model, rows, target, None, config)
+    game = make_game(model, rows, target, at, config, feature_mask)
+    if method == "layer_conductance":  # units and groups are those of the site that is scored
+        game.path = make_game(model, rows, target, None, replace(config, units=None, patch=None))
     return game
 
 
@@ -124,10 +143,10 @@ def keyed(game: SiteGame, raw: Raw, method: str) -> tuple[Tensor, Tensor | None]
         ModelError: It found nothing.
     """
     if raw.players is not None:
-        return game.spread(raw.players)
+        return game.who.spread(raw.players)
     if raw.entries is None:
         raise ModelError(f"{method} gave no scores")
-    return game.reduce(raw.entries)
+    return game.who.reduce(raw.entries)
 
 
 def set_baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> str:
@@ -137,26 +156,40 @@ def set_baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> str
     return about
 
 
-def default_site(model: HookedModel) -> str:
-    """The token embeddings where there are some, else the model's own input."""
+def default_site(model: HookedModel, rows: Rows | None = None) -> str:
+    """The token embeddings where there are some, else the model's own input.
+
+    Args:
+        rows: The input; ids that a plain module reads lead to the embedding that looks them up.
+    """
     for name in ("hook_embed", "encoder_hook_embed", "blocks.0.hook_resid_pre"):
         if name in model.sites:
             return name
+    ids = None if rows is None else rows.ids
+    if rows is not None and ids is not None:
+        for path, module in model.module.named_modules():
+            if isinstance(module, nn.Embedding) and path:
+                try:
+                    read = model.capture(rows.one, [f"{path}.hook_in"])[f"{path}.hook_in"]
+                except HookNotFired:  # a table that this input does not reach
+                    continue
+                if read.shape == (1, len(ids)) and bool((read[0] == ids).all()):
+                    return f"{path}.hook_out"
     return "hook_in"
 
 
 def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -> Attribution:
     """Run one engine on a game and key what it finds by position."""
     row, start = method_row(method), game.n_forward
+    ends = game.ends() if game.path is None else game.path.ends()
     if method in WITHOUT_GRADIENTS:
-        game.refuse_unmoved(*game.ends())
+        game.refuse_unmoved(*ends)
     else:
         refuse_inference("attributions by gradients")
     raw = engine_of(method)(game, config)
     scores, units = keyed(game, raw, method)
     check_finite(scores, f"the scores of {method}")
-    path = game.path or game
-    value, base = path.ends()
+    value, base = ends
     pieces = position_names(game)
     gap = abs(float(scores.double().sum()) - (value - base))
     floor = rounding(game, value, base)
@@ -179,7 +212,9 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
         converged=raw.error is None or (raw.error <= bound and (gap <= 2 * bound or not row.complete)),
         nodes=raw.nodes,
         n_forward=game.n_forward + (0 if game.path is None else game.path.n_forward) - start,
-        labels={"pos": numbered(pieces)},
+        units=game.who.each,
+        image=game.who.image,
+        labels={"pos": list(pieces) if game.who.names else numbered(pieces)},
         provenance=game.model.provenance([game.at]),
     )
 
@@ -204,6 +239,13 @@ def attribute_generated(
     Raises:
         ModelError: The model does not continue text.
     """
+    for name in ("feature_mask", "units", "patch"):
+        if options.get(name) is not None:
+            raise ConfigError(
+                f"{name} means nothing here: every token is attributed to a longer text than the one before",
+                got=f"{name}=...",
+                fix=f"leave {name} out; or attribute(model, text, target, {name}=...) of one token",
+            )
     if not model.cfg.causal or not model.has_head:
         raise ModelError("only a causal language model continues text", got=model.cfg.model_name)
     ids = Rows(model, inputs, prepend_bos).ids
@@ -238,11 +280,21 @@ def attribute_generated(
 
 
 def position_names(game: SiteGame) -> list[str]:
-    """One name per position: token pieces, or numbers."""
-    ids = game.rows.ids
-    if ids is None or len(ids) != game.n_positions:
-        return [str(i) for i in range(game.n_positions)]
-    return _pieces(game.model, ids)
+    """One name per score: token pieces (those of a group together), places of an image, or numbers."""
+    ids, who = game.rows.ids, game.who
+    if who.where and ids is not None and len(ids) == who.n_places:
+        pieces, group = _pieces(game.model, ids), who.by_place()
+        if who.each != "group":
+            return pieces
+        if group is not None:
+            return [_joined(pieces, (group == i).nonzero()[:, 0].tolist()) for i in range(who.n)]
+    return list(who.names) if who.names else [str(i) for i in range(who.n_scores)]
+
+
+def _joined(pieces: Sequence[str], members: Sequence[int]) -> str:
+    """The pieces of a group as text; what lies between them, and is not of it, is an ellipsis."""
+    gaps = ["" if b == a + 1 else " … " for a, b in pairwise(members)]
+    return "".join(gap + pieces[i] for gap, i in zip(["", *gaps], members, strict=True))
 
 
 def numbered(pieces: Sequence[str], start: int = 0) -> list[str]:

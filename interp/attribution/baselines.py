@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.attribution.game import SiteGame
+from interp.attribution.players import IMAGE
 from interp.core.errors import ConfigError, ShapeError
 
 NAMED = ("zero", "mean", "pad", "mask", "unk")
@@ -18,7 +19,8 @@ def baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> tuple[T
     """The baseline of a game, [1, *shape], and its name as shown.
 
     Args:
-        wanted: "zero"; "mean" of this input's own positions; "pad", "mask" or "unk": the site's
+        wanted: "zero"; "mean" of this input's own positions, or of each
+            channel's pixels; "pad", "mask" or "unk": the site's
             value where every token is that special one; another text or ids of the same length;
             a tensor that broadcasts to the site.
         keep: Positions that stay as they are; None keeps BOS, CLS and SEP.
@@ -32,24 +34,23 @@ def baseline(game: SiteGame, wanted: Any, keep: Sequence[int] | None) -> tuple[T
     kept = list(special_positions(game) if keep is None else keep)
     if not kept:
         return value, name
-    n = game.n_positions
+    n = game.who.n_places
     for position in kept:
         if not isinstance(position, int) or not -n <= position < n:
             raise ConfigError(
                 "no such position to keep", got=position, expected=f"{-n} to {n - 1}, whole numbers"
             )
-    mask = torch.zeros(game.n_positions, dtype=torch.bool, device=value.device)
+    mask = torch.zeros(n, dtype=torch.bool, device=value.device)
     mask[kept] = True
-    view = [1] * value.dim()
-    view[1 + game.axes.index(game.where)] = game.n_positions
-    return torch.where(mask.view(view), game.x, value), f"{name}, special tokens kept"
+    about = "special tokens kept" if game.who.where else "some kept"
+    return torch.where(mask[game.who.places], game.x, value), f"{name}, {about}"
 
 
 def special_positions(game: SiteGame) -> list[int]:
     """Positions of tokens that belong to the model's format and not to the text."""
     ids = game.rows.ids
     tokenizer = game.model.tokenizer
-    if ids is None or tokenizer is None or len(ids) != game.n_positions:
+    if ids is None or tokenizer is None or len(ids) != game.who.n_places or not game.who.where:
         return []
     special = {tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id}
     ends = {tokenizer.eos_token_id} if ids[-1] == tokenizer.eos_token_id else set()
@@ -71,8 +72,12 @@ def _value(game: SiteGame, wanted: Any) -> tuple[Tensor, str]:
     if isinstance(wanted, str) and wanted == "zero":
         return torch.zeros_like(x), "zero"
     if isinstance(wanted, str) and wanted == "mean":
-        axis = 1 + game.axes.index(game.where)
-        return x.mean(axis, keepdim=True).expand(x.shape), "mean of positions"
+        if game.who.where:
+            axis = 1 + game.who.axes.index(game.who.where)
+            return x.mean(axis, keepdim=True).expand(x.shape), "mean of positions"
+        if game.who.axes[-2:] == IMAGE[1:]:
+            return x.mean((-2, -1), keepdim=True).expand(x.shape), "mean of pixels"
+        return x.mean().expand(x.shape), "mean of entries"
     if isinstance(wanted, str) and wanted in NAMED:
         return _of_token(game, wanted)
     if isinstance(wanted, str | Tensor):

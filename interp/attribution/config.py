@@ -32,6 +32,7 @@ Method = Literal[
     "attention_flow",
 ]
 
+Units = Literal["position", "pixel", "channel", "patch", "entry"]
 Pooling = Literal["mean", "first", "none"]
 Similarity = Literal["cosine", "dot"]
 
@@ -52,7 +53,16 @@ class AttributionConfig(Settings):
     noise: NonNegative = 0.15
     """Standard deviation of noisy inputs, relative to that of the activation."""
     window: Count = 3
-    """Positions that occlusion hides at once."""
+    """Positions that occlusion hides at once; in a picture, the side of the square of its units."""
+    units: Units | None = None
+    """What one score is of, at a site without positions: "pixel" (a place of [channel, row, column],
+    its channels together; what None means there), "channel", "patch" (squares of `patch` pixels), or
+    "entry" (every number on its own); "position" reads [1, a, b] as a vectors of b numbers."""
+    patch: Count | None = None
+    """Side of a patch in pixels, for units="patch"; the last of a row may be smaller."""
+    max_forward: Count = 10_000
+    """Rows that a method that hides players may send through the model before it is refused; draws
+    that `samples` asks for are never too many."""
     epsilon: NonNegative = 1e-6
     """Stabiliser of LRP's epsilon rule, relative to the largest output of a layer."""
     gamma: NonNegative = 0.25

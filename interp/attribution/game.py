@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from interp.attribution.config import AttributionConfig
 from interp.attribution.graph import reaches
+from interp.attribution.players import Players, axes_of, players_of
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
@@ -23,9 +26,8 @@ from interp.models.stream.target import Target
 from interp.models.text.batch import TokenBatch
 from interp.models.text.forms import is_text, numbers, read_value, unpack
 
-MOST_UNITS = 64
-"""Sites with at most this many heads are perturbed head by head."""
-UNIT_AXES = ("head", "kv_head", "d_mlp", "latent")
+MOST_EXTRA = 8
+"""Class, distillation and register tokens that may stand before a vision model's patches."""
 
 
 class Rows:
@@ -74,29 +76,36 @@ class SiteGame:
     Attributes:
         x: The activation as it is, [1, *shape].
         r: The baseline, [1, *shape]; set by `baseline`.
-        players: Which player every entry belongs to, [*shape].
+        who: The players: which entries are scored and hidden together.
         n_forward, n_backward: Rows that went through the model, each way.
         path: The same game at the model's embeddings, for methods that run a path there.
     """
 
-    def __init__(self, model: HookedModel, rows: Rows, target: Target, at: str, batch: int = 32) -> None:
-        if batch < 1:
-            raise ConfigError("a pass needs at least one row", got=f"rows={batch}")
+    def __init__(
+        self,
+        model: HookedModel,
+        rows: Rows,
+        target: Target,
+        at: str,
+        config: AttributionConfig | None = None,
+        feature_mask: Any = None,
+    ) -> None:
+        config = config or AttributionConfig()
         self.model = model
         self.rows = rows
         self.target = target
         self.at = at
-        self.batch = batch
+        self.batch: int = config.rows
         self.site: Site = model.sites[at]
         self.x: Tensor = model.capture(rows.one, [at], clone=True)[at].detach()
         if not self.x.is_floating_point() or not len(self.x):
-            raise ModelError(f"{at!r} holds no numbers to attribute to", got=str(self.x.dtype))
-        self.axes: list[str] = self._axes()
+            raise ModelError(
+                f"{at!r} holds no numbers to attribute to",
+                got=str(self.x.dtype),
+                fix="site='NAME.hook_out', where NAME is the module that makes vectors of them",
+            )
+        self.who: Players = self._players(config, feature_mask)
         self.r: Tensor = torch.zeros_like(self.x)
-        self._by_unit = self._units_play()
-        self.players: Tensor
-        self.n_players: int
-        self.players, self.n_players = self._players()
         self.n_forward: int = 0
         self.n_backward: int = 0
         self.path: SiteGame | None = None
@@ -233,7 +242,7 @@ class SiteGame:
         z = z.to(self.x.device, self.x.dtype)
         with torch.no_grad():
             parts = [
-                self(self.r + part[:, self.players] * (self.x - self.r)).double()
+                self(self.r + part[:, self.who.of] * (self.x - self.r)).double()
                 for part in z.split(self.batch)
             ]
         return torch.cat(parts)
@@ -245,65 +254,56 @@ class SiteGame:
 
     def moving(self) -> Tensor:
         """Players that differ from the baseline, [k]; whoever equals it has nothing to play with."""
-        return self.players[(self.x != self.r)[0]].unique()
+        return self.who.of[(self.x != self.r)[0]].unique()
 
-    # ---- from entries to positions and units -----------------------------------------------
+    def afford(self, rows: int, method: str, config: AttributionConfig) -> None:
+        """Refuse a method that would send more rows through the model than the caller allowed.
 
-    @property
-    def unit(self) -> str:
-        """What stands beside positions: head, d_mlp, latent, or nothing."""
-        return next((a for a in self.axes if a in UNIT_AXES), "")
+        Raises:
+            ConfigError: More than `max_forward`, and than `samples`; names what makes it fewer.
+        """
+        if rows <= max(config.max_forward, config.samples or 0):
+            return
+        fewer = "feature_mask=..., one player for a group of entries"
+        if self.who.each == "pixel":
+            fewer = "units='patch', patch=8 (or larger), or " + fewer
+        raise ConfigError(
+            f"{method} over {self.who.n:,} players ({self.who.each}) sends {rows:,} rows through the model",
+            got=f"{rows:,} rows",
+            expected=f"at most max_forward={config.max_forward:,}",
+            fix=f"{fewer}; or max_forward={rows}",
+        )
 
-    @property
-    def where(self) -> str:
-        """The axis that scores are keyed by."""
-        return "key_pos" if "key_pos" in self.axes else "pos"
+    # ---- who plays -------------------------------------------------------------------------
 
-    @property
-    def n_positions(self) -> int:
-        """Its length."""
-        return self.x.shape[1 + self.axes.index(self.where)]
+    def _players(self, config: AttributionConfig, feature_mask: Any) -> Players:
+        ids, vision, units = self.rows.ids, self.model.reads == "pixels", config.units
+        if feature_mask is not None and units not in (None, "position"):
+            raise ConfigError(
+                "feature_mask and units both say who plays", got=f"units={units!r}", fix="leave one out"
+            )
+        n_tokens = None if ids is None else len(ids)
+        if vision and self.x.dim() == 3:
+            n_tokens = self.x.shape[1]
+        axes = axes_of(self.site.axes.split()[1:], self.x, n_tokens, units)
+        if axes == ("entry",):
+            if feature_mask is None:
+                self.x = self.x.flatten(1)
+            axes = tuple(f"axis_{i}" for i in range(1, self.x.dim()))
+        who = players_of(axes, self.x, units, config.patch, self.at)
+        patches = patch_grid(self.rows, self.model) if vision else None
+        if patches is not None and who.where and 0 <= who.n_places - prod(patches) <= MOST_EXTRA:
+            who = who.with_picture(*patches)
+        return who if feature_mask is None else who.grouped(feature_mask, self.at)
 
-    def reduce(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores of entries [*shape] summed to positions [pos], and to units [pos unit]."""
-        order = [self.where, self.unit] if self.unit else [self.where]
-        rest = [a for a in self.axes if a not in order]
-        moved = scores.permute([self.axes.index(a) for a in (*order, *rest)])
-        summed = moved.flatten(len(order)).sum(-1) if rest else moved
-        return (summed.sum(-1), summed) if self.unit else (summed, None)
 
-    def spread(self, by_player: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores of players [player] as positions [pos], and units [pos unit]."""
-        if self._by_unit:
-            grid = by_player.reshape(-1, self.x.shape[1 + self.axes.index(self.unit)])
-            return grid.sum(-1), grid
-        return by_player, None
-
-    def _axes(self) -> list[str]:
-        named = self.site.axes.split()[1:]
-        if len(named) == self.x.dim() - 1 and {"pos", "key_pos"} & set(named):
-            return named
-        ids = self.rows.ids
-        if ids is not None and self.x.dim() == 3 and self.x.shape[1] == len(ids):
-            return ["pos", "d_model"]
-        self.x = self.x.flatten(1)  # features, pixels: every entry is a player of its own
-        return ["pos"]
-
-    def _units_play(self) -> bool:
-        size = self.x.shape[1 + self.axes.index(self.unit)] if self.unit else 0
-        return self.unit in ("head", "kv_head") and size <= MOST_UNITS
-
-    def _players(self) -> tuple[Tensor, int]:
-        shape = self.x.shape[1:]
-        keep = [self.where, self.unit] if self._by_unit else [self.where]
-        players, n = torch.zeros(shape, dtype=torch.long, device=self.x.device), 1
-        for axis in reversed(keep):
-            i = self.axes.index(axis)
-            view = [1] * len(shape)
-            view[i] = shape[i]
-            players = players + n * torch.arange(shape[i], device=self.x.device).view(view)
-            n *= shape[i]
-        return players, n
+def patch_grid(rows: Rows, model: HookedModel) -> tuple[int, int] | None:
+    """Rows and columns of the patches that a vision model cuts its image into, where it says."""
+    side = getattr(getattr(model.module, "config", None), "patch_size", None)
+    images = [t for t in _tensors(rows.one) if t.dim() == 4]
+    if not isinstance(side, int) or len(images) != 1:
+        return None
+    return images[0].shape[-2] // side, images[0].shape[-1] // side
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.settings import arguments
@@ -23,11 +23,17 @@ class Attribution(Result):
     """Scores of positions (and of heads, neurons or latents) for one target on one input."""
 
     scores: Float[Tensor, " pos"]
-    """One per position, in the target's unit; keyed by place, so equal tokens stay apart."""
+    """One per position (pixel, patch, channel, group: see `units`), in the target's unit; keyed by
+    place, so equal tokens stay apart."""
     unit_scores: Float[Tensor, "pos unit"] | None = None
     """Scores split over heads, neurons or latents where the site has them."""
     tokens: tuple[str, ...]
-    """The input, one piece per position; features by number where the input is not text."""
+    """The input, one piece per score; features by number where the input is not text."""
+    units: str = "position"
+    """What one score is of: position, pixel, channel, patch, entry, or group (of a feature mask)."""
+    image: Int[Tensor, "row column"] | None = None
+    """Which score stands at each place of a picture: `scores[image]` is the map that `plot` draws.
+    None where the scores do not lie on a picture."""
     method: str
     """Method that made the scores."""
     target: str

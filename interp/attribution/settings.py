@@ -14,7 +14,11 @@ from interp.core.errors import ConfigError
 
 
 def asked_for(
-    baseline: Any, keep: Sequence[int] | None, prepend_bos: bool | None, config: AttributionConfig
+    baseline: Any,
+    keep: Sequence[int] | None,
+    prepend_bos: bool | None,
+    config: AttributionConfig,
+    feature_mask: Any = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """The arguments of `attribute` as JSON values, and a baseline of numbers, flat, beside them."""
     given = None
@@ -28,6 +32,7 @@ def asked_for(
         "baseline": baseline,
         "keep": None if keep is None else list(keep),
         "prepend_bos": prepend_bos,
+        "feature_mask": None if feature_mask is None else torch.as_tensor(feature_mask).tolist(),
         "config": asdict(config),
     }, given
 
@@ -49,4 +54,7 @@ def arguments(asked: dict[str, Any] | None, given: Tensor | None) -> dict[str, A
         if ids is None and given is None:
             raise ConfigError("the baseline of this attribution is not in its file", got=list(asked))
         baseline = torch.tensor(ids) if given is None else given.reshape(baseline["shape"])
-    return {**asked, "baseline": baseline, "config": AttributionConfig(**asked["config"])}
+    told = {**asked, "baseline": baseline, "config": AttributionConfig(**asked["config"])}
+    if told.get("feature_mask") is None:  # as in files that were saved before there were any
+        return {name: value for name, value in told.items() if name != "feature_mask"}
+    return {**told, "feature_mask": torch.tensor(told["feature_mask"])}

@@ -105,7 +105,7 @@ class Tower:
         self.game: SiteGame = SiteGame(model, rows, Target("embedding", pool), site)
         self.reference: str
         self.game.r, self.reference = baseline_of(self.game, reference, [])
-        if self.game.where != "pos" or self.game.x.dim() != 3:
+        if self.game.who.where != "pos" or self.game.x.dim() != 3:
             raise ConfigError(
                 "pairs are attributed at sites [batch pos d]", got=f"{site}: {model.sites.shape(site)}"
             )
@@ -145,7 +145,7 @@ class Tower:
             return game.r + at.to(game.x).view(-1, 1, 1) * (game.x - game.r)
 
         def slopes(at: Tensor) -> Tensor:
-            step = max(1, config.rows // game.n_positions)
+            step = max(1, config.rows // game.who.n_places)
             delta = (game.x - game.r)[0]
             return torch.cat([self._tangents(along(part), delta) for part in at.split(step)])
 

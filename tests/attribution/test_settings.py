@@ -26,6 +26,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "samples": {"samples": 24},
     "noise": {"noise": 0.4},
     "window": {"window": 1},
+    "max_forward": {"max_forward": 9_000},
     "epsilon": {"epsilon": 0.1},
     "gamma": {"gamma": 1.0},
     "alpha": {"alpha": 3.0},

@@ -77,7 +77,7 @@ def first(out: Tensor) -> Tensor:
 
 def exact_shapley(game: Any) -> Tensor:
     """Shapley values from all coalitions, by the definition."""
-    n = game.n_players
+    n = game.who.n
     subsets = list(itertools.product([0.0, 1.0], repeat=n))
     worth = dict(zip(subsets, game.coalition(torch.tensor(subsets)).tolist(), strict=True))
     found = torch.zeros(n, dtype=torch.float64)

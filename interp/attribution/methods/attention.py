@@ -22,12 +22,12 @@ UNITS = 1_000_000
 
 def last_attention(game: SiteGame, config: AttributionConfig) -> Raw:
     """Attention of the last layer, mean over heads."""
-    return Raw(players=_read(game, _patterns(game)[-1].mean(0)))
+    return _of_scores(game, _read(game, _patterns(game)[-1].mean(0)))
 
 
 def rollout(game: SiteGame, config: AttributionConfig) -> Raw:
     """Product over layers of (A + I) / 2, A the mean over heads."""
-    return Raw(players=_read(game, attention_rollout(_patterns(game))))
+    return _of_scores(game, _read(game, attention_rollout(_patterns(game))))
 
 
 def flow(game: SiteGame, config: AttributionConfig) -> Raw:
@@ -35,7 +35,7 @@ def flow(game: SiteGame, config: AttributionConfig) -> Raw:
     patterns = _patterns(game)
     readers = [len(patterns[0][0]) - 1] if game.model.cfg.causal else range(len(patterns[0][0]))
     rows = [attention_flow(patterns, reader) for reader in readers]
-    return Raw(players=torch.stack(rows).mean(0))
+    return _of_scores(game, torch.stack(rows).mean(0))
 
 
 def attention_rollout(patterns: Float[Tensor, "layer head query key"]) -> Float[Tensor, "query key"]:
@@ -74,7 +74,7 @@ def attention_flow(patterns: Float[Tensor, "layer head query key"], reader: int 
 
 
 def _patterns(game: SiteGame) -> Tensor:
-    if game.where != "pos" or game.rows.ids is None or game.n_positions != len(game.rows.ids):
+    if game.who.where != "pos" or game.rows.ids is None or game.who.n_places != len(game.rows.ids):
         raise ConfigError("attention scores positions of token inputs only", got=f"at={game.at!r}")
     model = game.model
     if "blocks.0.attn.hook_pattern" not in model.sites:
@@ -90,3 +90,17 @@ def _patterns(game: SiteGame) -> Tensor:
 def _read(game: SiteGame, matrix: Tensor) -> Tensor:
     """What the output reads: the last row of a causal model, else the mean over rows."""
     return (matrix[-1] if game.model.cfg.causal else matrix.mean(0)).double()
+
+
+def _of_scores(game: SiteGame, by_position: Tensor) -> Raw:
+    """What positions get, summed to the groups of a feature mask where there is one."""
+    if game.who.each != "group":
+        return Raw(players=by_position)
+    group = game.who.by_place()
+    if group is None:
+        raise ConfigError(
+            "attention goes to whole positions, which this feature_mask divides",
+            fix="a feature_mask with one number per position",
+        )
+    found = torch.zeros(game.who.n, dtype=torch.float64)
+    return Raw(players=found.index_add(0, group.cpu(), by_position.double().cpu()))

@@ -58,7 +58,9 @@ def layer_conductance(game: SiteGame, config: AttributionConfig) -> Raw:
 
     value, base = path.ends()
     bound = max(SHARE * config.tolerance * abs(value - base), rounding(path, value, base))
-    found = integrate_by_halves(stretch, lambda part: game.reduce(part)[0], POINTS, bound, config.max_nodes)
+    found = integrate_by_halves(
+        stretch, lambda part: game.who.reduce(part)[0], POINTS, bound, config.max_nodes
+    )
     if not moved and bool(delta.any()):
         raise ModelError(
             f"nothing at {game.at!r} depends on {path.at!r}, where the path runs",

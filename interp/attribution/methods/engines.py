@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import SiteGame, frozen
 from interp.attribution.methods.raw import Raw
-from interp.core.errors import ModelError
+from interp.core.errors import ConfigError, ModelError
 
 
 def gradient_x_input(game: SiteGame, config: AttributionConfig) -> Raw:
@@ -64,22 +65,53 @@ class _AsModule(nn.Module):
 
 def feature_ablation(game: SiteGame, config: AttributionConfig) -> Raw:
     """f(x) - f(x without one player), each on its own; exactly 0 for one that equals the baseline."""
-    found, moving = torch.zeros(game.n_players, dtype=torch.float64), game.moving().cpu()
-    found[moving] = _perturbed(game, captum.FeatureAblation, config)[moving]
+    game.afford(game.who.n, "feature_ablation", config)
+    found, moving = torch.zeros(game.who.n, dtype=torch.float64), game.moving().cpu()
+    found[moving] = _perturbed(game, captum.FeatureAblation, config, (game.who.n,))[moving]
     return Raw(players=found)
 
 
 def occlusion(game: SiteGame, config: AttributionConfig) -> Raw:
-    """The same with a sliding window of neighbours hidden together (Zeiler and Fergus 2014)."""
-    width = max(1, min(config.window, game.n_players))
-    return Raw(players=_perturbed(game, captum.Occlusion, config, sliding_window_shapes=(width,)))
+    """The same with a sliding window of neighbours hidden together (Zeiler and Fergus 2014).
+
+    In a picture the window is a square of pixels or patches; what stands beside the picture, as a class
+    token does, is hidden on its own.
+
+    Raises:
+        ConfigError: A window of channels, which have no neighbours.
+    """
+    grid = game.who.grid
+    if game.who.each == "channel" and config.window > 1:
+        raise ConfigError(
+            "channels have no neighbours to hide with them",
+            got=f"window={config.window}, units='channel'",
+            fix="window=1, or method='feature_ablation'",
+        )
+    wide = (config.window, 1) if game.who.n != game.who.n_scores else (config.window,) * len(grid)
+    window = tuple(min(w, size) for w, size in zip(wide, grid, strict=True))  # heads are no neighbours
+    lone = game.who.n - prod(grid)
+    game.afford(lone + prod(s - w + 1 for s, w in zip(grid, window, strict=True)), "occlusion", config)
+    found = _perturbed(game, captum.Occlusion, config, grid, sliding_window_shapes=window)
+    if lone:
+        alone = torch.ones(lone + 1, game.who.n, dtype=torch.float64)
+        alone[1:, :lone] -= torch.eye(lone, dtype=torch.float64)
+        worth = game.coalition(alone).cpu()
+        found = torch.cat([worth[0] - worth[1:], found])
+    return Raw(players=found)
 
 
-def _perturbed(game: SiteGame, kind: Callable[..., Any], config: AttributionConfig, **options: Any) -> Tensor:
-    ones = torch.ones(1, game.n_players, dtype=torch.float64)
+def _perturbed(
+    game: SiteGame, kind: Callable[..., Any], config: AttributionConfig, grid: tuple[int, ...], **options: Any
+) -> Tensor:
+    """Captum's scores of the last players, which lie on a grid, [player]; those before stay."""
+    ones, lone = torch.ones(1, *grid, dtype=torch.float64), game.who.n - prod(grid)
+
+    def worth(z: Tensor) -> Tensor:
+        return game.coalition(torch.cat([z.new_ones(len(z), lone), z.flatten(1)], 1)).cpu()
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = kind(lambda z: game.coalition(z).cpu()).attribute(
+        found = kind(worth).attribute(
             ones, baselines=torch.zeros_like(ones), perturbations_per_eval=config.rows, **options
         )
-    return found.detach()[0]
+    return found.detach().flatten()

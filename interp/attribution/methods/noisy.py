@@ -33,7 +33,7 @@ def smoothgrad(game: SiteGame, config: AttributionConfig) -> Raw:
     if bool((counts > 0).all()):
         counts = counts.to(sums).view(-1, *[1] * (sums.dim() - 1))
         without = ((sums.sum(0) - sums) / (done - counts)).abs()
-        apart = torch.stack([game.reduce(one)[0].double() for one in without])
+        apart = torch.stack([game.who.reduce(one)[0].double() for one in without])
         errors = ((GROUPS - 1) ** 2 / GROUPS * apart.var(0)).sqrt()  # Quenouille's and Tukey's jackknife
     return Raw((sums.sum(0) / done).abs(), standard_errors=errors)
 
@@ -52,7 +52,7 @@ def gradient_shap(game: SiteGame, config: AttributionConfig) -> Raw:
         _, slopes = game.gradients(game.r + along * delta)
         scores = (slopes * delta).detach()
         total += scores.sum(0)
-        each += [game.reduce(one)[0].double() for one in scores]
+        each += [game.who.reduce(one)[0].double() for one in scores]
     return Raw(total / len(each), nodes=len(each), standard_errors=_of_means(each))
 
 
@@ -78,7 +78,7 @@ def functional_information(game: SiteGame, config: AttributionConfig) -> Raw:
         weight = values.to(slopes.dtype).view(-1, *[1] * (slopes.dim() - 1))
         scores = variance * slopes.pow(2) / weight
         total += scores.sum(0)
-        each += [game.reduce(one)[0].double() for one in scores]
+        each += [game.who.reduce(one)[0].double() for one in scores]
     return Raw(total / len(each), standard_errors=_of_means(each))
 
 

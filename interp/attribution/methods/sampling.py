@@ -43,7 +43,7 @@ class _Play:
 
     def worth(self, z: Float[Tensor, "coalition player"]) -> Float[Tensor, " coalition"]:
         """v of coalitions of those that move; whoever does not is where it always is."""
-        whole = torch.ones(len(z), self.game.n_players, dtype=z.dtype)
+        whole = torch.ones(len(z), self.game.who.n, dtype=z.dtype)
         whole[:, self.moving] = z
         return self.game.coalition(whole).cpu()
 
@@ -54,15 +54,15 @@ class _Play:
 
     def raw(self, scores: Tensor, errors: Tensor | None = None) -> Raw:
         """Scores [player] among all players; 0 for those that do not move."""
-        errors = torch.zeros(self.game.n_positions) if errors is None else errors
+        errors = torch.zeros(self.game.who.n_scores) if errors is None else errors
         return Raw(players=self._among(scores), standard_errors=errors)
 
     def positions(self, scores: Float[Tensor, "draw player"]) -> Float[Tensor, "draw pos"]:
         """Rows of scores of players, summed to positions."""
-        return torch.stack([self.game.spread(self._among(row))[0] for row in scores])
+        return torch.stack([self.game.who.spread(self._among(row))[0] for row in scores])
 
     def _among(self, scores: Tensor) -> Tensor:
-        whole = torch.zeros(self.game.n_players, dtype=torch.float64)
+        whole = torch.zeros(self.game.who.n, dtype=torch.float64)
         whole[self.moving] = scores.double()
         return whole
 
@@ -76,6 +76,7 @@ def shapley(game: SiteGame, config: AttributionConfig) -> Raw:
     if play.exact:
         return play.raw(shapley_values(play.worth(play.everyone())))
     n = max(FEWEST_ORDERS, (config.samples or SAMPLES) // play.n)
+    game.afford(n * (play.n - 1) + 2, "shapley", config)
     drawn = generator(config.seed, "shapley")
     orders = torch.stack([torch.randperm(play.n, generator=drawn) for _ in range(n)])
     effects = torch.zeros(n, play.n, dtype=torch.float64)
@@ -118,6 +119,7 @@ def kernel_shap(game: SiteGame, config: AttributionConfig) -> Raw:
     if play.exact:
         return play.raw(shapley_values(play.worth(play.everyone())))
     n = config.samples or max(SAMPLES, PER_PLAYER * play.n)
+    game.afford(2 * -(-n // 2) + 2, "kernel_shap", config)
     half = _drawn_by_kernel(play.n, -(-n // 2), generator(config.seed, "kernel_shap"))
     centred = (half - half.mean(1, keepdim=True)).double()
     if len(half) < play.n or int(torch.linalg.matrix_rank(centred)) < play.n - 1:

@@ -34,7 +34,7 @@ _E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradi
 _D, _L = "interp.attribution.methods.deeplift", "interp.attribution.methods.relevance"
 _A, _N = "interp.attribution.methods.attention", "interp.attribution.methods.noisy"
 _S, _C = "interp.attribution.methods.sampling", "interp.attribution.methods.conductance"
-READ_BY_ALL = ("tolerance", "rows", "seed")
+READ_BY_ALL = ("tolerance", "rows", "seed", "units", "patch")
 METHODS: dict[str, Row] = {
     "integrated_gradients": Row(
         f"{_G}:integrated_gradients", True, True, "gradients along the path from the baseline", ("max_nodes",)
@@ -53,10 +53,16 @@ METHODS: dict[str, Row] = {
     "layer_conductance": Row(
         f"{_C}:layer_conductance", False, True, "flow of the embeddings' path through a unit", ("max_nodes",)
     ),
-    "occlusion": Row(f"{_E}:occlusion", False, True, "a window of neighbours hidden", ("window",)),
-    "feature_ablation": Row(f"{_E}:feature_ablation", False, True, "one position hidden"),
-    "shapley": Row(f"{_S}:shapley", True, True, "average effect over random orders", ("samples",)),
-    "kernel_shap": Row(f"{_S}:kernel_shap", True, True, "Shapley values by regression", ("samples",)),
+    "occlusion": Row(
+        f"{_E}:occlusion", False, True, "a window of neighbours hidden", ("window", "max_forward")
+    ),
+    "feature_ablation": Row(f"{_E}:feature_ablation", False, True, "one position hidden", ("max_forward",)),
+    "shapley": Row(
+        f"{_S}:shapley", True, True, "average effect over random orders", ("samples", "max_forward")
+    ),
+    "kernel_shap": Row(
+        f"{_S}:kernel_shap", True, True, "Shapley values by regression", ("samples", "max_forward")
+    ),
     "lime": Row(f"{_S}:lime", False, True, "a sparse local linear model", ("samples",)),
     "lrp_epsilon": Row(f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule", ("epsilon",)),
     "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule", ("epsilon", "gamma")),

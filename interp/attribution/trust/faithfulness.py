@@ -80,7 +80,7 @@ def faithfulness(
         told = {each.asked["prepend_bos"] for each in mine.values() if each.asked is not None}
         rows = Rows(model, one, *(told if len(told) == 1 and is_text(one) else ()))
         goal = as_target(model, aim, lambda rows=rows: _output(model, rows))
-        game = make_game(model, rows, goal, where, AttributionConfig())
+        game = make_game(model, rows, goal, where, *players(mine))
         _check_same_input(game, mine, e)
         set_baseline(game, absent, keep)
         moved = [_sensitivity(game, each, config, e) for each in mine.values()] if sensitivity else []
@@ -113,6 +113,27 @@ def removal(found: Mapping[str, Attribution], site: str | None, baseline: Any) -
             )
     told = first.settings
     return where, told["baseline"], told["keep"]
+
+
+def players(found: Mapping[str, Attribution]) -> tuple[AttributionConfig, Any]:
+    """Units and feature mask by which attributions of one example are judged: those they were made with.
+
+    Raises:
+        ConfigError: They do not score the same units.
+    """
+    told = [{} if one.asked is None else one.settings for one in found.values()]
+    configs = [each.get("config", AttributionConfig()) for each in told]
+    masks = [each.get("feature_mask") for each in told]
+    kinds = [
+        (c.units, c.patch, None if m is None else m.tolist()) for c, m in zip(configs, masks, strict=True)
+    ]
+    if any(kind != kinds[0] for kind in kinds):
+        raise ConfigError(
+            "these attributions score different units",
+            got=", ".join(f"{name}: {one.units}" for name, one in found.items()),
+            fix="the same units, patch and feature_mask for all",
+        )
+    return AttributionConfig(units=configs[0].units, patch=configs[0].patch), masks[0]
 
 
 def pool_faithfulness(judged: Sequence[Faithfulness], config: TrustConfig | None = None) -> Faithfulness:
@@ -176,17 +197,15 @@ def _judge(
     game: SiteGame, found: Mapping[str, Attribution], config: TrustConfig, e: int, moved: Sequence[float]
 ) -> Faithfulness:
     """Every measure for one example; one batch of coalitions for all methods."""
-    if game.n_players != game.n_positions:
+    if game.who.n != game.who.n_scores:
         raise ConfigError(
             "faithfulness removes whole positions", got=f"site={game.at!r}", fix="a site without heads"
         )
     n, fractions = config.steps + 1, torch.linspace(0, 1, config.steps + 1)
     points = torch.cat([fractions, torch.tensor(ERASER)])
     scores = {name: one.scores for name, one in found.items()}
-    scores[RANDOM] = torch.rand(game.n_positions, generator=generator(config.seed, "random order", e))
-    removed = (
-        torch.rand(config.samples, game.n_players, generator=generator(config.seed, "infidelity", e)) < 0.3
-    )
+    scores[RANDOM] = torch.rand(game.who.n_scores, generator=generator(config.seed, "random order", e))
+    removed = torch.rand(config.samples, game.who.n, generator=generator(config.seed, "infidelity", e)) < 0.3
     value, base = game.ends()
     floor = rounding(game, value, base)
     vanishes = abs(value - base) <= floor
@@ -244,7 +263,9 @@ def _sensitivity(judge: SiteGame, one: Attribution, config: TrustConfig, e: int)
     told, size = one.settings, float(one.scores.double().norm())
     if not size:
         return torch.nan
-    game = method_game(judge.model, judge.rows, judge.target, one.method, one.site, told["config"])
+    game = method_game(
+        judge.model, judge.rows, judge.target, one.method, one.site, told["config"], told.get("feature_mask")
+    )
     begin, engine, worst = game.path or game, engine_of(one.method), 0.0
     x, drawn = begin.x, generator(config.seed, "sensitivity", e)
     for _ in range(config.samples):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.attribution.attributing import attribute
 from interp.attribution.trust.result import RelevancePruning
-from interp.core.errors import ShapeError
+from interp.core.errors import ConfigError, ShapeError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
 
@@ -41,6 +41,12 @@ def unit_relevance(
         total: Tensor | None = None
         for one, wanted in zip(inputs, target, strict=True):
             scores = attribute(model, one, wanted, method=method, site=site, **options)
+            if scores.units not in ("position", "channel", "entry"):
+                raise ConfigError(
+                    f"the units of {site!r} are channels: a hidden layer has no {scores.units} to prune",
+                    got=f"units={scores.units!r}",
+                    fix="units='channel'",
+                )
             units = scores.unit_scores.sum(0) if scores.unit_scores is not None else scores.scores
             total = units if total is None else total + units
         if total is not None:
@@ -117,6 +123,7 @@ def keep_masks(scores: UnitScores, fraction: float, most: float = 1.0) -> dict[s
 
 def _times(mask: Tensor) -> Callable[..., Tensor]:
     def edit(value: Tensor, hook: Any) -> Tensor:
-        return value * mask.to(value.device, value.dtype)
+        kept = mask.to(value.device, value.dtype)
+        return value * (kept[:, None, None] if value.dim() == 4 else kept)
 
     return edit

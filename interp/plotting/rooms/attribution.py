@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import plotly.graph_objects as go
+from torch import Tensor
 
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
 from interp.core.errors import ConfigError
@@ -28,7 +29,9 @@ def attribution_strip(result: Attribution) -> TokenStrip:
 def attribution_bars(
     result: Attribution, *, units: bool | None = None, strip: bool = False
 ) -> go.Figure | TokenStrip:
-    """Bars per position, or positions x units where the site has heads, neurons or latents.
+    """Bars per position, positions x units where the site has heads, neurons or latents, or a map.
+
+    Scores that lie on a picture (pixels, patches, groups of them) are drawn where they lie.
 
     Args:
         result: Scores [pos] and, perhaps, [pos unit].
@@ -36,14 +39,22 @@ def attribution_bars(
         strip: The coloured text instead, as `attribution_strip` makes it.
 
     Raises:
-        ConfigError: Units of a strip, which has one score per token.
+        ConfigError: Units of a strip, which has one score per token, or of a site without any; a strip
+            of a picture.
     """
+    if strip and result.image is not None:
+        raise ConfigError("these scores lie on a picture, not in a text", got="strip=True", fix="strip=False")
     if strip:
         if units:
             raise ConfigError("a strip shows no units", got="units=True, strip=True", fix="strip=False")
         return attribution_strip(result)
+    if units and result.unit_scores is None:
+        raise ConfigError(
+            f"{result.site!r} has no heads, neurons or latents to show", got="units=True", fix="leave it out"
+        )
     name = result.method.replace("_", " ").capitalize()
     title = f"{name} · {result.target}"
+    said = f"{result.gap_sentence} · baseline {result.baseline} · at {result.site}"
     if result.unit_scores is not None and units is not False:
         scores = result.unit_scores
         order = scores.abs().sum(0).argsort(descending=True)[:MOST_UNITS].sort().values
@@ -56,12 +67,35 @@ def attribution_bars(
             row_axis="position",
             column_axis=f"unit of {result.site}",
         )
+    elif result.image is not None:
+        fig, said = _picture(result, result.image, title), f"{said}{_beside(result, result.image)}"
     else:
         fig = bars(result.scores, _numbered(result.tokens), title, Quantity("score", "", "", True))
         if result.widest_error and result.standard_errors is not None:
             errors = result.standard_errors.tolist()
             fig.update_traces(error_x={"array": errors, "color": theme.INK, "thickness": 1, "width": 3})
-    return subtitled(fig, f"{result.gap_sentence} · baseline {result.baseline} · at {result.site}")
+    return subtitled(fig, said)
+
+
+def _picture(result: Attribution, image: Tensor, title: str) -> go.Figure:
+    """The scores where they lie: square cells without gaps or numbers, which hovering shows."""
+    values = result.scores.detach().float().cpu()[image.cpu()]
+    fig = heatmap(values, title, Quantity("score", "", "", True))
+    fig.update_traces(texttemplate=None, text=None, xgap=0, ygap=0)
+    every = -(-values.shape[1] // 16)
+    fig.update_xaxes(constrain="domain", tickmode="linear", tick0=0, dtick=every, tickangle=0)
+    return fig.update_yaxes(scaleanchor="x", constrain="domain")
+
+
+def _beside(result: Attribution, image: Tensor) -> str:
+    """The units of the map, and the scores that have no place on it, as of a class token."""
+    on = set(image.unique().tolist())
+    off = [i for i in range(len(result.scores)) if i not in on]
+    shown = [f"{labels.shown(result.tokens[i], 14)} {float(result.scores[i]):+.3g}" for i in off[:3]]
+    if len(off) > 3:
+        shown.append(f"{len(off) - 3} more")
+    each = {"position": "patch"}.get(result.units, result.units)
+    return f" · per {each}" + (f" · not on the map: {', '.join(shown)}" if off else "")
 
 
 @renders(GeneratedAttribution)
