@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from interp.activations.rows import dense_numbers
 from interp.core.errors import ConfigError, ShapeError
-from interp.core.rows import dense_numbers
 from interp.core.settings import check_fields
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig
 

@@ -19,12 +19,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interp.activations.rows import dense_numbers
 from interp.core.artefact import Trained
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.foreign import one_line
 from interp.core.provenance import Provenance
 from interp.core.randomness import generator
-from interp.core.rows import dense_numbers
 from interp.core.store import Artefact
 from interp.dictionaries.checks import check_dictionary, read_latents, read_rows
 from interp.dictionaries.config import TOPK_FAMILY, DictionaryConfig

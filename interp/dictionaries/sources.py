@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.config import StreamConfig, TextConfig
+from interp.activations.rows import dense_numbers, holds_floats
 from interp.activations.shards import ShardReader
 from interp.activations.stream import ActivationStream
 from interp.activations.text import TokenSequences, token_sequences
@@ -26,7 +27,6 @@ from interp.core.finite import check_finite
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance, fingerprint_state
 from interp.core.randomness import permutation
-from interp.core.rows import dense_numbers, holds_floats
 from interp.models.hooks.splice import Splice
 from interp.models.text.forms import holds_ids
 

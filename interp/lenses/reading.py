@@ -50,7 +50,9 @@ def read_rows(
     with torch.no_grad():
         own, acts = _run(model, inputs, rows, kwargs)
         tokens, real = one_row(model, acts, inputs, kwargs)
-        columns: dict[str, Any] = _columns(model, acts, own[0], rows, decode, real.nonzero()[:, 0], target, k)
+        columns: dict[str, Any] = _columns(
+            model, acts, own[0], rows, decode, real.nonzero()[:, 0], target=target, k=k
+        )
     wanted = columns.pop("wanted")
     pieces = pieces_of(model, columns["ids_top"], wanted)
     return LensResult(
@@ -97,6 +99,7 @@ def _columns(
     rows: Mapping[str, str],
     decode: Decode,
     at: Tensor,
+    *,
     target: Any,
     k: int,
 ) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.rows import dense_numbers
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.finite import check_finite
-from interp.core.rows import dense_numbers
 from interp.probing.config import ProbeKind
 
 Labels = Any

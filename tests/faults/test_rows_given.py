@@ -16,8 +16,8 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from interp.activations import ActivationStream, ShardConfig, ShardReader, StreamConfig, write_shards
+from interp.activations.rows import dense_numbers, holds_floats
 from interp.core.errors import ConfigError, InterpError, NonFiniteError, ShapeError, StorageError, TokenError
-from interp.core.rows import dense_numbers, holds_floats
 from interp.dictionaries import evaluate, finetune, train
 from interp.dictionaries.train_config import TrainConfig
 from interp.lenses import train_tuned_lens

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.activations.rows import dense_numbers, holds_floats
 from interp.activations.text import TokenSequences
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.provenance import Provenance
-from interp.core.rows import dense_numbers, holds_floats
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.far_rows import named_token, tell_far
 from interp.dictionaries.result import CONDITIONS, DictionaryReport
