@@ -42,11 +42,11 @@ def estimate_bytes(
 
 def _how_many(at: Any, pos: int) -> int:
     """Positions that a choice of them keeps of a row."""
-    if isinstance(at, slice):
-        return len(range(pos)[at])
     if isinstance(at, int):
         return 1
     try:
+        if isinstance(at, slice):
+            return len(range(pos)[at])
         chosen = torch.as_tensor(at)
     except (TypeError, ValueError, RuntimeError):
         return pos  # no positions at all: the run says so

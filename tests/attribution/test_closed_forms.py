@@ -117,8 +117,9 @@ def test_lime_is_scikit_learns_lasso(asked: list[tuple[Tensor, Tensor]]) -> None
 def test_kernel_shap_is_scikit_learns_regression(asked: list[tuple[Tensor, Tensor]]) -> None:
     found = attribute(toys.small(), toys.IDS, (3, 5), method="kernel_shap", samples=80)
     z, values = rows_of(asked)
-    z, values = z[-80:], values[-80:]
+    z, values = z[-82:], values[-82:]  # nobody, everybody, and 40 coalitions with their complements
     size = z.sum(1)
+    assert int(((size > 0) & (size < z.shape[1])).sum()) == 80
     weights = [1.0 if 0 < s < z.shape[1] else 1e6 for s in size]
     fitted = LinearRegression().fit(z, values, sample_weight=weights)
     scale = float(found.scores.abs().max())
