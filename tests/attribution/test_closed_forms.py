@@ -173,7 +173,7 @@ def test_deeplift_is_captums_through_convolutions() -> None:
         nn.Linear(20, 1),
     )
     x, r = torch.randn(2, 1, 2, 6, 6)
-    ours = attribute(interp.wrap(module), x, toys.first, method="deeplift", baseline=r)
+    ours = attribute(interp.wrap(module), x, toys.first, method="deeplift", baseline=r, units="entry")
     theirs = DeepLift(module).attribute(x, r).detach()
     torch.testing.assert_close(ours.scores.flatten(), theirs.flatten(), rtol=0, atol=1e-5)
 

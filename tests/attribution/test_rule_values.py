@@ -40,7 +40,8 @@ def test_pooling_is_captums_and_exact_where_captums_is_not(kind: str) -> None:
         after = nn.Sequential(convolution, pool(), nn.Flatten(), nn.Linear(n, 5), nn.ReLU(), nn.Linear(5, 1))
         x, r = torch.randn(2, *shape)
         theirs = CaptumDeepLift(after).attribute(x, r).detach().flatten()
-        ours = attribute(interp.wrap(after), x, toys.first, method="deeplift", baseline=r)
+        how = {"units": "entry"} if len(shape) == 4 else {}  # an image's are pixels by default
+        ours = attribute(interp.wrap(after), x, toys.first, method="deeplift", baseline=r, **how)
         if kind != "overlapping":  # captum writes one window over another there
             torch.testing.assert_close(ours.scores, theirs, rtol=0, atol=1e-5)
         assert ours.gap < 1e-5
