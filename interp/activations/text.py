@@ -157,14 +157,19 @@ def token_sequences(model: Any, source: Any, config: TextConfig | None = None) -
         config: For text.
 
     Raises:
-        ConfigError, StorageError, TokenError: As for `tokenize_texts`.
+        ConfigError: Ids beside another length of sequences; and as for `tokenize_texts`.
+        StorageError, TokenError: As for `tokenize_texts`.
     """
-    if isinstance(source, TokenSequences | TokenBatch | Tensor):
-        return TokenSequences.of(source)
-    if isinstance(source, Mapping) and not hasattr(source, "column_names"):
-        return TokenSequences.of(model.read(source))
-    if holds_ids(source):
-        return TokenSequences.of(model.read(source))
+    found = given_sequences(model, source)
+    if found is not None:
+        n_ctx = None if config is None else config.n_ctx
+        if n_ctx not in (None, found.n_ctx):
+            raise ConfigError(
+                "n_ctx says how text becomes sequences, and these are token ids already",
+                got=f"n_ctx={n_ctx}, sequences of {found.n_ctx} tokens",
+                fix=f"leave n_ctx out, or cut the ids: ids[:, :{n_ctx}]",
+            )
+        return found
     if model.tokenizer is None:
         raise ConfigError(
             "this model has no tokenizer to read text with",
@@ -172,6 +177,14 @@ def token_sequences(model: Any, source: Any, config: TextConfig | None = None) -
             expected="TokenSequences, or ids [sequence pos]",
         )
     return tokenize_texts(model, source, config)
+
+
+def given_sequences(model: Any, source: Any) -> TokenSequences | None:
+    """What holds token ids already, as sequences; None for text."""
+    if isinstance(source, TokenSequences | TokenBatch | Tensor):
+        return TokenSequences.of(source)
+    encoded = isinstance(source, Mapping) and not hasattr(source, "column_names")
+    return TokenSequences.of(model.read(source)) if encoded or holds_ids(source) else None
 
 
 def tokenize_texts(model: Any, source: Any, config: TextConfig | None = None) -> TokenSequences:

@@ -21,7 +21,7 @@ from interp.activations.config import StreamConfig, TextConfig
 from interp.activations.rows import dense_numbers, holds_floats
 from interp.activations.shards import ShardReader
 from interp.activations.stream import ActivationStream
-from interp.activations.text import TokenSequences, token_sequences
+from interp.activations.text import TokenSequences, given_sequences, token_sequences
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.finite import check_finite
 from interp.core.names import did_you_mean
@@ -194,8 +194,10 @@ def sequences(
     """
     if isinstance(data, Tensor) and data.is_floating_point():
         raise ConfigError("with a model, data are text or token ids", got=f"rows of {data.dtype}")
-    text = TextConfig(n_ctx=n_ctx, pack=False, max_sequences=max_sequences)
-    tokens = token_sequences(model, data, text)
+    tokens = given_sequences(model, data)
+    if tokens is None:
+        text = TextConfig(n_ctx=n_ctx, pack=False, max_sequences=max_sequences)
+        tokens = token_sequences(model, data, text)
     n, width = max_sequences or len(tokens), n_ctx or tokens.n_ctx
     return TokenSequences(tokens.ids[:n, :width], tokens.lengths[:n].clamp(max=width))
 
@@ -331,12 +333,4 @@ def _from_model(data: Any, model: Any, sites: list[str], stream: StreamConfig, t
             expected="train(config, text, model=model), rows [n, d], or a folder of write_shards",
             fix="rows are floats: x.float(); token ids need model=" if numbers else None,
         )
-    tokens = token_sequences(model, data, text)
-    is_cut = not (isinstance(data, Mapping | TokenSequences) or holds_ids(data))
-    if text.n_ctx not in (None, tokens.n_ctx) and not is_cut:
-        raise ConfigError(
-            "n_ctx says how text becomes sequences, and these are token ids already",
-            got=f"n_ctx={text.n_ctx}, sequences of {tokens.n_ctx} tokens",
-            fix=f"leave n_ctx out, or cut the ids: ids[:, :{text.n_ctx}]",
-        )
-    return ActivationStream(model, sites, tokens, stream)
+    return ActivationStream(model, sites, token_sequences(model, data, text), stream)

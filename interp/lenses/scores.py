@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.config import TextConfig
+from interp.activations.text import token_sequences
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
 from interp.core.frames.quantity import measured, places
 from interp.core.result import Result
 from interp.lenses.reading import TOLERANCE, log_probs, stream_rows
-from interp.lenses.tuned import TunedLens, sequences_of
+from interp.lenses.tuned import TunedLens
 from interp.models.hooked import HookedModel
 from interp.models.stream.blocks import row_blocks
 
@@ -70,19 +72,19 @@ def score_lenses(
         data: Text as `tokenize_texts` reads it, `TokenSequences`, or ids [sequence pos]; text
             that no lens has seen.
         lenses: Name -> trained lens.
-        n_ctx: Tokens per sequence where `data` is text.
+        n_ctx: Tokens per sequence where `data` is text; ids are as they are.
         batch_size: Sequences per forward pass.
         strict: Refuse lenses made for another model.
 
     Raises:
         ProvenanceError: A lens made for another model.
-        ConfigError: Text of single tokens: nothing comes next.
+        ConfigError: Text of single tokens: nothing comes next; `n_ctx` beside ids of another length.
     """
     every: dict[str, TunedLens] = {"logit": TunedLens.identity(model), **(lenses or {})}
     for lens in every.values():
         lens.check_model(model, strict=strict)
         lens.to(model.device)
-    tokens = sequences_of(model, data, n_ctx)
+    tokens = token_sequences(model, data, TextConfig(n_ctx=n_ctx))
     rows = stream_rows(model, "resid")
     sums = torch.zeros(3, len(every), len(rows), dtype=torch.float64)
     n = 0

@@ -20,7 +20,7 @@ from interp.activations.config import FitConfig, StreamConfig, TextConfig
 from interp.activations.loop import Callback, fit
 from interp.activations.report import FitReport
 from interp.activations.stream import ActivationStream
-from interp.activations.text import TokenSequences, token_sequences
+from interp.activations.text import token_sequences
 from interp.core.artefact import Trained, fill
 from interp.core.errors import ModelError
 from interp.core.provenance import Provenance
@@ -168,13 +168,14 @@ def train_tuned_lens(
         summed over rows; `kl <row>` in its records.
 
     Raises:
-        ConfigError: Less text than one batch, or settings that cannot be.
+        ConfigError: Less text than one batch, `n_ctx` beside ids of another length, or settings that
+            cannot be.
         ModelError: The model has no residual stream and head over tokens.
     """
     check_options("train_tuned_lens", settings, [f.name for f in fields(FitConfig)])
     config = config or TunedLensConfig()
     lens = TunedLens.identity(model)
-    tokens = sequences_of(model, data, config.n_ctx)
+    tokens = token_sequences(model, data, TextConfig(n_ctx=config.n_ctx))
     last = list(stream_rows(model, "resid").values())[-1]
     stream = ActivationStream(
         model,
@@ -223,8 +224,3 @@ class _Step:
                 parameter.grad = grad
             found[f"kl {name}"] = kl.detach()
         return torch.stack(list(found.values())).sum(), found
-
-
-def sequences_of(model: HookedModel, source: Any, n_ctx: int | None) -> TokenSequences:
-    """Token sequences as they are, or text cut into windows of `n_ctx` tokens."""
-    return token_sequences(model, source, TextConfig(n_ctx=n_ctx))

@@ -34,6 +34,7 @@ def causal(n: int) -> Tensor:
 
 
 NONE = torch.zeros(3, dtype=torch.float64)
+ONES = torch.ones(1, dtype=torch.float64)
 MATRIX = torch.linspace(-0.5, 0.7, 60, dtype=torch.float64).reshape(20, 3)
 ATTENTION = seeded(lambda: nn.MultiheadAttention(4, 2, bias=False))
 BATCHED = seeded(lambda: nn.MultiheadAttention(4, 2, batch_first=True, bias=False))
@@ -175,6 +176,10 @@ COMPOSITES: dict[str, list[Function]] = {
         lambda h: h @ MATRIX,
         lambda h: torch.mm(h, mat2=MATRIX),
         lambda h: torch.einsum("bi,ij->bj", h, MATRIX),
+        lambda h: torch.einsum("ij,...i,k,k", MATRIX, h, ONES.expand(4) / 4, ONES.expand(4)),
+        lambda h: torch.einsum("bi, ij, b -> bj", h, MATRIX, ONES),
+        lambda h: F.bilinear(h, ONES[None], MATRIX.T[:, :, None]),
+        lambda h: F.bilinear(ONES[None], h, MATRIX.T[:, None]),
         lambda h: (MATRIX.T @ h.T).T,
         lambda h: torch.addmm(NONE, h, MATRIX),
         lambda h: torch.addmm(input=NONE, mat1=h, mat2=MATRIX),

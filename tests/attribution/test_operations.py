@@ -21,7 +21,7 @@ from interp.attribution.methods.operations import CONTRACTIONS, ELEMENTWISE, PRO
 from interp.attribution.methods.relevance import Relevance, propagate
 from interp.core.errors import ModelError
 from tests.attribution import toys
-from tests.attribution.composites import BIASED, COMPOSITES, LSTM, SOFT, Function, mixing
+from tests.attribution.composites import BIASED, COMPOSITES, LSTM, MATRIX, SOFT, Function, mixing
 
 RULED = ("deeplift", "deeplift_reveal_cancel", "lrp_epsilon", "lrp_gamma", "lrp_alpha_beta", "attn_lrp")
 WEIGHTS = torch.linspace(0.3, 1.0, 400, dtype=torch.float64)
@@ -199,6 +199,17 @@ def test_a_composite_is_exact_and_the_same_in_every_form(kind: str) -> None:
         if kind not in BIASED | SOFT:
             value = float(whole(x.clone().requires_grad_(True)).detach())
             assert float(passed.sum()) == pytest.approx(value, rel=1e-6, abs=1e-8), (kind, i)
+
+
+@pytest.mark.parametrize("settings", [{"positive": 1.5}, {"apart": (2.0, 1.0)}], ids=["gamma", "alpha-beta"])
+def test_what_is_a_layer_of_weights_takes_its_rule_in_every_form(settings: dict[str, Any]) -> None:
+    x = torch.randn(1, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    plain = relevance(weighed(lambda h: F.linear(h, MATRIX.T)), x)
+    asked = [relevance(weighed(form), x, **settings) for form in COMPOSITES["linear"]]
+    assert plain is not None and asked[0] is not None
+    assert float((asked[0] - plain).abs().max()) > 0.1  # the rule is another one than epsilon's
+    for i, found in enumerate(asked):
+        torch.testing.assert_close(found, asked[0], rtol=1e-6, atol=1e-8, msg=f"form {i}")
 
 
 # ---- what has no rule ---------------------------------------------------------------------------

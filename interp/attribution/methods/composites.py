@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.attribution.methods.primitives import Primitives, live
+from interp.attribution.methods.primitives import Primitives, live, plus
 
 
 class Composites(Primitives):
@@ -113,7 +113,7 @@ class Composites(Primitives):
 
     def _scaled(self, y: Tensor, weight: Any, bias: Any) -> Tensor:
         y = y if weight is None else self.multiply(y, weight)
-        return y if bias is None else y + bias
+        return plus(y, bias)
 
     def _by_channel(self, x: Tensor, *parts: Any) -> list[Any]:
         shape = (-1, *[1] * (x.dim() - 2))
@@ -226,7 +226,7 @@ class Composites(Primitives):
     # ---- products of several ---------------------------------------------------------------
 
     def on_einsum(self, equation: str, *operands: Any) -> Any:
-        """One product of all live operands; with one live and one constant, a linear layer."""
+        """One product of all live operands; with one live one, a linear layer of the others."""
         parts = (
             list(operands[0]) if len(operands) == 1 and not isinstance(operands[0], Tensor) else [*operands]
         )
@@ -240,10 +240,11 @@ class Composites(Primitives):
 
         if len(moving) > 1:
             return self.product(apply, *(parts[i] for i in moving))
-        if len(parts) != 2:
-            return apply(parts[moving[0]])
-        order = slice(None, None, 1 if moving == [0] else -1)
-        return self.contract(lambda a, b: torch.einsum(equation, *(a, b)[order]), *parts[order])
+        if len(parts) == 1:
+            return apply(*parts)
+        (at,) = moving
+        weights, read, result = _one_weight(equation, parts, at)
+        return self.contract(lambda x, w: torch.einsum(f"{read}->{result}", x, w), parts[at], weights)
 
     def on_prod(self, input: Tensor, dim: int | None = None, keepdim: bool = False, **_: Any) -> Tensor:
         """By the rule."""
@@ -267,9 +268,15 @@ class Composites(Primitives):
         """A product with weights between."""
         if live(input1) and live(input2):
             y = self.product(lambda a, b: F.bilinear(a, b, weight), input1, input2)
-        else:
-            y = F.bilinear(input1, input2, weight)
-        return y if bias is None else y + bias
+            return plus(y, bias)
+        if not (live(input1) or live(input2)):
+            return NotImplemented
+        x, weights = (
+            (input1, torch.einsum("kij,...j->...ki", weight, input2))
+            if live(input1)
+            else (input2, torch.einsum("kij,...i->...kj", weight, input1))
+        )
+        return self.linear(lambda x, w, c: plus(torch.einsum("...ki,...i->...k", w, x), c), x, weights, bias)
 
     def on_addcmul(self, input: Tensor, mat1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
         """x + value a b."""
@@ -353,3 +360,22 @@ class Composites(Primitives):
 def _axis(x: Tensor, dim: int | None) -> int:
     """Where torch's softmax runs when it is not told: an old habit of its own."""
     return (0 if x.dim() in (0, 1, 3) else 1) if dim is None else dim
+
+
+def _one_weight(equation: str, parts: list[Tensor], at: int) -> tuple[Tensor, str, str]:
+    """The constants of an einsum as one, and how the operand at a place is read with it.
+
+    Returns:
+        The weight; "x,w", the subscripts of both; and those of the result.
+    """
+    reads, arrow, result = equation.replace(" ", "").partition("->")
+    given = reads.split(",")
+    if not arrow:  # what torch makes of it: the axes that occur once, in the order of the alphabet
+        every = reads.replace("...", "").replace(",", "")
+        result = "..." * ("..." in reads) + "".join(sorted(c for c in every if every.count(c) == 1))
+    rest = [one for i, one in enumerate(given) if i != at]
+    axes = "".join(dict.fromkeys("".join(rest).replace("...", "")))
+    kept = "..." * any("..." in one for one in rest)
+    kept += "".join(c for c in axes if c in given[at] or c in result)
+    constants = [part for i, part in enumerate(parts) if i != at]
+    return torch.einsum(f"{','.join(rest)}->{kept}", *constants), f"{given[at]},{kept}", result

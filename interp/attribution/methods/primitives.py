@@ -82,8 +82,8 @@ class Primitives(ABC):
         if live(a) and live(b):
             return self.product(op, a, b)
         if live(a):
-            return self.linear(lambda x, w, c: _plus(op(x, w), c), a, b, None)
-        return self.linear(lambda x, w, c: _plus(op(w, x), c), b, a, None)
+            return self.linear(lambda x, w, c: plus(op(x, w), c), a, b, None)
+        return self.linear(lambda x, w, c: plus(op(w, x), c), b, a, None)
 
     def entrywise(self, function: Op, x: Tensor) -> Tensor:
         """`elementwise` where x is live, the function itself where it is not."""
@@ -141,5 +141,6 @@ def exclusive(x: Tensor, dim: int, other: Tensor) -> Tensor:
     return before * behind.flip(dim)
 
 
-def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
+def plus(y: Tensor, bias: Tensor | None) -> Tensor:
+    """y + bias, where there is one."""
     return y if bias is None else y + bias
