@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import AttributionConfig
-from interp.attribution.game import Rows, SiteGame
+from interp.attribution.game import SiteGame
 from interp.attribution.methods.gradients import rounding
 from interp.attribution.methods.raw import Raw
 from interp.attribution.methods.table import (
@@ -23,6 +23,7 @@ from interp.attribution.methods.table import (
     refuse_unread,
 )
 from interp.attribution.result import Attribution, GeneratedAttribution
+from interp.attribution.rows import Rows
 from interp.attribution.settings import asked_for
 from interp.core.errors import ConfigError, HookNotFired, ModelError
 from interp.core.finite import check_finite
@@ -131,7 +132,7 @@ def method_game(
 ) -> SiteGame:
     """The game of a method, with the path at the embeddings where the method runs one there."""
     game = make_game(model, rows, target, at, config, feature_mask)
-    if method == "layer_conductance":  # units and groups are those of the site that is scored
+    if method_row(method).along_inputs:  # units and groups are those of the site that is scored
         game.path = make_game(model, rows, target, None, replace(config, units=None, patch=None))
     return game
 

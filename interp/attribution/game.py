@@ -6,7 +6,7 @@ v(z) = f(r + z (x - r)), where z says which positions keep their value and r is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -17,57 +17,16 @@ from torch import Tensor
 from interp.attribution.config import AttributionConfig
 from interp.attribution.graph import reaches
 from interp.attribution.players import Players, axes_of, players_of
+from interp.attribution.rows import Rows, tensors
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.randomness import generator
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sites import Site
 from interp.models.stream.blocks import only_what_is_read
 from interp.models.stream.target import Target
-from interp.models.text.batch import TokenBatch
-from interp.models.text.forms import is_text, numbers, read_value, unpack
 
 MOST_EXTRA = 8
 """Class, distillation and register tokens that may stand before a vision model's patches."""
-
-
-class Rows:
-    """One input, and as many copies of it as a batch needs.
-
-    Raises:
-        ShapeError: More than one example.
-    """
-
-    def __init__(self, model: HookedModel, inputs: Any, prepend_bos: bool | None = None) -> None:
-        inputs = _one_form(model, inputs, prepend_bos)
-        self.one = inputs
-        sizes = {len(t) for t in _tensors(inputs)}
-        if sizes != {1}:
-            raise ShapeError(
-                "one example is attributed at a time",
-                got=f"batches of {sorted(sizes)}",
-                expected="a text, ids [pos] or [1, pos], or tensors with a batch axis of 1",
-                fix="[attribute(model, text, ...) for text in texts]",
-            )
-
-    @property
-    def ids(self) -> Tensor | None:
-        """Token ids [pos], where the input is tokens."""
-        one = self.one
-        if isinstance(one, Mapping):
-            one = one.get("input_ids")
-        if isinstance(one, Tensor) and not one.is_floating_point() and one.dim() == 2:
-            return one[0]
-        return None
-
-    def times(self, n: int) -> Any:
-        """The input with a batch of `n` equal rows."""
-        return _map(self.one, lambda t: t.expand(n, *t.shape[1:]))
-
-    def with_ids(self, ids: Tensor) -> Any:
-        """The same input with other token ids [pos]."""
-        if isinstance(self.one, Mapping):
-            return {**self.one, "input_ids": ids[None]}
-        return ids[None]
 
 
 class SiteGame:
@@ -97,14 +56,16 @@ class SiteGame:
         self.at = at
         self.batch: int = config.rows
         self.site: Site = model.sites[at]
-        self.x: Tensor = model.capture(rows.one, [at], clone=True)[at].detach()
-        if not self.x.is_floating_point() or not len(self.x):
+        x = model.capture(rows.one, [at], clone=True)[at].detach()
+        if not x.is_floating_point() or not len(x):
             raise ModelError(
                 f"{at!r} holds no numbers to attribute to",
-                got=str(self.x.dtype),
+                got=str(x.dtype),
                 fix="site='NAME.hook_out', where NAME is the module that makes vectors of them",
             )
-        self.who: Players = self._players(config, feature_mask)
+        self.x: Tensor
+        self.who: Players
+        self.x, self.who = self._players(x, config, feature_mask)
         self.r: Tensor = torch.zeros_like(self.x)
         self.n_forward: int = 0
         self.n_backward: int = 0
@@ -276,31 +237,31 @@ class SiteGame:
 
     # ---- who plays -------------------------------------------------------------------------
 
-    def _players(self, config: AttributionConfig, feature_mask: Any) -> Players:
+    def _players(self, x: Tensor, config: AttributionConfig, feature_mask: Any) -> tuple[Tensor, Players]:
+        """Who plays, and x as they see it: flat where every number is on its own."""
         ids, vision, units = self.rows.ids, self.model.reads == "pixels", config.units
         if feature_mask is not None and units not in (None, "position"):
             raise ConfigError(
                 "feature_mask and units both say who plays", got=f"units={units!r}", fix="leave one out"
             )
         n_tokens = None if ids is None else len(ids)
-        if vision and self.x.dim() == 3:
-            n_tokens = self.x.shape[1]
-        axes = axes_of(self.site.axes.split()[1:], self.x, n_tokens, units)
+        if vision and x.dim() == 3:
+            n_tokens = x.shape[1]
+        axes = axes_of(self.site.axes.split()[1:], x, n_tokens, units)
         if axes == ("entry",):
-            if feature_mask is None:
-                self.x = self.x.flatten(1)
-            axes = tuple(f"axis_{i}" for i in range(1, self.x.dim()))
-        who = players_of(axes, self.x, units, config.patch, self.at)
+            x = x.flatten(1) if feature_mask is None else x
+            axes = tuple(f"axis_{i}" for i in range(1, x.dim()))
+        who = players_of(axes, x, units, config.patch, self.at)
         patches = patch_grid(self.rows, self.model) if vision else None
         if patches is not None and who.where and 0 <= who.n_places - prod(patches) <= MOST_EXTRA:
             who = who.with_picture(*patches)
-        return who if feature_mask is None else who.grouped(feature_mask, self.at)
+        return x, who if feature_mask is None else who.grouped(feature_mask, self.at)
 
 
 def patch_grid(rows: Rows, model: HookedModel) -> tuple[int, int] | None:
     """Rows and columns of the patches that a vision model cuts its image into, where it says."""
     side = getattr(getattr(model.module, "config", None), "patch_size", None)
-    images = [t for t in _tensors(rows.one) if t.dim() == 4]
+    images = [t for t in tensors(rows.one) if t.dim() == 4]
     if not isinstance(side, int) or len(images) != 1:
         return None
     return images[0].shape[-2] // side, images[0].shape[-1] // side
@@ -317,72 +278,3 @@ def frozen(model: HookedModel) -> Iterator[None]:
     finally:
         for parameter in moving:
             parameter.requires_grad_(True)
-
-
-def _one_form(model: HookedModel, inputs: Any, prepend_bos: bool | None) -> Any:
-    """Token ids [row, pos] without padding where the input is tokens; otherwise tensors.
-
-    Padding is cut away rather than masked: a target at -1 is the last real token's.
-    """
-    if isinstance(inputs, Mapping):
-        rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-        if "input_ids" not in inputs:
-            given = {k: read_value(v, None, model.device) for k, v in inputs.items()}
-            return _unpadded(_unpadded(given, "inputs_embeds", ""), "decoder_input_ids", "decoder_")
-        batch = model.read({k: v for k, v in inputs.items() if k not in rest})
-        if not rest or len(batch) != 1:
-            return batch.ids[batch.mask][None] if len(batch) == 1 else batch.ids
-        columns, length = batch.mask[0], batch.ids.shape[1]
-        given = {k: read_value(v, None, batch.ids.device) for k, v in rest.items()}
-        for k, v in given.items():
-            if not k.startswith("decoder_") and isinstance(v, Tensor) and v.shape == (1, length):
-                given[k] = v[:, columns]
-        given["input_ids"] = batch.ids[:, columns]
-        return _unpadded(given, "decoder_input_ids", "decoder_")
-    reads_ids = model.reads in ("tokens", "encoder_decoder")
-    numeric = isinstance(inputs, tuple) or (isinstance(inputs, Tensor) and inputs.is_floating_point())
-    if isinstance(inputs, TokenBatch) or is_text(inputs) or (reads_ids and not numeric):
-        batch = model.read(inputs, prepend_bos=prepend_bos)
-        return batch.ids if len(batch) != 1 else batch.ids[batch.mask][None]
-    if isinstance(inputs, Tensor) and not inputs.is_floating_point() and inputs.dim() == 1:
-        return inputs[None]
-    return numbers(unpack(inputs), getattr(torch, model.cfg.dtype or "float32"), model.device)
-
-
-def _unpadded(given: dict[str, Any], sequence: str, side: str) -> dict[str, Any]:
-    """The same without the columns that follow the last real one of a padded sequence.
-
-    Args:
-        given: Arguments of the model, tensors with one row.
-        sequence: The argument whose columns count.
-        side: What the arguments of its side begin with: "decoder_", or nothing.
-    """
-    mask, values = given.get(f"{side}attention_mask"), given.get(sequence)
-    if not isinstance(mask, Tensor) or not isinstance(values, Tensor) or mask.shape != values.shape[:2]:
-        return given
-    if len(mask) != 1 or not bool(mask.any()):
-        return given
-    length, last = mask.shape[1], int(mask[0].nonzero().max()) + 1
-
-    def cut(name: str, value: Any) -> Any:
-        mine = name.startswith("decoder_") == bool(side)
-        fits = isinstance(value, Tensor) and value.shape[:2] == (1, length)
-        return value[:, :last] if mine and fits else value
-
-    return {name: cut(name, value) for name, value in given.items()}
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    if isinstance(inputs, Mapping):
-        return [t for t in inputs.values() if isinstance(t, Tensor)]
-    return [t for t in inputs if isinstance(t, Tensor)] if isinstance(inputs, tuple) else []
-
-
-def _map(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(inputs, Tensor):
-        return change(inputs)
-    if isinstance(inputs, Mapping):
-        return {k: change(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    return tuple(change(v) if isinstance(v, Tensor) else v for v in inputs)

@@ -16,6 +16,7 @@ from typing import Any
 from interp.attribution.attributing import numbered, position_names
 from interp.attribution.config import PairConfig
 from interp.attribution.result import PairAttribution
+from interp.attribution.settings import pair_asked_for
 from interp.attribution.towers import Embed, Tower, pooled
 from interp.core.errors import ModelError, ShapeError
 from interp.models.hooked import HookedModel
@@ -69,6 +70,7 @@ def attribute_pair(
     ]
     scores = halves[0].slopes.T @ halves[1].slopes / norm
     explained = terms[0] - terms[1] - terms[2] + terms[3]
+    asked, given = pair_asked_for(reference, settings, {"embed": embed, "model_b": model_b})
     pieces = [position_names(tower.game) for tower in towers]
     return PairAttribution(
         scores=scores,
@@ -85,6 +87,8 @@ def attribute_pair(
         tolerance=settings.tolerance,
         converged=all(half.converged for half in halves),
         nodes=(halves[0].nodes, halves[1].nodes),
+        asked=asked,
+        given_reference=given,
         labels={"pos_a": numbered(pieces[0]), "pos_b": numbered(pieces[1])},
         provenance=model.provenance([towers[0].game.at]),
     )

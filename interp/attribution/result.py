@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.attribution.settings import arguments
+from interp.attribution.settings import arguments, pair_arguments
 from interp.core.checks import Check, Checks
 from interp.core.foreign import LINE, one_line, show
 from interp.core.result import Result
@@ -210,6 +210,21 @@ class PairAttribution(Result):
     """Whether both towers met their bound within the nodes allowed."""
     nodes: tuple[int, int]
     """Nodes taken for each tower."""
+    asked: dict[str, Any] | None = None
+    """Reference and config, as `attribute_pair` was asked; None in files that were saved before this was
+    kept. `settings` makes arguments of it."""
+    given_reference: Float[Tensor, " entry"] | None = None
+    """The reference's numbers, flat, where a tensor was given for it."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What repeats it: `attribute_pair(model, a, b, **result.settings)`.
+
+        Raises:
+            ConfigError: It was saved before settings were kept, or made with `embed` or `model_b`,
+                which no file holds.
+        """
+        return {"site": self.site, **pair_arguments(self.asked, self.given_reference)}
 
     @property
     def explained(self) -> float:

@@ -22,9 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from interp.attribution.baselines import baseline as baseline_of
 from interp.attribution.config import PairConfig
-from interp.attribution.game import Rows, SiteGame, frozen
+from interp.attribution.game import SiteGame, frozen
 from interp.attribution.methods.paths import integrate
 from interp.attribution.methods.smooth import rules
+from interp.attribution.rows import Rows
 from interp.core.errors import ConfigError, ShapeError, SiteError
 from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
@@ -147,7 +148,7 @@ class Tower:
         def slopes(at: Tensor) -> Tensor:
             step = max(1, config.rows // game.who.n_places)
             delta = (game.x - game.r)[0]
-            return torch.cat([self._tangents(along(part), delta) for part in at.split(step)])
+            return torch.cat([self._tangents(along(part), delta, config.rows) for part in at.split(step)])
 
         def reached(at: Tensor) -> Tensor:
             with torch.no_grad():
@@ -172,14 +173,15 @@ class Tower:
             )
         return Half(panels.value, used + panels.nodes, panels.converged)
 
-    def _tangents(self, points: Tensor, delta: Tensor) -> Tensor:
-        """d e / d x_t (x_t - r_t) at every point and token: [n pos d] -> [n dim pos]."""
+    def _tangents(self, points: Tensor, delta: Tensor, rows: int) -> Tensor:
+        """d e / d x_t (x_t - r_t) at every point and token, `rows` at once: [n pos d] -> [n dim pos]."""
         n = len(points)
         one_token = torch.eye(len(delta), dtype=delta.dtype, device=delta.device)
         tangents = (one_token[:, None, :, None] * delta).expand(-1, n, -1, -1)
         # torch's fused attention has no forward-mode derivative; its plain formula has.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            found = vmap(lambda t: jvp(self.embed, (points,), (t,))[1])(tangents)
+            at_once = max(1, rows // n)
+            found = vmap(lambda t: jvp(self.embed, (points,), (t,))[1], chunk_size=at_once)(tangents)
         return found.permute(1, 2, 0)
 
 

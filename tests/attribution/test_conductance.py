@@ -94,7 +94,7 @@ def test_sites_of_a_transformer_are_the_sum_over_many_steps(site: str) -> None:
     model = toys.small(dtype=torch.float64)
     from interp.attribution.attributing import make_game
     from interp.attribution.config import AttributionConfig
-    from interp.attribution.game import Rows
+    from interp.attribution.rows import Rows
     from interp.models.stream.target import contrast
 
     found = attribute(

@@ -12,8 +12,9 @@ import interp
 from interp.attribution import METHODS, attribute, attribute_methods
 from interp.attribution.attributing import make_game
 from interp.attribution.config import AttributionConfig
-from interp.attribution.game import Rows, SiteGame
+from interp.attribution.game import SiteGame
 from interp.attribution.methods.attention import attention_flow, attention_rollout
+from interp.attribution.rows import Rows
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.models.stream.target import Target, token_logit
 from tests.attribution import toys

@@ -11,8 +11,8 @@ import interp
 from interp.attribution import attribute
 from interp.attribution.attributing import make_game
 from interp.attribution.config import AttributionConfig
-from interp.attribution.game import Rows
 from interp.attribution.methods.paths import gauss_legendre, integrate
+from interp.attribution.rows import Rows
 from interp.models.stream.target import Target
 from tests.attribution import toys
 from tests.models import zoo

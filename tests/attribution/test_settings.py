@@ -12,9 +12,16 @@ from captum.metrics import sensitivity_max
 from torch import Tensor, nn
 
 import interp
-from interp.attribution import METHODS, agreement, attribute, attribute_generated, faithfulness
+from interp.attribution import (
+    METHODS,
+    agreement,
+    attribute,
+    attribute_generated,
+    attribute_pair,
+    faithfulness,
+)
 from interp.attribution.config import TrustConfig
-from interp.attribution.result import Attribution, GeneratedAttribution
+from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.randomness import generator
 from interp.core.result import Result
@@ -87,6 +94,28 @@ def test_files_of_before_load_and_say_that_they_cannot_be_repeated() -> None:
         assert isinstance(old, Result) and old.asked is None
         with pytest.raises(ConfigError, match="before settings were kept"):
             _ = old.settings
+
+
+@pytest.mark.parametrize("reference", ["zero", "mean", torch.linspace(-1, 1, 15), torch.tensor(0.3)])
+def test_a_pair_is_repeated_by_what_it_carries(reference: Any, tmp_path: Path) -> None:
+    model, a, b = toys.small(), toys.IDS[:5], toys.IDS[1:5]
+    told: dict[str, Any] = {"reference": reference, "similarity": "dot", "pooling": "first", "rows": 7}
+    one = attribute_pair(model, a, b, site="blocks.0.hook_resid_post", **told)
+    loaded = PairAttribution.load(one.save(tmp_path / "one"))
+    again = attribute_pair(model, a, b, **loaded.settings)
+    assert torch.equal(again.scores, one.scores) and again.reference == one.reference
+    assert not torch.allclose(attribute_pair(model, a, b).scores, one.scores)
+
+
+def test_a_pair_made_with_what_no_file_holds_says_so() -> None:
+    model, a, b = toys.small(), toys.IDS[:5], toys.IDS[1:5]
+    with pytest.raises(ConfigError, match="made with embed, which no file holds"):
+        _ = attribute_pair(model, a, b, embed=lambda out: out[:, -1]).settings
+    with pytest.raises(ConfigError, match="made with model_b"):
+        _ = attribute_pair(model, a, b, model_b=model).settings
+    old = PairAttribution.load(GOLDEN / "PairAttribution")
+    with pytest.raises(ConfigError, match="before settings were kept"):
+        _ = old.settings
 
 
 # ---- sensitivity ------------------------------------------------------------------------------

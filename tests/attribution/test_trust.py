@@ -134,7 +134,7 @@ def test_infidelity_is_captums_at_its_best_scale() -> None:
     one = attribute(model, toys.IDS, (3, 5), method="feature_ablation")
     from interp.attribution.attributing import make_game
     from interp.attribution.config import AttributionConfig, TrustConfig
-    from interp.attribution.game import Rows
+    from interp.attribution.rows import Rows
     from interp.core.randomness import generator
     from interp.models.stream.target import contrast
 

@@ -28,6 +28,8 @@ class Row:
     """One clause for the report."""
     reads: tuple[str, ...] = ()
     """Fields of `AttributionConfig` that it reads beside those that all do (`READ_BY_ALL`)."""
+    along_inputs: bool = False
+    """Whether its path runs at the model's embeddings, wherever the site is that it scores."""
 
 
 _E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradients"
@@ -51,7 +53,12 @@ METHODS: dict[str, Row] = {
     ),
     "captum_deeplift": Row(f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)"),
     "layer_conductance": Row(
-        f"{_C}:layer_conductance", False, True, "flow of the embeddings' path through a unit", ("max_nodes",)
+        f"{_C}:layer_conductance",
+        False,
+        True,
+        "flow of the embeddings' path through a unit",
+        ("max_nodes",),
+        along_inputs=True,
     ),
     "occlusion": Row(
         f"{_E}:occlusion", False, True, "a window of neighbours hidden", ("window", "max_forward")

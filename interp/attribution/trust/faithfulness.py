@@ -11,10 +11,11 @@ from torch import Tensor
 
 from interp.attribution.attributing import keyed, make_game, method_game, position_names, set_baseline
 from interp.attribution.config import AttributionConfig, TrustConfig
-from interp.attribution.game import Rows, SiteGame
+from interp.attribution.game import SiteGame
 from interp.attribution.methods.gradients import rounding
 from interp.attribution.methods.table import engine_of
 from interp.attribution.result import Attribution
+from interp.attribution.rows import Rows
 from interp.attribution.trust.bootstrap import bootstrap_interval, weighed_mean
 from interp.attribution.trust.result import Faithfulness
 from interp.core.errors import ConfigError, ShapeError

@@ -91,7 +91,7 @@ def speech(
     also: Sequence[str] = (),
     grad: bool = False,
 ) -> Speech:
-    """Run a model and keep what it says at some positions, without logits where they are many.
+    """Run a model and keep what it says at some positions: the last stream, where the head alone follows.
 
     Args:
         where: Positions of the batch that are read, boolean [batch pos].
@@ -100,7 +100,7 @@ def speech(
         grad: Keep the graph.
     """
     last = last_before_head(model, [name for name, _ in hooks])
-    if last is None or not are_many(model, where.numel()):
+    if last is None:
         with torch.set_grad_enabled(grad):
             if also:
                 output, acts = model.run_with_cache(batch, list(also), fwd_hooks=hooks, grad=grad)
