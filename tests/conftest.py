@@ -23,8 +23,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(SUPPORT), *filter(None, [os.envi
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-import tests.support.checker  # noqa: E402, F401 - jaxtyping's hook finds it by this name
-from tests.support import quarantines  # noqa: E402
+from tests.support import checker, quarantines  # noqa: E402
+
+checker.install("interp")
 
 # A worker of pytest-xdist is a child of the first process and has the guard already: two of them
 # would not share what a marker opens.
