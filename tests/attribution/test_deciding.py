@@ -21,14 +21,16 @@ def model() -> interp.HookedModel:
     return interp.load_model("tiny-grammar")
 
 
-def tasks(n: int) -> dict[str, Prompts]:
-    """Every behaviour of the bundled model, n held-out prompts each."""
-    return {name: grammar_task(name).sample(n, seed=3) for name in grammar_names()}
+def tasks(n: int, every: int = 1) -> dict[str, Prompts]:
+    """Behaviours of the bundled model, n held-out prompts each."""
+    return {name: grammar_task(name).sample(n, seed=3) for name in grammar_names()[::every]}
 
 
 @pytest.fixture(scope="module")
 def found(model: interp.HookedModel, full_count: bool) -> GroundTruth:
-    return ground_truth(model, tasks(20 if full_count else 3), METHODS)
+    if full_count:
+        return ground_truth(model, tasks(6), [*METHODS, "gradient_x_input"])
+    return ground_truth(model, tasks(3, every=2), METHODS)
 
 
 def test_the_area_is_scikit_learns() -> None:
@@ -38,18 +40,28 @@ def test_the_area_is_scikit_learns() -> None:
     assert area_under_curve(torch.ones(13), decides) == 0.5
 
 
-def test_deciding_tokens_lead_in_every_task(found: GroundTruth) -> None:
+def test_deciding_tokens_lead(found: GroundTruth) -> None:
     area = dict(zip(found.labels["method"], found.area, strict=True))
-    # At three prompts a task .92, .96 and .87. At six .95, .94 and .87 (greater-than .50), gradient
-    # x input .88, rollout .75, a random order .51, a randomised model .48.
     for method in ("deeplift", "attn_lrp"):
         assert float(area[method].mean()) > 0.8
         low = dict(zip(found.labels["task"], area[method].tolist(), strict=True))
-        assert sum(a > 0.65 for a in low.values()) >= 0.8 * len(low), low
+        assert sum(a > 0.7 for a in low.values()) >= 0.8 * len(low), low
         assert min(low.values()) > 0.5, low
     assert float(area["integrated_gradients"].mean()) > 0.7
     hits = dict(zip(found.labels["method"], found.hits, strict=True))
     assert float(hits["deeplift"].mean()) > 4 * float(found.chance.mean())
+
+
+@pytest.mark.full
+def test_the_figures_of_six_prompts(found: GroundTruth, model: interp.HookedModel) -> None:
+    area = dict(zip(found.labels["method"], found.area.mean(1).tolist(), strict=True))
+    told = {"deeplift": 0.95, "attn_lrp": 0.94, "integrated_gradients": 0.87, "gradient_x_input": 0.88}
+    told |= {"attention_rollout": 0.75, "random": 0.51}
+    assert area == pytest.approx(told, abs=0.01)
+    of_paths = dict(zip(found.labels["task"], found.area[METHODS.index("integrated_gradients")], strict=True))
+    assert float(of_paths["greater-than"]) == pytest.approx(0.50, abs=0.01)
+    null = ground_truth(model.randomised(0), tasks(6), ["deeplift"])
+    assert float(null.area[0].mean()) == pytest.approx(0.50, abs=0.01)
 
 
 def test_attention_disagrees_and_is_the_one_that_is_wrong(found: GroundTruth) -> None:
@@ -65,7 +77,7 @@ def test_a_random_order_finds_nothing(found: GroundTruth) -> None:
 
 
 def test_a_model_that_knows_nothing_finds_nothing(model: interp.HookedModel) -> None:
-    null = ground_truth(model.randomised(0), tasks(3), ["deeplift"])
+    null = ground_truth(model.randomised(0), tasks(3, every=2), ["deeplift"])
     assert float(null.area[0].mean()) < 0.68
     assert float(null.hits[0].mean()) < 0.35
 

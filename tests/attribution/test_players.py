@@ -195,12 +195,12 @@ def test_judges_remove_the_units_that_were_scored() -> None:
     net, x = convolution(), image()
     model = interp.wrap(net)
     told: dict[str, Any] = {"units": "patch", "patch": 2}
-    found = {m: [attribute(model, x, 1, method=m, **told)] for m in ("shapley", "gradient_x_input")}
+    found = {m: [attribute(model, x, 1, method=m, **told)] for m in ("feature_ablation", "gradient_x_input")}
     judged = faithfulness(model, [x], 1, found, sensitivity=True)
     assert judged.n_examples == 1
     mixed = {**found, "saliency": [attribute(model, x, 1, method="saliency")]}
     with pytest.raises(ConfigError, match="different units"):
         faithfulness(model, [x], 1, mixed)
     mask = scattered()
-    grouped = {"shapley": [attribute(model, x, 1, method="shapley", feature_mask=mask)]}
+    grouped = {"feature_ablation": [attribute(model, x, 1, method="feature_ablation", feature_mask=mask)]}
     assert faithfulness(model, [x], 1, grouped).n_examples == 1
