@@ -23,6 +23,10 @@ SMALL_ENCODER = 0.1
 """Norm of encoder rows at the start where a penalty makes latents sparse."""
 
 
+USUAL_STEPS = {"k_anneal": (1000, 2), "sparsity_warmup": (500, 4), "lr_warmup": (100, 5)}
+"""Where None stands: so many steps, at most this part of the run (a half, a quarter, a fifth)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
     """How a dictionary is trained: each setting is checked here, what they say together by `train`."""
@@ -163,9 +167,15 @@ class TrainConfig(Settings):
         """Whether the penalty is steered towards `l0`."""
         return self.l0 is not None
 
+    def steps_of(self, setting: str) -> int:
+        """How many steps a setting says, or the usual number as far as the run is long enough."""
+        given = getattr(self, setting)
+        usual, part = USUAL_STEPS[setting]
+        return min(usual, self.steps // part) if given is None else given
+
     def k_at(self, t: int) -> int | float:
         """Active latents per row in step t: from k_start down to k."""
-        steps = _fitting(self.k_anneal, 1000, self.steps // 2)
+        steps = self.steps_of("k_anneal")
         if self.k_start is None or t >= steps:
             return self.k
         k = self.k_start + (self.k - self.k_start) * t / steps
@@ -173,7 +183,7 @@ class TrainConfig(Settings):
 
     def warmed(self, t: int) -> float:
         """The share of the penalty that counts in step t."""
-        return min(1.0, (t + 1) / max(1, _fitting(self.sparsity_warmup, 500, self.steps // 4)))
+        return min(1.0, (t + 1) / max(1, self.steps_of("sparsity_warmup")))
 
     def lp_at(self, t: int) -> int | float:
         """Exponent of the penalty in step t: lp, then down to lp_final over the second half."""
@@ -213,7 +223,7 @@ class TrainConfig(Settings):
         Raises:
             ConfigError: Warm-up and decay do not fit the run.
         """
-        warmup = _fitting(self.lr_warmup, 100, self.steps // 5)
+        warmup = self.steps_of("lr_warmup")
         decay = self.lr_decay
         if decay is None and self.lr_schedule != "constant":
             decay = max(0, min(max(1, self.steps // 5), self.steps - warmup)) or None
@@ -253,11 +263,6 @@ SHARED = tuple(
     """.split()
 )
 """Settings that dictionaries trained in one pass have in common: they are the pass."""
-
-
-def _fitting(given: int | None, usual: int, most: int) -> int:
-    """A number of steps as it was given, or else the usual one, as far as the run is long enough."""
-    return min(usual, most) if given is None else given
 
 
 def _tupled(value: Any) -> Any:
