@@ -21,6 +21,7 @@ from interp.models.small.model import (
     load_small,
     small_files,
 )
+from interp.models.wrapping import wrap
 
 SIZES: dict[str, Any] = {
     "n_layers": 2,
@@ -350,3 +351,17 @@ def test_missing_files_and_broken_json_are_named(tmp_path: Any) -> None:
     (tmp_path / CONFIG_FILE).write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="JSON"):
         load_small(tmp_path)
+
+
+def test_every_site_says_its_axes_and_sizes() -> None:
+    rotary = {**SIZES, "positional_embedding_type": "rotary", "rotary_dim": 6, "d_head": 6}
+    model = wrap(SmallTransformer(SmallConfig.from_dict(rotary)))
+    names = [*model.sites, *model.sites.unlisted]
+    assert any(name.endswith("hook_q_input") for name in names)
+    ids = torch.randint(0, model.cfg.d_vocab, (2, 5))
+    for name in names:
+        site, value = model.sites[name], model.capture(ids, [name])[name]
+        axes = dict(zip(site.axes.split(), value.shape, strict=True))
+        known = dict(zip(site.axes.split(), site.sizes, strict=True))
+        assert all(axes[a] == size for a, size in known.items() if size is not None), name
+        assert (axes["batch"], axes["pos"]) == (2, 5), name

@@ -110,6 +110,9 @@ class Flattened(View):
 
 
 AXES = {
+    "hook_q_input": "batch pos head d_model",
+    "hook_k_input": "batch pos kv_head d_model",
+    "hook_v_input": "batch pos kv_head d_model",
     "hook_q": "batch pos head d_head",
     "hook_k": "batch pos kv_head d_head",
     "hook_v": "batch pos kv_head d_head",
