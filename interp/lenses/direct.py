@@ -303,4 +303,4 @@ def _index(positions: int | Sequence[int] | None, real: Tensor) -> Tensor:
     where = real.nonzero().flatten()
     if positions is None:
         return where
-    return where[Side(1, len(where)).ranks(positions, real.device)[0]]
+    return where[Side(1, len(where)).ranks(positions)[0].to(where.device)]

@@ -76,7 +76,8 @@ LENSES: dict[str, Call] = {
     "encoder_decoder": lambda p: lenses.encoder_decoder(p.t5) and None,
     "score_decoder_lens": lambda p: lenses.score_decoder_lens(p.t5, p.ids(), [[5, 6], [7, 8], [9, 5]]),
     "direct_logit_attribution": lambda p: [
-        lenses.direct_logit_attribution(p.model, one(p), 7, neurons=neurons) for neurons in (False, True)
+        lenses.direct_logit_attribution(p.model, one(p), 7, neurons=neurons, positions=positions)
+        for neurons, positions in ((False, [0, -1]), (True, None))
     ],
     "coupling": lambda p: lenses.coupling(p.rows(3, 7), p.rows(3, 7, seed=1)),
     "head_atlas": lambda p: lenses.head_atlas(p.model, p.ids(2)),

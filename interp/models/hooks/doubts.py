@@ -20,7 +20,7 @@ class _Doubt(NamedTuple):
     what: str
     shape: torch.Size
     dtype: torch.dtype
-    count: Tensor
+    wrong: Tensor
     """How many values are wrong, on the device."""
     first: Tensor
     """Where the first of them is, in row-major order."""
@@ -60,9 +60,9 @@ class Doubts:
         doubts, self._open = self._open, []
         by_device: dict[torch.device, list[_Doubt]] = {}
         for doubt in doubts:
-            by_device.setdefault(doubt.count.device, []).append(doubt)
+            by_device.setdefault(doubt.wrong.device, []).append(doubt)
         for same in by_device.values():
-            for doubt, count in zip(same, torch.stack([d.count for d in same]).tolist(), strict=True):
+            for doubt, count in zip(same, torch.stack([d.wrong for d in same]).tolist(), strict=True):
                 if count:
                     where = tuple(int(i) for i in torch.unravel_index(doubt.first.cpu(), doubt.shape))
                     raise not_finite(

@@ -175,7 +175,7 @@ def fit_logistic(
     grad = problems.gradient(state, z)
     history: list[tuple[Tensor, Tensor, Tensor]] = []
     found, missed = torch.zeros_like(state), torch.zeros(problems.m, dtype=state.dtype)
-    going = torch.arange(problems.m)
+    going, done = torch.arange(problems.m), 0
     for done in range(max_iter + 1):
         left = _decrement(grad, problems.inverse)
         found[:, going], missed[going] = state, left
