@@ -37,12 +37,13 @@ def linear_head(
     pool = pooled(pooling)
     with torch.no_grad():
         rows = torch.cat([pool(model(text)) for text in inputs])
-    fitted = LogisticRegression(max_iter=2_000).fit(rows.double().numpy(), list(labels))
+    told = rows.double().cpu().numpy()
+    fitted = LogisticRegression(max_iter=2_000).fit(told, list(labels))
     weight = torch.tensor(fitted.coef_[0]).to(rows)
     bias = float(fitted.intercept_[0])
 
     def read(out: Tensor) -> Tensor:
         return pool(out) @ weight + bias
 
-    accuracy = float(fitted.score(rows.double().numpy(), list(labels)))
+    accuracy = float(fitted.score(told, list(labels)))
     return Target(f"log odds of label {max(labels)}", read), accuracy

@@ -68,7 +68,8 @@ def attribute_pair(
     halves = [
         tower.integrated(other, settings) for tower, other in zip(towers, (e_b - r_b, e_a - r_a), strict=True)
     ]
-    scores = halves[0].slopes.T @ halves[1].slopes / norm
+    left, right = (half.slopes for half in halves)
+    scores = left.T @ right.to(left.device) / norm
     explained = terms[0] - terms[1] - terms[2] + terms[3]
     asked, given = pair_asked_for(reference, settings, {"embed": embed, "model_b": model_b})
     pieces = [position_names(tower.game) for tower in towers]

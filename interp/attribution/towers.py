@@ -112,7 +112,8 @@ class Tower:
             )
         self.short: bool = can_start(self.game)
         with torch.no_grad():
-            self.ends: Tensor = self.embed(torch.cat([self.game.r, self.game.x])).double()
+            # On the host, as whatever is searched and bounded here: small vectors, read one by one.
+            self.ends: Tensor = self.embed(torch.cat([self.game.r, self.game.x])).double().cpu()
 
     def embed(self, x: Tensor) -> Tensor:
         """e of every row, [n pos d] -> [n dim]."""
@@ -152,7 +153,7 @@ class Tower:
 
         def reached(at: Tensor) -> Tensor:
             with torch.no_grad():
-                return torch.cat([self.embed(x) for x in along(at).split(config.rows)])
+                return torch.cat([self.embed(x) for x in along(at).split(config.rows)]).cpu()
 
         with frozen(game.model):
             used = 0
@@ -162,12 +163,12 @@ class Tower:
                     break
                 found = torch.tensordot(rule.weights.to(game.x), slopes(rule.at), 1)
                 used += len(rule.at)
-                if bounds.worst(found.double().sum(-1)) <= 1:
+                if bounds.worst(found.double().sum(-1).cpu()) <= 1:
                     return Half(found, used, True)
             panels = integrate(
                 slopes,
                 lambda at: bounds.misses(reached(at)),
-                lambda part: bounds.misses(part.double().sum(-1)),
+                lambda part: bounds.misses(part.double().sum(-1).cpu()),
                 1.0,
                 config.max_nodes,
             )

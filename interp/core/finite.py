@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 
 import torch
@@ -14,6 +15,21 @@ def is_finite(t: Tensor) -> bool:
     """Whether one sum shows that every value is finite; False where a closer look is needed."""
     plain = t.dtype in _SUMMED and not t.is_meta
     return plain and isfinite((t.detach() if t.requires_grad else t).sum().item())
+
+
+def are_finite(tensors: Sequence[Tensor]) -> list[bool]:
+    """`is_finite` of each; the host waits once for each accelerator they lie on, not for each tensor."""
+    found = [t.is_cpu and is_finite(t) for t in tensors]
+    there: dict[torch.device, list[int]] = {}
+    for i, t in enumerate(tensors):
+        if not t.is_cpu and not t.is_meta and t.dtype in _SUMMED:
+            there.setdefault(t.device, []).append(i)
+    for places in there.values():
+        # Not by a sum: one that overflows would ask for a closer look, which is a wait.
+        told = torch.stack([tensors[i].detach().isfinite().all() for i in places])
+        for i, fine in zip(places, told.tolist(), strict=True):
+            found[i] = fine
+    return found
 
 
 _SUMMED = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
@@ -56,17 +72,28 @@ def _describe(t: Tensor, what: str, token_axis: int | None) -> NonFiniteError:
     else:
         bad = ~torch.isfinite(t)
     where = tuple(bad.nonzero()[0].tolist())
-    value = t[where].item()
-    dtype = str(t.dtype).removeprefix("torch.")
+    return not_finite(what, t[where].item(), where, t.dtype, int(bad.sum()), t.numel(), token_axis)
+
+
+def not_finite(
+    what: str,
+    value: float | complex,
+    where: tuple[int, ...],
+    dtype: torch.dtype,
+    count: int,
+    numel: int,
+    token_axis: int | None = None,
+) -> NonFiniteError:
+    """The error that names what is not finite, the first index, and how many of `numel` values."""
     token = ""
     if token_axis is not None and where:
         token = f", token {where[token_axis]}"
-    overflow = t.dtype == torch.float16
+    name = str(dtype).removeprefix("torch.")
     return NonFiniteError(
         f"{what} is not finite",
-        got=f"{value} at index {where}{token}, dtype {dtype}; {int(bad.sum()):,} of {t.numel():,} values",
+        got=f"{value} at index {where}{token}, dtype {name}; {count:,} of {numel:,} values",
         expected="finite numbers",
         fix="float16 ends at 65504: use bfloat16 or float32"
-        if overflow
+        if dtype == torch.float16
         else "look at the input and the sites before this one",
     )

@@ -181,38 +181,60 @@ def checksum_state(state_dict: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], .
     It decides whether a remembered `fingerprint_state` still holds, whatever way a weight was
     changed; it is never stored. One reading of the weights, no copy of them.
     """
-    return tuple(
-        (name, str(t.dtype), tuple(t.shape), _checksum(t.detach())) for name, t in sorted(state_dict.items())
-    )
+    state = sorted(state_dict.items())
+    sums = _checksums([t.detach() for _, t in state])
+    return tuple((name, str(t.dtype), tuple(t.shape), s) for (name, t), s in zip(state, sums, strict=True))
 
 
 _LANES = 1 << 22  # int64s per step on a device: large enough to keep one busy
 _STEP, _MASK = 6364136223846793005, (1 << 64) - 1
 
 
-def _checksum(t: Tensor) -> int:
-    if t.is_meta or not t.numel():
-        return 0
-    bits = _bit_patterns(t)
-    if bits.device.type == "cpu":
-        return zlib.crc32(bits.numpy().data.cast("B"))
-    return _mixed_sum(bits)
+def _checksums(tensors: Sequence[Tensor]) -> list[int]:
+    """One of each; those of an accelerator are fetched together, one wait for a device."""
+    found = [0] * len(tensors)
+    there: dict[torch.device, list[tuple[int, list[Tensor]]]] = {}
+    for i, t in enumerate(tensors):
+        if t.is_meta or not t.numel():
+            continue
+        bits = _bit_patterns(t)
+        if bits.is_cpu:
+            found[i] = zlib.crc32(bits.numpy().data.cast("B"))
+        else:
+            there.setdefault(bits.device, []).append((i, _mixed_parts(bits)))
+    for sums in there.values():
+        told = iter(torch.stack([part for _, parts in sums for part in parts]).tolist())
+        for i, parts in sums:
+            found[i] = _joined([next(told) for _ in parts])
+    return found
 
 
 def _mixed_sum(bits: Tensor, lanes: int = _LANES) -> int:
     """Each 64-bit word, mixed and times an odd number of its place, summed modulo 2^64."""
+    return _joined([int(part) for part in _mixed_parts(bits, lanes)])
+
+
+def _joined(parts: Sequence[int]) -> int:
+    total = 0
+    for part in parts:
+        total = (total * _STEP + part) & _MASK
+    return total
+
+
+def _mixed_parts(bits: Tensor, lanes: int = _LANES) -> list[Tensor]:
+    """The sums of `lanes` words each, int64, where the bits are."""
     if bits.storage_offset() * bits.element_size() % 8:
         bits = bits.clone()  # views must start where an int64 may
     whole = bits.numel() - bits.numel() % (8 // bits.element_size())
-    total = 0
+    found = []
     # The last words, short of eight bytes, are widened to eight.
     for words in (bits[:whole].view(torch.int64), bits[whole:].to(torch.int64)):
         for part in words.split(lanes) if len(words) else ():
             place = torch.arange(1, 2 * len(part), 2, device=part.device) * 0x5851F42D4C957F2D
             # The shift brings the sign bit down: alone it would be lost in products modulo 2^64.
             mixed = (part >> 32).bitwise_xor_(part).mul_(place)
-            total = (total * _STEP + int(mixed.sum().item())) & _MASK
-    return total
+            found.append(mixed.sum())
+    return found
 
 
 def _pieces(t: Tensor) -> list[bytes]:

@@ -33,7 +33,7 @@ from interp.core.errors import (
     StorageError,
     out_of_memory,
 )
-from interp.core.finite import check_finite
+from interp.core.finite import are_finite, check_finite
 from interp.core.foreign import LINE, one_line, show
 from interp.core.frames import fields as _fields
 from interp.core.frames import table as _table
@@ -125,11 +125,14 @@ class Result:
         declared = _fields.declaration(type(self))
         drawn_fields(type(self))
         sizes: dict[str, tuple[int, str]] = {}
+        numbers: dict[str, Tensor] = {}
         for name in (f.name for f in dataclass_fields(self)):
             value = getattr(self, name)
             _fields.bind(type(self).__name__, name, value, declared.get(name), sizes)
             if name not in self.allow_nonfinite and isinstance(value, Tensor | float):
-                number = value if isinstance(value, Tensor) else torch.tensor(value)
+                numbers[name] = value if isinstance(value, Tensor) else torch.tensor(value)
+        for (name, number), fine in zip(numbers.items(), are_finite([*numbers.values()]), strict=True):
+            if not fine:
                 check_finite(number, f"{type(self).__name__}.{name}")
         for axis, ticks in self.labels.items():
             if axis not in sizes or len(ticks) != sizes[axis][0]:

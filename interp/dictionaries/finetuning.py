@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from interp.models.text.batch import TokenBatch
 FIXED_K = ("topk", "abstopk")
 CUT = ("batchtopk", "jumprelu", "gated")
 """Activations with a cut on rows that can be moved until L0 is what it was."""
+BLOCK = 4096
+"""Sequences whose ids are looked at together."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises; it falls linearly to zero after."""
 
@@ -144,18 +147,20 @@ class _Batches:
 
     def __init__(self, model: Any, tokens: TokenSequences, config: FinetuneConfig) -> None:
         self.model, self.seed = model, config.seed
-        every = tokens.batch(torch.arange(len(tokens)))
-        has_rows = self.keep(every).sum(1).cpu() > 1  # of fewer, rows do not vary: no FVU
+        blocks = torch.arange(len(tokens)).split(BLOCK)
+        # Of fewer than two rows, none varies: no FVU.
+        has_rows = torch.cat([self.keep(tokens.batch(block)).sum(1).cpu() > 1 for block in blocks])
         if not bool(has_rows.any()):
             raise ConfigError("no token is left to train on", got=repr(tokens), fix="longer texts")
         self.tokens = TokenSequences(tokens.ids[has_rows], tokens.lengths[has_rows])
         self.size = min(config.batch_sequences, len(self.tokens))
+        # A batch lies in one epoch or across two.
+        self.order = lru_cache(maxsize=2)(partial(permutation, len(self.tokens), self.seed, "finetune"))
 
     def __call__(self, t: int) -> TokenBatch:
         n = len(self.tokens)
         places = [divmod(t * self.size + i, n) for i in range(self.size)]
-        orders = {e: permutation(n, self.seed, "finetune", e) for e, _ in places}
-        return self.tokens.batch(torch.stack([orders[epoch][i] for epoch, i in places]))
+        return self.tokens.batch(torch.stack([self.order(epoch)[i] for epoch, i in places]))
 
     def keep(self, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
         """Where the reconstruction stands in: everything but padding and BOS."""

@@ -111,6 +111,7 @@ def run_training(
         resume: As for `interp.activations.fit`.
         overwrite: Replace what an earlier run left in `out`.
 
+    Training goes on where the rows lie (a stream's: where its model is), and the dictionary stays there.
     Rows far larger than the others (attention sinks) are named in a `DataWarning`, as far as they are
     among the first `init_rows`.
 
@@ -136,6 +137,8 @@ def run_training(
         key = (site_in, site_out, one.init_rows)
         samples[key] = samples.get(key) or Sample.of(source, *key)
         trainees[name] = Trainee(one, site_in, site_out, samples[key])
+    # Every batch would be fetched otherwise, and trained on where the rows are not.
+    trainees.to(source.batch(0)[sites[0]].device)
     far = _far(source, samples)
     samples.clear()
     optimizer = _optimizer(trainees, first)

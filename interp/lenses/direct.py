@@ -120,7 +120,9 @@ def direct_logit_attribution(
     n_layers = len({writer.layer for writer in stream.writers})
     terms.append(_Term("bias", n_layers, ["final norm bias"], bias[None]))
     terms.append(_Term("bias", n_layers, ["unembed bias"], reading.constant[None]))
-    terms = [t for t in terms if t.kind != "bias" or bool(t.values.any())]
+    biases = [t for t in terms if t.kind == "bias"]
+    some = iter(torch.stack([t.values.any() for t in biases]).tolist())
+    terms = [t for t in terms if t.kind != "bias" or next(some)]
     pieces = model.to_str_tokens(tokens)
     where = (real.cumsum(0) - 1)[index].tolist()
     return _result(model, terms, reading, run.tolerance, ([pieces[i] for i in where], where))
@@ -301,4 +303,4 @@ def _index(positions: int | Sequence[int] | None, real: Tensor) -> Tensor:
     where = real.nonzero().flatten()
     if positions is None:
         return where
-    return where[Side(1, len(where)).ranks(positions, real.device)[0]]
+    return where[Side(1, len(where)).ranks(positions)[0].to(where.device)]

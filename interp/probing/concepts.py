@@ -20,7 +20,7 @@ from interp.core.finite import check_finite
 from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
-from interp.probing.rows import check_rows, encode, require_classes
+from interp.probing.rows import check_rows, encode, on_host, require_classes
 from interp.probing.splits import split_rows
 
 NEVER = -30.0
@@ -168,6 +168,7 @@ def concept_agreement(weight: Float[Tensor, "c a"], truth: Float[Tensor, "c a"])
 
     0 where either row is zero.
     """
+    weight, truth = on_host(weight), on_host(truth)
     check_finite(weight, "concept weights")
     check_finite(truth, "the true matrix")
     if weight.shape != truth.shape:
@@ -182,7 +183,7 @@ def concept_existence(contribution: Float[Tensor, "n a"], present: Float[Tensor,
         ShapeError: Presence of another shape, no rows, or k above the number of concepts.
         NonFiniteError: NaN or infinity in a contribution.
     """
-    check_rows(contribution, "the contributions of concepts")
+    contribution, present = check_rows(contribution, "the contributions of concepts"), on_host(present)
     if contribution.shape != present.shape or not 1 <= k <= contribution.shape[1]:
         raise ShapeError(
             "contributions and presence of concepts",
@@ -207,6 +208,7 @@ def concept_location(
         ShapeError: Masks of another shape, or no pictures.
         NonFiniteError: NaN or infinity in a map.
     """
+    maps, masks = on_host(maps), on_host(masks)
     check_finite(maps, "concept maps")
     if maps.shape != masks.shape or 0 in maps.shape:
         raise ShapeError("maps and masks", got=tuple(maps.shape), expected=tuple(masks.shape))

@@ -24,6 +24,7 @@ from interp.core.frames.quantity import called, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.probing.config import ContextProbeConfig
+from interp.probing.rows import on_host
 from interp.probing.splits import Split, split_rows
 
 
@@ -110,6 +111,7 @@ def probe_context(
             got=tuple(rows.shape),
             expected="[layer, problem, pos, d], none of them empty",
         )
+    rows = on_host(rows)
     check_finite(rows, "the hidden states")
     split = split_rows(rows.shape[1], config.test_fraction, config.seed)
     wanted = _standardised(labels, rows.shape[1], split)
@@ -142,7 +144,7 @@ def _standardised(
     first = next(iter(shapes.values()))
     if len(first) != 2 or first[0] != n or len(set(shapes.values())) > 1:
         raise ShapeError("targets of a context probe", got=shapes, expected=f"({n}, one width)")
-    stacked = torch.stack([values.detach().double() for values in targets.values()])
+    stacked = torch.stack([on_host(values).double() for values in targets.values()])
     check_finite(stacked, "the targets")
     seen = stacked[:, split.train]
     spread = (seen - seen.mean(1, keepdim=True)).square().mean((1, 2), keepdim=True).sqrt()

@@ -85,7 +85,7 @@ class Probe(Trained):
         self.register_buffer("scale", torch.ones(d))
 
     def forward(self, rows: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch k"]:
-        """Logits (or the real number) of rows of any leading shape.
+        """Logits (or the real number) of rows of any leading shape, on the rows' device.
 
         Raises:
             ShapeError: Rows of another width.
@@ -96,8 +96,8 @@ class Probe(Trained):
                 got=rows.shape[-1],
                 expected=self.shape.d_in,
             )
-        rows = rows.to(self.mean.dtype)
-        return self.net((rows - self.mean) / self.scale)
+        here = rows.to(self.mean)
+        return self.net((here - self.mean) / self.scale).to(rows.device)
 
     def predict(self, rows: Float[Tensor, "n d"]) -> Int[Tensor, "n"] | Float[Tensor, "n"]:
         """Class indices, or the real numbers."""

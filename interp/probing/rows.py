@@ -43,13 +43,13 @@ class Target:
 
 
 def check_rows(x: Any, what: str) -> Float[Tensor, "n d"]:
-    """Rows as float32 or float64, finite, [n, d], from whatever holds numbers.
+    """Rows as float32 or float64, finite, [n, d], on the host, from whatever holds numbers.
 
     Raises:
         ShapeError: No numbers, not two axes, or none of one of them.
         NonFiniteError: NaN or infinity among them.
     """
-    x = dense_numbers(x, what)
+    x = on_host(dense_numbers(x, what))
     if x.ndim != 2 or 0 in x.shape:
         raise ShapeError(
             f"{what}: a probe reads rows [n, d]",
@@ -58,8 +58,16 @@ def check_rows(x: Any, what: str) -> Float[Tensor, "n d"]:
             fix="acts.flat(site) gives rows without padding",
         )
     check_finite(x, what)
-    x = x.detach()
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def on_host(x: Tensor) -> Tensor:
+    """Numbers where this room works, whatever the device they come from: they come in one copy.
+
+    Decompositions are in float64, and scikit-learn reads the host's memory. What is solved here is
+    small beside the passes of a model that made the rows.
+    """
+    return x.detach().cpu()
 
 
 def check_sites(features: Mapping[str, Any]) -> dict[str, Float[Tensor, "n d"]]:

@@ -107,11 +107,12 @@ def amortize(
             "every input needs its scores, and some are held out",
             got=f"{len(inputs)} inputs, {len(scores)} scores, {n_test} held out",
         )
+    scores = scores.to(inputs.device)
     config = config or FitConfig(steps=500, lr=2e-3, lr_schedule="cosine", log_every=500)
     train, test = slice(0, len(inputs) - n_test), slice(len(inputs) - n_test, None)
     with torch.no_grad():
         width = encoder(inputs[:1]).shape[-1]
-    module = Explainer(encoder, width, scores.shape[1], float(scores[train].std()))
+    module = Explainer(encoder, width, scores.shape[1], float(scores[train].std())).to(inputs.device)
     unit = float(scores[train].var()) or 1.0
 
     def batch(t: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +131,7 @@ def amortize(
     pairs = zip(guess, truth, strict=True)
     taus = [float(kendall_tau(torch.stack(pair))[0, 1]) for pair in pairs]
     smaller = dict(sorted((cheaper or {}).items()))
-    errors = [float((s[test] - truth).pow(2).mean()) for s in smaller.values()]
+    errors = [float((s[test].to(truth) - truth).pow(2).mean()) for s in smaller.values()]
     return module, Amortised(
         error=float((guess - truth).pow(2).mean()),
         tau=sum(taus) / len(taus),

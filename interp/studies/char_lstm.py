@@ -90,7 +90,7 @@ class CharLSTM(nn.Module):
                 chosen = logits.argmax(-1)
             else:
                 chances = (logits / temperature).softmax(-1)
-                draw = generator(seed, "char lstm", t)
+                draw = generator(seed, "char lstm", t, chances.device)
                 chosen = torch.multinomial(chances, 1, generator=draw)[:, 0]
             rows.append(chosen)
             logits, state = self.step(chosen, state, t, edit)

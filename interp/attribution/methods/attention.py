@@ -62,12 +62,11 @@ def attention_flow(patterns: Float[Tensor, "layer head query key"], reader: int 
     n_layers, n = len(patterns), patterns.shape[-1]
     eye = np.eye(n)
     mixed = [(layer.mean(0).double().cpu().numpy() + eye) / 2 for layer in patterns]
-    size = (n_layers + 1) * n
-    capacity = np.zeros((size, size), dtype=np.int32)
-    for depth, layer in enumerate(mixed):  # depth 0 is the first layer; nodes above read below
-        above, below = (depth + 1) * n, depth * n
-        capacity[above : above + n, below : below + n] = np.round(layer * UNITS)
-    graph = csr_array(capacity)
+    capacity = np.round(np.stack(mixed) * UNITS).astype(np.int32)  # layer 0 is the first
+    depth, query, key = capacity.nonzero()
+    # Nodes above read below. Most pairs of nodes have no edge: a table of all would grow with (L T)^2.
+    ends, size = ((depth + 1) * n + query, depth * n + key), (n_layers + 1) * n
+    graph = csr_array((capacity[depth, query, key], ends), shape=(size, size))
     source = n_layers * n + reader % n
     found = [maximum_flow(graph, source, sink).flow_value / UNITS for sink in range(n)]
     return torch.tensor(found, dtype=torch.float64)

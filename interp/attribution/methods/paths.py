@@ -71,11 +71,13 @@ def integrate(
         at = torch.tensor(np.concatenate([a + (b - a) * x for a, b in todo]))
         found = integrand(at).unflatten(0, (len(todo), NODES))
         used += len(at)
+        parts, misses = [], []
         for (a, b), values in zip(todo, found, strict=True):
             weights = torch.tensor((b - a) * w, dtype=values.dtype, device=values.device)
-            part = torch.tensordot(weights, values, 1)
-            miss = float((project(part) - (ends[b] - ends[a])).double().norm())
-            panels.append(Panel(a, b, miss, part))
+            parts.append(torch.tensordot(weights, values, 1))
+            misses.append((project(parts[-1]) - (ends[b] - ends[a])).double().norm())
+        told = torch.stack(misses).tolist()  # one wait for all panels where they lie on a device
+        panels += [Panel(a, b, *both) for (a, b), *both in zip(todo, told, parts, strict=True)]
         panels.sort(key=lambda panel: panel.miss)
         error = sum(panel.miss for panel in panels)
         split = _worst(panels, bound / 2)
@@ -105,11 +107,13 @@ def integrate_by_halves(
     halved: list[_Halved] = []
     todo, used = [(0.0, 1.0, stretch(0.0, 1.0))], points
     while True:
+        done, misses = [], []
         for start, end, whole in todo:
             middle = (start + end) / 2
             halves = (start, middle, stretch(start, middle)), (middle, end, stretch(middle, end))
-            part = halves[0][2] + halves[1][2]
-            miss = float(project(part - whole).double().norm())
+            done.append((start, end, halves[0][2] + halves[1][2], halves))
+            misses.append(project(done[-1][2] - whole).double().norm())
+        for (start, end, part, halves), miss in zip(done, torch.stack(misses).tolist(), strict=True):
             halved.append(_Halved(Panel(start, end, miss, part), halves))
         used += 2 * points * len(todo)
         halved.sort(key=lambda one: one.panel.miss)

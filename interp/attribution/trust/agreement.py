@@ -148,7 +148,7 @@ def _named(name: str, rows: Sequence[Attribution | Tensor]) -> str:
 
 
 def _scores(row: Attribution | Tensor) -> Tensor:
-    return (row.scores if isinstance(row, Attribution) else row).detach().double()
+    return (row.scores if isinstance(row, Attribution) else row).detach().cpu().double()
 
 
 def _is_signed(name: str, rows: Sequence[Attribution | Tensor]) -> bool:

@@ -204,7 +204,7 @@ def _judge(
         )
     n, fractions = config.steps + 1, torch.linspace(0, 1, config.steps + 1)
     points = torch.cat([fractions, torch.tensor(ERASER)])
-    scores = {name: one.scores for name, one in found.items()}
+    scores = {name: one.scores.cpu() for name, one in found.items()}
     scores[RANDOM] = torch.rand(game.who.n_scores, generator=generator(config.seed, "random order", e))
     removed = torch.rand(config.samples, game.who.n, generator=generator(config.seed, "infidelity", e)) < 0.3
     value, base = game.ends()
@@ -251,7 +251,7 @@ def _infidelity(scores: Sequence[Tensor], removed: Tensor, change: Tensor, floor
     energy = change.pow(2).mean()
     if float(energy) <= floor**2:
         return torch.full((len(scores),), torch.nan)
-    sums = torch.stack([removed.double() @ one.double().cpu() for one in scores])
+    sums = torch.stack([removed.double() @ one.double() for one in scores])
     scale = (sums @ change) / sums.pow(2).sum(1).clamp(min=torch.finfo(torch.float64).tiny)
     return ((scale[:, None] * sums - change).pow(2).mean(1) / energy).float()
 

@@ -57,9 +57,9 @@ def ground_truth(
         for i in range(len(prompts)):
             ids, decides, target = _case(name, batch, i)
             scores = {
-                method: attribute(
-                    model, ids, target, method=method, baseline=baseline, config=settings
-                ).scores.abs()
+                method: attribute(model, ids, target, method=method, baseline=baseline, config=settings)
+                .scores.abs()
+                .cpu()
                 for method in methods
             }
             drawn = generator(settings.seed, f"random order {name}", i)
@@ -101,7 +101,7 @@ def _case(task: str, batch: PromptBatch, i: int) -> tuple[Tensor, Tensor, Target
         raise ConfigError(
             "a corrupted prompt that equals the clean one decides nothing", got=f"{task}, prompt {i}"
         )
-    decides = decides | torch.isin(ids, good)
+    decides = (decides | torch.isin(ids, good)).cpu()  # beside scores that are ranked on the host
 
     def read(out: Tensor) -> Tensor:
         logits = out[:, -1]

@@ -105,7 +105,7 @@ def prune_curve(
 
 def keep_masks(scores: UnitScores, fraction: float, most: float = 1.0) -> dict[str, Tensor]:
     """Which units stay when the lowest `fraction` of all goes, at most `most` of each site."""
-    flat = torch.cat([s.float() for s in scores.values()])
+    flat = torch.cat([s.float().cpu() for s in scores.values()])
     masks = {site: torch.ones(len(s)) for site, s in scores.items()}
     places = [(site, i) for site, s in scores.items() for i in range(len(s))]
     room = {site: int(most * len(s)) for site, s in scores.items()}

@@ -54,9 +54,10 @@ def score_recovery(
     nearest = similar.argmax(0)
     tally, pairs, latents = CodingTally(), _Firings(), _Firings()
     for batch in _blocks(world, n):
-        z = dictionary.encode(batch.x)
-        tally.update(batch.x, z, dictionary.decode(z))
-        on, truth = z != 0, batch.truth > 0
+        x = batch.x.to(dictionary.W_dec.device)
+        z = dictionary.encode(x)
+        tally.update(x, z, dictionary.decode(z))
+        on, truth = (z != 0).cpu(), batch.truth > 0
         pairs.update(on[:, partner.clamp_min(0)] & (partner >= 0), truth)
         latents.update(on, truth[:, nearest])
     found = tally.finish()

@@ -53,8 +53,8 @@ def losses(
     with torch.no_grad():
         said = [speech(model, batch, _before(counted), _hooks(n, dictionary, keep, mean)) for n in CONDITIONS]
         ce, kl = _compare(said, following[counted])
-    n = counted.sum(1).cpu()
-    return Losses(_per_sequence(ce, counted), _per_sequence(kl, counted), n)
+    counted = counted.cpu()
+    return Losses(_per_sequence(ce, counted), _per_sequence(kl, counted), counted.sum(1))
 
 
 def _before(counted: Bool[Tensor, "batch next"]) -> Bool[Tensor, "batch pos"]:
@@ -96,14 +96,15 @@ def _compare(said: Sequence[Speech], wanted: Int[Tensor, " row"]) -> tuple[Tenso
 
     A block of logits at a time: those of a whole batch would be the largest thing in memory.
     """
-    found = torch.zeros(2, len(said), len(wanted))
+    found = torch.zeros(2, len(said), len(wanted), device=said[0].rows.device)
     for block in said[0].blocks():
         old = _log_probs(said[0], block)
         for i, one in enumerate(said):
             new = old if i == 0 else _log_probs(one, block)
-            found[0, i, block] = -new.gather(1, wanted[block, None])[:, 0].cpu()
-            found[1, i, block] = torch.sub(old, new).mul_(old.exp()).sum(-1).cpu()
-    return found[0], found[1]
+            found[0, i, block] = -new.gather(1, wanted[block, None])[:, 0]
+            found[1, i, block] = torch.sub(old, new).mul_(old.exp()).sum(-1)
+    losses, divergences = found.cpu()
+    return losses, divergences
 
 
 def _log_probs(said: Speech, block: slice) -> Tensor:
@@ -115,5 +116,5 @@ def _per_sequence(
 ) -> Float[Tensor, "condition sequence"]:
     """Means over each sequence's predictions; 0 where it makes none."""
     sums = torch.zeros(len(values), len(counted), dtype=torch.float64)
-    sums.index_add_(1, counted.nonzero()[:, 0].cpu(), values.double())
-    return sums / counted.sum(1).clamp(min=1).cpu()
+    sums.index_add_(1, counted.nonzero()[:, 0], values.double())
+    return sums / counted.sum(1).clamp(min=1)

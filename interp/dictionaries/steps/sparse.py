@@ -221,10 +221,8 @@ def strongest(scores: Float[Tensor, "n m"], count: int, mask: Bool[Tensor, "n m"
         return flat
     values = scores.view(-1).index_select(0, flat)
     least = values.topk(count, sorted=False).values.min()
-    ties = (values == least).nonzero().squeeze(1)
-    keep = values > least
-    keep[ties[: count - int(keep.sum())]] = True
-    return flat[keep]
+    above, tied = values > least, values == least
+    return flat[above | (tied & (tied.cumsum(0) <= count - above.sum()))]
 
 
 def _bags(

@@ -178,10 +178,10 @@ def sparse_code(
     if not 1 <= k <= min(dictionary.shape):
         raise ConfigError("no such number of atoms", got=k, expected=f"1 to {min(dictionary.shape)}")
     x = vectors.detach().double()
-    unit = torch.nn.functional.normalize(dictionary.detach().double(), dim=-1)
+    unit = torch.nn.functional.normalize(dictionary.detach().to(x), dim=-1)
     length = x.norm(dim=-1).clamp(min=1e-30)
-    ids, errors, rest = torch.empty(len(x), 0, dtype=torch.long), [], x
-    weights = torch.empty(len(x), 0)
+    ids, errors, rest = torch.empty(len(x), 0, dtype=torch.long, device=x.device), [], x
+    weights = x.new_empty(len(x), 0)
     for _ in range(k):
         fit = (rest @ unit.T).abs()
         fit.scatter_(1, ids, -1.0)  # an atom is chosen once
@@ -238,7 +238,7 @@ def ablate_second_order(
         removed = _removed(found, share)
         with torch.no_grad():
             rows = [found.normalized - part for part in removed]
-            said = [model.unembed(row.to(found.dtype)).argmax(-1).cpu() for row in rows]
+            said = [model.unembed(row.to(model.device, found.dtype)).argmax(-1).cpu() for row in rows]
         accuracy.append(torch.stack([(row == wanted).float().mean() for row in said]))
         size = found.normalized.norm(dim=-1)
         effect.append(torch.stack([(part.norm(dim=-1) / size).mean() for part in removed]))

@@ -156,11 +156,11 @@ def along(wanted: Any, size: int, what: str, device: torch.device) -> Tensor:
             raise EditError(f"{what} selects nothing", got=wanted, expected=f"some of 0 to {size - 1}")
         chosen[wanted] = True
         return chosen
-    index = whole_numbers(wanted, what).to(device)
+    index = whole_numbers(wanted, what)
     if index.dtype == torch.bool:
         if index.shape != (size,):
             raise EditError(f"{what} is a mask of another length", got=tuple(index.shape), expected=(size,))
-        return index
+        return index.to(device)
     index = index.reshape(-1)
     if bool(((index >= size) | (index < -size)).any()):
         raise EditError(
@@ -168,7 +168,7 @@ def along(wanted: Any, size: int, what: str, device: torch.device) -> Tensor:
             got=index.tolist()[:20],
             expected=f"{-size} to {size - 1}",
         )
-    chosen[index] = True
+    chosen[index.to(device)] = True
     return chosen
 
 

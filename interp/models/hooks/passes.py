@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from interp.core.errors import ModelError
 from interp.models.hooks import attention, modes
+from interp.models.hooks.doubts import Doubts
 from interp.models.hooks.frame import Frame
 from interp.models.hooks.installers import install
 from interp.models.hooks.sides import Seen, Side
@@ -84,6 +85,7 @@ class Pass:
         evaluating: Modules are in evaluation mode.
         again: How many more forwards of the entry it began itself: a module that calls itself.
         error: What an edit raised; a module may have caught it.
+        doubts: Edits whose numbers are read when the forward ends.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Pass:
         self.evaluating: bool = not here.training
         self.again = 0
         self.error: Exception | None = None
+        self.doubts: Doubts = Doubts()
         self.thread: int = threading.get_ident()
         self.live: bool = False
         self.graph: bool = torch.is_grad_enabled()
@@ -136,7 +139,7 @@ class Pass:
             return replace(found, given=run.given, order=run.order)
         key = "decoder" if decoder else "encoder"
         if self.step == 0:
-            run.prompt.setdefault(key, found._lengths(torch.device("cpu")))
+            run.prompt.setdefault(key, found._lengths)
         prompt = run.prompt.get(key)
         if prompt is None:
             return found
@@ -153,6 +156,7 @@ class Pass:
             run.waiting -= run.requests.get(tap.name) in tap.requests
             waiting = waiting or run.waiting
         if not waiting:
+            self.doubts.settle()
             raise StopForward
 
     @contextmanager
@@ -219,6 +223,7 @@ class Pass:
 
         Raises:
             Exception: What an edit raised, where the module went on regardless.
+            NonFiniteError: An edit on an accelerator returned NaN or infinity.
         """
         if self.live:
             self.close()
@@ -226,6 +231,7 @@ class Pass:
                 run.completed += 1
             if self.error is not None:
                 raise self.error
+            self.doubts.settle()
 
     def close(self) -> None:
         """Everything as it was before; what the taps saw goes to their requests."""

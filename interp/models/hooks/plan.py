@@ -12,13 +12,14 @@ from torch import Tensor
 
 from interp.core.devices import read_dtype, read_target
 from interp.core.errors import ConfigError, EditError, ModelError, NonFiniteError, SiteError, TokenError
-from interp.core.finite import is_finite
+from interp.core.finite import are_finite
 from interp.core.settings import check_flags
+from interp.models.hooks.doubts import check_activation, unmasked
 from interp.models.hooks.frame import Frame
 from interp.models.hooks.interventions import Intervention
 from interp.models.hooks.sides import Seen, take
 from interp.models.hooks.sites import Site, SiteMap
-from interp.models.hooks.taps import Edit, Request, Tap, check_activation
+from interp.models.hooks.taps import Edit, Request, Tap
 from interp.models.text.prepared import Prepared
 
 Hook = Intervention | tuple[Any, Edit]
@@ -267,12 +268,18 @@ def collect(wanted: dict[str, Request], names: Sequence[str], ready: Prepared) -
     """
     tensors: dict[str, Tensor] = {}
     rows = 1 if ready.tokens is None else ready.tokens.shape[0]
+    kept: list[tuple[str, Site, Tensor]] = []
     for name, request in _kept(wanted, names):
-        value = request.value
-        if value is None:
+        if request.value is None:
             raise ModelError(f"nothing was kept at {name!r}")
-        _check_kept(value, request.site, ready)
-        named = rows > 1 and bool(request.site.sizes) and request.site.axes.startswith("batch")
+        kept.append((name, request.site, request.value))
+    # A mask's -inf is no fault, and would send every layer's scores to a closer look.
+    seen = [value if value.is_cpu else unmasked(value, site) for _, site, value in kept]
+    fine = are_finite(seen)
+    for (name, site, value), plain in zip(kept, fine, strict=True):
+        if not plain:
+            _check_kept(value, site, ready)
+        named = rows > 1 and bool(site.sizes) and site.axes.startswith("batch")
         if named and value.dim() == 3 and value.shape[0] == 1:
             value = value.expand(rows, -1, -1)
         tensors[name] = value
@@ -308,8 +315,6 @@ def silent(wanted: dict[str, Request]) -> dict[str, str]:
 
 def _check_kept(value: Tensor, site: Site, ready: Prepared) -> None:
     """Finite, or not finite at padding only, where nobody looks."""
-    if is_finite(value):
-        return
     what = f"the activation at {site.name!r}"
     try:
         check_activation(value, site, what)

@@ -54,11 +54,14 @@ class Side:
             TokenError: A position outside the text, naming it and the row; one that lies in a
                 cache (except while `generate` goes on: the prompt has been edited by then).
         """
+        return self._chosen(positions).to(device)
+
+    def _chosen(self, positions: Any) -> Tensor:
         total = self.cached + self.length
-        real = self._real(device)
+        real = self._real
         if is_mask(positions) and _dim(positions) == 2:
-            return self._grid(positions, total, real, device)
-        ranks = self.ranks(positions, device)  # [1 or batch, kept]
+            return self._grid(positions, total, real)
+        ranks = self.ranks(positions)  # [1 or batch, kept]
         order = real.long().cumsum(1) - 1
         rows = max(len(ranks), len(order))
         hits = (order[:, :, None] == ranks[:, None, :]) & real[:, :, None]
@@ -72,13 +75,13 @@ class Side:
             )
         return grid[:, self.cached :]
 
-    def ranks(self, positions: Any, device: torch.device) -> Tensor:
-        """Positions as non-negative counts over real tokens, [1 or batch, kept].
+    def ranks(self, positions: Any) -> Tensor:
+        """Positions as non-negative counts over real tokens, [1 or batch, kept], on the host.
 
         Raises:
             TokenError: Outside the text; a slice where rows differ in length.
         """
-        lengths = self._lengths(device)
+        lengths = self._lengths
         alike = bool((lengths == lengths[0]).all())
         if isinstance(positions, slice):
             check_choice(positions, "positions=")
@@ -88,12 +91,12 @@ class Side:
                     got=str(positions),
                     fix="give a list of positions, or a tensor [batch, kept]",
                 )
-            found = torch.arange(int(lengths[0]), device=device)[positions][None]
+            found = torch.arange(int(lengths[0]))[positions][None]
             if not found.numel():
                 expected = f"some of 0 to {int(lengths[0]) - 1}"
                 raise TokenError("a slice of positions selects none", got=positions, expected=expected)
             return found
-        wanted = whole_numbers(positions, "positions").to(device)
+        wanted = whole_numbers(positions, "positions").cpu()
         if wanted.dtype == torch.bool:
             shortest = int(lengths.min())
             fits = wanted.dim() == 1 and len(wanted) <= shortest
@@ -131,7 +134,7 @@ class Side:
         """
         if is_mask(positions) and _dim(positions) == 2:
             whole_numbers(positions, "positions=")
-            grid = self.chosen(positions, device).expand(self.batch, -1)
+            grid = self._chosen(positions).expand(self.batch, -1)
             kept = grid.sum(1)
             if not bool((kept == kept[0]).all()):
                 raise TokenError(
@@ -139,23 +142,23 @@ class Side:
                     got=f"{int(kept.min())} to {int(kept.max())}",
                     fix="capture all positions and index the result",
                 )
-            return grid.nonzero()[:, 1].reshape(self.batch, -1)
-        ranks = self.ranks(positions, device)
+            return grid.nonzero()[:, 1].reshape(self.batch, -1).to(device)
+        ranks = self.ranks(positions)
         if self.mask is None:
             where = ranks - self.cached
         else:
-            real = self._real(device)
+            real = self._real
             # Real tokens first, in order: entry k of a row is the column of its k-th real token.
             columns = torch.argsort((~real).long(), dim=1, stable=True)
             where = columns.gather(1, ranks.expand(len(real), -1)) - self.cached
         if bool((where < 0).any()):
-            self.chosen(positions, device)  # says it better
-        return where[0] if self.mask is None and len(ranks) == 1 else where
+            self._chosen(positions)  # says it better
+        return (where[0] if self.mask is None and len(ranks) == 1 else where).to(device)
 
-    def _grid(self, positions: Any, total: int, real: Tensor, device: torch.device) -> Tensor:
-        grid = torch.as_tensor(positions, device=device)
+    def _grid(self, positions: Any, total: int, real: Tensor) -> Tensor:
+        grid = torch.as_tensor(positions).cpu()
         if self.order is not None and grid.shape[1] == self.order.shape[1]:
-            order = self.order.to(device)
+            order = self.order.cpu()
             grid = grid.expand(len(order), -1).gather(1, order)
         grid = self._repeated(grid)
         here = real[:, self.cached :]
@@ -181,15 +184,18 @@ class Side:
             return choice.repeat_interleave(self.batch // self.given, 0)
         return choice
 
-    def _real(self, device: torch.device) -> Tensor:
-        if self.mask is None:
-            return torch.ones(1, self.cached + self.length, dtype=torch.bool, device=device)
-        return self.mask.to(device)
+    # Fetched once for a pass: every site would wait for an accelerator to tell what it told before.
 
-    def _lengths(self, device: torch.device) -> Tensor:
-        if self.prompt is not None:
-            return self.prompt.to(device)
-        return self._real(device).sum(1)
+    @cached_property
+    def _real(self) -> Tensor:
+        if self.mask is None:
+            return torch.ones(1, self.cached + self.length, dtype=torch.bool)
+        return self.mask.cpu()
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """[1 or batch] on the host."""
+        return self._real.sum(1) if self.prompt is None else self.prompt.cpu()
 
 
 def is_mask(value: Any) -> bool:

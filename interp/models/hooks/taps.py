@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from interp.core.errors import EditError, NonFiniteError
-from interp.core.finite import check_finite
+from interp.core.errors import EditError
+from interp.models.hooks.doubts import Doubts
 from interp.models.hooks.sides import Side, take
 from interp.models.hooks.sites import Site
 
@@ -119,6 +119,8 @@ class Owner(Protocol):
     """Hooks on the input of that module itself, called by the pass where torch is under way."""
     slots: dict[int, dict[str, Any]]
     """What is asked inside attention, see `attention.Slots`."""
+    doubts: Doubts
+    """Edits whose numbers are not read yet."""
 
     @property
     def here(self) -> bool:
@@ -348,7 +350,7 @@ def check_edit(tap: Tap, old: Tensor, new: object, more_rows: bool = False) -> N
 
     Raises:
         EditError: Not a tensor, or another shape, dtype or device.
-        NonFiniteError: NaN or infinity.
+        NonFiniteError: NaN or infinity; on an accelerator when the pass ends.
     """
     if not isinstance(new, Tensor):
         raise EditError(
@@ -369,25 +371,7 @@ def check_edit(tap: Tap, old: Tensor, new: object, more_rows: bool = False) -> N
                 fix=f"return a tensor with the activation's own {what}"
                 + ("" if what == "shape" else f" (value.to(old.{what}))"),
             )
-    try:
-        check_activation(new, tap.site, f"the value that the hook at {tap.name!r} returned")
-    except NonFiniteError:
-        # What the model computed at padding may be no number; an edit answers for its own.
-        if bool((new.isfinite() | ~old.isfinite()).all()):
-            return
-        raise
-
-
-def check_activation(value: Tensor, site: Site, what: str) -> None:
-    """Finite numbers only; scores and masks handed to a module may be -inf: how a mask is written.
-
-    Raises:
-        NonFiniteError: Naming the site and the first index.
-    """
-    mask = site.kind == "in" and site.slot != ""
-    if mask or site.slot == "scores" or site.name.endswith("hook_attn_scores"):
-        value = value.masked_fill(value == -torch.inf, 0.0)
-    check_finite(value, what)
+    tap.owner.doubts.check(new, old, tap.site, f"the value that the hook at {tap.name!r} returned")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

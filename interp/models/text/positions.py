@@ -26,16 +26,15 @@ def shifted(mask: Tensor) -> bool:
 
 def sides(mask: Tensor) -> set[str]:
     """Where a mask has padding: "left", "right", "holes" between real tokens."""
-    found = set()
     seen = mask.long().cumsum(-1)
     total = seen[:, -1:]
-    if bool((~mask & (seen == 0)).any()):
-        found.add("left")
-    if bool((~mask & (seen == total) & (total > 0)).any()):
-        found.add("right")
-    if bool((~mask & (seen > 0) & (seen < total)).any()):
-        found.add("holes")
-    return found
+    where = {
+        "left": ~mask & (seen == 0),
+        "right": ~mask & (seen == total) & (total > 0),
+        "holes": ~mask & (seen > 0) & (seen < total),
+    }
+    told = torch.stack([padded.any() for padded in where.values()]).tolist()
+    return {side for side, there in zip(where, told, strict=True) if there}
 
 
 def keys_in_use(mask: Tensor, causal: bool, batch: int) -> Tensor:

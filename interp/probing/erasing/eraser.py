@@ -79,10 +79,11 @@ class Eraser(Trained):
     @property
     def projection(self) -> Float[Tensor, "d d"]:
         """The matrix P of r(x) = mean + P (x - mean); idempotent."""
-        return torch.eye(len(self.mean), dtype=self.left.dtype) - self.left @ self.right
+        one = torch.eye(len(self.mean), dtype=self.left.dtype, device=self.left.device)
+        return one - self.left @ self.right
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Rows without the concept, in the rows' own dtype.
+        """Rows without the concept, in the rows' own dtype and on their device.
 
         Raises:
             ShapeError: Rows of another width.
@@ -90,7 +91,9 @@ class Eraser(Trained):
         if x.shape[-1] != len(self.mean):
             what = f"the eraser of {self.concept!r} was fitted to another width"
             raise ShapeError(what, got=x.shape[-1], expected=len(self.mean))
-        off = (x.to(self.mean.dtype) - self.mean) @ self.right.T @ self.left.T
+        # The eraser stays where it is: an intervention may run where rows of the user's do not.
+        mean, right, left = (part.to(x.device) for part in (self.mean, self.right, self.left))
+        off = (x.to(mean.dtype) - mean) @ right.T @ left.T
         return (x.to(off.dtype) - off).to(x.dtype)
 
     def hook(self, site: str, *, positions: Any = None) -> Intervention:
@@ -103,7 +106,7 @@ class Eraser(Trained):
             del hook
             by_head = value.dim() > 3 and value.shape[-1] != len(self.mean)
             rows = value.flatten(2) if by_head else value
-            return self.to(value.device)(rows).reshape(value.shape)
+            return self(rows).reshape(value.shape)
 
         return Intervention(site, f"erase {self.concept}", erase, positions=positions)
 
@@ -216,6 +219,7 @@ def random_eraser(rank: int, mean: Float[Tensor, "d"], *, seed: int = 0) -> Eras
         raise ConfigError("a random projection's rank", got=rank, expected=f"0 to {width}")
     draws = torch.randn(width, rank, generator=generator(seed, "random eraser"), dtype=torch.float64)
     basis = torch.linalg.qr(draws).Q
+    basis = basis.to(mean.device)
     return Eraser(basis, basis.T, mean.double(), method="random", concept="random directions")
 
 

@@ -139,9 +139,10 @@ def _mass_mean(base: Spectrum, target: Target) -> Solved:
 
     Marks and Tegmark 2023, "The Geometry of Truth", without their optional whitening.
     """
-    share = one_hot(target.values, len(target.classes)).to(base.rows.dtype)
-    means = (base.rows.T @ share / share.sum(0).clamp(min=1)).double()  # [r, classes]
-    absent = torch.where(share.sum(0) > 0, 0.0, -torch.inf).double()
+    count = target.values.bincount(minlength=len(target.classes))
+    sums = base.rows.new_zeros(len(count), base.rows.shape[1]).index_add_(0, target.values, base.rows)
+    means = (sums.T / count.clamp(min=1)).double()  # [r, classes]
+    absent = torch.where(count > 0, 0.0, -torch.inf).double()
     if target.kind == "binary":
         weight = means[:, 1:] - means[:, :1]
         bias = -(means.sum(1) / 2) @ weight

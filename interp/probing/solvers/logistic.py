@@ -9,18 +9,20 @@ matrix product, and the exact line search costs none, because logits are linear 
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from interp.core.finite import check_finite
 from interp.probing.solvers.spectrum import Spectrum
 
 MEMORY = 10
 """Pairs of steps and gradient changes kept."""
+BLOCK = 2**18
+"""Numbers looked at together: what is made of rows, problems and classes stays in the processor's cache."""
 
 
 class UnconvergedWarning(UserWarning):
@@ -54,44 +56,75 @@ class _Problems:
         n, self.r = self.rows.shape
         self.m, self.k = codes.shape[1], k
         dtype = self.rows.dtype
-        wide = one_hot(codes, k) if k > 1 else codes[:, :, None]
-        self.y = wide.to(dtype)  # [n, m, k]
+        self.codes = codes  # [n, m]
         self.share = torch.full((n, self.m), 1 / n, dtype=dtype)
         if weights is not None:
             self.share = (weights / weights.sum(0)).to(dtype)
+        size = max(BLOCK // (self.m * k), 1)
+        self.blocks = [slice(at, at + size) for at in range(0, n, size)]
         self.penalty = penalty.to(dtype) / n  # scikit-learn's units -> of the mean loss
         bound = 0.25 if k == 1 else 0.5
         curve = bound * base.power.to(dtype)[:, None] / n + self.penalty
         self.inverse = torch.cat([1 / curve, torch.full((1, self.m), 1 / bound, dtype=dtype)])
 
+    def only(self, some: Tensor) -> _Problems:
+        """Some of the problems, boolean [m]."""
+        fewer = copy(self)
+        fewer.codes, fewer.share = self.codes[:, some], self.share[:, some]
+        fewer.penalty, fewer.inverse = self.penalty[some], self.inverse[:, some]
+        fewer.m = len(fewer.penalty)
+        return fewer
+
     def logits(self, state: Tensor) -> Tensor:
         """[n, m, k]"""
         flat = self.rows @ state[:-1].reshape(self.r, self.m * self.k)
-        return flat.view(-1, self.m, self.k) + state[-1]
+        return flat.view(-1, self.m, self.k).add_(state[-1])
 
     def chances(self, z: Tensor) -> Tensor:
         """Predicted probabilities, [n, m, k]."""
         return z.sigmoid() if self.k == 1 else z.softmax(-1)
 
+    def of_own(self, z: Tensor) -> Tensor:
+        """What each row's own class has of [n, m, k], [n, m]; with one logit, class 0 has 0."""
+        return z[..., 0] * self.codes if self.k == 1 else z.gather(2, self.codes[:, :, None])[..., 0]
+
     def gradient(self, state: Tensor, z: Tensor) -> Tensor:
         """Of the mean loss, [r + 1, m, k]."""
-        off = (self.chances(z) - self.y) * self.share[:, :, None]
-        inner = (self.rows.T @ off.flatten(1)).view(self.r, self.m, self.k)
-        inner = inner + self.penalty[:, None] * state[:-1]
-        return torch.cat([inner, off.sum(0)[None]])
+        inner = state.new_zeros(self.r, self.m * self.k)
+        free = state.new_zeros(self.m, self.k)
+        for at in self.blocks:
+            codes, share = self.codes[at], self.share[at]
+            off = self.chances(z[at])  # less 1 at each row's own class
+            if self.k == 1:
+                off = (off[..., 0] - codes).mul_(share)[..., None]
+            else:
+                off.mul_(share[:, :, None]).scatter_add_(2, codes[:, :, None], -share[:, :, None])
+            inner.addmm_(self.rows[at].T, off.flatten(1))
+            free += off.sum(0)
+        inner = inner.view(self.r, self.m, self.k) + self.penalty[:, None] * state[:-1]
+        return torch.cat([inner, free[None]])
+
+    def slopes(self, z: Tensor, dz: Tensor, own: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivative of the loss without penalty along the step, [m] each."""
+        slope, bend = torch.zeros_like(length), torch.zeros_like(length)
+        for at in self.blocks:
+            step, share = dz[at], self.share[at]
+            p = self.chances(z[at] + length[:, None] * step).mul_(step)
+            seen = p.sum(-1)
+            spread = p.mul_(step).sum(-1) - seen.square()
+            slope += ((seen - own[at]) * share).sum(0)
+            bend += (spread * share).sum(0)
+        return slope, bend
 
     def step_length(self, z: Tensor, dz: Tensor, state: Tensor, step: Tensor) -> Tensor:
         """The exact minimiser along the step, for each problem, by safeguarded Newton, [m]."""
         tied = self.penalty * (state[:-1] * step[:-1]).sum((0, 2))
         curve = self.penalty * step[:-1].square().sum((0, 2))
-        length = torch.ones(self.m, dtype=z.dtype)
+        length, own = torch.ones(self.m, dtype=z.dtype), self.of_own(dz)
         low, high = torch.zeros_like(length), torch.full_like(length, float("inf"))
         for _ in range(8):
-            p = self.chances(z + length[:, None] * dz)
-            slope = ((p - self.y) * dz).sum(-1).mul_(self.share).sum(0) + tied + curve * length
-            seen = (p * dz).sum(-1)
-            spread = (p * dz.square()).sum(-1) - seen.square()
-            bend = (spread * self.share).sum(0) + curve
+            slope, bend = self.slopes(z, dz, own, length)
+            slope, bend = slope + tied + curve * length, bend + curve
             low = torch.where(slope < 0, length, low)
             high = torch.where(slope > 0, length, high)
             tiny = torch.finfo(z.dtype).tiny
@@ -141,32 +174,36 @@ def fit_logistic(
     z = problems.logits(state)
     grad = problems.gradient(state, z)
     history: list[tuple[Tensor, Tensor, Tensor]] = []
-    done = 0
-    for done in range(1, max_iter + 1):
+    found, missed = torch.zeros_like(state), torch.zeros(problems.m, dtype=state.dtype)
+    going, done = torch.arange(problems.m), 0
+    for done in range(max_iter + 1):
         left = _decrement(grad, problems.inverse)
-        if float(left.max()) <= tolerance:
-            done -= 1
+        found[:, going], missed[going] = state, left
+        some = left > tolerance
+        if done == max_iter or not bool(some.any()):
             break
+        if not bool(some.all()):  # what has arrived stays, and costs nothing more
+            problems, going = problems.only(some), going[some]
+            state, z, grad = state[:, some], z[:, some], grad[:, some]
+            history = [(move[:, some], change[:, some], inner[some]) for move, change, inner in history]
         step = _direction(grad, history, problems.inverse[:, :, None])
         dz = problems.logits(step)
         length = problems.step_length(z, dz, state, step)
-        length = torch.where(left > tolerance, length, 0.0)  # what has arrived stays
         move = length[:, None] * step
         state = state + move
         z = z + length[:, None] * dz
-        if done % 20 == 0:  # rounding of the running sum
+        if done % 20 == 19:  # rounding of the running sum
             z = problems.logits(state)
         new = problems.gradient(state, z)
         change = new - grad
         inner = (move * change).sum((0, 2))
         history = [*history[-(MEMORY - 1) :], (move, change, inner)]
         grad = new
-    check_finite(state, "the logistic probe's weights")
-    left = _decrement(grad, problems.inverse)
-    converged = left <= tolerance
+    check_finite(found, "the logistic probe's weights")
+    converged = missed <= tolerance
     if not bool(converged.all()):
-        _warn(left, converged, done, tolerance)
-    return LogisticFit(state[:-1], state[-1], left, done, converged)
+        _warn(missed, converged, done, tolerance)
+    return LogisticFit(found[:-1], found[-1], missed, done, converged)
 
 
 def _warn(left: Tensor, converged: Tensor, steps: int, tolerance: float) -> None:
@@ -210,16 +247,18 @@ def _safe_ratio(a: Tensor, b: Tensor) -> Tensor:
 
 def _prior(problems: _Problems) -> Tensor:
     """Biases that give the classes their own frequencies, [m, k]."""
-    rate = (problems.y * problems.share[:, :, None]).sum(0)
-    floor = 1e-3 / len(problems.y)
+    codes, share = problems.codes, problems.share
+    floor = 1e-3 / len(codes)
     if problems.k == 1:
-        return torch.logit(rate, floor)
+        return torch.logit((codes * share).sum(0)[:, None], floor)
+    rate = share.new_zeros(problems.m, problems.k).scatter_add_(1, codes.T, share.T)
     return rate.clamp(min=floor).log()
 
 
 def _balance(codes: Tensor, n_classes: int) -> Tensor:
     """Row weights n / (classes * rows of the class), [n, m]."""
-    counts = one_hot(codes, n_classes).sum(0)  # [m, classes]
+    counts = codes.new_zeros(codes.shape[1], n_classes)
+    counts.scatter_add_(1, codes.T, torch.ones_like(codes.T))  # [m, classes]
     present = (counts > 0).sum(-1, keepdim=True)
     per_class = len(codes) / (present * counts.clamp(min=1))
     return per_class.gather(1, codes.T).T.double()

@@ -99,7 +99,7 @@ class Moments:
         self.xz: Tensor = torch.zeros(d, k, dtype=torch.float64)
 
     def update(self, x: Tensor, z: Tensor) -> Moments:
-        """Add rows x [m, d] with concepts z [m, k]; returns itself.
+        """Add rows x [m, d] with concepts z [m, k], of any device; returns itself.
 
         Raises:
             ShapeError: Widths or numbers of rows that do not fit.
@@ -114,7 +114,7 @@ class Moments:
         m = len(x)
         if m == 0:
             return self
-        x, z = x.detach().double(), z.detach().double()
+        x, z = x.detach().cpu().double(), z.detach().cpu().double()
         here_x, here_z = x.mean(0), z.mean(0)
         step_x, step_z = here_x - self.mean_x, here_z - self.mean_z
         share = self.n * m / (self.n + m)
