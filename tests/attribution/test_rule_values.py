@@ -115,6 +115,12 @@ def test_places_that_follow_the_data_are_not_called_converged() -> None:
     x, r = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[0.0, 2.0, 0.0]])
     found = attribute(model, x, toys.first, method="deeplift", baseline=r)
     assert not found.converged and not found.check().ok and "NOT converged" in found.gap_sentence
+    # the same with a sum that falls short: the smallest, 0 of the input, which is 4 of the reference
+    least = toys.wrapped(lambda m, z: z.gather(1, z.argmin(1, keepdim=True)))
+    r = torch.tensor([[2.0, 3.0, 4.0]])
+    short = attribute(least, x, toys.first, method="deeplift", baseline=r)
+    assert short.scores.tolist() == [0.0, 0.0, -4.0] and short.difference == -2.0
+    assert not short.converged and not short.check().ok
     same = attribute(model, x, toys.first, method="deeplift", baseline=r * 0 + torch.tensor([[1.0, 0, 0]]))
     assert same.converged and same.scores.tolist() == [2.0, 0.0, 0.0]
 
@@ -166,6 +172,22 @@ def test_a_masked_score_is_one_that_is_not_there() -> None:
         part, _ = lift(lambda z, f=softened: f(z, value[seen]), x[:, seen], r[:, seen])
         torch.testing.assert_close(whole[:, seen], part, rtol=1e-12, atol=1e-12)
         assert not bool(whole[:, ~seen].any()) and missed < 1e-12
+
+
+def test_what_stands_still_behind_a_layer_sends_back_the_mean_of_both_multipliers() -> None:
+    """RevealCancel, y = relu(h1 + h2 - 1), h1 = a - b, h2 = c: h1 is 0 at (3, 3, 2) as at the reference.
+
+    h2 rises from 0 to 2: m+ = 1 / 2; nothing falls: m- = relu'(-1) = 0. What moves h1 gets (m+ + m-) / 2.
+    """
+    first, second = nn.Linear(3, 2, bias=False), nn.Linear(2, 1)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]))
+        second.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        second.bias.fill_(-1.0)
+    model = interp.wrap(nn.Sequential(first, second, nn.ReLU()))
+    x = torch.tensor([[3.0, 3.0, 2.0]])
+    found = attribute(model, x, toys.first, method="deeplift_reveal_cancel")
+    assert found.scores.tolist() == pytest.approx([0.75, -0.75, 1.0], abs=1e-6)
 
 
 # ---- relevance ----------------------------------------------------------------------------------
@@ -266,6 +288,35 @@ def test_recurrent_relevance_is_conserved_without_biases_and_gates_take_none() -
         total = attribute(deep, torch.randn(1, 20), toys.first, method="lrp_epsilon", epsilon=1e-12)
         if isinstance(layer, nn.LSTM):
             assert float(total.scores.sum()) == pytest.approx(total.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lrp_gamma", "lrp_alpha_beta"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_shares_of_one_layer_by_hand_with_a_bias_of_either_sign(method: str, sign: float) -> None:
+    """Contributions and the bias are told apart by their signs; an output below 0 favours the negative."""
+    layer = nn.Linear(3, 1).double()
+    with torch.no_grad():
+        layer.weight.copy_(sign * torch.tensor([[2.0, -1.0, 0.5]]))
+        layer.bias.fill_(sign * 0.75)
+    x = torch.tensor([[1.0, 0.5, 2.0]], dtype=torch.float64)
+    found = attribute(interp.wrap(layer), x, toys.first, method=method, epsilon=1e-12)
+    # parts 2, -0.5, 1 and a bias of 0.75, all times the sign: 3.75 of the output's own, -0.5 against it
+    if method == "lrp_gamma":
+        favoured = 1.25 * 3.75 - 0.5
+        expected = [1.25 * 2.0 / favoured, -0.5 / favoured, 1.25 * 1.0 / favoured]
+    elif sign > 0:
+        expected = [2 * 2.0 / 3.75, -1.0, 2 * 1.0 / 3.75]
+    else:
+        expected = [-2.0 / 3.75, 2.0, -1.0 / 3.75]
+    assert found.scores.tolist() == pytest.approx([sign * 3.25 * e for e in expected], rel=1e-6)
+
+
+def test_where_a_slope_is_infinite_nothing_passes() -> None:
+    """sqrt at 0: torch's own norms have slope 0 there, and so has every rule."""
+    model = toys.wrapped(lambda m, z: (z[:, :1] - z[:, 1:]).sqrt())
+    for method, baseline in (("lrp_epsilon", "zero"), ("deeplift", torch.tensor([[1.0, 1.0]]))):
+        x = torch.tensor([[2.0, 2.0]])
+        assert attribute(model, x, toys.first, method=method, baseline=baseline).scores.tolist() == [0, 0]
 
 
 # ---- attention as an explanation ------------------------------------------------------------------
