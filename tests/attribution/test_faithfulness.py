@@ -154,8 +154,8 @@ def test_random_scores_are_the_null_and_the_reverse_is_worse() -> None:
 
 
 def test_a_small_change_of_a_large_value_has_its_infidelity() -> None:
-    """f = 1 + 1e-3 w x: changes of 1e-3 are far above what float32 tells of 1, their squares are not."""
-    model = toys.wrapped(lambda m, x: 1 + 1e-3 * (x * torch.arange(1.0, 7)).sum(-1, keepdim=True))
+    """f = 1 + 1e-4 w x: changes of 5e-4 are far above what float32 tells of 1, their squares are not."""
+    model = toys.wrapped(lambda m, x: 1 + 1e-4 * (x * torch.arange(1.0, 7)).sum(-1, keepdim=True))
     x = torch.ones(1, 6)
     one = attribute(model, x, toys.first, method="feature_ablation")
     judged = faithfulness(model, [x], toys.first, {"true": [one]})

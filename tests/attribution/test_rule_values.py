@@ -121,6 +121,9 @@ def test_places_that_follow_the_data_are_not_called_converged() -> None:
     short = attribute(least, x, toys.first, method="deeplift", baseline=r)
     assert short.scores.tolist() == [0.0, 0.0, -4.0] and short.difference == -2.0
     assert not short.converged and not short.check().ok
+    for kind, here, then in ((torch.argmax, x, torch.tensor([[1.0, 3.0, 0.0]])), (torch.argmin, x, r)):
+        _, missed = lift(lambda z, k=kind: z.gather(1, k(z, 1, keepdim=True))[:, 0], here, then)
+        assert missed == 2.0  # too much and too little alike
     same = attribute(model, x, toys.first, method="deeplift", baseline=r * 0 + torch.tensor([[1.0, 0, 0]]))
     assert same.converged and same.scores.tolist() == [2.0, 0.0, 0.0]
 
