@@ -257,6 +257,19 @@ def test_epsilon_and_attention_rules_part_at_the_softmax() -> None:
     assert float((held.scores - through.scores).abs().max()) > 0.05
 
 
+def test_relevance_through_a_softmax_passes_by_what_is_masked() -> None:
+    """A score of -inf is one that is not there: its weight is 0, and 0 * -inf is no relevance."""
+    x = torch.tensor([[0.5, -1.0, 2.0, 0.3]], dtype=torch.float64)
+    mask, value = torch.tensor([[0.0, -torch.inf, 0.0, 0.0]]).double(), torch.tensor([1.0, 5.0, -2.0, 0.5])
+    seen = mask[0] == 0
+    model = toys.wrapped(lambda m, z: ((z + mask).softmax(-1) * value).sum(-1, keepdim=True))
+    part = toys.wrapped(lambda m, z: (z.softmax(-1) * value[seen]).sum(-1, keepdim=True))
+    found = attribute(model, x, toys.first, method="attn_lrp").scores
+    expected = attribute(part, x[:, seen], toys.first, method="attn_lrp").scores
+    torch.testing.assert_close(found[seen], expected)
+    assert found[1] == 0 and bool((expected != 0).all())
+
+
 def test_what_is_held_constant_is_said_where_nothing_else_leads_to_the_site() -> None:
     model = interp.wrap(zoo.make("gpt2"))
     for method in ("lrp_epsilon", "lrp_gamma", "lrp_alpha_beta"):
