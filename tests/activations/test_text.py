@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.activations import TextConfig, TokenSequences, tokenize_texts
-from interp.activations.text import _pack
+from interp.activations.text import _pack, token_sequences
 from interp.core.errors import ConfigError, CorruptArtefact, ShapeError, StorageError, TokenError
 from interp.models.text.tokens import TokenBatch
 from tests.activations.models import N_CTX, small_model, stories
@@ -104,6 +104,18 @@ def test_max_sequences_is_a_prefix() -> None:
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tokenize_texts(small_model(), stories(3), TextConfig(**changes))
+
+
+@pytest.mark.parametrize("n_ctx", [5, 12])
+def test_ids_of_another_length_than_was_asked_for_are_refused(n_ctx: int) -> None:
+    """Shorter or longer: ids are taken as they are, so what was asked for would not be read."""
+    model, ids = small_model(), torch.arange(36).reshape(4, 9) % 7
+    for source in (ids, ids.tolist(), TokenSequences(ids)):
+        with pytest.raises(ConfigError, match="token ids already") as error:
+            token_sequences(model, source, TextConfig(n_ctx=n_ctx))
+        assert f"n_ctx={n_ctx}" in str(error.value) and "9 tokens" in str(error.value)
+        for fits in (None, TextConfig(), TextConfig(n_ctx=9)):
+            assert torch.equal(token_sequences(model, source, fits).ids, ids)
 
 
 def test_batches_are_cut_to_the_longest_and_masked() -> None:

@@ -29,6 +29,12 @@ def centred(x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True)
 
 
+def crossed(a: Tensor, b: Tensor) -> Tensor:
+    """Rows of a x b by the formula."""
+    forth, back = a.roll(-1, -1) * b.roll(-2, -1), a.roll(-2, -1) * b.roll(-1, -1)
+    return forth - back
+
+
 def causal(n: int) -> Tensor:
     return torch.full((n, n), -torch.inf, dtype=torch.float64).triu(1)
 
@@ -48,8 +54,10 @@ NORM = seeded(lambda: nn.GroupNorm(5, 5))
 BATCH, INSTANCE = seeded(lambda: nn.BatchNorm1d(20)), seeded(lambda: nn.InstanceNorm1d(5))
 SWAPPED = seeded(lambda: nn.TransformerDecoderLayer(4, 2, 8, batch_first=True))
 BILINEAR = seeded(lambda: nn.Bilinear(4, 5, 2))
+PROJECTED = seeded(lambda: nn.LSTM(4, 3, proj_size=2, bias=False))
 BIASED = {"encoder layer", "decoder layer", "lstm", "gru", "lstm cell", "gru cell", "batch norm", "bilinear"}
-SOFT = {"logsumexp", "logaddexp", "cross entropy"}
+BIASED |= {"weighed bias"}
+SOFT = {"logsumexp", "logaddexp", "cross entropy", "cross entropy of places"}
 """Relevance stays in biases, and in what keeps the softmax's own gradient; elsewhere it is conserved."""
 
 # every list is one operation in several forms, which must agree
@@ -68,9 +76,14 @@ COMPOSITES: dict[str, list[Function]] = {
         lambda h: (mixing(h) @ mixing(h).mT / 2 + causal(5)).softmax(-1) @ mixing(h),
         lambda h: F.softmax(torch.baddbmm(causal(5)[None], mixing(h) / 2, mixing(h).mT), dim=-1) @ mixing(h),
     ],
+    "attention to narrower values": [
+        lambda h: F.scaled_dot_product_attention(mixing(h), mixing(h), mixing(h)[..., :3]),
+        lambda h: (mixing(h) @ mixing(h).mT / 2).softmax(-1) @ mixing(h)[..., :3],
+    ],
     "encoder layer": [lambda h: ENCODER(mixing(h).transpose(0, 1))],
     "decoder layer": [lambda h: SWAPPED(mixing(h), mixing(h).flip(1))],
     "lstm": [lambda h: LSTM(mixing(h).transpose(0, 1))[0]],
+    "projected lstm": [lambda h: PROJECTED(mixing(h).transpose(0, 1))[0]],
     "gru": [lambda h: GRU(mixing(h))[0][:, -1], lambda h: GRU(mixing(h))[1][0]],
     "lstm cell": [lambda h: CELL(h[:, :4], (h[:, 4:7], h[:, 7:10]))[0]],
     "gru cell": [lambda h: GRU_CELL(h[:, :4], h[:, 4:7])],
@@ -90,6 +103,11 @@ COMPOSITES: dict[str, list[Function]] = {
         lambda h: -(-h).min(1).values,
         lambda h: h.cummax(1).values[:, -1],
         lambda h: h.aminmax(dim=1).max,
+    ],
+    "maxima over axes": [
+        lambda h: torch.amax(h.reshape(2, 2, 5), dim=(2, 0), keepdim=True),
+        lambda h: h.reshape(2, 2, 5).amax((0, 2), True),
+        lambda h: h.reshape(2, 2, 5).max(2).values.max(0).values,
     ],
     "median": [
         lambda h: h.median(),
@@ -188,6 +206,16 @@ COMPOSITES: dict[str, list[Function]] = {
         lambda h: torch.tensordot(h, MATRIX, dims=1),
         lambda h: F.conv1d(h[:, :, None], MATRIX.T[:, :, None]),
     ],
+    "weighed bias": [
+        lambda h: torch.addmm(MATRIX[0], h, MATRIX, beta=0.5, alpha=2).tanh(),
+        lambda h: F.linear(h, 2 * MATRIX.T, MATRIX[0] / 2).tanh(),
+        lambda h: torch.tanh(2 * (h @ MATRIX) + MATRIX[0] / 2),
+    ],
+    "cross product": [
+        lambda h: torch.linalg.cross(h[0, :9].reshape(3, 3), h[0, 9:18].reshape(3, 3)),
+        lambda h: torch.cross(h[0, :9].reshape(3, 3), h[0, 9:18].reshape(3, 3), dim=-1),
+        lambda h: crossed(h[0, :9].reshape(3, 3), h[0, 9:18].reshape(3, 3)),
+    ],
     "products added": [
         lambda h: torch.baddbmm(*squares(h), beta=0.5),
         lambda h: torch.baddbmm(
@@ -199,6 +227,10 @@ COMPOSITES: dict[str, list[Function]] = {
     "cross entropy": [
         lambda h: F.cross_entropy(h, torch.tensor([3])),
         lambda h: -F.log_softmax(h, dim=1)[:, 3],
+    ],
+    "cross entropy of places": [
+        lambda h: F.cross_entropy(mixing(h), torch.tensor([[3, 0, 1, 2]])),
+        lambda h: -F.log_softmax(mixing(h), dim=1)[0, [3, 0, 1, 2], [0, 1, 2, 3]].mean(),
     ],
     "bilinear": [lambda h: BILINEAR(h[:, :4], h[:, 4:9])],
     "in place": [

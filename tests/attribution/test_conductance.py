@@ -69,6 +69,22 @@ def test_it_is_the_integral_of_its_definition(sharpness: float, share: float) ->
         assert found.scores.tolist() == pytest.approx(theirs[0].tolist(), abs=2e-2)
 
 
+def test_two_sites_that_cancel_are_each_right() -> None:
+    """f = h(y0) - h(y1) + y2 with y0 = y1: their errors cancel in any sum, and each score is known."""
+    inner = toys.Call(lambda m, x: (40 * (x - x.new_tensor([0.3, 0.3, 0.0]))).tanh())
+    model = toys.wrapped(
+        lambda m, x: (lambda y: (3 * y[:, :1]).sin() - (3 * y[:, 1:2]).sin() + y[:, 2:])(m.inner(x)),
+        inner=inner,
+    )
+    x = torch.ones(1, 3, dtype=torch.float64)
+    told = {"site": "inner.hook_out", "method": "layer_conductance", "max_nodes": 4096, "tolerance": 1e-6}
+    found = attribute(model, x, toys.first, **told)
+    ends = np.tanh(40 * 0.7), np.tanh(-40 * 0.3)
+    rise = np.sin(3 * ends[0]) - np.sin(3 * ends[1])
+    assert found.converged
+    assert found.scores.tolist() == pytest.approx([rise, -rise, np.tanh(40.0)], abs=1e-4)
+
+
 def test_it_takes_the_nodes_that_it_needs_and_says_when_they_are_too_few() -> None:
     told: dict[str, Any] = {"site": "inner.hook_out", "method": "layer_conductance"}
     smooth, sharp = (attribute(interp.wrap(Two(s)), X, toys.first, **told) for s in (1.0, 40.0))
@@ -76,6 +92,9 @@ def test_it_takes_the_nodes_that_it_needs_and_says_when_they_are_too_few() -> No
     assert sharp.converged and smooth.nodes < sharp.nodes <= 512
     short = attribute(interp.wrap(Two(40.0)), X, toys.first, max_nodes=30, **told)
     assert short.nodes <= 30 and not short.converged and not short.check().ok
+    for most in (30, 50, 70, 110, 150):  # a split is two halves, each of them done twice
+        bounded = attribute(interp.wrap(Two(40.0)), X, toys.first, max_nodes=most, **told)
+        assert bounded.nodes <= most and not bounded.converged
     assert "NOT converged" in short.gap_sentence and "FAILED" in str(short.check())
 
 

@@ -108,6 +108,25 @@ def test_occlusion_is_the_naive_loop_over_windows(model: interp.HookedModel) -> 
     torch.testing.assert_close(found.scores.float(), total / count, rtol=1e-4, atol=1e-5)
 
 
+def test_a_window_hides_neighbours_of_one_head(model: interp.HookedModel) -> None:
+    """Positions have neighbours, heads have none: three positions of a head are hidden, and of no other."""
+    site = "blocks.0.attn.hook_z"
+    total, count = torch.zeros(5, 3), torch.zeros(5, 3)
+    with torch.no_grad():
+        whole = model(SHORT)[0, -1]
+        for head in range(3):
+            for start in range(3):
+                window = list(range(start, start + 3))
+                edit = interp.zero(site, head=head, positions=window)
+                out = model.run_with_hooks(SHORT, [edit])[0, -1]
+                total[window, head] += (whole[3] - whole[5]) - (out[3] - out[5])
+                count[window, head] += 1
+    found = attribute(model, SHORT, AIM, method="occlusion", site=site, window=3)
+    assert found.unit_scores is not None
+    torch.testing.assert_close(found.unit_scores.float(), total / count, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.scores, found.unit_scores.sum(1))
+
+
 def test_shapley_methods_approach_the_definition(model: interp.HookedModel) -> None:
     exact = toys.exact_shapley(game_of(model, SHORT))
     sampled = attribute(model, SHORT, AIM, method="shapley", samples=1500)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 import interp
@@ -115,6 +116,10 @@ def test_an_interval_is_that_of_numpys_resamples() -> None:
     assert float(low) == pytest.approx(np.quantile(means, 0.025), abs=0.3)
     assert float(high) == pytest.approx(np.quantile(means, 0.975), abs=0.3)
     assert bootstrap_interval(values, TrustConfig(), torch.zeros(3)) == (None, None)
+    # an example brings its weight along: (3 * 1 + 1 * 5) / 4 = 2, where the plain mean is 3
+    values, weights = torch.tensor([[1.0], [5.0]]).repeat(20, 1), torch.tensor([3.0, 1.0]).repeat(20)
+    low, high = bootstrap_interval(values, TrustConfig(), weights)
+    assert low is not None and high is not None and 1.3 < float(low) < 2 < float(high) < 2.7
 
 
 def test_a_difference_that_vanishes_is_said_and_shares_nothing() -> None:
@@ -146,6 +151,44 @@ def test_random_scores_are_the_null_and_the_reverse_is_worse() -> None:
     area = judged.insertion_area - judged.deletion_area
     assert float(area[0]) > float(area[2]) > float(area[1])  # random lies between
     assert judged.check().ok
+
+
+def test_a_small_change_of_a_large_value_has_its_infidelity() -> None:
+    """f = 1 + 1e-4 w x: changes of 5e-4 are far above what float32 tells of 1, their squares are not."""
+    model = toys.wrapped(lambda m, x: 1 + 1e-4 * (x * torch.arange(1.0, 7)).sum(-1, keepdim=True))
+    x = torch.ones(1, 6)
+    one = attribute(model, x, toys.first, method="feature_ablation")
+    judged = faithfulness(model, [x], toys.first, {"true": [one]})
+    assert judged.n_vanishing == 0
+    assert float(judged.infidelity[0]) < 1e-4 < 1e-2 < float(judged.infidelity[1])
+
+
+def test_an_example_without_scores_has_no_say_in_the_sensitivity() -> None:
+    """Its sensitivity is 0 / 0: the mean is over those that have one."""
+    model = toys.wrapped(lambda m, x: (x[:, :1] * x[:, 1:2]).sin())
+    flat, steep = torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 3.0]])
+    found = [attribute(model, x, toys.first, method="gradient_x_input") for x in (flat, steep)]
+    assert not found[0].scores.any()
+    config = TrustConfig(samples=3)
+    both, alone = (
+        faithfulness(model, inputs, toys.first, {"a": rows}, sensitivity=True, config=config)
+        for inputs, rows in (([steep, flat], found[::-1]), ([steep], found[1:]))
+    )
+    assert float(alone.sensitivity[0]) > 1e-3
+    assert float(both.sensitivity[0]) == float(alone.sensitivity[0])
+
+
+def test_what_has_no_sign_is_compared_by_size() -> None:
+    """A saliency that is |s| agrees with s wholly, by scipy's tau of the sizes; its signs say nothing."""
+    drawn = [torch.randn(11, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    other = [torch.randn(11, generator=torch.Generator().manual_seed(9 + i)) for i in range(4)]
+    found = agreement({"saliency": [s.abs() for s in drawn], "deeplift": drawn, "shapley": other})
+    assert float(found.kendall[0, 1]) == pytest.approx(1.0)
+    sizes = np.mean([kendalltau(s.abs(), o.abs()).statistic for s, o in zip(drawn, other, strict=True)])
+    signed = np.mean([kendalltau(s, o).statistic for s, o in zip(drawn, other, strict=True)])
+    assert float(found.kendall[0, 2]) == pytest.approx(sizes, abs=1e-6)
+    assert float(found.kendall[1, 2]) == pytest.approx(signed, abs=1e-6)
+    assert bool(found.sign[0].isnan()[1:].all()) and bool(found.sign[1, 2].isfinite())
 
 
 # ---- one example ------------------------------------------------------------------------------
@@ -209,4 +252,5 @@ def test_every_head_at_every_position_has_its_own_score() -> None:
                 expected = float((whole[3] - whole[5]) - (out[3] - out[5]))
                 assert float(found.unit_scores[position, head]) == pytest.approx(expected, abs=1e-5)
     grid = found.unit_scores
+    torch.testing.assert_close(found.scores, grid.sum(1))  # a position's heads together
     assert int(grid.abs().gt(1e-6).sum()) == 15 and not math.isclose(float(grid[1, 2]), float(grid[2, 1]))

@@ -212,6 +212,22 @@ def test_what_is_a_layer_of_weights_takes_its_rule_in_every_form(settings: dict[
         torch.testing.assert_close(found, asked[0], rtol=1e-6, atol=1e-8, msg=f"form {i}")
 
 
+def test_a_layer_takes_its_rule_whatever_its_bias_depends_on() -> None:
+    """A bias that is computed from the site is a term of its own: the layer is what it is without."""
+    x = torch.randn(1, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for settings in ({"positive": 1.5}, {"apart": (2.0, 1.0)}, {}):
+        inside = relevance(weighed(lambda h: F.linear(h, MATRIX.T, h[0, :3])), x, **settings)
+        beside = relevance(weighed(lambda h: F.linear(h, MATRIX.T) + h[:, :3]), x, **settings)
+        assert inside is not None and beside is not None
+        torch.testing.assert_close(inside, beside, rtol=1e-9, atol=1e-12)
+    image, kernel = (lambda h: h.reshape(1, 1, 4, 5)), MATRIX.reshape(3, 1, 4, 5)[:, :, :2, :2]
+    inside = relevance(weighed(lambda h: F.conv2d(image(h), kernel, h[0, :3])), x, positive=1.5)
+    beside = relevance(
+        weighed(lambda h: F.conv2d(image(h), kernel) + h[0, :3].reshape(3, 1, 1)), x, positive=1.5
+    )
+    torch.testing.assert_close(inside, beside, rtol=1e-9, atol=1e-12)
+
+
 # ---- what has no rule ---------------------------------------------------------------------------
 
 
@@ -233,14 +249,19 @@ def packed(h: Tensor) -> Tensor:
     return LSTM(rows)[0][0]
 
 
+DROPPING = nn.LSTM(4, 3, 2, dropout=0.5).train()
 REFUSED: dict[str, Function] = {
     "cumprod": lambda h: h[:, :4].cumprod(1),
     "atan2": lambda h: torch.atan2(h, h**2 + 1),
     "linalg.inv": lambda h: torch.linalg.inv(h[:, :16].reshape(1, 4, 4)),
     "polygamma": lambda h: (lambda g: (g[:, :9].polygamma_(2), g)[1])(h**2 + 1),
     "batch_norm": lambda h: F.batch_norm(h.reshape(5, 4), None, None, training=True),
+    "batch_": lambda h: F.batch_norm(h.reshape(5, 4), torch.zeros(4), torch.ones(4), training=True),
+    "LogSoftmax": lambda h: F.cross_entropy(h, torch.tensor([3]), label_smoothing=0.1),
+    "div": lambda h: torch.div(10 * h, h**2 + 1, rounding_mode="floor"),
     "grid_sample": lambda h: F.grid_sample(torch.ones(1, 1, 4, 4), h[:, :18].reshape(1, 3, 3, 2)),
     "lstm": packed,
+    "stm": lambda h: DROPPING(mixing(h))[0],
     "linalg": lambda h: torch.linalg.matrix_norm(mixing(h), 2),
     "Own": lambda h: Own.apply(h),
 }

@@ -82,3 +82,31 @@ def test_padded_embeddings_are_read_at_their_last_real_row() -> None:
     found = attribute(model, {"inputs_embeds": rows, "attention_mask": MASKS["right"]}, last, **told)
     assert found.value == pytest.approx(alone.value, abs=1e-5)
     torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-4)
+
+
+def test_embeddings_padded_in_front_keep_their_columns() -> None:
+    """What is masked before the first real row stays: only columns behind the last one are cut."""
+    model = interp.wrap(zoo.make("llama"), word_level(0))
+    rows = torch.randn(1, WIDTH, model.cfg.d_model)
+    told = {"method": "gradient_x_input", "site": "blocks.1.hook_resid_pre"}
+    alone = attribute(model, {"inputs_embeds": rows[:, 3:]}, last, **told)  # rotary: only distances count
+    found = attribute(model, {"inputs_embeds": rows, "attention_mask": MASKS["left"]}, last, **told)
+    assert found.value == pytest.approx(alone.value, abs=1e-5)
+    assert len(found.scores) == WIDTH
+    torch.testing.assert_close(found.scores[3:], alone.scores, atol=1e-5, rtol=1e-4)
+
+
+def test_a_padded_decoder_leaves_a_text_of_its_length_whole() -> None:
+    model = interp.wrap(zoo.make("t5"), word_level(None))
+    text = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    alone = attribute(
+        model, {**text, "decoder_input_ids": torch.tensor([[0, 3, 4]])}, last, method="gradient_x_input"
+    )
+    both = {
+        **text,
+        "decoder_input_ids": torch.tensor([[0, 3, 4, 7, 7]]),
+        "decoder_attention_mask": torch.tensor([[1, 1, 1, 0, 0]]),
+    }
+    found = attribute(model, both, last, method="gradient_x_input")
+    assert found.tokens == alone.tokens and len(found.tokens) == 5
+    torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-4)

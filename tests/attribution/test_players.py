@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import interp
 from interp.attribution import METHODS, Attribution, attribute, faithfulness
+from interp.attribution.players import MOST_UNITS, players_of
 from interp.core.errors import ConfigError, InterpError, ShapeError
 from tests.attribution import toys
 from tests.attribution.pictures import NEAR, C, H, W, convolution, image, of, once, scattered, summed
@@ -113,6 +114,23 @@ def test_a_position_that_is_kept_stays_within_its_group() -> None:
     torch.testing.assert_close(found.scores[0], alone.scores[1])
     whole = attribute(model, ids, (3, 5), method="feature_ablation", feature_mask=words)
     assert float((whole.scores - found.scores).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("heads", "players"), [(MOST_UNITS, 2 * MOST_UNITS), (MOST_UNITS + 1, 2)])
+def test_as_many_heads_as_are_allowed_play_one_by_one(heads: int, players: int) -> None:
+    who = players_of(("pos", "head", "d_head"), torch.zeros(1, 2, heads, 3), None, None, "z")
+    assert who.n == players and who.n_scores == 2
+    assert who.grid == ((2, heads) if players > 2 else (2,))
+
+
+def test_groups_that_part_in_one_channel_have_no_picture() -> None:
+    net, x = convolution(), image()
+    alike = torch.arange(H * W).view(1, 1, H, W).expand(1, C, H, W) // 5
+    one = of(net, x, "gradient_x_input", feature_mask=alike)
+    assert one.image is not None and torch.equal(one.image, alike[0, 0])
+    parted = alike.clone()
+    parted[0, 1, 2, 3] = 0  # in one of the channels, at one of the places
+    assert of(net, x, "gradient_x_input", feature_mask=parted).image is None
 
 
 # ---- refusals, cost, what a result carries ----------------------------------------------------

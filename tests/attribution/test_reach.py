@@ -92,6 +92,24 @@ def test_a_target_without_a_gradient_is_measured_by_hiding() -> None:
         attribute(model, x, toys.first)
 
 
+def test_steps_that_cancel_are_measured_by_hiding() -> None:
+    """f(x) = f(r) and no gradient, yet each of the two steps is of the site: some noise moves it."""
+    model = toys.wrapped(lambda m, z: (z[:, :1] > 1).float() - (z[:, 1:2] > 1).float())
+    x = torch.tensor([[2.0, 2.0, 0.5]])
+    for method in ("feature_ablation", "shapley", "kernel_shap"):
+        assert attribute(model, x, toys.first, method=method).scores.tolist() == [1.0, -1.0, 0.0]
+
+
+@pytest.mark.parametrize("method", ["deeplift", "lrp_gamma", "attn_lrp"])
+def test_what_was_computed_before_from_something_that_learns_is_refused(method: str) -> None:
+    """Such a weight looks as if it came from the site: half of the product would be given to it."""
+    model, scale = toys.wrapped(lambda m, z: m.a(z), a=nn.Linear(7, 3)), nn.Parameter(torch.ones(3))
+    weight = 2 * scale
+    with pytest.raises(ModelError, match="requires a gradient of its own"):
+        attribute(model, torch.randn(1, 7), lambda out: (out * weight).sum(-1), method=method)
+    attribute(model, torch.randn(1, 7), lambda out: (out * weight.detach()).sum(-1), method=method)
+
+
 def test_a_target_with_weights_of_its_own_is_a_function_of_the_site_alone() -> None:
     torch.manual_seed(2)
     model, probe = toys.gated(), nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))

@@ -115,6 +115,15 @@ def test_places_that_follow_the_data_are_not_called_converged() -> None:
     x, r = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[0.0, 2.0, 0.0]])
     found = attribute(model, x, toys.first, method="deeplift", baseline=r)
     assert not found.converged and not found.check().ok and "NOT converged" in found.gap_sentence
+    # the same with a sum that falls short: the smallest, 0 of the input, which is 4 of the reference
+    least = toys.wrapped(lambda m, z: z.gather(1, z.argmin(1, keepdim=True)))
+    r = torch.tensor([[2.0, 3.0, 4.0]])
+    short = attribute(least, x, toys.first, method="deeplift", baseline=r)
+    assert short.scores.tolist() == [0.0, 0.0, -4.0] and short.difference == -2.0
+    assert not short.converged and not short.check().ok
+    for kind, here, then in ((torch.argmax, x, torch.tensor([[1.0, 3.0, 0.0]])), (torch.argmin, x, r)):
+        _, missed = lift(lambda z, k=kind: z.gather(1, k(z, 1, keepdim=True))[:, 0], here, then)
+        assert missed == 2.0  # too much and too little alike
     same = attribute(model, x, toys.first, method="deeplift", baseline=r * 0 + torch.tensor([[1.0, 0, 0]]))
     assert same.converged and same.scores.tolist() == [2.0, 0.0, 0.0]
 
@@ -166,6 +175,22 @@ def test_a_masked_score_is_one_that_is_not_there() -> None:
         part, _ = lift(lambda z, f=softened: f(z, value[seen]), x[:, seen], r[:, seen])
         torch.testing.assert_close(whole[:, seen], part, rtol=1e-12, atol=1e-12)
         assert not bool(whole[:, ~seen].any()) and missed < 1e-12
+
+
+def test_what_stands_still_behind_a_layer_sends_back_the_mean_of_both_multipliers() -> None:
+    """RevealCancel, y = relu(h1 + h2 - 1), h1 = a - b, h2 = c: h1 is 0 at (3, 3, 2) as at the reference.
+
+    h2 rises from 0 to 2: m+ = 1 / 2; nothing falls: m- = relu'(-1) = 0. What moves h1 gets (m+ + m-) / 2.
+    """
+    first, second = nn.Linear(3, 2, bias=False), nn.Linear(2, 1)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]))
+        second.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        second.bias.fill_(-1.0)
+    model = interp.wrap(nn.Sequential(first, second, nn.ReLU()))
+    x = torch.tensor([[3.0, 3.0, 2.0]])
+    found = attribute(model, x, toys.first, method="deeplift_reveal_cancel")
+    assert found.scores.tolist() == pytest.approx([0.75, -0.75, 1.0], abs=1e-6)
 
 
 # ---- relevance ----------------------------------------------------------------------------------
@@ -232,6 +257,19 @@ def test_epsilon_and_attention_rules_part_at_the_softmax() -> None:
     assert float((held.scores - through.scores).abs().max()) > 0.05
 
 
+def test_relevance_through_a_softmax_passes_by_what_is_masked() -> None:
+    """A score of -inf is one that is not there: its weight is 0, and 0 * -inf is no relevance."""
+    x = torch.tensor([[0.5, -1.0, 2.0, 0.3]], dtype=torch.float64)
+    mask, value = torch.tensor([[0.0, -torch.inf, 0.0, 0.0]]).double(), torch.tensor([1.0, 5.0, -2.0, 0.5])
+    seen = mask[0] == 0
+    model = toys.wrapped(lambda m, z: ((z + mask).softmax(-1) * value).sum(-1, keepdim=True))
+    part = toys.wrapped(lambda m, z: (z.softmax(-1) * value[seen]).sum(-1, keepdim=True))
+    found = attribute(model, x, toys.first, method="attn_lrp").scores
+    expected = attribute(part, x[:, seen], toys.first, method="attn_lrp").scores
+    torch.testing.assert_close(found[seen], expected)
+    assert found[1] == 0 and bool((expected != 0).all())
+
+
 def test_what_is_held_constant_is_said_where_nothing_else_leads_to_the_site() -> None:
     model = interp.wrap(zoo.make("gpt2"))
     for method in ("lrp_epsilon", "lrp_gamma", "lrp_alpha_beta"):
@@ -266,6 +304,35 @@ def test_recurrent_relevance_is_conserved_without_biases_and_gates_take_none() -
         total = attribute(deep, torch.randn(1, 20), toys.first, method="lrp_epsilon", epsilon=1e-12)
         if isinstance(layer, nn.LSTM):
             assert float(total.scores.sum()) == pytest.approx(total.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lrp_gamma", "lrp_alpha_beta"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_shares_of_one_layer_by_hand_with_a_bias_of_either_sign(method: str, sign: float) -> None:
+    """Contributions and the bias are told apart by their signs; an output below 0 favours the negative."""
+    layer = nn.Linear(3, 1).double()
+    with torch.no_grad():
+        layer.weight.copy_(sign * torch.tensor([[2.0, -1.0, 0.5]]))
+        layer.bias.fill_(sign * 0.75)
+    x = torch.tensor([[1.0, 0.5, 2.0]], dtype=torch.float64)
+    found = attribute(interp.wrap(layer), x, toys.first, method=method, epsilon=1e-12)
+    # parts 2, -0.5, 1 and a bias of 0.75, all times the sign: 3.75 of the output's own, -0.5 against it
+    if method == "lrp_gamma":
+        favoured = 1.25 * 3.75 - 0.5
+        expected = [1.25 * 2.0 / favoured, -0.5 / favoured, 1.25 * 1.0 / favoured]
+    elif sign > 0:
+        expected = [2 * 2.0 / 3.75, -1.0, 2 * 1.0 / 3.75]
+    else:
+        expected = [-2.0 / 3.75, 2.0, -1.0 / 3.75]
+    assert found.scores.tolist() == pytest.approx([sign * 3.25 * e for e in expected], rel=1e-6)
+
+
+def test_where_a_slope_is_infinite_nothing_passes() -> None:
+    """sqrt at 0: torch's own norms have slope 0 there, and so has every rule."""
+    model = toys.wrapped(lambda m, z: (z[:, :1] - z[:, 1:]).sqrt())
+    for method, baseline in (("lrp_epsilon", "zero"), ("deeplift", torch.tensor([[1.0, 1.0]]))):
+        x = torch.tensor([[2.0, 2.0]])
+        assert attribute(model, x, toys.first, method=method, baseline=baseline).scores.tolist() == [0, 0]
 
 
 # ---- attention as an explanation ------------------------------------------------------------------

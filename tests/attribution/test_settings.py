@@ -26,6 +26,8 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.randomness import generator
 from interp.core.result import Result
 from tests.attribution import toys
+from tests.models import zoo
+from tests.models.tokenizers import word_level
 
 GOLDEN = Path(__file__).parents[1] / "faults" / "golden" / "results"
 TOLD: dict[str, dict[str, Any]] = {
@@ -77,6 +79,20 @@ def test_every_form_of_baseline_comes_back(baseline: Any, tmp_path: Path) -> Non
     assert torch.equal(again.scores, one.scores)
     other = attribute(model, toys.IDS[:5], (3, 5), baseline=torch.full((15,), 7.0), method="feature_ablation")
     assert not torch.equal(other.scores, one.scores)
+
+
+def test_special_tokens_that_nobody_named_are_kept_again(tmp_path: Path) -> None:
+    model = interp.wrap(zoo.make("gpt2"), word_level(0))
+    ids = torch.tensor([0, 4, 5, 3, 2])  # <s> and four words
+    told = {"method": "feature_ablation", "baseline": "mean"}
+    one = attribute(model, ids, (3, 5), **told)
+    again = attribute(model, ids, (3, 5), **Attribution.load(one.save(tmp_path / "one")).settings)
+    assert torch.equal(again.scores, one.scores) and again.baseline == one.baseline
+    assert one.scores[0] == 0 and bool((one.scores[1:] != 0).all())
+    none_kept = attribute(model, ids, (3, 5), **told, keep=[])
+    assert none_kept.scores[0] != 0
+    loaded = Attribution.load(none_kept.save(tmp_path / "two")).settings
+    assert torch.equal(attribute(model, ids, (3, 5), **loaded).scores, none_kept.scores)
 
 
 def test_a_generated_attribution_carries_them_too() -> None:

@@ -345,6 +345,19 @@ def test_masks_take_the_lowest_and_spare_a_layer() -> None:
     assert spared["b"].tolist() == [0, 1, 1]
 
 
+def test_relevance_of_units_is_a_share_of_their_layers() -> None:
+    """Summed over examples, divided by the sum of sizes: layers of any width and scale compare."""
+    module = toys.mlp((5, 11, 7, 1))
+    model, inputs = interp.wrap(module), [torch.rand(1, 5) + i for i in range(3)]
+    sites = ["1.hook_out", "3.hook_out"]
+    found = unit_relevance(model, inputs, [toys.first] * 3, sites, method="gradient_x_input")
+    for site in sites:
+        each = [attribute(model, x, toys.first, method="gradient_x_input", site=site) for x in inputs]
+        total = torch.stack([one.scores for one in each]).sum(0)
+        torch.testing.assert_close(found[site], total / total.abs().sum())
+        assert float(found[site].abs().sum()) == pytest.approx(1, abs=1e-6)
+
+
 def test_pruning_by_relevance_keeps_what_is_used() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 2))

@@ -241,14 +241,16 @@ def as_saebench_does(
 
 @pytest.mark.parametrize("is_signed", [False, True])
 def test_rate_and_fraction_are_those_of_saebench(is_signed: bool) -> None:
-    """Latents of every kind beside the concept: silent mains, weak ones, absorbers that overshoot."""
+    """Latents of every kind beside the concept: silent mains, weak ones, absorbers that overshoot; and
+    rows of the concept that its direction does not show, which count in nothing."""
     draw = torch.Generator().manual_seed(5)
     n, width, latents = 6000, 11, 23
     decoder = F.normalize(torch.randn(latents, width, generator=draw), dim=1)
     way = decoder[0]
     has = torch.rand(n, generator=draw) < 0.4
     x = torch.randn(n, width, generator=draw) * 0.7
-    x = x - (x @ way)[:, None] * way + (torch.rand(n, 1, generator=draw) + 0.5) * has[:, None] * way
+    shown = has & (torch.rand(n, generator=draw) < 0.85)
+    x = x - (x @ way)[:, None] * way + (torch.rand(n, 1, generator=draw) + 0.5) * shown[:, None] * way
     z = 2 * torch.rand(n, latents, generator=draw) * (torch.rand(n, latents, generator=draw) < 0.3)
     if is_signed:
         z = z * torch.where(torch.rand(n, latents, generator=draw) < 0.3, -1.0, 1.0)
@@ -257,7 +259,7 @@ def test_rate_and_fraction_are_those_of_saebench(is_signed: bool) -> None:
     found = absorption(Given(decoder, z), x, {"it": has}, config, directions=way[None])
     assert found.main == ((0,),)
     second = permutation(n, 0, "absorption halves")[n // 2 :]
-    rows = second[has[second] & (x[second] @ way > 0.25)]  # the concept's rows lie at .5 and above
+    rows = second[has[second] & (x[second] @ way > 0.25)]  # where it is shown, at .5 and above
     cosines = (decoder @ way).numpy().astype(float)
     told = [
         as_saebench_does(z[i].numpy().astype(float), cosines, float(x[i] @ way), [0], config)

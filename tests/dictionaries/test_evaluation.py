@@ -78,6 +78,21 @@ def test_every_statistic_is_its_definition() -> None:
     assert report.n_tokens == 997
 
 
+def test_rows_of_nothing_have_no_ratio_of_norms() -> None:
+    """0 / 0 is left out of the mean; a cosine with nothing is 0, as torch has it; L0 and MSE count all."""
+    rows = torch.randn(97, D) * (torch.arange(97) % 3 > 0)[:, None]
+    dictionary = dictionary_of()
+    report = evaluate(dictionary, None, rows)
+    with torch.no_grad():
+        x, y = rows.double(), dictionary(rows).double()
+    some = x.norm(dim=1) > 0
+    assert 0 < int((~some).sum()) < 97
+    ratio = (y.norm(dim=1)[some] / x.norm(dim=1)[some]).mean()
+    assert float(report.norm_ratio) == pytest.approx(float(ratio), rel=1e-6)
+    assert float(report.cosine) == pytest.approx(float(F.cosine_similarity(x, y).mean()), rel=1e-6)
+    assert float(report.mse) == pytest.approx(float((x - y).square().sum(1).mean()), rel=1e-6)
+
+
 def test_the_mean_of_everything_explains_nothing_and_itself_explains_all() -> None:
     """FVU is 1 for the mean (not for the mean of a batch), 0 for the identity."""
     rows = torch.randn(501, D) * 0.01 + 100  # an offset that fp32 sums of squares would not survive

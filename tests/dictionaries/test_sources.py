@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from interp.activations import ActivationStream, ShardConfig, StreamConfig, TextConfig, write_shards
+from interp.activations import (
+    ActivationStream,
+    ShardConfig,
+    ShardReader,
+    StreamConfig,
+    TextConfig,
+    TokenSequences,
+    write_shards,
+)
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError, StorageError
-from interp.dictionaries.sources import TensorRows, sides, source_of
+from interp.dictionaries.sources import TensorRows, sequences, sides, source_of
 from interp.dictionaries.train_checks import at_defaults
 from interp.dictionaries.training import run_training, train
 from interp.models import wrap
@@ -94,6 +102,32 @@ def test_one_pass_trains_what_single_runs_train(model: Any, ids: torch.Tensor) -
     assert z.config.reshape == "hook_z" and z.config.d_in == model.cfg.n_heads * model.cfg.d_head
     assert together.dictionaries["mlp"].config.is_transcoder
     assert {"resid/fvu", "z/l0", "mlp/dead"} <= together.report.records[-1].keys()
+
+
+@pytest.mark.parametrize("asked", [23, 101])
+def test_a_source_with_batches_of_another_size_is_refused(
+    model: Any, ids: torch.Tensor, asked: int, tmp_path: Path
+) -> None:
+    """Smaller or larger: as many rows as the config says would not be what is trained on."""
+    stream = ActivationStream(model, [SITES[0]], ids, STREAM)
+    write_shards(stream, tmp_path / "shards", ShardConfig(rows_per_shard=100))
+    for source in (stream, ShardReader(tmp_path / "shards", batch_size=53)):
+        with pytest.raises(ConfigError, match="another size") as error:
+            source_of(source, None, [SITES[0]], dataclasses.replace(STREAM, batch_size=asked), TextConfig())
+        assert "53" in str(error.value) and f"batch_size={asked}" in str(error.value)
+        assert source_of(source, None, [SITES[0]], STREAM, TextConfig()) is source
+
+
+@pytest.mark.parametrize(("n_ctx", "most"), [(None, None), (5, None), (None, 7), (6, 3), (99, 99)])
+def test_ids_are_cut_where_they_are_asked_to_be(
+    model: Any, ids: torch.Tensor, n_ctx: int | None, most: int | None
+) -> None:
+    lengths = torch.arange(40) % 11 + 1
+    for given in (ids, TokenSequences(ids, lengths)):
+        found = sequences(model, given, n_ctx, most)
+        assert torch.equal(found.ids, ids[:most, :n_ctx])
+        whole = lengths if isinstance(given, TokenSequences) else torch.full((40,), 11)
+        assert found.lengths.tolist() == [min(int(n), n_ctx or 11) for n in whole[:most]]
 
 
 @pytest.mark.parametrize(

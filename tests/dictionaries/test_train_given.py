@@ -14,6 +14,7 @@ from interp.dictionaries import train
 from interp.dictionaries.config import PENALISED, Activation
 from interp.dictionaries.train_checks import at_defaults, check_config, unread
 from interp.dictionaries.train_config import TrainConfig
+from interp.dictionaries.training import run_training
 from tests.conftest import FULL
 from tests.dictionaries.small import planted, small
 
@@ -185,3 +186,13 @@ def test_a_constant_rate_takes_no_decay(more: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="constant"):
         FitConfig(steps=10, **more)
     FitConfig(steps=10, lr_schedule="linear", **more)
+
+
+def test_no_latent_is_resampled_in_the_last_quarter() -> None:
+    """One that is put back then could not learn any more; dead ones are there all the time."""
+    dead = {"d_sae": 151, "dead_after": 150, "resample_every": 8}
+    run = run_training(small(**dead), ROWS)
+    steps, counts = run.report.series("resampled")
+    assert steps and {(t + 1) % 8 for t in steps} == {0} and min(counts) >= 1
+    assert max(steps) + 1 <= 30  # of 40
+    assert run.report.series("dead")[1][-1] > 0

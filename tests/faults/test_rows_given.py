@@ -80,6 +80,15 @@ def test_a_form_of_rows_means_its_numbers(form: str) -> None:
     assert torch.equal(check_rows(given, "rows"), meant if meant.dtype == torch.float64 else meant.float())
 
 
+def test_a_frame_is_rows_of_numbers_where_every_column_is() -> None:
+    """Ids, counts and names beside one column of floats are no activations."""
+    one = pd.DataFrame({"a": [1.5, 2.5]})
+    assert holds_floats(one) and holds_floats(one["a"])
+    for column in ([1, 2], ["x", "y"], [True, False]):
+        mixed = one.assign(b=column)
+        assert not holds_floats(mixed) and not holds_floats(mixed[["b"]]) and not holds_floats(mixed["b"])
+
+
 def bare(function: Any) -> Any:
     """A function as users have it, without the types that tests check."""
     return inspect.unwrap(function)

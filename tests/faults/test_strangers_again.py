@@ -344,6 +344,7 @@ def test_a_result_of_no_known_type_is_one_error(values: Any, tmp_path: Path) -> 
         {"rows_per_shard": -3},
         {"sites": [5]},
         {"rows": 10**6},
+        {"rows": 30},  # three full shards and a fourth of nothing
         {"provenance": "x"},
     ],
     ids=repr,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,23 @@ def test_planted_heads_score_one_in_their_own_statistic_only() -> None:
         assert max(others) <= 2 / (N - 1), name
         assert found["entropy"][i] == 0.0
     torch.testing.assert_close(found["punctuation"][:3], torch.full((3,), 1 / N))
+
+
+def test_statistics_of_a_text_are_those_of_loops() -> None:
+    """Queries that cannot look elsewhere are left out: the first one at itself, the last at the last."""
+    patterns = torch.rand(3, N, N, generator=torch.Generator().manual_seed(0)).softmax(-1).double()
+    marks = torch.arange(N) % 3 == 1
+    found, maps = text_statistics(patterns, marks), patterns.numpy()
+    for h in range(3):
+        expected = {
+            "previous": np.mean([maps[h, t, t - 1] for t in range(1, N)]),
+            "next": np.mean([maps[h, t, t + 1] for t in range(N - 1)]),
+            "self_token": np.mean([maps[h, t, t] for t in range(N)]),
+            "first": np.mean([maps[h, t, 0] for t in range(1, N)]),
+            "last": np.mean([maps[h, t, N - 1] for t in range(N - 1)]),
+            "punctuation": np.mean([sum(maps[h, t, k] for k in range(N) if k % 3 == 1) for t in range(N)]),
+        }
+        assert {name: float(found[name][h]) for name in expected} == pytest.approx(expected)
 
 
 def test_uniform_attention_has_the_entropy_of_its_keys() -> None:
@@ -156,6 +174,8 @@ def test_an_ideal_induction_circuit_is_recalled_exactly() -> None:
     assert found.matching is not None and found.matching[1, 0, 0, 0] == 1
     assert found.copying is not None and found.copying[1, 0] == 1
     assert found.induction is not None and found.induction[1, 0] == 1
+    guess = np.mean([1 / (t + 1) for t in range(1, context)])  # any key of 0 .. t, at t = 1 and later
+    assert found.previous_chance == pytest.approx(guess)
 
 
 def test_eigenvalues_are_those_of_transformer_lens_factored_matrix() -> None:

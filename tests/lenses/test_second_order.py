@@ -118,6 +118,8 @@ def test_padding_never_reaches_the_lens() -> None:
     padded = second_order(model, TokenBatch(ids, torch.arange(10)[None] >= 3), 3, layer=0)
     plain = second_order(model, IDS, 3, layer=0)
     torch.testing.assert_close(padded.effects, plain.effects, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(padded.bias, plain.bias, atol=1e-5, rtol=1e-4)
+    assert abs(float(plain.bias)) > 1e-4 and padded.check().ok
     assert padded.tokens == plain.tokens and padded.position == 6
 
 

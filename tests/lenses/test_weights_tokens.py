@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_planted_neurons_are_specialised_and_random_weights_have_none() -> None:
     assert set(found.names) == {f"L1N{2 * i}.out" for i in range(5)}
     for i, token in enumerate(tokens):
         assert found.tokens(f"L1N{2 * i}.out", "+-"[i % 2])[0] == str(token)
+
+
+def test_the_threshold_is_gumbels_for_both_signs_of_every_row() -> None:
+    """Rows of equal entries are their own permutations: the null is known, and scipy has the law."""
+    from scipy.stats import gumbel_r
+
+    model, n = zoo("gpt2"), 5
+    rows = torch.arange(1.0, n + 1)[:, None].expand(n, D)
+    table = read_directions(model, rows, config=TokenTableConfig(k=1, final_norm=False))
+    dots = model.W_U.detach().double().sum(0).numpy()
+    high, low = (dots.max() - dots.mean()) / dots.std(), (dots.mean() - dots.min()) / dots.std()
+    squares = np.array([high, low] * n) ** 2
+    scale = squares.std(ddof=1) * math.sqrt(6) / math.pi
+    law = gumbel_r(squares.mean() - np.euler_gamma * scale, scale)
+    expected = math.sqrt(law.ppf(0.99 ** (1 / (2 * n))))  # the largest of 2 n exceeds it once in 100
+    assert table.threshold is not None
+    assert table.threshold.tolist() == pytest.approx([expected] * n, rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -612,3 +612,14 @@ def test_named_families_still_refuse_a_site_that_does_not_fire() -> None:
     embedded = torch.randn(1, 4, zoo.D)
     with pytest.raises(HookNotFired, match="hook_embed"):
         model.run_with_cache({"inputs_embeds": embedded})
+
+
+def test_a_block_that_stands_twice_in_the_stack_is_refused_by_its_sites() -> None:
+    """Its names would mean its first run and its second; the blocks that run once keep theirs."""
+    module = zoo.make("gpt2")
+    module.transformer.h[1] = module.transformer.h[0]
+    model, ids = interp.wrap(module), torch.arange(5)
+    for site in ("blocks.0.hook_resid_post", "blocks.1.attn.hook_z"):
+        with pytest.raises(InterpError, match="fires 2 times in one forward pass"):
+            model.capture(ids, [site])
+    assert model.capture(ids, "blocks.2.hook_resid_post")["resid_post", 2].shape == (1, 5, zoo.D)

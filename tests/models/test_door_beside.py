@@ -99,6 +99,21 @@ def test_embeddings_beyond_the_context_are_refused() -> None:
         model({"inputs_embeds": torch.randn(1, model.cfg.n_ctx + 1, 24)})
 
 
+def test_embeddings_beyond_what_a_cache_leaves_of_the_context_are_refused() -> None:
+    """What a cache holds is in the context already, as it is for ids."""
+    model = model_of("gpt2")
+    cache = filled("gpt2", 1)
+    held, n_ctx = cache.get_seq_length(), model.cfg.n_ctx
+    assert 0 < held < n_ctx
+    with pytest.raises(TokenError, match="context") as error:
+        model({"inputs_embeds": torch.randn(1, n_ctx - held + 1, 24)}, past_key_values=cache)
+    assert f"{n_ctx + 1} tokens" in str(error.value)
+    vectors = torch.randn(1, n_ctx - held, 24)
+    with torch.no_grad():
+        expected = model.module(inputs_embeds=vectors, past_key_values=filled("gpt2", 1)).logits
+        assert torch.equal(model({"inputs_embeds": vectors}, past_key_values=cache), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "given"),
     [

@@ -561,6 +561,21 @@ def test_weights_reproduce_the_activations(name: str) -> None:
     assert model.W_U.shape == (zoo.D if name != "small" else 16, zoo.V)
 
 
+def test_the_bias_of_a_gate_and_an_input_in_one_is_the_inputs_half() -> None:
+    module = zoo.make("phi3")
+    for block in module.model.layers:
+        block.mlp.gate_up_proj.bias = nn.Parameter(torch.randn(2 * zoo.M))
+    model = interp.wrap(module)
+    x = torch.randn(1, 5, zoo.D)
+    for layer, block in enumerate(module.model.layers):
+        gate, up = block.mlp.gate_up_proj(x).chunk(2, -1)
+        torch.testing.assert_close(x @ model.W_in[layer] + model.b_in[layer], up, atol=1e-5, rtol=1e-5)
+        bias = gate - x @ model.W_gate[layer]
+        torch.testing.assert_close(
+            bias, block.mlp.gate_up_proj.bias[: zoo.M].expand_as(gate), atol=1e-5, rtol=1e-5
+        )
+
+
 def _input_of(model: interp.HookedModel, layer: int, norm: str, acts: object) -> torch.Tensor:
     if model.cfg.family == "small":
         ln = getattr(model.module.blocks[layer], norm)

@@ -12,6 +12,7 @@ import torch
 import interp
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError, SiteError
 from interp.probing.config import AttentionProbeConfig
+from interp.probing.syntax import attention
 from interp.probing.syntax.attention import AttentionProbe, attention_probe, fit_attention_probe
 from interp.probing.syntax.maps import WordMaps, word_maps
 from interp.tasks.labels import Labelled
@@ -126,6 +127,26 @@ def test_the_probability_of_root_is_that_of_the_formula(transposed: bool) -> Non
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_sentence_beside_longer_ones_has_its_own_candidates() -> None:
+    """What pads a batch is no head: each word's distribution is that of its sentence alone."""
+    short, long = trees(5)[0], trees(5)[4]
+    assert len(short.heads) == 5 and len(long.heads) == 9
+    probe = AttentionProbe(3, AttentionProbeConfig())
+    with torch.no_grad():
+        probe.weight.copy_(torch.linspace(-1, 2, 6))
+
+    def chances(*sentences: WordMaps) -> torch.Tensor:
+        batch = attention._padded(sentences)
+        with torch.no_grad():
+            scores = attention._without_self(probe(batch.maps, batch.words, batch.edges), batch.heads)
+        return scores.softmax(-1)[0]
+
+    beside, alone = chances(short, long), chances(short)
+    torch.testing.assert_close(beside[:5, :5], alone)
+    assert float(beside[:5, 5:].max()) == 0 and float(alone.diagonal().max()) == 0
+    torch.testing.assert_close(alone.sum(-1), torch.ones(5))
+
+
 def test_an_offset_before_the_first_word_says_root() -> None:
     """Chains to the left: "the word before" is right everywhere, at the root as well (the authors'
     baseline); behind the last word it says the last."""
@@ -191,6 +212,17 @@ def test_attention_between_words_is_mean_from_and_sum_to() -> None:
             torch.testing.assert_close(found.maps[3 + 2, a, b], expected, atol=1e-6, rtol=1e-5)
 
 
+def test_a_subtype_of_a_skipped_relation_is_skipped_as_well() -> None:
+    words = tokenizers.word_level(bos=0)
+    model = interp.wrap(small(d_vocab=len(words)), words)
+    one = sentence("red", "green", "blue", "one", heads=(1, -1, 1, 1))
+    named = replace(one, labels={"deprel": ("punct:mark", "root", "punctual", "punct")})
+    (found,) = word_maps(model, [named], AttentionProbeConfig(skip=("punct",)))
+    assert found.heads.tolist() == [-1, 4, 1, -1]
+    (found,) = word_maps(model, [named], AttentionProbeConfig(skip=()))
+    assert found.heads.tolist() == [1, 4, 1, 1]
+
+
 def test_edges_are_the_tokens_that_start_and_end_the_text() -> None:
     """`<s>` in front and nothing behind: one edge; without `<s>` there is no ROOT."""
     words = tokenizers.word_level(bos=0)
@@ -208,6 +240,22 @@ def test_edges_are_the_tokens_that_start_and_end_the_text() -> None:
     bare = interp.wrap(small(d_vocab=len(plain)), plain)
     (found,) = word_maps(bare, [one], AttentionProbeConfig())
     assert found.edges is None and found.heads.tolist() == [1, -1, 1]
+
+
+def test_what_ends_the_text_attends_to_all_of_a_word() -> None:
+    """`</s>` sees every token of every word: TO a word is their sum, and no word sees what comes last."""
+    words = tokenizers.word_level(bos=0, adds_bos=True, adds_eos=True)
+    model = interp.wrap(small(d_vocab=len(words)), words)
+    one = sentence("red green", "blue", "one two three", heads=(1, -1, 1))
+    (found,) = word_maps(model, [one], AttentionProbeConfig())
+    raw = model.capture(one.text, "blocks.*.attn.hook_pattern")["pattern", 1][0, 2]
+    assert raw.shape == (8, 8) and found.edges is not None
+    for word, source in enumerate(([1, 2], [3], [4, 5, 6])):
+        expected = raw[7, source].sum()
+        assert float(expected) > 0.01
+        torch.testing.assert_close(found.edges[5, word, 1, 1], expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found.edges[5, word, 0, 0], raw[source, 0].mean(), atol=1e-6, rtol=1e-5)
+    assert not found.edges[:, :, 1, 0].any()
 
 
 def test_the_whole_way_from_text_to_result() -> None:

@@ -184,6 +184,20 @@ def test_inlps_classifiers_never_see_the_rows_that_judge_them() -> None:
     assert every.score(test, y_test) > eraser.history[0] + 0.2
 
 
+def test_an_audit_keeps_groups_together_where_inlp_splits_as_well() -> None:
+    """Rows of a group are one row: whoever has seen one knows the label of all, and nothing is there."""
+    draw = torch.Generator().manual_seed(3)
+    group = torch.arange(300) // 5
+    x = torch.randn(60, 41, generator=draw).double()[group]
+    x += 0.01 * torch.randn(300, 41, generator=draw)
+    z = torch.randint(2, (60,), generator=draw)[group]
+    told = {"config": EraseConfig(method="inlp", iterations=6), "probe": ProbeConfig(n_shuffles=0, steps=5)}
+    apart, alike = (audit_erasure(x, {"z": z}, "z", **told, groups=code) for code in (None, group))
+    cut = split_rows(300, 0.3, 0, groups=group)
+    own = fit_eraser(x[cut.train], z[cut.train], told["config"], groups=group[cut.train])
+    assert alike.rank == own.rank < apart.rank == 6
+
+
 def test_a_nonlinear_probe_is_run_and_may_still_see() -> None:
     # |x| tells the class: no mean difference, nothing linear; LEACE promises nothing here.
     draw = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
 from interp.core.errors import ConfigError
-from interp.core.randomness import generator
+from interp.core.randomness import generator, permutation
 from interp.probing import ProbeConfig, VInformation, code_length, split_rows, v_information
 
 
@@ -93,6 +93,31 @@ def test_v_information_of_test_rows_is_by_hand() -> None:
     spread = z[cut.test].numpy()[:, 0] - z[cut.train].numpy().mean()
     found = v_information({"s": x}, z, penalties=(1.0,))
     assert float(found.nats) == pytest.approx(0.5 * np.log((spread**2).mean() / (left**2).mean()))
+
+
+def test_the_floor_is_the_most_that_shuffled_targets_have_anywhere() -> None:
+    """A test row far out in rows and target, which weights of any kind may meet: by scikit-learn."""
+    draw = torch.Generator().manual_seed(4)
+    z = torch.randn(1000, 1, generator=draw).double()
+    cut = split_rows(1000, 0.3, 0)
+    far, sites = cut.test[0], {}
+    z[far] = 100
+    for name, size in (("a", 900.0), ("b", -1500.0)):
+        sites[name] = torch.randn(1000, 1, generator=draw).double()
+        sites[name][far] = size
+    found = v_information(sites, z, penalties=(1.0,))
+    seen, spread = z[cut.train].numpy()[:, 0], z[cut.test].numpy()[:, 0] - z[cut.train].numpy().mean()
+    nats = np.zeros((2, 3))
+    for s, x in enumerate(sites.values()):
+        scale = x[cut.train].std(0, correction=0).numpy()
+        for i in range(3):
+            order = permutation(700, 0, "shuffled labels", i).numpy()
+            oracle = Ridge(alpha=1.0).fit(x[cut.train].numpy() / scale, seen[order])
+            left = z[cut.test].numpy()[:, 0] - oracle.predict(x[cut.test].numpy() / scale)
+            nats[s, i] = max(0.0, 0.5 * np.log((spread**2).mean() / (left**2).mean()))
+    assert nats.max() > 8 / 300 and nats.max() > 1.5 * nats.mean()  # more than luck's share
+    assert float(found.floor) == pytest.approx(nats.max(), rel=1e-6)  # type: ignore[arg-type]
+    assert found.shuffled[:, 0].tolist() == pytest.approx(nats.mean(1).tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize("groups", [None, "sevens"])

@@ -80,6 +80,14 @@ def test_each_problem_has_its_own_penalty() -> None:
     assert float(twice.weight[:, 1].norm()) < 0.9 * float(twice.weight[:, 0].norm())
 
 
+@pytest.mark.parametrize("penalties", [(0.1, 10.0, 1.0), (10.0, 0.1)])
+def test_of_penalties_that_do_equally_well_the_largest_is_taken(penalties: tuple[float, ...]) -> None:
+    y = torch.arange(200) % 2
+    x = torch.randn(200, 3).double() + 20 * y[:, None]
+    (told,) = solve(x, [encode("y", y)], ProbeConfig(kind="logistic", penalties=penalties))
+    assert told.penalty == 10.0
+
+
 @pytest.mark.parametrize("n, d", [(307, 19), (19, 307)])
 def test_ridge_path_is_scikit_learns(n: int, d: int) -> None:
     x, y = torch.randn(n, d).double() + 1, torch.randn(n, 3).double()
@@ -215,6 +223,20 @@ def test_intervals_cover_and_know_about_groups() -> None:
     assert float(wilson(1.0, 10.0)[0]) == pytest.approx(0.7225, abs=1e-3)  # published example
     perfect = accuracy(torch.ones(50, dtype=torch.bool), torch.arange(50) // 5)
     assert perfect.high == pytest.approx(1.0) and perfect.low == pytest.approx(float(wilson(1.0, 10.0)[0]))
+
+
+def test_the_evidence_of_groups_is_that_of_the_ratio_estimate() -> None:
+    """Variance of hits / rows over g groups, with g / (g - 1), by the variance of independent rows."""
+    right = torch.tensor([1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 1]).bool()
+    code = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 2, 0, 1, 0])
+    hits, groups = right.numpy().astype(float), code.numpy()
+    p, n, g = hits.mean(), len(hits), 4
+    off = [(hits[groups == i] - p).sum() for i in range(g)]
+    effect = g / (g - 1) * np.square(off).sum() / (n * p * (1 - p))
+    assert effect > 1.5
+    low, high = wilson(p, n / effect)
+    found = accuracy(right, code)
+    assert (found.value, found.low, found.high) == pytest.approx((p, float(low), float(high)), abs=1e-7)
 
 
 def test_r2_is_scikit_learns_and_0_for_a_constant() -> None:

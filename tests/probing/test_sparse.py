@@ -154,6 +154,19 @@ def test_f_statistic_is_scikit_learns() -> None:
     assert order.tolist() == np.argsort(-f, kind="stable").tolist()
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_the_most_important_neuron_comes_first_in_any_unit(unit: float) -> None:
+    """A neuron's weight times its spread: what a probe needs it for, whatever it is measured in."""
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(2000) % 2
+    x = torch.randn(2000, 7, generator=draw)
+    x[:, 3] += 3 * y
+    x[:, 5] += y
+    x[:, 3] *= unit
+    found = sparse_sweep({"s": x}, y, SparseConfig(ks=(2,), n_shuffles=0))
+    assert found.neurons[0][0] == (3, 5)
+
+
 def test_shuffled_labels_have_an_f1_of_a_half() -> None:
     x, a, _ = haystack(0, n=12_000, d=211)
     sweep = sparse_sweep({"s": x}, a, SparseConfig(ks=(1, 2, 4, 8, 32, 128), n_shuffles=4))

@@ -75,9 +75,9 @@ def by_hand(
 
 
 def test_both_scores_are_the_papers() -> None:
-    """Many short sentences, one long one, one too short and one too long for DSpr."""
+    """Many short sentences, long ones up to the last that counts, one too short and one too long for DSpr."""
     draw = torch.Generator().manual_seed(1)
-    sizes = [5] * 9 + [23, 4, 51]
+    sizes = [5] * 9 + [23, 4, 50, 51]
     heads = [random_tree(n, draw) for n in sizes]
     gold = [tree_distances(tree) for tree in heads]
     marks = [[bool(i % 3 == 1) for i in range(n)] for n in sizes]

@@ -26,8 +26,10 @@ from interp.probing import (
     train_probe,
 )
 from interp.probing.probe import Probe
+from interp.probing.rows import encode
 from interp.probing.scores import LEAST_R2, r2
 from interp.probing.solvers.logistic import UnconvergedWarning
+from interp.probing.splits import shuffled
 from tests.probing.rows import F16, planted
 
 
@@ -64,6 +66,19 @@ def test_shuffled_labels_are_at_chance_at_every_site() -> None:
     assert float(sweep.shuffled_high.max()) < 0.56  # 600 rows: 4.9 standard errors above chance
     assert sweep.check().ok
     assert float(sweep.score[2, 0]) > float(sweep.shuffled_high[2, 0]) + 0.3
+
+
+def test_shuffled_labels_stay_on_their_side_and_keep_its_counts() -> None:
+    target = encode("y", [0] * 40 + [1] * 50 + [2] * 10)
+    split = split_rows(100, 0.3, 5)
+    drawn = [shuffled(target, split, 3, i) for i in range(3)]
+    for one in drawn:
+        for side in (split.train, split.test):
+            assert torch.equal(
+                one.values[side].bincount(minlength=3), target.values[side].bincount(minlength=3)
+            )
+        assert one.classes == target.classes and not torch.equal(one.values, target.values)
+    assert not torch.equal(drawn[0].values, drawn[1].values)
 
 
 def test_the_check_sees_leaking_labels() -> None:

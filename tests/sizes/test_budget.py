@@ -16,6 +16,7 @@ from tests.models import zoo
 
 IDS = torch.randint(5, zoo.V, (3, 13), generator=torch.Generator().manual_seed(0))
 POSITIONS = (None, 0, -1, [0, 3, 5], slice(0, None), slice(2, 9), slice(None, None, 4), torch.tensor([1, 2]))
+POSITIONS += (torch.arange(13) % 3 == 0,)
 DTYPES = (None, "float32", "bfloat16", "float64")
 TO = (None, "cpu", torch.float16)
 

@@ -193,14 +193,15 @@ class Rules(Composites, Selections, Recurrent, TorchFunctionMode):
             def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
                 return func(x, w, b, *rest, **kwargs)
 
-            if live(input) and live(weight):
-                y = self.product(lambda x, w: apply(x, w, None), input, weight)
-                if bias is None:
-                    return y
-                return y + (bias if func is F.linear else bias.reshape(-1, *[1] * (weight.dim() - 2)))
-            if live(bias) or not live(input):
+            if not live(input):
                 return NotImplemented
-            return self.linear(apply, input, weight, bias)
+            if not (live(weight) or live(bias)):
+                return self.linear(apply, input, weight, bias)
+            op = self.product if live(weight) else self.contract
+            y = op(lambda x, w: apply(x, w, None), input, weight)
+            if bias is None:
+                return y
+            return y + (bias if func is F.linear else bias.reshape(-1, *[1] * (weight.dim() - 2)))
 
         return on
 
