@@ -36,7 +36,8 @@ class Violation(TypeError):
     """A value that its annotation does not allow."""
 
 
-_strictly = beartype(conf=BeartypeConf(violation_type=Violation))
+# A whole number is a float, as type checkers have it.
+_strictly = beartype(conf=BeartypeConf(violation_type=Violation, is_pep484_tower=True))
 
 
 def check(target: Any) -> Any:
