@@ -118,6 +118,39 @@ def test_auxk_and_norm_rescaling(
         agree(d, losses(d, n_dead), *rows(d))
 
 
+def decoder_gradient(d: Dictionary, given: TrainLoss, x: Tensor, y: Tensor) -> Tensor:
+    make_step(d, given)(x, y)
+    assert d.W_dec.grad is not None
+    return d.W_dec.grad.clone()
+
+
+@pytest.mark.parametrize("crossover", [0.0, 1.0], ids=["dense", "sparse"])
+@pytest.mark.parametrize("n_dead", [3, 29])
+@pytest.mark.parametrize("shape", ["sae", "skip", "layer_norm", "constant_norm"])
+@pytest.mark.parametrize("activation", ["topk", "abstopk", "batchtopk"])
+def test_dead_latents_that_help_are_taught(
+    activation: str, shape: str, n_dead: int, crossover: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what the dead make points away from the error it counts nothing, and teaches nothing."""
+    monkeypatch.setattr("interp.dictionaries.steps.topk.CROSSOVER", crossover)
+    d = made(activation, **SHAPES[shape])
+    x, y = rows(d)
+    given = losses(d, n_dead)
+    without = dataclasses.replace(given, auxk_alpha=0.0)
+    with torch.no_grad():  # what lives is chosen and says little: the error is left to the dead
+        d.b_enc[~given.dead] += 5
+        d.W_dec[~given.dead] *= 0.02
+
+    def taught() -> float:
+        return float((decoder_gradient(d, given, x, y) - decoder_gradient(d, without, x, y)).abs().max())
+
+    if taught() < 1e-9:
+        with torch.no_grad():
+            d.W_dec[given.dead] *= -1
+    assert taught() > 1e-4
+    agree(d, given, x, y)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gates_that_teach_the_decoder(shape: str) -> None:
     d = made("gated", **SHAPES[shape])
