@@ -262,8 +262,8 @@ def test_relevance_through_a_softmax_passes_by_what_is_masked() -> None:
     x = torch.tensor([[0.5, -1.0, 2.0, 0.3]], dtype=torch.float64)
     mask, value = torch.tensor([[0.0, -torch.inf, 0.0, 0.0]]).double(), torch.tensor([1.0, 5.0, -2.0, 0.5])
     seen = mask[0] == 0
-    model = toys.wrapped(lambda m, z: ((z + mask).softmax(-1) * value).sum(-1, keepdim=True))
-    part = toys.wrapped(lambda m, z: (z.softmax(-1) * value[seen]).sum(-1, keepdim=True))
+    model = toys.wrapped(lambda m, z: ((z + mask).softmax(-1) * value * z.tanh()).sum(-1, keepdim=True))
+    part = toys.wrapped(lambda m, z: (z.softmax(-1) * value[seen] * z.tanh()).sum(-1, keepdim=True))
     found = attribute(model, x, toys.first, method="attn_lrp").scores
     expected = attribute(part, x[:, seen], toys.first, method="attn_lrp").scores
     torch.testing.assert_close(found[seen], expected)
