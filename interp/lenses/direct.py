@@ -21,11 +21,11 @@ from interp.core.foreign import show
 from interp.core.protocols import Coder
 from interp.core.settings import check_flags
 from interp.lenses.decomposition import Decomposition
-from interp.lenses.reading import one_row, passed_on
+from interp.lenses.reading import one_row, passed_on, run_with_logits
 from interp.models.hooked import HookedModel
 from interp.models.hooks.sides import Side
 from interp.models.stream.frozen import wide
-from interp.models.stream.reading import Reading, place_of, read_head
+from interp.models.stream.reading import Reading, place_of, read_in_blocks
 from interp.models.stream.target import Target
 from interp.models.stream.writers import Stream, Writer, residual_stream
 
@@ -109,12 +109,15 @@ def direct_logit_attribution(
     splits = _splits(model, stream, parts)
     names = _sites(stream, splits, neurons)
     with torch.no_grad():
-        output, acts = model.run_with_cache(inputs, names, **kwargs)
-        check_finite(output, "the model's logits")
+        own, acts = run_with_logits(model, inputs, names, kwargs)
         tokens, real = one_row(model, acts, inputs, kwargs)
         index = _index(positions, real)
         run = _Run(model, stream, acts, index)
-        reading = read_head(model, run.normalized, output[0, index], target)
+
+        def logits(rows: slice) -> Tensor:
+            return _own_logits(model, run, own[0], index[rows], rows, real)
+
+        reading = read_in_blocks(model, run.normalized, logits, own.shape[-1], target)
         terms = _terms(run, reading.direction, splits, neurons)
     bias = run.stream.norm.constant(reading.direction)
     n_layers = len({writer.layer for writer in stream.writers})
@@ -126,6 +129,25 @@ def direct_logit_attribution(
     pieces = model.to_str_tokens(tokens)
     where = (real.cumsum(0) - 1)[index].tolist()
     return _result(model, terms, reading, run.tolerance, ([pieces[i] for i in where], where))
+
+
+def _own_logits(model: HookedModel, run: _Run, own: Tensor, at: Tensor, rows: slice, real: Tensor) -> Tensor:
+    """What the model says at some positions, [n d_vocab].
+
+    Args:
+        own: Its logits at all positions, or at the last real one alone: then the head says the rest
+            of what it reads there.
+        at: Where they are in the padded row, [n].
+        rows: Which of the positions read they are.
+    """
+    if len(own) == len(real):
+        found = own[at]
+    else:
+        found = model.unembed(run.final[:, rows])[0]
+        is_last = at == real.nonzero()[-1]
+        found = torch.where(is_last[:, None], own, found)
+    check_finite(found, "the model's logits")
+    return found
 
 
 def _result(
@@ -161,7 +183,8 @@ class _Run:
     def __init__(self, model: HookedModel, stream: Stream, acts: Activations, index: Tensor) -> None:
         self.stream, self._acts, self._index = stream, acts, index
         last = acts[stream.last][:, index]
-        self.normalized = wide(model.ln_final(last))[0]
+        self.final: Tensor = model.ln_final(last)
+        self.normalized: Tensor = wide(self.final)[0]
         self.scale = stream.norm.scale(wide(last[0]))
         self.tolerance = TOLERANCE.get(model.cfg.dtype, 0.5)
         rounding = (stream.norm.apply(wide(last[0])) - self.normalized).abs().max()

@@ -48,7 +48,7 @@ def read_rows(
     """
     k = read_count("k", k)
     with torch.no_grad():
-        own, acts = _run(model, inputs, rows, kwargs)
+        own, acts = run_with_logits(model, inputs, list(rows.values()), kwargs)
         tokens, real = one_row(model, acts, inputs, kwargs)
         columns: dict[str, Any] = _columns(
             model, acts, own[0], rows, decode, real.nonzero()[:, 0], target=target, k=k
@@ -69,10 +69,11 @@ def read_rows(
     )
 
 
-def _run(
-    model: HookedModel, inputs: Any, rows: Mapping[str, str], kwargs: dict[str, Any]
+def run_with_logits(
+    model: HookedModel, inputs: Any, sites: list[str], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Activations]:
-    """The model's own logits, of the last real position alone where all would be too many."""
+    """The model's own logits [1 pos d_vocab], of the last real position alone where all would be too
+    many, and the activations at `sites`."""
     if not model.cfg.n_decoder_layers and not kwargs.get("fwd_hooks") and _only_text(inputs):
         said = {name: kwargs[name] for name in _SAID_WITH_TEXT if kwargs.get(name) is not None}
         kwargs = {name: value for name, value in kwargs.items() if name not in _SAID_WITH_TEXT}
@@ -80,7 +81,7 @@ def _run(
         spares = "logits_to_keep" in model.keywords
         if spares and len(inputs) == 1 and are_many(model, inputs.ids.shape[1]):
             kwargs |= only_last(inputs.mask[0])
-    output, acts = model.run_with_cache(inputs, list(rows.values()), **kwargs)
+    output, acts = model.run_with_cache(inputs, sites, **kwargs)
     return single_output(output, "a lens"), acts
 
 

@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 import interp
+from interp.core.errors import TokenError
 from interp.dictionaries import Dictionary, DictionaryConfig, FinetuneConfig, evaluate, finetune
 from interp.dictionaries.scores.config import EvaluationConfig
 from interp.lenses import score_lenses
@@ -69,6 +70,29 @@ def test_a_lens_reads_the_same_in_blocks(family: str, target: Any, monkeypatch: 
     for name, value in lens_numbers(whole).items():
         torch.testing.assert_close(lens_numbers(parts)[name], value, rtol=1e-5, atol=1e-6)
     assert parts.targets == whole.targets and parts.check().ok
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "t5"])
+@pytest.mark.parametrize("positions", [None, -1, [1, 3]])
+def test_a_decomposition_reads_the_same_in_blocks(
+    family: str, positions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = interp.wrap(zoo.make(family))
+    ids: Any = torch.randint(5, zoo.V, (1, 9), generator=torch.Generator().manual_seed(0))
+    given = {"input_ids": ids, "decoder_input_ids": ids[:, :6]} if family == "t5" else ids
+    n = (6 if family == "t5" else 9) if positions is None else 2 if isinstance(positions, list) else 1
+    each = torch.arange(5, 5 + n)
+    targets = [None, 7, (7, 9), ([7, 8], [9]), each, each.tolist(), (each, each + 1), torch.randn(zoo.V)]
+    whole = [interp.direct_logit_attribution(model, given, t, positions=positions) for t in targets]
+    monkeypatch.setattr(blocks, "BLOCK", 2 * zoo.V * 4)  # two positions
+    for target, one in zip(targets, whole, strict=True):
+        found = interp.direct_logit_attribution(model, given, target, positions=positions)
+        for name in ("values", "total", "output"):
+            torch.testing.assert_close(getattr(found, name), getattr(one, name), rtol=1e-5, atol=1e-5)
+        assert (found.targets, found.reading, found.positions) == (one.targets, one.reading, one.positions)
+        assert found.check().ok
+    with pytest.raises(TokenError, match=r"(?s)12 of them.*1 or " + str(n)):
+        interp.direct_logit_attribution(model, given, torch.arange(12), positions=positions)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -156,6 +180,13 @@ def test_a_lens_holds_a_few_blocks_whatever_the_text(monkeypatch: pytest.MonkeyP
     model = model_of(20_000)
     few, many = peaks(lambda n: interp.logit_lens(model, ids_of(model, 1, n)))
     assert few < 6 * BLOCK and many < 6.5 * BLOCK  # all logits of 256 tokens are 20 blocks
+
+
+def test_a_decomposition_holds_a_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", BLOCK)
+    model = model_of(20_000)
+    few, many = peaks(lambda n: interp.direct_logit_attribution(model, ids_of(model, 1, n), 7))
+    assert few < 9 * BLOCK and many < 10 * BLOCK
 
 
 def test_scores_of_lenses_hold_a_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

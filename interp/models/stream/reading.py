@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.core.errors import ConfigError, ModelError, TokenError
 from interp.core.foreign import show
 from interp.models.hooked import HookedModel
+from interp.models.stream.blocks import row_blocks
 from interp.models.stream.frozen import wide
 from interp.models.stream.readout import linear_reading, uncapped
 from interp.models.stream.spelling import as_target
@@ -74,6 +75,58 @@ def read_head(model: HookedModel, normalized: Tensor, logits: Tensor, target: An
             fix="the logit lens reads such models row by row",
         )
     return Reading(name, targets, direction, constant, total, output, float(gap))
+
+
+def read_in_blocks(
+    model: HookedModel, normalized: Tensor, logits: Callable[[slice], Tensor], width: int, target: Any
+) -> Reading:
+    """`read_head` with the logits of some positions at a time.
+
+    Args:
+        normalized: Behind the final norm, [pos d_model].
+        logits: The model's own at some of these positions, [n d_vocab].
+        width: d_vocab.
+        target: As for `read_head`.
+    """
+    n = len(normalized)
+    found = [
+        read_head(model, normalized[rows], logits(rows), _of_rows(target, rows, n))
+        for rows in row_blocks(n, width)
+    ]
+    columns = ("direction", "constant", "total", "output")
+    return Reading(
+        name=found[0].name,
+        targets=tuple(text for one in found for text in one.targets),
+        gap=max(one.gap for one in found),
+        **{name: torch.cat([getattr(one, name) for one in found]) for name in columns},
+    )
+
+
+def _of_rows(target: Any, rows: slice, n: int) -> Any:
+    """A target for some of n positions: what names one token per position is cut.
+
+    Raises:
+        TokenError: Another number of tokens.
+    """
+    if target is None or isinstance(target, Target) or is_weights(target) or is_token(target):
+        return target
+    if isinstance(target, tuple):
+        sides = len(target) == 2 and not _uniform(target)
+        return tuple(_of_rows(side, rows, n) for side in target) if sides else target
+    if not _counts(target) or not getattr(target, "ndim", 1):
+        return target
+    if len(target) != n:
+        raise _not_one_each(len(target), n)
+    return target[rows]
+
+
+def _not_one_each(given: int, n: int) -> TokenError:
+    return TokenError(
+        "targets must be one token, or one id per position",
+        got=f"{given} of them",
+        expected=f"1 or {n}",
+        fix="a pair of tokens is a tuple" if given == 2 else None,
+    )
 
 
 def followed(model: HookedModel, target: Any, logits: Tensor) -> Tensor:
@@ -196,12 +249,7 @@ def _per_position(model: HookedModel, target: Any, logits: Tensor) -> Tensor:
     else:
         ids = _list(model, target)
         if len(ids) != n:
-            raise TokenError(
-                "targets must be one token, or one id per position",
-                got=f"{len(ids)} of them",
-                expected=f"1 or {n}",
-                fix="a pair of tokens is a tuple" if len(ids) == 2 else None,
-            )
+            raise _not_one_each(len(ids), n)
     if bool(((ids < 0) | (ids >= width)).any()):
         raise TokenError(
             "a target lies outside the vocabulary", got=show(ids.tolist(), 80), expected=f"0 to {width - 1}"
