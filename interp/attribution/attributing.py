@@ -25,7 +25,7 @@ from interp.attribution.methods.table import (
 from interp.attribution.result import Attribution, GeneratedAttribution
 from interp.attribution.rows import Rows
 from interp.attribution.settings import asked_for
-from interp.core.errors import ConfigError, HookNotFired, ModelError
+from interp.core.errors import ConfigError, HookNotFired, ModelError, out_of_memory
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
@@ -72,6 +72,7 @@ def attribute(
         SiteError: No such site.
         ModelError: The target does not depend on the site.
         NonFiniteError: Scores that are not numbers.
+        MemoryBudgetError: Memory ran out on the way.
     """
     method_row(method)
     settings = (config or AttributionConfig()).changed(options, "attribute")
@@ -180,7 +181,22 @@ def default_site(model: HookedModel, rows: Rows | None = None) -> str:
 
 
 def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -> Attribution:
-    """Run one engine on a game and key what it finds by position."""
+    """Run one engine on a game and key what it finds by position.
+
+    Raises:
+        MemoryBudgetError: Memory ran out on the way; names what takes less.
+    """
+    try:
+        return _run(game, method, baseline, config)
+    except (RuntimeError, MemoryError) as error:
+        fewer = f"rows={config.rows // 2}, " if config.rows > 1 else ""
+        refused = out_of_memory(error, method, f"{fewer}a shorter input, or a site further up")
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def _run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -> Attribution:
     row, start = method_row(method), game.n_forward
     ends = game.ends() if game.path is None else game.path.ends()
     if method in WITHOUT_GRADIENTS:

@@ -141,18 +141,19 @@ class MemoryBudgetError(InterpError, MemoryError):
     """A request whose estimated memory exceeds the budget."""
 
 
-def out_of_memory(error: BaseException, where: object) -> MemoryBudgetError | None:
-    """What to raise for a file that memory does not hold: that is no damage of the file.
+def out_of_memory(
+    error: BaseException,
+    where: object,
+    fix: str = "end other programs, or read it on a machine with more memory",
+) -> MemoryBudgetError | None:
+    """What to raise where memory does not hold something: a file that it does not hold is not damaged.
 
     None where the error is another one.
     """
-    if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+    on_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if not (on_host or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
         return None
-    return MemoryBudgetError(
-        f"{where} needs more memory than there is",
-        got=reason(error),
-        fix="end other programs, or read it on a machine with more memory",
-    )
+    return MemoryBudgetError(f"{where} needs more memory than there is", got=reason(error), fix=fix)
 
 
 class Interrupted(InterpError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import interp
+from interp.core.errors import MemoryBudgetError
+from tests.attribution import toys
 from tests.models import zoo
 from tests.sizes.test_logit_blocks import ids_of, model_of
 from tests.support.allocations import peak_bytes
@@ -35,3 +38,28 @@ def test_no_method_makes_the_logits_of_positions_nobody_reads() -> None:
         interp.attribute(model, ids[:8], 7, method=method)
         used = peak_bytes(lambda m=method: interp.attribute(model, ids, 7, method=m))
         assert used < 4 * row + table / 10, method
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "deeplift", "occlusion", "shapley"])
+def test_memory_that_runs_out_is_said_by_name(method: str) -> None:
+    """Where no estimate was made before, the allocator's own words are still no answer."""
+    greedy = 2**46
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        if x.shape[0] > 1:  # what reads one row fits
+            torch.empty(greedy)
+        return m.out(x)
+
+    model = toys.wrapped(forward, out=nn.Linear(5, 1))
+    with pytest.raises(MemoryBudgetError, match=rf"(?s){method} needs more memory.*rows=16, a shorter input"):
+        interp.attribute(model, torch.ones(1, 5), toys.first, method=method)
+
+    def broken(m: nn.Module, x: Tensor) -> Tensor:
+        if x.shape[0] > 1:
+            raise RuntimeError("something else")
+        return m.out(x)
+
+    with pytest.raises(RuntimeError, match="something else"):
+        interp.attribute(
+            toys.wrapped(broken, out=nn.Linear(5, 1)), torch.ones(1, 5), toys.first, method=method
+        )
