@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,33 +114,38 @@ def direct_logit_attribution(
         tokens, real = one_row(model, acts, inputs, kwargs)
         index = _index(positions, real)
         run = _Run(model, stream, acts, index)
-
-        def logits(rows: slice) -> Tensor:
-            return _own_logits(model, run, own[0], index[rows], rows, real)
-
+        logits = partial(_own_logits, model, run, own[0], index, real)
         reading = read_in_blocks(model, run.normalized, logits, own.shape[-1], target)
         terms = _terms(run, reading.direction, splits, neurons)
     bias = run.stream.norm.constant(reading.direction)
     n_layers = len({writer.layer for writer in stream.writers})
     terms.append(_Term("bias", n_layers, ["final norm bias"], bias[None]))
     terms.append(_Term("bias", n_layers, ["unembed bias"], reading.constant[None]))
-    biases = [t for t in terms if t.kind == "bias"]
-    some = iter(torch.stack([t.values.any() for t in biases]).tolist())
-    terms = [t for t in terms if t.kind != "bias" or next(some)]
+    terms = _that_say_something(terms)
     pieces = model.to_str_tokens(tokens)
     where = (real.cumsum(0) - 1)[index].tolist()
     return _result(model, terms, reading, run.tolerance, ([pieces[i] for i in where], where))
 
 
-def _own_logits(model: HookedModel, run: _Run, own: Tensor, at: Tensor, rows: slice, real: Tensor) -> Tensor:
-    """What the model says at some positions, [n d_vocab].
+def _that_say_something(terms: list[_Term]) -> list[_Term]:
+    """All but the biases that are zero everywhere; read together, in one wait for a device."""
+    biases = [t for t in terms if t.kind == "bias"]
+    some = iter(torch.stack([t.values.any() for t in biases]).tolist())
+    return [t for t in terms if t.kind != "bias" or next(some)]
+
+
+def _own_logits(
+    model: HookedModel, run: _Run, own: Tensor, index: Tensor, real: Tensor, rows: slice
+) -> Tensor:
+    """What the model says at some of the positions read, [n d_vocab].
 
     Args:
         own: Its logits at all positions, or at the last real one alone: then the head says the rest
             of what it reads there.
-        at: Where they are in the padded row, [n].
-        rows: Which of the positions read they are.
+        index: Where the positions read are in the padded row.
+        rows: Which of them.
     """
+    at = index[rows]
     if len(own) == len(real):
         found = own[at]
     else:
