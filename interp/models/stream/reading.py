@@ -88,18 +88,17 @@ def read_in_blocks(
         width: d_vocab.
         target: As for `read_head`.
     """
-    n = len(normalized)
-    found = [
-        read_head(model, normalized[rows], logits(rows), _of_rows(target, rows, n))
-        for rows in row_blocks(n, width)
-    ]
-    columns = ("direction", "constant", "total", "output")
-    return Reading(
-        name=found[0].name,
-        targets=tuple(text for one in found for text in one.targets),
-        gap=max(one.gap for one in found),
-        **{name: torch.cat([getattr(one, name) for one in found]) for name in columns},
-    )
+    n, columns, targets, gap, name = len(normalized), {}, [], 0.0, ""
+    for rows in row_blocks(n, width):
+        one = read_head(model, normalized[rows], logits(rows), _of_rows(target, rows, n))
+        for column in ("direction", "constant", "total", "output"):
+            part = getattr(one, column)
+            if column not in columns:  # whole at once: what is kept between large blocks lets none go
+                columns[column] = part.new_empty(n, *part.shape[1:])
+            columns[column][rows] = part
+        targets += one.targets
+        gap, name = max(gap, one.gap), one.name
+    return Reading(name=name, targets=tuple(targets), gap=gap, **columns)
 
 
 def _of_rows(target: Any, rows: slice, n: int) -> Any:
