@@ -25,7 +25,7 @@ from interp.attribution.methods.table import (
 from interp.attribution.result import Attribution, GeneratedAttribution
 from interp.attribution.rows import Rows
 from interp.attribution.settings import asked_for
-from interp.core.errors import ConfigError, HookNotFired, ModelError, out_of_memory
+from interp.core.errors import ConfigError, HookNotFired, InterpError, ModelError, out_of_memory
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
@@ -188,6 +188,8 @@ def run(game: SiteGame, method: str, baseline: str, config: AttributionConfig) -
     """
     try:
         return _run(game, method, baseline, config)
+    except InterpError:  # says already what it is; a budget's refusal is a MemoryError as well
+        raise
     except (RuntimeError, MemoryError) as error:
         fewer = f"rows={config.rows // 2}, " if config.rows > 1 else ""
         refused = out_of_memory(error, method, f"{fewer}a shorter input, or a site further up")

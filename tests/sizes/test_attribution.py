@@ -63,3 +63,14 @@ def test_memory_that_runs_out_is_said_by_name(method: str) -> None:
         interp.attribute(
             toys.wrapped(broken, out=nn.Linear(5, 1)), torch.ones(1, 5), toys.first, method=method
         )
+
+
+def test_what_was_refused_below_keeps_its_words() -> None:
+    def refusing(m: nn.Module, x: Tensor) -> Tensor:
+        if x.shape[0] > 1:
+            raise MemoryBudgetError("a budget of its own", fix="a cure of its own")
+        return m.out(x)
+
+    model = toys.wrapped(refusing, out=nn.Linear(5, 1))
+    with pytest.raises(MemoryBudgetError, match=r"(?s)^a budget of its own.*a cure of its own"):
+        interp.attribute(model, torch.ones(1, 5), toys.first)
