@@ -210,6 +210,8 @@ def test_heads_play_and_their_positions_have_standard_errors() -> None:
     assert found.unit_scores is not None and tuple(found.unit_scores.shape) == (5, 3)
     assert found.standard_errors is not None and tuple(found.standard_errors.shape) == (5,)
     # only the last position is read behind the last attention
-    assert not found.scores[:4].any() and float(found.standard_errors[4]) >= 0
+    # (equal up to the rounding of rows that run beside others)
+    assert float(found.scores[:4].abs().max()) < 1e-6 <= float(found.scores[4].abs())
+    assert float(found.standard_errors[4]) >= 0
     whole = attribute(model, toys.IDS[:5], (3, 5), method="shapley", site="blocks.0.attn.hook_z", samples=150)
     assert float(whole.widest_error) > 0
