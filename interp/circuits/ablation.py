@@ -14,6 +14,8 @@ from interp.core.errors import ConfigError
 from interp.core.settings import check_choice
 from interp.models.text.batch import TokenBatch
 
+SAID = {"resample": "the corrupted prompt's values", "zero": "zeros", "mean": "means"}
+
 
 class Replacement:
     """The contributions that stand for ablated ones, batch by batch.
@@ -36,7 +38,7 @@ class Replacement:
         if kind == "resample":
             pairs.both()
         self.wires, self.kind = wires, kind
-        self._mean, self.said = None, kind
+        self._mean, self.said = None, SAID[kind]
         if kind == "mean":
             given = None if over is None else wires.model.read(over).to(wires.model.device)
             batch = given or pairs.corrupted or pairs.clean

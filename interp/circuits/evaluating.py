@@ -25,7 +25,7 @@ from interp.circuits.scoring import graph_of
 from interp.circuits.wires import Wiring
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, ShapeError
-from interp.core.frames.quantity import measured
+from interp.core.frames.quantity import called, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.core.settings import check_flags
@@ -39,23 +39,33 @@ TOKENS = 2**13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FaithfulnessCurve(Result, headline="Faithfulness of circuits by {method}"):
+class FaithfulnessCurve(
+    Result, headline="Faithfulness of circuits by {method}", caption="{metric}; the rest carries {ablation}"
+):
     """Circuits of growing size, measured.
 
     Faithfulness is not clamped: a circuit without what holds the model back exceeds 1.
     """
 
-    share: Float[Tensor, " size"]
+    share: Float[Tensor, " size"] = places("size", "share of all edges")
     """Edges kept before dead ends went, as a share of all."""
     n_edges: Int[Tensor, " size"]
     """Edges that are kept."""
     faithfulness: Float[Tensor, " size"] = measured(
-        "faithfulness", "", "the circuit does more", null="random"
+        "faithfulness",
+        "",
+        "the circuit does more of what the model does",
+        legend="circuit",
+        along="size",
+        axis_title="share of all edges",
+        log="x",
+        beside=("complement",),
+        null="random",
     )
     """(M(C) − M(∅))/(M(full) − M(∅))."""
-    complement: Float[Tensor, " size"]
-    """The same of every edge that is not in the circuit."""
-    random: Float[Tensor, " size"]
+    complement: Float[Tensor, " size"] = called("every other edge")
+    """(M − M(∅))/(M(full) − M(∅)) of every edge that is not in the circuit."""
+    random: Float[Tensor, " size"] = called("random circuits (95th percentile)")
     """95th percentile of random circuits of that many edges with a path from input to output."""
     full: Float[Tensor, ""]
     """The metric of the whole model."""
@@ -100,8 +110,8 @@ def measure_circuit(
     model: HookedModel,
     inputs: Any,
     circuit: Circuit,
-    target: Any = None,
     *,
+    target: Any = None,
     ablation: Ablation = "resample",
     over: Any = None,
     by_prompt: bool = False,
@@ -127,8 +137,8 @@ def faithfulness_curve(
     model: HookedModel,
     inputs: Any,
     scores: EdgeScores,
-    target: Any = None,
     *,
+    target: Any = None,
     shares: Sequence[float] = SHARES,
     how: Select = "top",
     absolute: bool = True,

@@ -19,14 +19,16 @@ from interp.core.settings import check_choice, check_flags
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EdgeScores(Result, headline="Edges by {method}", caption="{metric} under {ablation}"):
-    """How much every edge matters to a metric.
+class EdgeScores(Result, headline="Edges by {method}", caption="{metric} where the edge carries {ablation}"):
+    """How much every edge of a model matters to a metric.
 
     A score is the predicted (or, for `exact`, measured) change of the metric when the edge alone
     carries what the ablation puts in its place.
     """
 
-    scores: Float[Tensor, "writer reader"] = measured("change of the metric", "", "the edge carries more")
+    scores: Float[Tensor, "writer reader"] = measured(
+        "change of the metric", "", "without the edge there is more of it"
+    )
     """Mean over the prompts; 0 where there is no edge."""
     possible: Bool[Tensor, "writer reader"]
     """Which edges there are."""
@@ -41,7 +43,7 @@ class EdgeScores(Result, headline="Edges by {method}", caption="{metric} under {
     ablated: Float[Tensor, ""]
     """The metric with every edge ablated."""
     by_prompt: Float[Tensor, "prompt writer reader"] | None = None
-    """The same for each prompt, where it was asked for."""
+    """Scores of each prompt, where they were asked for."""
 
     def check(self) -> Checks:
         """Whether there is a gap between clean and ablated that edges could explain."""
@@ -77,13 +79,15 @@ class EdgeScores(Result, headline="Edges by {method}", caption="{metric} under {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Circuit(Result, headline="Circuit of {n_edges} edges", caption="the rest is {ablation}"):
+class Circuit(Result, headline="Circuit of {n_edges} edges", caption="the rest carries {ablation}"):
     """The edges that are kept of a graph; what the others carry is the ablation's."""
 
     kept: Bool[Tensor, "writer reader"]
     """The circuit."""
     possible: Bool[Tensor, "writer reader"]
     """Every edge of the model's graph."""
+    weights: Float[Tensor, "writer reader"] | None = None
+    """What the edges were chosen by, where they were."""
     ablation: str = "unsaid"
     """What stands for the rest: "zero", "mean over ...", "resample"."""
     found_by: str = ""
@@ -165,6 +169,7 @@ class Circuit(Result, headline="Circuit of {n_edges} edges", caption="the rest i
         return Circuit(
             kept=kept,
             possible=self.possible,
+            weights=self.weights,
             ablation=self.ablation,
             found_by=found_by,
             labels=self.labels,
@@ -220,6 +225,7 @@ def select_edges(
     whole = Circuit(
         kept=scores.possible,
         possible=scores.possible,
+        weights=scores.scores,
         ablation=scores.ablation,
         labels=scores.labels,
         provenance=scores.provenance,

@@ -41,15 +41,15 @@ class PatchEffects(Result, headline="Patching {what} ({direction})"):
     effects: Float[Tensor, "layer place"] = measured("share of the gap", "", "the place carries more")
     """Mean over the prompts; a place is a position, a head, or both."""
     by_prompt: Float[Tensor, "prompt layer place"]
-    """The same for each prompt."""
+    """Shares of the mean gap, prompt by prompt."""
     clean: Float[Tensor, ""]
     """The metric on the clean prompts."""
     corrupted: Float[Tensor, ""]
     """The metric on the corrupted ones."""
     what: str
-    """What was exchanged."""
+    """Which activation was exchanged."""
     direction: str
-    """Which way."""
+    """"denoise" or "noise"."""
     metric: str
     """What was read."""
 

@@ -194,7 +194,7 @@ def test_batches_and_padding_change_nothing() -> None:
 
 def test_frozen_norms_hold_the_scale() -> None:
     model, pair = models.family("gpt2"), models.pair(n=2)
-    wires, pairs, clean, instead = staged(model, pair)
+    wires, _, clean, instead = staged(model, pair)
     frozen = score_edges(model, pair, TARGET, method="eap", frozen_norms=True)
     free = score_edges(model, pair, TARGET, method="eap")
     # by hand, for the logits: the direction behind the final norm over its scale, centred
@@ -240,7 +240,7 @@ def test_names_and_graphs_are_refused_by_the_nearest() -> None:
             scores.score(wrong)
     whole = select_edges(scores, 40)
     with pytest.raises(ShapeError, match="another model"):
-        interp.circuits.measure_circuit(models.family("llama"), pair, whole, TARGET)
+        interp.circuits.measure_circuit(models.family("llama"), pair, whole, target=TARGET)
     with pytest.raises(ConfigError, match="steps"):
         score_edges(model, pair, TARGET, method="eap", steps=3)
     with pytest.raises(ConfigError, match="frozen"):
