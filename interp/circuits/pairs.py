@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -92,6 +93,8 @@ def read_pairs(model: HookedModel, inputs: Any, target: Any) -> Pairs:
     named = isinstance(target, str) and target in METRICS
     if isinstance(inputs, PromptBatch):
         batch = inputs.to(model.device)
+        if isinstance(target, str) and get_close_matches(target, METRICS, cutoff=0.8):
+            named = metric(target) is not None  # or the nearest names are told
         if target is None or named:
             name = DEFAULT if target is None else str(target)
             read = metric(name)

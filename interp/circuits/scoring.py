@@ -28,6 +28,8 @@ from interp.core.settings import check_choice, check_flags
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import wide
 
+COUNTED = ("accuracy", "preference", "rank")
+"""Metrics that step."""
 CHUNK = 2**28
 """Bytes of contributions that are held at a time, where the caller does not say."""
 
@@ -105,6 +107,13 @@ def score_edges(
             fix='method="eap" or "eap_ig"',
         )
     pairs = read_pairs(model, inputs, target)
+    if method not in ("exact", "information_flow") and pairs.metric in COUNTED:
+        raise ConfigError(
+            f"{pairs.metric} counts, so it has no gradient",
+            got=f'method="{method}"',
+            expected='a metric that moves with the logits, or method="exact"',
+            fix="logit_difference",
+        )
     wires = graph_of(model, pairs)
     replace = Replacement(wires, pairs, ablation, over)
     if method == "eap_ig":
