@@ -29,9 +29,9 @@ def pair(n: int = 3, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
     return clean, corrupted
 
 
-def linear(**more: Any) -> interp.HookedModel:
+def linear() -> interp.HookedModel:
     """Two layers whose attention is uniform, without norms: the logits are linear in every writer."""
-    sizes = {"n_layers": 2, "d_model": 12, "n_ctx": 8, "d_head": 3, "n_heads": 4, "d_vocab": zoo.V}
+    sizes: dict[str, Any] = {"n_layers": 2, "d_model": 12, "n_ctx": 8, "d_head": 3, "n_heads": 4, "d_vocab": zoo.V}
     config = interp.models.SmallConfig(
         **sizes, d_vocab_out=9, attn_only=True, normalization_type=None, dtype="float64", act_fn="relu"
     )

@@ -86,7 +86,8 @@ def test_a_patched_edge_is_the_edit_by_hand() -> None:
     wires, pairs, _, instead = staged(model, pair)
     one = torch.zeros(wires.possible.shape)
     one[wires.edge("a0.h4->a1.h2<k>")] = 1
-    block: Any = model.module.transformer.h[1]
+    module: Any = model.module
+    block = module.transformer.h[1]
     width = model.cfg.d_model
     with torch.no_grad():
         runs = [model.capture(ids, ["blocks.0.attn.hook_z", "blocks.1.hook_resid_pre"]) for ids in pair]
@@ -195,13 +196,15 @@ def test_batches_and_padding_change_nothing() -> None:
 def test_frozen_norms_hold_the_scale() -> None:
     model, pair = models.family("gpt2"), models.pair(n=2)
     wires, _, clean, instead = staged(model, pair)
+    module: Any = model.module
+    final = module.transformer.ln_f
     frozen = score_edges(model, pair, TARGET, method="eap", frozen_norms=True)
     free = score_edges(model, pair, TARGET, method="eap")
     # by hand, for the logits: the direction behind the final norm over its scale, centred
-    direction = model.module.transformer.ln_f.weight * (model.W_U[:, 7] - model.W_U[:, 11])
+    direction = final.weight * (model.W_U[:, 7] - model.W_U[:, 11])
     with torch.no_grad():
         x = model.capture(pair[0], wires.stream.last)[wires.stream.last][:, -1]
-        scale = (x.var(-1, unbiased=False, keepdim=True) + model.module.transformer.ln_f.eps).sqrt()
+        scale = (x.var(-1, unbiased=False, keepdim=True) + final.eps).sqrt()
         pull = (direction - direction.mean()) / scale
         expected = ((instead - clean)[:, :, -1] * pull).sum(-1).mean(1)
     assert (frozen.scores[:, -1] - expected).abs().max() < 1e-10

@@ -12,7 +12,7 @@ EDGES = 44
 
 def circuit(scene: Scene) -> Section | None:
     """Edges by EAP-IG on eight prompts, measured on eight others; None for a model of one's own."""
-    if not scene.own:
+    if not scene.is_bundled:
         return None
     asked = load_task("indirect-object").sample(16, scene.seed)
     scores = score_edges(scene.model, asked[:8])
