@@ -100,20 +100,8 @@ def score_edges(
     check_choice("method", method, EdgeMethod)
     check_flags(frozen_norms=frozen_norms, by_prompt=by_prompt)
     places, weights = _path(method, steps, nodes)
-    if frozen_norms and method in ("exact", "information_flow", "mask_gradient"):
-        raise ConfigError(
-            "no gradient of a norm is held fixed here",
-            got=f'frozen_norms=True, method="{method}"',
-            fix='method="eap" or "eap_ig"',
-        )
     pairs = read_pairs(model, inputs, target)
-    if method not in ("exact", "information_flow") and pairs.metric in COUNTED:
-        raise ConfigError(
-            f"{pairs.metric} counts, so it has no gradient",
-            got=f'method="{method}"',
-            expected='a metric that moves with the logits, or method="exact"',
-            fix="logit_difference",
-        )
+    _refuse_unused(method, frozen_norms, pairs)
     wires = graph_of(model, pairs)
     replace = Replacement(wires, pairs, ablation, over)
     if method == "eap_ig":
@@ -141,6 +129,27 @@ def score_edges(
         labels={"writer": list(wires.writer_names), "reader": list(wires.reader_names)},
         provenance=model.provenance(wires.sites),
     )
+
+
+def _refuse_unused(method: str, frozen_norms: bool, pairs: Pairs) -> None:
+    """Refuse a setting that the method has no use for, and a metric without a gradient.
+
+    Raises:
+        ConfigError: One of these.
+    """
+    if frozen_norms and method in ("exact", "information_flow", "mask_gradient"):
+        raise ConfigError(
+            "no gradient of a norm is held fixed here",
+            got=f'frozen_norms=True, method="{method}"',
+            fix='method="eap" or "eap_ig"',
+        )
+    if method not in ("exact", "information_flow") and pairs.metric in COUNTED:
+        raise ConfigError(
+            f"{pairs.metric} counts, so it has no gradient",
+            got=f'method="{method}"',
+            expected='a metric that moves with the logits, or method="exact"',
+            fix="logit_difference",
+        )
 
 
 def _path(method: str, steps: int | None, nodes: str | None) -> tuple[list[float], list[float]]:

@@ -31,9 +31,15 @@ def pair(n: int = 3, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def linear() -> interp.HookedModel:
     """Two layers whose attention is uniform, without norms: the logits are linear in every writer."""
-    sizes: dict[str, Any] = {"n_layers": 2, "d_model": 12, "n_ctx": 8, "d_head": 3, "n_heads": 4, "d_vocab": zoo.V}
+    sizes: dict[str, Any] = {"n_layers": 2, "d_model": 12, "n_ctx": 8, "d_head": 3, "n_heads": 4}
     config = interp.models.SmallConfig(
-        **sizes, d_vocab_out=9, attn_only=True, normalization_type=None, dtype="float64", act_fn="relu"
+        **sizes,
+        d_vocab=zoo.V,
+        d_vocab_out=9,
+        attn_only=True,
+        normalization_type=None,
+        dtype="float64",
+        act_fn="relu",
     )
     module = interp.models.SmallTransformer(config, seed=2)
     with torch.no_grad():
