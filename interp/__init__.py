@@ -23,7 +23,16 @@ from interp.core.version import VERSION
 __version__ = VERSION
 __all__, __getattr__, __dir__ = lazy(__name__)
 
-_WITH_RESULTS = ("activations", "tasks", "lenses", "probing", "attribution", "dictionaries", "studies")
+_WITH_RESULTS = (
+    "activations",
+    "tasks",
+    "lenses",
+    "probing",
+    "attribution",
+    "dictionaries",
+    "circuits",
+    "studies",
+)
 
 
 def _load_renderers(result_type: type) -> None:

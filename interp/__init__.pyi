@@ -1,5 +1,6 @@
 from interp import activations as activations
 from interp import attribution as attribution
+from interp import circuits as circuits
 from interp import cli as cli
 from interp import core as core
 from interp import dictionaries as dictionaries

@@ -39,6 +39,14 @@ COMMANDS = {
         "interp.cli.attribute:Attribute",
         "Which tokens made the answer, by several methods, with tests of faithfulness.",
     ),
+    "circuit": (
+        "interp.cli.circuit:CircuitOf",
+        "Find the edges of a model that carry a task's answer, and measure circuits made of them.",
+    ),
+    "patch": (
+        "interp.cli.patch:Patch",
+        "Exchange activations between clean and corrupted prompts, one place at a time.",
+    ),
     "models": (
         "interp.cli.models:Models",
         "List the bundled models, or print the map of one model: its sites and their shapes.",

@@ -11,7 +11,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["lenses", "probing", "attribution"])
+@pytest.mark.parametrize("page", ["lenses", "probing", "attribution", "circuits"])
 def test_the_code_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
@@ -21,14 +21,14 @@ def test_the_code_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) 
     assert len(blocks) > 1 and "assert" in text
 
 
-@pytest.mark.parametrize("page", ["lenses", "probing", "attribution"])
+@pytest.mark.parametrize("page", ["lenses", "probing", "attribution", "circuits"])
 def test_the_names_of_a_page_exist(page: str) -> None:
     import interp
-    from interp import attribution, lenses, probing, studies
+    from interp import attribution, circuits, lenses, probing, studies
 
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     table = [line for line in text.splitlines() if line.startswith("|")]
-    rooms = (interp, attribution, lenses, probing, studies)
+    rooms = (interp, attribution, circuits, lenses, probing, studies)
     for name in re.findall(r"`([a-z]\w+)`", "\n".join(table)):
         known = name in attribution.METHODS or any(hasattr(room, name) for room in rooms)
         assert known, name

@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 import interp
-from interp import activations, attribution, dictionaries, lenses, models, plotting, probing, studies, tasks
+from interp import (
+    activations,
+    attribution,
+    circuits,
+    dictionaries,
+    lenses,
+    models,
+    plotting,
+    probing,
+    studies,
+    tasks,
+)
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("method", "source", "call", "tests", "differs from the paper in")
@@ -21,6 +32,7 @@ ROOMS = {
     "interp": interp,
     "activations": activations,
     "attribution": attribution,
+    "circuits": circuits,
     "dictionaries": dictionaries,
     "lenses": lenses,
     "models": models,
@@ -74,7 +86,7 @@ def test_the_call_resolves_to_a_public_name(row: dict[str, str]) -> None:
             assert resolved(head[1]), call
 
 
-COMMANDS = ("lens", "train", "evaluate", "attribute", "probe", "tasks", "demo")
+COMMANDS = ("circuit", "patch", "lens", "train", "evaluate", "attribute", "probe", "tasks", "demo")
 
 
 def resolved(name: str) -> bool:

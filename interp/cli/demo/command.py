@@ -68,6 +68,7 @@ def sections() -> list[Callable[[Scene], Section | None]]:
     from interp.cli.demo.attention import attention
     from interp.cli.demo.attribution import attribution
     from interp.cli.demo.behaviours import behaviours
+    from interp.cli.demo.circuit import circuit
     from interp.cli.demo.dictionary import dictionary
     from interp.cli.demo.head_map import head_map
     from interp.cli.demo.parts import parts
@@ -85,6 +86,7 @@ def sections() -> list[Callable[[Scene], Section | None]]:
         head_map,
         attention,
         attribution,
+        circuit,
         weights,
         probing,
         dictionary,

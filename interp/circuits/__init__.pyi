@@ -1,0 +1,12 @@
+from interp.circuits.acdc import discover_circuit as discover_circuit
+from interp.circuits.evaluating import FaithfulnessCurve as FaithfulnessCurve
+from interp.circuits.evaluating import faithfulness_curve as faithfulness_curve
+from interp.circuits.evaluating import measure_circuit as measure_circuit
+from interp.circuits.graph import Circuit as Circuit
+from interp.circuits.graph import EdgeScores as EdgeScores
+from interp.circuits.graph import select_edges as select_edges
+from interp.circuits.patching import PatchEffects as PatchEffects
+from interp.circuits.patching import patch_activations as patch_activations
+from interp.circuits.scoring import score_edges as score_edges
+from interp.circuits.wires import Wiring as Wiring
+from interp.circuits.wires import wiring as wiring
