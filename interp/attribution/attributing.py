@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.attribution.baselines import baseline as baseline_of
+from interp.attribution.budget import rows_within
 from interp.attribution.config import AttributionConfig
 from interp.attribution.game import SiteGame
 from interp.attribution.methods.gradients import rounding
@@ -29,8 +30,9 @@ from interp.core.errors import ConfigError, HookNotFired, InterpError, ModelErro
 from interp.core.finite import check_finite
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import refuse_inference
+from interp.models.stream.blocks import last_output
 from interp.models.stream.spelling import as_target
-from interp.models.stream.target import Target, token_log_prob
+from interp.models.stream.target import token_log_prob
 
 
 def attribute(
@@ -72,14 +74,14 @@ def attribute(
         SiteError: No such site.
         ModelError: The target does not depend on the site.
         NonFiniteError: Scores that are not numbers.
-        MemoryBudgetError: Memory ran out on the way.
+        MemoryBudgetError: One row takes more memory than is free, said before any runs; with the size,
+            its largest part, and what fits.
     """
     method_row(method)
     settings = (config or AttributionConfig()).changed(options, "attribute")
     refuse_unread([method], options)
     rows = Rows(model, inputs, prepend_bos)
-    aim = as_target(model, target, lambda: _output(model, rows))
-    game = method_game(model, rows, aim, method, site, settings, feature_mask)
+    game = method_game(model, rows, target, method, site, settings, feature_mask)
     about = set_baseline(game, baseline, keep)
     asked, given = asked_for(baseline, keep, prepend_bos, settings, feature_mask)
     return replace(run(game, method, about, settings), asked=asked, given_baseline=given)
@@ -111,30 +113,45 @@ def attribute_methods(
 def make_game(
     model: HookedModel,
     rows: Rows,
-    target: Target,
+    target: Any,
     at: str | None,
     config: AttributionConfig,
     feature_mask: Any = None,
+    method: str = "occlusion",
 ) -> SiteGame:
-    """The model as a function of one site."""
+    """The model as a function of one site, with as many rows at once as a method's memory allows.
+
+    Args:
+        target: As written, or a Target.
+
+    Raises:
+        MemoryBudgetError: One row does not fit; said before any runs.
+    """
     if at is not None:
         (at,) = model.sites.resolve(at) if len(model.sites.resolve(at)) == 1 else (at,)
-    return SiteGame(model, rows, target, at or default_site(model, rows), config, feature_mask)
+    at = at or default_site(model, rows)
+    along = default_site(model, rows) if method_row(method).along_inputs else at
+    at_once = rows_within(model, rows, target, along, method, config)
+    aim = as_target(model, target, lambda: last_output(model, rows.one))
+    game = SiteGame(model, rows, aim, at, config, feature_mask)
+    game.batch = at_once
+    return game
 
 
 def method_game(
     model: HookedModel,
     rows: Rows,
-    target: Target,
+    target: Any,
     method: str,
     at: str | None,
     config: AttributionConfig,
     feature_mask: Any = None,
 ) -> SiteGame:
     """The game of a method, with the path at the embeddings where the method runs one there."""
-    game = make_game(model, rows, target, at, config, feature_mask)
+    game = make_game(model, rows, target, at, config, feature_mask, method)
     if method_row(method).along_inputs:  # units and groups are those of the site that is scored
-        game.path = make_game(model, rows, target, None, replace(config, units=None, patch=None))
+        plain = replace(config, units=None, patch=None)
+        game.path = make_game(model, rows, game.target, None, plain, method=method)
     return game
 
 
@@ -335,8 +352,3 @@ def _continued(model: HookedModel, ids: Tensor, continuation: str | int) -> Tens
 
 def _pieces(model: HookedModel, ids: Tensor) -> list[str]:
     return list(map(str, ids.tolist())) if model.tokenizer is None else model.to_str_tokens(ids)
-
-
-def _output(model: HookedModel, rows: Rows) -> Any:
-    with torch.no_grad():
-        return model(rows.one)

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from interp.attribution.attributing import numbered, position_names
+from interp.attribution.budget import pair_rows_within
 from interp.attribution.config import PairConfig
 from interp.attribution.result import PairAttribution
+from interp.attribution.rows import Rows
 from interp.attribution.settings import pair_asked_for
-from interp.attribution.towers import Embed, Tower, pooled
+from interp.attribution.towers import Embed, Tower, default_pair_site, pooled
 from interp.core.errors import ModelError, ShapeError
 from interp.models.hooked import HookedModel
 
@@ -49,12 +51,15 @@ def attribute_pair(
         ConfigError: An unknown option.
         ShapeError: Embeddings of different widths.
         ModelError: An embedding that is zero has no cosine.
+        MemoryBudgetError: One tangent takes more memory than is free, said before any goes.
     """
     settings = (config or PairConfig()).changed(options, "attribute_pair")
     pool = embed or pooled(settings.pooling)
-    towers = [
-        Tower(one, inputs, site, reference, pool) for one, inputs in ((model, a), (model_b or model, b))
-    ]
+    sides = [(one, Rows(one, inputs)) for one, inputs in ((model, a), (model_b or model, b))]
+    sites = [site or default_pair_site(one) for one, _ in sides]
+    # of both before either runs
+    fit = [pair_rows_within(one, rows, at, settings) for (one, rows), at in zip(sides, sites, strict=True)]
+    towers = [Tower(*side, at, reference, pool) for side, at in zip(sides, sites, strict=True)]
     e_a, e_b = (tower.ends[1] for tower in towers)
     r_a, r_b = (tower.ends[0] for tower in towers)
     if e_a.shape != e_b.shape:
@@ -66,7 +71,8 @@ def attribute_pair(
         raise ModelError("an embedding of length zero has no cosine", fix="similarity='dot'")
     terms = [float(u @ v) / norm for u, v in ((e_a, e_b), (r_a, e_b), (e_a, r_b), (r_a, r_b))]
     halves = [
-        tower.integrated(other, settings) for tower, other in zip(towers, (e_b - r_b, e_a - r_a), strict=True)
+        tower.integrated(other, settings, at_once)
+        for tower, other, at_once in zip(towers, (e_b - r_b, e_a - r_a), fit, strict=True)
     ]
     left, right = (half.slopes for half in halves)
     scores = left.T @ right.to(left.device) / norm

@@ -99,9 +99,7 @@ class Bounds:
 class Tower:
     """One encoder on one input, as a function of one site: e(x)."""
 
-    def __init__(self, model: HookedModel, inputs: Any, at: str | None, reference: Any, pool: Embed) -> None:
-        rows = Rows(model, inputs)
-        site = at or default_pair_site(model)
+    def __init__(self, model: HookedModel, rows: Rows, site: str, reference: Any, pool: Embed) -> None:
         self.pool = pool
         self.game: SiteGame = SiteGame(model, rows, Target("embedding", pool), site)
         self.reference: str
@@ -135,10 +133,11 @@ class Tower:
             )
         return found
 
-    def integrated(self, other: Tensor, config: PairConfig) -> Half:
+    def integrated(self, other: Tensor, config: PairConfig, at_once: int) -> Half:
         """G, refined until its columns sum to e(x) - e(r) as the other tower sees it.
 
         `other` [dim] is the other tower's e(x) - e(r). The vector itself is held to a looser bound.
+        `at_once` tangents go through the model together.
         """
         game = self.game
         bounds = Bounds.of(self.ends, other, config.tolerance, torch.finfo(game.x.dtype).eps)
@@ -147,13 +146,13 @@ class Tower:
             return game.r + at.to(game.x).view(-1, 1, 1) * (game.x - game.r)
 
         def slopes(at: Tensor) -> Tensor:
-            step = max(1, config.rows // game.who.n_places)
+            step = max(1, at_once // game.who.n_places)
             delta = (game.x - game.r)[0]
-            return torch.cat([self._tangents(along(part), delta, config.rows) for part in at.split(step)])
+            return torch.cat([self._tangents(along(part), delta, at_once) for part in at.split(step)])
 
         def reached(at: Tensor) -> Tensor:
             with torch.no_grad():
-                return torch.cat([self.embed(x) for x in along(at).split(config.rows)]).cpu()
+                return torch.cat([self.embed(along(part)) for part in at.split(at_once)]).cpu()
 
         with frozen(game.model):
             used = 0

@@ -1,8 +1,8 @@
-"""How much a request would keep in memory, known before it runs."""
+"""How much a request would keep or make in memory, known before it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from interp.models.text.prepared import Prepared
 
 SMALL = 64 * 2**20
 """Below this nobody asks how much memory is free."""
+GROUPS = "/sys/fs/cgroup"
+"""Where control groups are found."""
 
 
 def estimate_bytes(
@@ -83,16 +85,132 @@ def refuse_above(sizes: dict[str, int], limit: int | None, device: torch.device)
     )
 
 
+def rows_that_fit(
+    what: str,
+    row: Mapping[str, float],
+    beside: Mapping[str, float],
+    rows: int,
+    device: torch.device,
+    fix: str,
+) -> int:
+    """How many rows to send through a model at once: `rows`, halved until half of what is free holds them.
+
+    Args:
+        what: Who asks, for the error.
+        row: What one row takes, bytes by part.
+        beside: What is there whatever the number of rows.
+        fix: What makes it fit where one row does not.
+
+    Raises:
+        MemoryBudgetError: One row needs more than is free.
+    """
+    one, fixed = sum(row.values()), sum(beside.values())
+    if fixed + rows * one < SMALL:
+        return rows
+    free = free_bytes(device)
+    while rows > 1 and fixed + rows * one > free // 2:
+        rows = (rows + 1) // 2
+    refuse_parts(
+        what, {part: row.get(part, 0) * rows + beside.get(part, 0) for part in {**row, **beside}}, device, fix
+    )
+    return rows
+
+
+def refuse_parts(what: str, parts: Mapping[str, float], device: torch.device, fix: str) -> None:
+    """Refuse what would make more on its way than is free.
+
+    Args:
+        what: Who asks, for the error.
+        parts: Bytes of what is there at once, by name.
+        fix: The setting that makes it fit.
+
+    Raises:
+        MemoryBudgetError: With the size, the largest part and the fix.
+    """
+    total = sum(parts.values())
+    if total < SMALL:
+        return
+    free = free_bytes(device)
+    if total <= free:
+        return
+    part, size = max(parts.items(), key=lambda item: item[1])
+    raise MemoryBudgetError(
+        f"{what} would not fit into memory",
+        got=f"an estimated {total / 2**20:,.0f} MiB; most in {part} ({size / 2**20:,.0f} MiB)",
+        expected=f"at most {free / 2**20:,.0f} MiB, which are free",
+        fix=fix,
+    )
+
+
+def fits(parts: Mapping[str, float], device: torch.device) -> bool:
+    """Whether so many bytes are free."""
+    total = sum(parts.values())
+    return total < SMALL or total <= free_bytes(device)
+
+
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free for new tensors on `device`."""
+    """Memory that is free for new tensors on `device`: of the machine, and of what limits this process."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    left = [_free_on_machine(), _free_address_space(), _free_in_group()]
+    return max(0, min(each for each in left if each is not None))
+
+
+def _free_on_machine() -> int:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
     # No /proc (macOS, Windows): assume a laptop's share rather than refuse everything.
     return 8 * 2**30
+
+
+def _free_address_space() -> int | None:
+    """What `ulimit -v` leaves of this process's addresses."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = int(_lines("/proc/self/statm")[0].split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError, IndexError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else limit - used
+
+
+def _free_in_group() -> int | None:
+    """What the control groups of this process leave it, of both versions: a container's memory."""
+    left = []
+    for line in _lines("/proc/self/cgroup"):
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        top = f"{GROUPS}/memory" if kinds else GROUPS
+        files = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            if kinds
+            else ("memory.max", "memory.current", "inactive_file")
+        )
+        # Inside a container the group's own path is the top; outside, every group above it limits too.
+        parts = [part for part in group.split("/") if part]
+        for depth in range(len(parts) + 1):
+            left.append(_left_of("/".join([top, *parts[:depth]]), *files))
+    return min((each for each in left if each is not None), default=None)
+
+
+def _left_of(folder: str, limit: str, used: str, spare: str) -> int | None:
+    """Limit less use of one group, what it keeps of files and can drop counted as free."""
+    try:
+        most, now = (int(_lines(f"{folder}/{name}")[0]) for name in (limit, used))
+    except (IndexError, ValueError):  # no such group here, or "max"
+        return None
+    caches = [
+        int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith(f"{spare} ")
+    ]
+    return most - now + sum(caches)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as lines:
+            return lines.read().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import interp
 from interp.attribution import attribute_pair, attribute_pairs
+from interp.attribution.rows import Rows
 from interp.attribution.towers import Tower, pooled
 from interp.core.errors import ConfigError, ShapeError
 from interp.core.result import Result
@@ -50,11 +51,11 @@ def bert(dtype: torch.dtype = torch.float64) -> interp.HookedModel:
 
 def test_forward_mode_is_backward_mode() -> None:
     model = bert(dtype=torch.float32)
-    tower = Tower(model, toys.IDS, "blocks.1.hook_resid_pre", "mean", pooled("mean"))
+    tower = Tower(model, Rows(model, toys.IDS), "blocks.1.hook_resid_pre", "mean", pooled("mean"))
     from interp.attribution.config import PairConfig
 
     move = tower.ends[1] - tower.ends[0]
-    half = tower.integrated(move, PairConfig(tolerance=1e-5))
+    half = tower.integrated(move, PairConfig(tolerance=1e-5), 96)
     assert half.converged
     torch.testing.assert_close(half.slopes, naive_half(tower, 100), rtol=1e-3, atol=2e-4)
 

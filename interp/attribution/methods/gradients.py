@@ -33,6 +33,7 @@ def integrated_gradients(game: SiteGame, config: AttributionConfig) -> Raw:
         lambda part: (part * delta[0]).double().sum(),
         bound,
         config.max_nodes,
+        game.batch,
     )
     return Raw((found.value * delta[0]).detach(), nodes=found.nodes, error=found.error)
 

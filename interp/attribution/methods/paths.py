@@ -50,6 +50,7 @@ def integrate(
     project: Callable[[Tensor], Tensor],
     bound: float,
     max_nodes: int,
+    at_once: int = 4 * NODES,
 ) -> Integral:
     """Integrate until the measured error meets the bound.
 
@@ -59,6 +60,7 @@ def integrate(
         project: Linear map from a value of the integral to what the potential measures.
         bound: On the sum of the panels' errors (the norm of each), absolute.
         max_nodes: Give up beyond, and say so.
+        at_once: Nodes at once, a panel's at least: their values are dropped before the next.
     """
     x, w = gauss_legendre(NODES)
     ends: dict[float, Tensor] = {}
@@ -67,22 +69,27 @@ def integrate(
     while True:
         new = sorted({e for panel in todo for e in panel} - ends.keys())
         if new:
-            ends.update(zip(new, potential(torch.tensor(new, dtype=torch.float64)), strict=True))
-        at = torch.tensor(np.concatenate([a + (b - a) * x for a, b in todo]))
-        found = integrand(at).unflatten(0, (len(todo), NODES))
-        used += len(at)
+            for some in torch.tensor(new, dtype=torch.float64).split(at_once):
+                ends.update(zip(some.tolist(), potential(some), strict=True))
         parts, misses = [], []
-        for (a, b), values in zip(todo, found, strict=True):
-            weights = torch.tensor((b - a) * w, dtype=values.dtype, device=values.device)
-            parts.append(torch.tensordot(weights, values, 1))
-            misses.append((project(parts[-1]) - (ends[b] - ends[a])).double().norm())
+        for start in range(0, len(todo), max(1, at_once // NODES)):
+            some = todo[start : start + max(1, at_once // NODES)]
+            at = torch.tensor(np.concatenate([a + (b - a) * x for a, b in some]))
+            found = integrand(at).unflatten(0, (len(some), NODES))
+            used += len(at)
+            for (a, b), values in zip(some, found, strict=True):
+                weights = torch.tensor((b - a) * w, dtype=values.dtype, device=values.device)
+                parts.append(torch.tensordot(weights, values, 1))
+                misses.append((project(parts[-1]) - (ends[b] - ends[a])).double().norm())
         told = torch.stack(misses).tolist()  # one wait for all panels where they lie on a device
         panels += [Panel(a, b, *both) for (a, b), *both in zip(todo, told, parts, strict=True)]
         panels.sort(key=lambda panel: panel.miss)
         error = sum(panel.miss for panel in panels)
         split = _worst(panels, bound / 2)
         if error <= bound or used + 2 * NODES * len(split) > max_nodes:
-            total = torch.stack([panel.part for panel in panels]).sum(0)
+            total = torch.zeros_like(panels[0].part)
+            for panel in panels:
+                total += panel.part
             return Integral(total, error, used, error <= bound)
         panels = panels[: len(panels) - len(split)]
         todo = [h for a, b, _, _ in split for h in ((a, (a + b) / 2), ((a + b) / 2, b))]

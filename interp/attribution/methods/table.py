@@ -30,6 +30,9 @@ class Row:
     """Fields of `AttributionConfig` that it reads beside those that all do (`READ_BY_ALL`)."""
     along_inputs: bool = False
     """Whether its path runs at the model's embeddings, wherever the site is that it scores."""
+    keeps: str = "nothing"
+    """What it keeps of a pass, by which `budget` knows its memory: of many rows nothing or `gradients`;
+    of one a `gradient`, `differences`, `relevance`, or `patterns`."""
 
 
 _E, _G = "interp.attribution.methods.engines", "interp.attribution.methods.gradients"
@@ -39,19 +42,44 @@ _S, _C = "interp.attribution.methods.sampling", "interp.attribution.methods.cond
 READ_BY_ALL = ("tolerance", "rows", "seed", "units", "patch")
 METHODS: dict[str, Row] = {
     "integrated_gradients": Row(
-        f"{_G}:integrated_gradients", True, True, "gradients along the path from the baseline", ("max_nodes",)
+        f"{_G}:integrated_gradients",
+        True,
+        True,
+        "gradients along the path from the baseline",
+        ("max_nodes",),
+        keeps="gradients",
     ),
-    "gradient_x_input": Row(f"{_E}:gradient_x_input", False, True, "first-order Taylor"),
-    "saliency": Row(f"{_E}:saliency", False, False, "size of the gradient"),
-    "smoothgrad": Row(f"{_N}:smoothgrad", False, False, "gradient averaged over noise", ("samples", "noise")),
+    "gradient_x_input": Row(f"{_E}:gradient_x_input", False, True, "first-order Taylor", keeps="gradient"),
+    "saliency": Row(f"{_E}:saliency", False, False, "size of the gradient", keeps="gradient"),
+    "smoothgrad": Row(
+        f"{_N}:smoothgrad",
+        False,
+        False,
+        "gradient averaged over noise",
+        ("samples", "noise"),
+        keeps="gradients",
+    ),
     "gradient_shap": Row(
-        f"{_N}:gradient_shap", False, True, "gradients at random points of the path", ("samples", "noise")
+        f"{_N}:gradient_shap",
+        False,
+        True,
+        "gradients at random points of the path",
+        ("samples", "noise"),
+        keeps="gradients",
     ),
-    "deeplift": Row(f"{_D}:deeplift", True, True, "finite differences propagated exactly"),
+    "deeplift": Row(
+        f"{_D}:deeplift", True, True, "finite differences propagated exactly", keeps="differences"
+    ),
     "deeplift_reveal_cancel": Row(
-        f"{_D}:reveal_cancel", True, True, "DeepLIFT with positive and negative parts kept apart"
+        f"{_D}:reveal_cancel",
+        True,
+        True,
+        "DeepLIFT with positive and negative parts kept apart",
+        keeps="differences",
     ),
-    "captum_deeplift": Row(f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)"),
+    "captum_deeplift": Row(
+        f"{_E}:captum_deeplift", True, True, "captum's DeepLIFT (Rescale)", keeps="differences"
+    ),
     "layer_conductance": Row(
         f"{_C}:layer_conductance",
         False,
@@ -59,6 +87,7 @@ METHODS: dict[str, Row] = {
         "flow of the embeddings' path through a unit",
         ("max_nodes",),
         along_inputs=True,
+        keeps="gradients",
     ),
     "occlusion": Row(
         f"{_E}:occlusion", False, True, "a window of neighbours hidden", ("window", "max_forward")
@@ -71,22 +100,36 @@ METHODS: dict[str, Row] = {
         f"{_S}:kernel_shap", True, True, "Shapley values by regression", ("samples", "max_forward")
     ),
     "lime": Row(f"{_S}:lime", False, True, "a sparse local linear model", ("samples",)),
-    "lrp_epsilon": Row(f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule", ("epsilon",)),
-    "lrp_gamma": Row(f"{_L}:gamma_rule", False, True, "relevance, gamma rule", ("epsilon", "gamma")),
-    "lrp_alpha_beta": Row(
-        f"{_L}:alpha_beta_rule", False, True, "relevance, alpha-beta rule", ("epsilon", "alpha")
+    "lrp_epsilon": Row(
+        f"{_L}:epsilon_rule", False, True, "relevance, epsilon rule", ("epsilon",), keeps="relevance"
     ),
-    "attn_lrp": Row(f"{_L}:attention_rule", False, True, "relevance through attention", ("epsilon",)),
+    "lrp_gamma": Row(
+        f"{_L}:gamma_rule", False, True, "relevance, gamma rule", ("epsilon", "gamma"), keeps="relevance"
+    ),
+    "lrp_alpha_beta": Row(
+        f"{_L}:alpha_beta_rule",
+        False,
+        True,
+        "relevance, alpha-beta rule",
+        ("epsilon", "alpha"),
+        keeps="relevance",
+    ),
+    "attn_lrp": Row(
+        f"{_L}:attention_rule", False, True, "relevance through attention", ("epsilon",), keeps="relevance"
+    ),
     "functional_information": Row(
         f"{_N}:functional_information",
         False,
         False,
         "gradient energy under noise, over the output",
         ("samples", "noise"),
+        keeps="gradients",
     ),
-    "attention": Row(f"{_A}:last_attention", False, False, "attention of the last layer"),
-    "attention_rollout": Row(f"{_A}:rollout", False, False, "attention multiplied over layers"),
-    "attention_flow": Row(f"{_A}:flow", False, False, "largest flow through attention"),
+    "attention": Row(f"{_A}:last_attention", False, False, "attention of the last layer", keeps="patterns"),
+    "attention_rollout": Row(
+        f"{_A}:rollout", False, False, "attention multiplied over layers", keeps="patterns"
+    ),
+    "attention_flow": Row(f"{_A}:flow", False, False, "largest flow through attention", keeps="patterns"),
 }
 
 WITHOUT_GRADIENTS = set(

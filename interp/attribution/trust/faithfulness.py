@@ -23,7 +23,6 @@ from interp.core.foreign import show
 from interp.core.randomness import generator
 from interp.core.settings import check_flags
 from interp.models.hooked import HookedModel
-from interp.models.stream.spelling import as_target
 from interp.models.text.forms import is_text
 
 ERASER = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -80,8 +79,7 @@ def faithfulness(
         where, absent, keep = removal(mine, site, baseline)
         told = {each.asked["prepend_bos"] for each in mine.values() if each.asked is not None}
         rows = Rows(model, one, *(told if len(told) == 1 and is_text(one) else ()))
-        goal = as_target(model, aim, lambda rows=rows: _output(model, rows))
-        game = make_game(model, rows, goal, where, *players(mine))
+        game = make_game(model, rows, aim, where, *players(mine))
         _check_same_input(game, mine, e)
         set_baseline(game, absent, keep)
         moved = [_sensitivity(game, each, config, e) for each in mine.values()] if sensitivity else []
@@ -308,8 +306,3 @@ def _check_same_input(game: SiteGame, found: Mapping[str, Attribution], e: int) 
                 got=show(" ".join(one.tokens), 80),
                 expected=show(" ".join(tokens), 80),
             )
-
-
-def _output(model: HookedModel, rows: Rows) -> Any:
-    with torch.no_grad():
-        return model(rows.one)

@@ -45,17 +45,29 @@ def only_last(real: Tensor) -> dict[str, Any]:
     return {"logits_to_keep": 1 if int(last) == len(real) - 1 else last}
 
 
-def only_what_is_read(model: HookedModel, target: Target, inputs: Any, at: str) -> dict[str, Any]:
+LAST = Target("the last position", lambda out: out, weights=(torch.zeros(0), torch.zeros(0)))
+"""Stands for any sum of logits there, before it is known which."""
+
+
+def only_what_is_read(
+    model: HookedModel, target: Target, inputs: Any, at: str | None = None
+) -> dict[str, Any]:
     """What asks a model for the last position's logits alone, where a target reads no others.
 
     Args:
         inputs: What the model is run on; what it says about logits stays.
-        at: The site that is edited: behind the head's norm nothing may be left out.
+        at: The site that is edited, if one is: behind the head's norm nothing may be left out.
     """
     given = set(inputs) if isinstance(inputs, Mapping) else set()
     last = target.site is None and target.weights is not None and target.position in (None, -1)
     spares = "logits_to_keep" in model.keywords and not given & set(FEWER_LOGITS)
-    return {"logits_to_keep": 1} if last and spares and last_before_head(model, [at]) else {}
+    return {"logits_to_keep": 1} if last and spares and last_before_head(model, [at] if at else []) else {}
+
+
+def last_output(model: HookedModel, inputs: Any) -> Any:
+    """A model's output on its inputs; logits, where the head can be asked for few, of the last position."""
+    with torch.no_grad():
+        return model(inputs, **only_what_is_read(model, LAST, inputs))
 
 
 class Speech(NamedTuple):
