@@ -232,6 +232,7 @@ class ActivationStream:
 
     def _capture(self, epoch: int, block: int) -> dict[str, Tensor]:
         n_rows = len(self.order.shuffled(epoch, block))
+        self._check_memory(n_rows, self._known_width())
         held: dict[str, Tensor] = {}
         filled = 0
         for chosen in self._forwards(epoch, block):
@@ -241,7 +242,7 @@ class ActivationStream:
             for site in self.sites:
                 rows = self._rows(acts[site], keep, site)
                 if site not in held:
-                    self._check_memory(n_rows, rows)
+                    self._check_memory(n_rows, rows.shape[1] * rows.element_size() * len(self.sites))
                     held[site] = rows.new_empty(n_rows, rows.shape[1])
                 held[site][filled : filled + n] = rows
             filled += n
@@ -256,9 +257,15 @@ class ActivationStream:
             )
         return value[keep.to(value.device)].flatten(1)
 
-    def _check_memory(self, n_rows: int, rows: Tensor) -> None:
-        """Estimated by this site's width for all of them, before the block is allocated."""
-        needed = n_rows * rows.shape[1] * rows.element_size() * len(self.sites)
+    def _known_width(self) -> int:
+        """Bytes of one row of all sites, as far as shapes are known before the model runs."""
+        dtype = self.dtype or getattr(torch, self.model.cfg.dtype or "float32")
+        volumes = [self.model.sites[site].volume for site in self.sites]
+        return sum(dtype.itemsize * volume[0] for volume in volumes if volume is not None)
+
+    def _check_memory(self, n_rows: int, width: int) -> None:
+        """Before the model runs by what is known; by one site's width for all before a block is made."""
+        needed = n_rows * width
         if needed > self.config.max_bytes:
             fits = self.config.buffer_sequences * self.config.max_bytes // needed
             raise MemoryBudgetError(

@@ -27,6 +27,8 @@ from interp.core.finite import check_finite
 from interp.core.names import did_you_mean
 from interp.core.provenance import Provenance, fingerprint_state
 from interp.core.randomness import permutation
+from interp.dictionaries.train_config import TrainConfig
+from interp.models.budget import refuse_parts
 from interp.models.hooks.splice import Splice
 from interp.models.text.forms import holds_ids
 
@@ -334,3 +336,32 @@ def _from_model(data: Any, model: Any, sites: list[str], stream: StreamConfig, t
             fix="rows are floats: x.float(); token ids need model=" if numbers else None,
         )
     return ActivationStream(model, sites, token_sequences(model, data, text), stream)
+
+
+def refuse_unaffordable(configs: Sequence[TrainConfig], places: Sequence[Sequence[str]], source: Any) -> None:
+    """Refuse a training that takes more memory than is free, before the model runs for a row of it.
+
+    Weights, their gradients, Adam's two moments and one copy while they are updated; and the latents of
+    one batch, forth and back.
+
+    Raises:
+        MemoryBudgetError: With the size, the largest part and the settings that make it smaller.
+    """
+    weights = latents = 0.0
+    for config, pair in zip(configs, places, strict=True):
+        weights += 5 * 4.0 * config.d_sae * sum(_width(source, site) for site in pair)
+        latents += 3 * 4.0 * config.d_sae * config.batch_size
+    model = getattr(source, "model", None)
+    device = torch.device("cpu") if model is None else model.device
+    parts = {"weights, gradients and moments": weights, "latents of a batch": latents}
+    refuse_parts(
+        "this training", parts, device, "a smaller d_sae or batch_size, or fewer dictionaries at once"
+    )
+
+
+def _width(source: Any, site: str) -> int:
+    """Numbers per row at a site; of a model's stream, from its shapes alone (0 where only a run tells)."""
+    model = getattr(source, "model", None)
+    if model is None:
+        return source.batch(0)[site].shape[1]
+    return (model.sites[site].volume or (0,))[0]

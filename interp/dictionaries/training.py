@@ -34,6 +34,7 @@ from interp.dictionaries.sources import (
     plan_of,
     provenance_at,
     read_data,
+    refuse_unaffordable,
     sides,
     source_of,
 )
@@ -121,6 +122,8 @@ def run_training(
         NonFiniteError: Rows, losses, gradients or weights stopped being finite.
         StorageError: `out` is held by another process, or the disk refuses.
         Interrupted: SIGTERM or SIGINT; a checkpoint was committed.
+        MemoryBudgetError: Weights, their gradients and moments, and one batch's latents are more than
+            what is free, before any row is read.
     """
     configs = [config] if isinstance(config, TrainConfig) else list(config)
     names = check_configs(configs)
@@ -130,6 +133,7 @@ def run_training(
     source = source_of(data, model, sites, first.stream(), first.text())
     if source is data or isinstance(source, TensorRows | ShardReader):
         refuse_unread(first, own_settings(source), type(source).__name__)
+    refuse_unaffordable(configs, places, source)
     plan = plan_of(source)
     trainees = nn.ModuleDict()
     samples: dict[tuple[str, str, int], Sample] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from interp.core.errors import ConfigError, MemoryBudgetError
 from interp.models.hooks.sites import SiteMap
@@ -140,6 +141,20 @@ def refuse_parts(what: str, parts: Mapping[str, float], device: torch.device, fi
         expected=f"at most {free / 2**20:,.0f} MiB, which are free",
         fix=fix,
     )
+
+
+def refuse_copy(module: nn.Module, what: str, device: torch.device | None = None) -> None:
+    """Refuse a copy of a module's weights that is larger than what is free where it goes.
+
+    Raises:
+        MemoryBudgetError: With the size of the copy.
+    """
+    seen = {id(value): value for value in (*module.parameters(), *module.buffers())}
+    own = {value.device for value in seen.values()}
+    size = float(sum(value.numel() * value.element_size() for value in seen.values()))
+    where = device or next(iter(own), torch.device("cpu"))
+    fix = "change the only copy: model.module.to(...), then wrap it again; or free memory first"
+    refuse_parts(what, {"a second copy of the weights": size}, where, fix)
 
 
 def fits(parts: Mapping[str, float], device: torch.device) -> bool:

@@ -23,6 +23,7 @@ from interp.core.provenance import checksum_state, fingerprint_state
 from interp.core.randomness import read_seed
 from interp.models.adapters.constants import settings_digest
 from interp.models.adapters.effective import packed_parts, state_in_use
+from interp.models.budget import refuse_copy
 from interp.models.cfg import ModelConfig
 
 _NOT_IDENTITY = ("model_name", "device")
@@ -151,6 +152,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         for value in vars(part).values():
             if isinstance(value, Tensor) and not value.is_leaf:  # pruning, old weight norm
                 memo[id(value)] = value.detach().clone()
+    refuse_copy(module, f"a copy of {type(module).__name__}")
     made = copy.deepcopy(module, memo)
     _strip_our_hooks(made)
     return made

@@ -11,6 +11,7 @@ from interp.core.errors import ModelError
 from interp.core.randomness import generator
 from interp.models.adapters.effective import packed_parts
 from interp.models.adapters.huggingface import is_huggingface
+from interp.models.budget import refuse_copy
 from interp.models.small.model import SmallTransformer
 
 
@@ -23,6 +24,7 @@ def randomised_module(module: nn.Module, seed: int) -> nn.Module:
 
     Raises:
         ModelError: Quantised weights, which nothing can redraw.
+        MemoryBudgetError: A second set of weights is more than what is free.
     """
     packed = packed_parts(module)
     if packed:
@@ -32,6 +34,7 @@ def randomised_module(module: nn.Module, seed: int) -> nn.Module:
             expected="floating-point weights",
             fix="randomise the unquantised model; quantise its module afterwards",
         )
+    refuse_copy(module, f"a {type(module).__name__} with fresh weights")
     first = next(module.parameters(), torch.zeros(()))
     # Never the weights that the same seed gave the model itself before training.
     draw = int(torch.randint(2**31, (1,), generator=generator(seed, "randomised model")))

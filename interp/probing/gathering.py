@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.core.errors import SiteError
 from interp.core.settings import check_flags
+from interp.models.budget import refuse_parts
 from interp.models.hooked import HookedModel
 from interp.models.text.batch import TokenBatch
 from interp.probing.config import ProbeConfig
@@ -33,6 +34,7 @@ def gather(
 
     Raises:
         SiteError: A name that matches nothing, or a site without positions of its own.
+        MemoryBudgetError: The rows of all sites together are more than what is free.
     """
     names = model.sites.resolve(sites if isinstance(sites, str) else list(sites))
     for name in names:
@@ -41,6 +43,11 @@ def gather(
             expected = "a site with axes batch pos ..."
             raise SiteError(f"{name!r} has no row per token", got=axes, expected=expected)
     batch, n = labelled.batch, len(labelled)
+    wide = 8.0 if model.cfg.dtype == "float64" else 4.0
+    sizes = {name: wide * n * (model.sites[name].volume or (0,))[0] for name in names}
+    refuse_parts(
+        f"{n:,} rows of {len(names)} sites", sizes, torch.device("cpu"), "fewer sites, or fewer texts"
+    )
     rows: dict[str, Tensor] = {}
     order = batch.lengths.argsort(stable=True)
     for part in order.split(batch_size):

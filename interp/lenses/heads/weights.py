@@ -16,6 +16,7 @@ from interp.core.errors import ConfigError, ModelError
 from interp.core.frames.quantity import computed, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
+from interp.models.budget import refuse_parts
 from interp.models.hooked import HookedModel
 
 
@@ -77,12 +78,20 @@ def heads_from_weights(model: HookedModel, *, n_tokens: int = 512, seed: int = 0
 
     Raises:
         ModelError: The model's attention weights or embeddings cannot be read.
+        MemoryBudgetError: What every head writes for every token is more than what is free.
     """
     if n_tokens < 2:
         raise ConfigError("recall needs tokens to confuse", got=n_tokens, expected="n_tokens >= 2")
     cfg = model.cfg
     if not cfg.n_heads or not cfg.d_vocab:
         raise ModelError(f"{cfg.model_name} has no attention over tokens", got=cfg.family)
+    n, heads = min(n_tokens, cfg.d_vocab), cfg.n_heads
+    parts = {
+        "what every head writes for every token": 4.0 * cfg.n_layers * heads * n * cfg.d_model,
+        "what one layer's heads say of every token": 4.0 * heads * n * (3 * n + 2 * cfg.d_head),
+    }
+    fix = f"n_tokens={max(2, n // 4)}"
+    refuse_parts(f"heads_from_weights over {n:,} tokens", parts, model.device, fix)
     draw = torch.randperm(cfg.d_vocab, generator=generator(seed, "tokens for heads"))[:n_tokens]
     embed = model.W_E.detach()[draw.to(model.device)].float()
     unembed = None

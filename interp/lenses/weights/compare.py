@@ -21,6 +21,7 @@ from interp.core.randomness import generator
 from interp.core.result import Result
 from interp.core.settings import check_choice
 from interp.lenses.weights.table import TokenTable
+from interp.models.budget import refuse_parts
 from interp.models.hooked import HookedModel
 from interp.models.hooks.interventions import patch
 
@@ -132,11 +133,20 @@ def align_models(first: HookedModel, second: HookedModel, weight: str = "out", *
     Raises:
         ConfigError: Different vocabularies, or another weight.
         ModelError: A model has no such weight.
+        MemoryBudgetError: All layers' weights of both models, widened, are more than what is free.
     """
     check_choice("weight", weight, ("in", "gate", "out"))
     _same_vocabulary(first, second)
     from scipy.optimize import linear_sum_assignment
 
+    sizes = [(one.cfg.n_layers, one.cfg.d_mlp, one.cfg.d_model, one.cfg.d_vocab) for one in (first, second)]
+    parts = {
+        "MLP weights of all layers": 4.0 * sum(layers * d_mlp * d for layers, d_mlp, d, _ in sizes),
+        "token embeddings": 8.0 * sum(n_tokens * d for _, _, d, n_tokens in sizes),
+        "neurons by neurons": 8.0 * sizes[0][1] * sizes[1][1],
+    }
+    fix = "models on a device with more memory, or of fewer layers"
+    refuse_parts("align_models", parts, first.device, fix)
     left, right = _rows(first, weight), _rows(second, weight)
     e1, e2 = _centred(first), _centred(second)
     draw = torch.randperm(len(e2), generator=generator(seed, "permuted tokens"))

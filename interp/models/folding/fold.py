@@ -18,6 +18,7 @@ from interp.core.errors import FoldError
 from interp.core.settings import check_flags
 from interp.models.adapters.effective import adapted_parts
 from interp.models.adapters.proof import probe_inputs, quiet
+from interp.models.budget import refuse_copy
 from interp.models.folding.families import huggingface_parts, small_parts
 from interp.models.folding.parts import FoldNorm, FoldParts, ValuePath
 from interp.models.hooked import HookedModel
@@ -60,6 +61,7 @@ def fold(
             precision, a float64 model that computes in float32 where the fold would reach:
             Gemma's gains, Bloom's softmax), or the weights cannot be read (quantised, offloaded,
             unknown family).
+        MemoryBudgetError: A second copy of the weights is more than what is free.
     """
     check_flags(fold_ln=fold_ln, fold_value_biases=fold_value_biases)
     _refuse_unknown(model)
@@ -75,6 +77,7 @@ def fold(
             expected="norms whose output only linear maps read",
             fix="fold_ln=False folds what remains exact",
         )
+    refuse_copy(model.module, "a folded copy")
     module = copy.deepcopy(model.module)
     parts = _parts(module, wrap(module, model.tokenizer, check=False), model)
     _untie(module, parts)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.core.errors import ShapeError
+from interp.models.budget import refuse_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ def spectrum(x: Float[Tensor, "n d"], standardise: bool = True) -> Spectrum:
     Directions whose variance is below rounding (relative to the largest) are dropped: constant and
     dependent features and n < d need no special care. Cost O(n d min(n, d)), once.
     """
+    _refuse_large(len(x), x.shape[1], x.element_size())
     mean = x.mean(0)
     centred = x - mean
     scale = torch.ones_like(mean)
@@ -68,6 +70,15 @@ def spectrum(x: Float[Tensor, "n d"], standardise: bool = True) -> Spectrum:
     return Spectrum(mean, scale, basis.to(x.dtype), power, rows)
 
 
+def _refuse_large(n: int, d: int, itemsize: int) -> None:
+    """Refuse rows whose decomposition is larger than what is free."""
+    parts = {
+        "rows, centred and turned": 3.0 * n * d * itemsize,
+        "the Gram matrix and its vectors": 4.0 * 8 * min(n, d) ** 2,
+    }
+    refuse_parts(f"rows [{n:,}, {d:,}]", parts, torch.device("cpu"), "fewer rows, or fewer sites at a time")
+
+
 def _gram(wide: Tensor) -> Tensor:
     """wide @ wide.T, summed in float64 without a float64 copy of the whole."""
     total = wide.new_zeros(len(wide), len(wide), dtype=torch.float64)
@@ -89,9 +100,16 @@ class Moments:
         mean_z: [k].
         xx: Scatter of x, [d, d].
         xz: Scatter of x with z, [d, k].
+
+    Raises:
+        MemoryBudgetError: Scatters [d, d] are more than what is free.
     """
 
     def __init__(self, d: int, k: int) -> None:
+        scatter = {"the scatter of x": 3.0 * 8 * d * d}
+        refuse_parts(
+            f"moments of {d:,} columns", scatter, torch.device("cpu"), "fewer columns: a narrower site"
+        )
         self.n: int = 0
         self.mean_x: Tensor = torch.zeros(d, dtype=torch.float64)
         self.mean_z: Tensor = torch.zeros(k, dtype=torch.float64)
