@@ -5,7 +5,8 @@
 
 The exponent is that of the last octave: 1 is linear. Peaks are what torch's allocator held at once
 above model and inputs, temporaries of its kernels included; they are exact and the same everywhere.
-Seconds are process time: read their exponents, not the seconds.
+Seconds are process time: read their exponents, not the seconds. "Fits" is the size at which the peak,
+grown on by its last exponent, fills 24 or 80 GiB beside the model: an extrapolation, by far.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import interp
+from interp.attribution.budget import SHARES, held_bytes
+from interp.attribution.methods.table import METHODS
 from interp.dictionaries import Dictionary, DictionaryConfig, FinetuneConfig, evaluate, finetune
 from interp.lenses import head_atlas, neuron_atlas, read_pairs, second_order
 
@@ -175,10 +178,19 @@ def exponent(steps: tuple[int, ...], values: list[float]) -> float:
     return math.log(max(values[-1], 1e-9) / max(values[-2], 1e-9)) / math.log(steps[-1] / steps[-2])
 
 
+def largest(steps: tuple[int, ...], peaks: list[float], gib: int) -> str:
+    """The size whose peak fills so many GiB, two digits; a peak that does not grow is no bound."""
+    growth = exponent(steps, peaks)
+    if growth < 0.05:
+        return "any"
+    size = steps[-1] * (gib * 2**30 / peaks[-1]) ** (1 / growth)
+    return f"{float(f'{min(size, 1e9):.1e}'):,.0f}" if size < 1e9 else "over 10^9"
+
+
 def lines(only: str) -> Iterator[str]:
     """The table, a row per analysis."""
-    yield "| analysis | varied | sizes | CPU s | exponent | peak MiB | exponent |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| analysis | varied | sizes | CPU s | exponent | peak MiB | exponent | fits 24 GiB | fits 80 GiB |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for growth in GROWTHS:
         if only not in growth.name:
             continue
@@ -192,8 +204,40 @@ def lines(only: str) -> Iterator[str]:
             f"{exponent(growth.steps, seconds):.2f}",
             ", ".join(f"{p / 2**20:.1f}" for p in peaks),
             f"{exponent(growth.steps, peaks):.2f}",
+            *(largest(growth.steps, peaks, gib) for gib in (24, 80)),
         )
         yield f"| {' | '.join(told)} |"
+
+
+def eight_billion() -> interp.HookedModel:
+    """The shapes of an 8-billion-parameter Llama in bfloat16, without its weights."""
+    config = transformers.LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4_096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    with torch.device("meta"):
+        return interp.wrap(transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval(), check=False)
+
+
+def lengths() -> Iterator[str]:
+    """The longest input whose single row an attribution of an 8B model lets through, by its own budget."""
+    yield "| what a method keeps | methods | tokens in 24 GiB | tokens in 80 GiB |"
+    yield "|---|---|---|---|"
+    model = eight_billion()
+    weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    for kept, share in SHARES.items():
+        methods = ", ".join(name for name, row in METHODS.items() if row.keeps == kept)
+        fits = []
+        for gib in (24, 80):
+            pos = 1
+            while sum(held_bytes(model, 2 * pos, "hook_embed", share).values()) < gib * 2**30 - weights:
+                pos *= 2
+            fits.append(f"{pos:,}")
+        yield f"| {kept} | {methods} | {' | '.join(fits)} |"
 
 
 if __name__ == "__main__":
@@ -201,3 +245,6 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help="part of an analysis's name")
     for line in lines(parser.parse_args().only):
         print(line, flush=True)
+    print()
+    for line in lengths():
+        print(line)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp.attribution.config import AttributionConfig, PairConfig
+from interp.attribution.game import MOST_EXTRA
 from interp.attribution.methods.paths import NODES
 from interp.attribution.methods.table import method_row
 from interp.attribution.rows import Rows, tensors
@@ -22,9 +23,6 @@ from interp.models.hooked import HookedModel
 from interp.models.stream.blocks import LAST, only_what_is_read
 from interp.models.stream.sizes import pass_bytes
 from interp.models.stream.target import Target
-
-MOST_EXTRA = 8
-"""Class, distillation and register tokens that may stand before a vision model's patches."""
 
 
 class Share(NamedTuple):
@@ -118,17 +116,7 @@ class _Need:
 
     def held(self, pos: int, share: Share) -> dict[str, float]:
         """Bytes of one pass, by part."""
-        size = pass_bytes(self.model, pos, self.at)
-        # In half precision norms and softmax still keep float32.
-        wide = 2.0 if getattr(torch, self.model.cfg.dtype or "float32").itemsize == 2 else 1.0
-        block = wide * share.block / size.n_blocks
-        pairs = 0 if share.fused and size.fused else size.pairs
-        return {
-            "activations of the layers behind the site": (wide * share.stream + block) * size.stream,
-            "attention scores and patterns": (wide * share.pairs + block) * pairs,
-            "logits": wide * share.logits * size.logits * self.read(pos),
-            "copies of the site": 4.0 * size.site,
-        }
+        return held_bytes(self.model, pos, self.at, share, self.read(pos))
 
     def site(self, pos: int) -> int:
         """Bytes of the site."""
@@ -163,6 +151,27 @@ class _Need:
         if shorter > 1:
             found.append(f"an input of at most {shorter:,} positions")
         return ", ".join([*found, "a site further up"])
+
+
+def held_bytes(model: HookedModel, pos: int, at: str, share: Share, read: int = 1) -> dict[str, float]:
+    """What one row's pass holds at once, by part.
+
+    Args:
+        pos: Positions of the row.
+        at: The site from which the model runs anew.
+        read: Positions that get logits.
+    """
+    size = pass_bytes(model, pos, at)
+    # In half precision norms and softmax keep float32 all the same.
+    wide = 1.25 if getattr(torch, model.cfg.dtype or "float32").itemsize == 2 else 1.0
+    block = wide * share.block / size.n_blocks
+    pairs = 0 if share.fused and size.fused else size.pairs
+    return {
+        "activations of the layers behind the site": (wide * share.stream + block) * size.stream,
+        "attention scores and patterns": (wide * share.pairs + block) * pairs,
+        "logits": wide * share.logits * size.logits * read,
+        "copies of the site": 4.0 * size.site,
+    }
 
 
 def length_of(model: HookedModel, rows: Rows) -> int | None:

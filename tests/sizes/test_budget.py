@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,3 +57,67 @@ def test_the_memory_asked_is_where_values_go() -> None:
     assert Keeping(to=there).form("float32", here) == ("float32", there)
     assert Keeping(to=torch.float64).form("float32", here) == ("float64", here)
     assert Keeping(dtype="bfloat16", to=there).form("float32", here) == ("bfloat16", there)
+
+
+# ---- what is free ------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+GIB = 2**30
+TWO = {
+    "memory.max": f"{GIB}",
+    "memory.current": f"{GIB // 2}",
+    "memory.stat": f"anon 7\ninactive_file {GIB // 4}",
+}
+ONE = {
+    "memory.limit_in_bytes": f"{GIB}",
+    "memory.usage_in_bytes": f"{GIB // 2}",
+    "memory.stat": f"total_inactive_file {GIB // 4}",
+}
+
+
+def write_group(folder: Path, files: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text + "\n", encoding="ascii")
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, groups: Path, own: str) -> None:
+    """A machine with 8 GiB to spare, this process in one control group, under no limit of addresses."""
+    said = {"/proc/meminfo": ["MemAvailable: 8388608 kB"], "/proc/self/cgroup": own.splitlines()}
+    reading = budget._lines
+    monkeypatch.setattr(budget, "GROUPS", str(groups))
+    monkeypatch.setattr(budget, "_lines", lambda path: said.get(path) or reading(path))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "group", "files"),
+    [
+        ("0::/job/step", "job", TWO),  # a group above limits what is below
+        ("0::/job", "job", TWO),
+        ("0::/seen/from/outside", "", TWO),  # in a container its own group is the top
+        ("9:name=systemd:/\n4:cpu,memory:/job\n0::/", "memory/job", ONE),
+        ("4:memory:/docker/abc", "memory", ONE),
+    ],
+)
+def test_a_control_group_bounds_what_is_free(
+    own: str, group: str, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limit less use, and what it holds of files counts as free; without a limit the machine's memory."""
+    on_a_machine(monkeypatch, tmp_path, own)
+    assert budget.free_bytes(CPU) == 8 * GIB
+    write_group(tmp_path / group, files)
+    assert budget.free_bytes(CPU) == GIB * 3 // 4
+    limit = next(iter(files))
+    write_group(tmp_path / group, {limit: "max" if limit == "memory.max" else str(2**63 - 4096)})
+    assert budget.free_bytes(CPU) == 8 * GIB
+    write_group(tmp_path / group, {limit: "4096"})  # below its use: nothing is left
+    assert budget.free_bytes(CPU) == 0
+
+
+def test_a_limit_of_addresses_bounds_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, tmp_path, "0::/")
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    used = pages * resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + GIB, used + GIB))
+    assert abs(budget.free_bytes(CPU) - GIB) < GIB / 16
