@@ -118,7 +118,7 @@ def test_in_order_each_block_is_captured_once(model: Any, tokens: Any) -> None:
     capture = model.capture
 
     class Counting:
-        sites, tokenization = model.sites, model.tokenization
+        sites, tokenization, cfg = model.sites, model.tokenization, model.cfg
 
         def capture(self, batch: Any, sites: Any, **kwargs: Any) -> Any:
             calls.append(len(batch))
@@ -241,3 +241,15 @@ def test_a_real_model_and_real_text(shared_data: Path) -> None:
         sequence, position = stream.origins(3)[i].tolist()
         acts = model.capture(tokens.batch([sequence]), "blocks.2.hook_resid_post")
         torch.testing.assert_close(rows[i], acts["resid_post", 2][0, position], rtol=1e-4, atol=1e-4)
+
+
+def test_a_buffer_that_does_not_fit_is_refused_before_the_model_runs(
+    model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the model ran")
+
+    stream = make(model, tokens, max_bytes=4_000)
+    monkeypatch.setattr(type(model), "capture", run)
+    with pytest.raises(MemoryBudgetError, match="buffer_sequences"):
+        stream.batch(0)
