@@ -4,6 +4,8 @@ from interp.rasp.compiled import CompiledProgram as CompiledProgram
 from interp.rasp.compiled import compile_program as compile_program
 from interp.rasp.config import CompileConfig as CompileConfig
 from interp.rasp.config import RandomPrograms as RandomPrograms
+from interp.rasp.edges import EdgeTruth as EdgeTruth
+from interp.rasp.edges import load_truths as load_truths
 from interp.rasp.generating import random_program as random_program
 from interp.rasp.interface import Interface as Interface
 from interp.rasp.interface import load_interface as load_interface
@@ -34,5 +36,4 @@ from interp.rasp.programs import sort as sort
 from interp.rasp.subleq import SubleqMachine as SubleqMachine
 from interp.rasp.subleq import run_subleq as run_subleq
 from interp.rasp.subleq import subleq_machine as subleq_machine
-from interp.rasp.truth import EdgeTruth as EdgeTruth
 from interp.rasp.truth import edge_truth as edge_truth

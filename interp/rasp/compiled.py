@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from interp.models.hooked import HookedModel
 from interp.models.small.model import SmallTransformer, small_files
 from interp.models.wrapping import wrap
 from interp.rasp.config import CompileConfig
+from interp.rasp.edges import TRUTH_FILE, EdgeTruth
 from interp.rasp.interface import PROGRAM_FILE, Interface, to_json
 from interp.rasp.language import SOp, Value, read_sop
 from interp.rasp.plan import Plan, plan
@@ -38,7 +40,7 @@ class CompiledProgram:
     names: tuple[str, ...]
     """Each direction of the residual stream as `s-op:category` or `s-op`; the first marks the start."""
     directions: Float[Tensor, "direction d_model"]
-    """Their vectors, orthonormal; the identity unless the basis was turned."""
+    """Vector of each name, orthonormal; the identity unless the basis was turned."""
 
     @cached_property
     def model(self) -> HookedModel:
@@ -70,11 +72,14 @@ class CompiledProgram:
             raise unknown(name, self.names, what="direction")
         return self.directions[self.names.index(name)]
 
-    def save(self, directory: str | Path, overwrite: bool = False) -> Path:
+    def save(
+        self, directory: str | Path, *, truths: Sequence[EdgeTruth] = (), overwrite: bool = False
+    ) -> Path:
         """Write what `interp.load_model` opens, with the program's interface and directions beside it.
 
         Args:
             directory: The folder to make.
+            truths: From `edge_truth`, to lie beside the model; `load_truths` reads them.
             overwrite: Replace a folder that this wrote before.
 
         Raises:
@@ -92,11 +97,13 @@ class CompiledProgram:
                 for h, head in enumerate(row)
             },
         }
-        files = {
+        files: dict[str, Any] = {
             **small_files(self.module),
             PROGRAM_FILE: told,
             "directions.safetensors": {"directions": self.directions},
         }
+        if truths:
+            files[TRUTH_FILE] = [truth.to_dict() for truth in truths]
         return commit(directory, files, overwrite=overwrite, schema="compiled_program")
 
 

@@ -8,7 +8,6 @@ stream and no patched model takes part (`machine`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -17,7 +16,8 @@ import numpy as np
 from interp.core.settings import check_choice
 from interp.rasp.compiled import CompiledProgram
 from interp.rasp.config import Ablation
-from interp.rasp.language import ProgramError, Value
+from interp.rasp.edges import EdgeTruth
+from interp.rasp.language import ProgramError, Value, ancestors
 from interp.rasp.machine import Machine, Values
 from interp.rasp.plan import Plan, Reader
 
@@ -25,42 +25,6 @@ TIE = 1e-6
 """A change of the output below this is none; values are 0, 1 and numbers of the program."""
 ROWS = 4096
 """Pairs of strings at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EdgeTruth:
-    """Every edge of a compiled program's graph, and those that matter under one ablation.
-
-    An edge is `writer->reader`: from `embed` (tokens), `pos_embed`, a head `a0.h1` or an MLP `m0`, to a
-    head's query, key or value `a1.h0<q>`, an MLP `m1` or `logits`.
-    """
-
-    ablation: Ablation
-    """What travels in place of the value: `zero`, the `mean` over the strings of that length, or
-    (`resample`) what another of them sends."""
-    over: str
-    """The strings, in words."""
-    edges: tuple[str, ...]
-    """All edges, in the order of the forward pass."""
-    carries: tuple[str, ...]
-    """Edges along which something is read at all; the rest cannot matter."""
-    matters: tuple[str, ...]
-    """Edges whose exchange changes the output somewhere."""
-    largest_without: float
-    """Largest change of the output by an edge that does not matter."""
-    smallest_with: float
-    """Smallest of the largest changes by edges that do (the search stops early under `resample`)."""
-    distractors: tuple[str, ...] = ()
-    """Heads whose output nobody reads."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @property
-    def is_degenerate(self) -> bool:
-        """Whether no edge matters, or every edge does: nothing to tell apart."""
-        return len(self.matters) in (0, len(self.edges))
 
 
 def edge_truth(
@@ -138,12 +102,13 @@ class _Search:
     def __init__(self, plan: Plan, machine: Machine, strings: list[tuple[Value, ...]]) -> None:
         self.plan = plan
         self.machine = machine
+        self.read = {plan.writers[sop] for sop in ancestors(plan.program)} | {"logits"}
         ordered = sorted(dict.fromkeys(strings), key=len)
         self.values: list[Values] = [machine.run(list(group)) for _, group in groupby(ordered, key=len)]
 
     def change(self, reader: Reader, writers: tuple[str, ...], ablation: Ablation) -> float:
         """The largest change of the output; with `resample` the first chunk's that shows one."""
-        sops = carried(self.plan, reader, writers)
+        sops = carried(self.plan, reader, writers) if reader.node in self.read else ()
         most = 0.0
         for values in self.values if sops else ():
             if ablation == "zero":

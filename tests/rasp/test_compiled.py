@@ -57,7 +57,8 @@ def expected(compiled: CompiledProgram, said: list[list[Any]]) -> Tensor:
     wanted = torch.full((len(said), 1 + max(map(len, said)), width), float("nan"), dtype=torch.float64)
     for i, row in enumerate(said):
         for t, value in enumerate(row):
-            wanted[i, t + 1] = torch.tensor([float(value), 1.0] if outputs is None else [-0.5] * width)
+            plain = [float(value), 1.0] if outputs is None else [-0.5] * width
+            wanted[i, t + 1] = torch.tensor(plain, dtype=torch.float64)
             if outputs is not None and value is not None:
                 wanted[i, t + 1, outputs.index(value)] = 0.5
     return wanted
@@ -105,7 +106,7 @@ def test_the_model_says_what_the_program_says_on_all_strings(
 
 def test_random_programs_on_all_strings(full_count: bool) -> None:
     several = 0
-    for seed in range(300 if full_count else 8):
+    for seed in range(200 if full_count else 8):
         program = random_program(seed=seed)
         config = CompileConfig(
             distractors=seed % 4, rotate=seed % 2 == 1, dtype=("float32", "float64")[seed // 2 % 2], seed=seed
@@ -117,7 +118,7 @@ def test_random_programs_on_all_strings(full_count: bool) -> None:
         if compiled.interface.outputs is not None:
             assert compiled.run(strings) == said, seed
         several += len({value for row in said for value in row}) > 1
-    assert several >= (200 if full_count else 5)  # that is, the programs say something
+    assert several >= (150 if full_count else 5)  # that is, the programs say something
 
 
 def test_random_programs_follow_from_their_seed_and_settings() -> None:

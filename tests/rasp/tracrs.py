@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from operator import eq, le
+from operator import eq
 
 from interp.rasp import (
     SOp,
@@ -35,4 +35,3 @@ PROGRAMS: dict[str, tuple[SOp, str]] = {
     "length": (length(), "ab"),
     "reverse": (reverse_in_two_steps(), "123"),
 }
-__all__ = ["PROGRAMS", "le"]
