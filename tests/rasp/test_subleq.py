@@ -43,7 +43,7 @@ def test_it_adds_and_counts_down() -> None:
 
 def test_random_programs_step_by_step(full_count: bool) -> None:
     draw = random.Random(1)
-    for _ in range(200 if full_count else 15):
+    for _ in range(200 if full_count else 8):
         n, cells, bits = draw.randrange(1, 9), draw.randrange(1, 9), draw.randrange(2, 9)
         address = lambda bound: draw.randrange(bound)  # noqa: E731
         program = [(address(cells), address(cells), address(n + 1)) for _ in range(n)]
