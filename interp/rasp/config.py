@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from interp.core.settings import Count, Natural, Positive, Settings
+from interp.core.settings import Count, Natural, Settings, within
 
 Ablation = Literal["zero", "mean", "resample"]
 """What stands for the value that is taken off an edge: nothing, a mean over strings, another string's."""
@@ -21,8 +21,8 @@ class CompileConfig(Settings):
     """Heads to add, in random layers, that compute something which nobody reads."""
     rotate: bool = False
     """Turn the residual stream by a random orthogonal matrix, so that no direction is an axis."""
-    score_scale: Positive = 100.0
-    """Attention score of a selected key; one that is not selected has 0."""
+    score_scale: Annotated[float, within(50, 1000)] = 100.0
+    """Attention score of a selected key; one not selected has 0, the start token half of it or all."""
     dtype: Literal["float32", "float64"] = "float32"
     """Floating type of the weights."""
     seed: int = 0

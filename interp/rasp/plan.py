@@ -196,10 +196,16 @@ def merged(program: SOp) -> SOp:
 
     def key(value: object) -> object:
         if isinstance(value, Selector):
-            return id(value.keys), id(value.queries), value.predicate
+            return id(value.keys), id(value.queries), key(value.predicate)
         if isinstance(value, SOp):
             return id(value)
-        return tuple(map(key, value)) if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            return tuple(map(key, value))
+        try:
+            hash(value)
+        except TypeError:  # a function that is an object of some class
+            return id(value)
+        return value
 
     for sop in ancestors(program):
         parts = {f.name: seen(getattr(sop, f.name)) for f in fields(sop)}

@@ -281,6 +281,8 @@ def test_bad_input_is_one_clear_error() -> None:
         compile_program(wide + wide * 3 + wide * 1001, [chr(i) for i in range(99, 130)])
     with pytest.raises(ConfigError, match="max_length"):
         CompileConfig(max_length=0)
+    with pytest.raises(ConfigError, match="score_scale"):
+        CompileConfig(score_scale=10)  # a softmax that is not hard
 
 
 def test_the_smallest_programs_compile() -> None:
@@ -289,3 +291,27 @@ def test_the_smallest_programs_compile() -> None:
         compiled = compile_program(program, "a", CompileConfig(max_length=1))
         assert isinstance(compiled.module, SmallTransformer) and compiled.plan.n_layers == 1
         assert compiled.run(["a", ""]) == [interpret(program, "a"), []]
+        assert compiled.run([]) == []
+
+
+class Doubled:
+    """A function that is an object, and has no hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, value: str) -> str:
+        return value * 2
+
+
+def test_any_callable_is_a_function() -> None:
+    program = tokens.map(Doubled())
+    assert compile_program(program, "ab").run(["ab"]) == [["aa", "bb"]] == [interpret(program, "ab")]
+
+
+@pytest.mark.parametrize("scale", [50.0, 1000.0])
+def test_scores_may_be_scaled_otherwise(scale: float) -> None:
+    for name in ("sort", "fraction-previous"):
+        strings, said = strings_and_answers(name, 4)
+        config = CompileConfig(rotate=True, dtype="float64", score_scale=scale)
+        compiled = compile_program(*library()[name], config)
+        assert error(compiled, compiled.module, strings, said) < bound(compiled)
