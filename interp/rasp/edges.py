@@ -18,7 +18,7 @@ TRUTH_FILE = "truth.json"
 class EdgeTruth:
     """Every edge of a compiled program's graph, and those that matter under one ablation.
 
-    An edge is `writer->reader`: from `embed` (tokens), `pos_embed`, a head `a0.h1` or an MLP `m0`, to a
+    An edge is `writer->reader`: from `embed` (tokens), `pos`, a head `a0.h1` or an MLP `m0`, to a
     head's query, key or value `a1.h0<q>`, an MLP `m1` or `logits`.
     """
 

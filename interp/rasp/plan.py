@@ -2,7 +2,7 @@
 
 A program becomes attention and MLP operations; each stands in the first layer in which all that it
 reads is there. Aggregates of one selector share a head. Names are those of circuits: `embed`,
-`pos_embed`, `a<layer>.h<head>`, `m<layer>`, `logits`; readers of heads are `a0.h1<q>`, `<k>`, `<v>`.
+`pos`, `a<layer>.h<head>`, `m<layer>`, `logits`; readers of heads are `a0.h1<q>`, `<k>`, `<v>`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Plan:
         found = {START: "embed"}
         for sop in self.domains:
             if isinstance(sop, Tokens | Indices):
-                found[sop] = "embed" if isinstance(sop, Tokens) else "pos_embed"
+                found[sop] = "embed" if isinstance(sop, Tokens) else "pos"
         for layer, (heads, mlp) in enumerate(zip(self.heads, self.mlps, strict=True)):
             for h, head in enumerate(heads):
                 found |= dict.fromkeys(head.outputs, f"a{layer}.h{h}")
@@ -130,7 +130,7 @@ class Plan:
     def writers_before(self, reader: str) -> list[str]:
         """The nodes whose output an input can see, in the order of the forward pass."""
         layers = self.n_layers if reader == "logits" else int(reader[1:].partition(".")[0])
-        found = ["embed", "pos_embed"]
+        found = ["embed", "pos"]
         for layer in range(layers + reader.startswith("m")):
             found += [f"a{layer}.h{h}" for h in range(self.n_heads)]
             found += [f"m{layer}"] if layer < layers else []

@@ -43,7 +43,7 @@ def edge_truth(
             from every other string of the same length.
         strings: Those that are run and exchanged; all of 1 to `max_length` tokens where absent.
         over: What they are called in the truth; needed with strings of one's own.
-        split_embed: Tokens and positions as two writers, `embed` and `pos_embed`; else one, `embed`.
+        split_embed: Tokens and positions as two writers, `embed` and `pos`; else one, `embed`.
 
     Raises:
         ProgramError: No strings, or strings without a name, or a name without strings.
@@ -91,8 +91,8 @@ def _edges(plan: Plan, split_embed: bool) -> Iterator[tuple[str, Reader, tuple[s
         for writer in plan.writers_before(reader.name):
             if split_embed:
                 yield f"{writer}->{reader.name}", reader, (writer,)
-            elif writer != "pos_embed":
-                both = ("embed", "pos_embed") if writer == "embed" else (writer,)
+            elif writer != "pos":
+                both = ("embed", "pos") if writer == "embed" else (writer,)
                 yield f"{writer}->{reader.name}", reader, both
 
 

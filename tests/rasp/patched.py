@@ -24,7 +24,7 @@ def forward(
     module: Any = compiled.module
     written: Written = {
         "embed": module.embed.W_E[ids],
-        "pos_embed": module.pos_embed.W_pos[: ids.shape[1]].expand(len(ids), -1, -1),
+        "pos": module.pos_embed.W_pos[: ids.shape[1]].expand(len(ids), -1, -1),
     }
 
     def read(reader: str) -> Tensor:

@@ -101,7 +101,7 @@ def test_the_resample_truth_of_reverse_is_that_of_values_exchanged_in_the_exact_
     program = aggregate(select(moved, opposite, eq), read)
     matters = edge_truth(plain("reverse", 3), "resample").matters
     strings = list(product("abc", repeat=3))
-    by_hand = {"embed->a2.h0<v>": read, "m1->a2.h0<q>": opposite, "pos_embed->a2.h0<k>": moved}
+    by_hand = {"embed->a2.h0<v>": read, "m1->a2.h0<q>": opposite, "pos->a2.h0<k>": moved}
     for edge, sop in by_hand.items():
         sent = {tuple(interpret(sop, other)) for other in strings}
         changed = any(
@@ -122,7 +122,7 @@ def test_the_truth_depends_on_the_ablation_and_on_the_strings() -> None:
     assert by["zero"] - set(only.matters) == {"embed->a0.h0<v>", "a0.h0->m0"}
     assert only.over == "the 27 strings of 3 tokens" and only.to_dict()["matters"] == list(only.matters)
     joined = edge_truth(compiled, "zero", split_embed=False)
-    assert not any("pos_embed" in edge for edge in joined.edges) and "embed->a2.h0<k>" in joined.matters
+    assert not any("pos->" in edge for edge in joined.edges) and "embed->a2.h0<k>" in joined.matters
     assert edge_truth(compiled, "zero").over == "all 39 strings of 1 to 3 tokens from a, b, c"
 
 
