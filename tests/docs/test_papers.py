@@ -22,6 +22,7 @@ from interp import (
     models,
     plotting,
     probing,
+    rasp,
     studies,
     tasks,
 )
@@ -38,6 +39,7 @@ ROOMS = {
     "models": models,
     "plotting": plotting,
     "probing": probing,
+    "rasp": rasp,
     "studies": studies,
     "tasks": tasks,
 }
