@@ -16,6 +16,7 @@ class Block:
     Attributes:
         ln1, ln2: Norms read by attention and MLP (post-norm: applied to the sums).
         ln1_post, ln2_post: Norms on the sublayers' outputs (Gemma-2/3).
+        mid: The module that reads resid_mid, where it is not `ln2` (OLMo-2: the MLP itself).
         attn: The module handed to the registered attention function.
         attn_out: The module whose output is attention's contribution to the residual stream.
         q, k, v: Projections; or `qkv`, one fused projection laid out as `fused` says ("pair": only
@@ -24,12 +25,14 @@ class Block:
         mlp_out: The module whose output is the MLP's contribution.
         mlp_pre, mlp_gate, mlp_in, mlp_down: fc1 of a plain MLP, or gate and up of a gated one
             (`gate_up` fused), and the last projection, whose input is hook_post.
+        router, experts: Of a mixture: what chooses experts, and all of them in one module.
     """
 
     ln1: str = ""
     ln2: str = ""
     ln1_post: str = ""
     ln2_post: str = ""
+    mid: str = ""
     attn: str = ""
     attn_out: str = ""
     q: str = ""
@@ -45,6 +48,24 @@ class Block:
     mlp_gate_up: str = ""
     mlp_down: str = ""
     activation: str = ""
+    router: str = ""
+    experts: str = ""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Numbers of the config that multiply outside of every module, by their keys (Granite, Cohere).
+
+    Attributes:
+        embed: On token embeddings.
+        write: On what attention and MLP add to the stream.
+        logits, logits_over: On the logits, as a factor or as a divisor.
+    """
+
+    embed: str = ""
+    write: str = ""
+    logits: str = ""
+    logits_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,8 @@ class Family:
         cross: Cross-attention between attention and MLP, where a model was built with it.
         flat_mlp: The MLP half runs on [batch * pos, d] (OPT).
         eager_float32: Its own eager attention normalises in float32 whatever the dtype.
+        factors: See `Factors`.
+        embed_project: From the embeddings' width to the stream's, behind their norm.
     """
 
     name: str
@@ -78,6 +101,8 @@ class Family:
     flat_mlp: bool = False
     causal: bool = True
     eager_float32: bool = False
+    factors: Factors = Factors()
+    embed_project: str = ""
 
 
 LLAMA = Block(

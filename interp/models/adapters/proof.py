@@ -20,6 +20,7 @@ from interp.core.errors import AdapterError, ModelError
 from interp.core.foreign import one_line
 from interp.models.adapters.effective import plain
 from interp.models.adapters.huggingface import UNREACHED
+from interp.models.adapters.norms import norm_parts
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
@@ -30,6 +31,10 @@ from interp.models.text.prepared import Prepared
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
 """Relative to the largest value compared."""
 BATCH, POS = 2, 5
+
+
+Outputs = dict[torch.nn.Module, list[Tensor]]
+"""What modules gave, call by call."""
 
 
 class FirstRun(NamedTuple):
@@ -48,9 +53,9 @@ def prove(model: HookedModel, first: FirstRun) -> HookedModel:
     """
     ready, raw = first.ready, main_output(first.raw)
     with quiet(model), torch.no_grad():
-        taps, tapped = _tapped(model, ready)
+        taps, tapped, normed = _tapped(model, ready)
         if _refuse_unreached(model, taps):
-            taps, tapped = _tapped(model, ready)
+            taps, tapped, normed = _tapped(model, ready)
         crossed = _with_encoder_states(model, ready)
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
@@ -66,6 +71,7 @@ def prove(model: HookedModel, first: FirstRun) -> HookedModel:
     for seen in (values, crossed):
         for site, reason in _broken_promises(model, seen, tolerance):
             model.adapter.refused[site] = reason
+    _refuse_other_norms(model, values, normed, max(tolerance, TOLERANCE["float32"]))
     _prove_head(model, values, raw, tolerance)
     for name in model.adapter.refused:
         for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
@@ -150,11 +156,22 @@ def _with_encoder_states(model: HookedModel, ready: Prepared) -> dict[str, Tenso
     return {name: tap.value for name, tap in taps.items() if tap.value is not None}
 
 
-def _tapped(model: HookedModel, ready: Prepared) -> tuple[dict[str, Request], Any]:
-    """Every listed site in one run, and what the model makes of the inputs meanwhile."""
+def _tapped(model: HookedModel, ready: Prepared) -> tuple[dict[str, Request], Any, Outputs]:
+    """Every listed site in one run, what the model makes of the inputs meanwhile, and its norms."""
     taps = _every_site(model)
-    with Run(model._frame, taps, model.splices):
-        return taps, main_output(model.module(*ready.args, **ready.kwargs))
+    norms = {tap.site.module for tap in taps.values() if tap.site.kind == "normalized"}
+    seen: Outputs = {}
+
+    def keep(module: torch.nn.Module, args: Any, output: Tensor) -> None:
+        seen.setdefault(module, []).append(output)
+
+    handles = [norm.register_forward_hook(keep) for norm in norms]
+    try:
+        with Run(model._frame, taps, model.splices):
+            return taps, main_output(model.module(*ready.args, **ready.kwargs)), seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _refuse_unreached(model: HookedModel, taps: dict[str, Request]) -> bool:
@@ -172,8 +189,24 @@ def _refuse_unreached(model: HookedModel, taps: dict[str, Request]) -> bool:
 
 def _refuse_silent(model: HookedModel, taps: dict[str, Request]) -> None:
     for name, tap in taps.items():
-        if tap.fired != 1:
+        call = tap.site.call
+        if (tap.fired != 1) if call is None else (tap.fired <= call):
             model.adapter.refused[name] = f"it fires {tap.fired} times in one forward pass"
+
+
+def _refuse_other_norms(
+    model: HookedModel, values: dict[str, Tensor], seen: Outputs, tolerance: float
+) -> None:
+    """Refuse the inside of norms that compute something else than normalized * gain + bias."""
+    for name, value in values.items():
+        site = model.sites[name]
+        parts = norm_parts(site.module) if site.kind == "normalized" else None
+        if parts is None:
+            continue
+        output = seen[site.module][site.call or 0]
+        if not _close(parts.finish(site.module, value, output), output, tolerance):
+            for inside in (name, name.replace("hook_normalized", "hook_scale")):
+                model.adapter.refused[inside] = "this norm is not normalized * gain + bias"
 
 
 def _mark_volatile(model: HookedModel, taps: dict[str, Request]) -> None:
@@ -254,7 +287,8 @@ def _attention_promises(
         return
     if out in v and f"{p}ln1_post.hook_scale" not in model.sites:
         bias = getattr(plain(model.sites[f"{p}{attn}.hook_z"].module), "bias", None)
-        total = result.sum(2) if bias is None or callable(bias) else result.sum(2) + bias
+        bias = None if bias is None or callable(bias) else bias * model.adapter.factors.write
+        total = result.sum(2) if bias is None else result.sum(2) + bias
         if fails(p + out, lambda: total):
             yield f"{p}{attn}.hook_result", "per-head results do not sum to attn_out here"
 

@@ -75,6 +75,13 @@ def fold(
             expected="norms whose output only linear maps read",
             fix="fold_ln=False folds what remains exact",
         )
+    if fold_value_biases and parts.no_values and any(path.v.read()[1] is not None for path in parts.values):
+        raise FoldError(
+            f"cannot fold the biases of values: {parts.no_values}",
+            got=f"{model.cfg.model_name}, family {model.cfg.family}",
+            expected="rows of attention patterns that sum to one over the projected values",
+            fix="fold_value_biases=False folds what remains exact",
+        )
     module = copy.deepcopy(model.module)
     parts = _parts(module, wrap(module, model.tokenizer, check=False), model)
     _untie(module, parts)
