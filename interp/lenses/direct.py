@@ -314,7 +314,7 @@ def _splits(
 
 def _sites(stream: Stream, splits: Mapping[str, Coder | Tensor], neurons: bool) -> list[str]:
     for writer in stream.writers:
-        if neurons and writer.kind == "mixture":
+        if neurons and writer.kind == "whole":
             writer.held()  # says why it has no neurons
     sites = [*stream.embeddings, stream.first, stream.last]
     for writer in stream.writers:

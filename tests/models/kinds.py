@@ -203,9 +203,122 @@ ENCODERS: dict[str, dict[str, Maker]] = {
         ),
     },
 }
+_BART = {
+    "vocab_size": V,
+    "d_model": D,
+    "encoder_layers": L,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": H,
+    "encoder_ffn_dim": 29,
+    "decoder_ffn_dim": M,
+    "max_position_embeddings": C,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+_T5 = {"vocab_size": V, "d_model": D, "d_kv": 5, "d_ff": M, "num_layers": L, "num_decoder_layers": 2}
+_SPEECH = {k: v for k, v in _BART.items() if k != "max_position_embeddings"} | {
+    "num_mel_bins": 5,
+    "max_source_positions": 9,
+    "max_target_positions": C,
+    "begin_suppress_tokens": None,
+}
+CODERS: dict[str, dict[str, Maker]] = {
+    "bart": {
+        "scaled": _of("Bart", _BART, "ForConditionalGeneration", scale_embedding=True),
+        "plain": _of("Bart", _BART, "ForConditionalGeneration"),
+    },
+    "marian": {
+        "shared": _of("Marian", _BART, "MTModel", scale_embedding=True),
+        "apart": _of(
+            "Marian",
+            _BART,
+            "MTModel",
+            share_encoder_decoder_embeddings=False,
+            decoder_vocab_size=V,
+            tie_word_embeddings=False,
+        ),
+    },
+    "m2m-100": {"scaled": _of("M2M100", _BART, "ForConditionalGeneration")},
+    "umt5": {
+        "gated": _of("UMT5", _T5, "ForConditionalGeneration", num_heads=H, decoder_start_token_id=0),
+        "plain": _of(
+            "UMT5",
+            _T5,
+            "ForConditionalGeneration",
+            num_heads=H,
+            decoder_start_token_id=0,
+            feed_forward_proj="relu",
+        ),
+    },
+    "whisper": {"speech": _of("Whisper", _SPEECH, "ForConditionalGeneration")},
+}
+_IMAGE = {
+    "image_size": 12,
+    "patch_size": 4,
+    "hidden_size": D,
+    "num_hidden_layers": L,
+    "num_attention_heads": H,
+    "intermediate_size": M,
+}
+_TEXT = _BERT | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "projection_dim": 9}
+_BOTH = {"text_config": _TEXT, "vision_config": _IMAGE | {"projection_dim": 9}, "projection_dim": 9}
+VISION: dict[str, dict[str, Maker]] = {
+    "deit": {"classes": _of("DeiT", _IMAGE, "ForImageClassification", num_labels=7)},
+    "dinov2": {
+        "plain": _of("Dinov2", _IMAGE, "Model", mlp_ratio=2, layerscale_value=0.7),
+        "classes": _of("Dinov2", _IMAGE, "ForImageClassification", mlp_ratio=2, num_labels=7),
+        "gated": _of("Dinov2", _IMAGE, "Model", use_swiglu_ffn=True),
+    },
+    "dinov3": {
+        "plain": _of("DINOv3ViT", _IMAGE, "Model", num_register_tokens=2, layerscale_value=0.7),
+        "gated": _of("DINOv3ViT", _IMAGE, "Model", use_gated_mlp=True),
+    },
+    "siglip": {
+        "vision": _of("SiglipVision", _IMAGE, "Model"),
+        "text": _of("SiglipText", _TEXT, "Model"),
+        "both": _of("Siglip", {k: v for k, v in _BOTH.items() if k != "projection_dim"}, "Model"),
+    },
+    "clip": {
+        "vision": _of("CLIPVision", _IMAGE, "Model", projection_dim=9),
+        "text": _of("CLIPText", _TEXT, "Model"),
+        "both": _of("CLIP", _BOTH, "Model"),
+        "projected": _of("CLIPVision", _IMAGE, "ModelWithProjection", projection_dim=9),
+    },
+}
+_MAMBA = {"vocab_size": V, "hidden_size": D, "num_hidden_layers": L, "state_size": 5}
+STATES: dict[str, dict[str, Maker]] = {
+    "mamba": {"plain": _of("Mamba", _MAMBA, residual_in_fp32=False, time_step_rank=3)},
+    "mamba2": {
+        "heads": _of(
+            "Mamba2",
+            _MAMBA,
+            residual_in_fp32=False,
+            num_heads=6,
+            head_dim=8,
+            expand=2,
+            n_groups=2,
+            chunk_size=4,
+        )
+    },
+}
 KINDS: dict[str, dict[str, Maker]] = LLAMA_SHAPED | OTHER_DECODERS | MIXTURES | ENCODERS
-FIRST = [f"{family}:{next(iter(variants))}" for family, variants in KINDS.items()]
-EVERY = [f"{family}:{variant}" for family, variants in KINDS.items() for variant in variants]
+MORE: dict[str, dict[str, Maker]] = CODERS | VISION | STATES
+"""Two stacks, images, two towers, no attention: tests of their own."""
+
+
+def named(families: dict[str, dict[str, Maker]], every: bool) -> list[str]:
+    """`family:variant` of all variants, or of each family's first."""
+    return [
+        f"{family}:{v}"
+        for family, variants in families.items()
+        for v in list(variants)[: None if every else 1]
+    ]
+
+
+FIRST, EVERY = named(KINDS, False), named(KINDS, True)
 
 
 def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -214,7 +327,7 @@ def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Mod
 
     family, _, variant = name.partition(":")
     torch.manual_seed(seed)
-    model = KINDS[family][variant](transformers)
+    model = (KINDS | MORE)[family][variant](transformers)
     with torch.no_grad():
         for parameter in model.parameters():
             if not bool(parameter.isfinite().all()):

@@ -63,6 +63,8 @@ class Adapter:
         embed, unembed, ln_final: Modules or functions, None where there is no such thing.
         embed_project, unembed_project: Between embedding and residual width (OPT-350m).
         stacks: Blocks with their parts, for the weights.
+        probe: Inputs for the proof, where tokens or pixels alone would not do.
+        unembed_bias: Added to the logits behind the unembedding (BART), [1, d_vocab].
         factors: What is multiplied outside of the modules.
         clipped: q, k and v are cut to a range behind their projections (OLMo).
         exact_once: Every listed site fires once per forward pass, so a run may stop early.
@@ -90,6 +92,8 @@ class Adapter:
     unembed_module: nn.Module | None = None
     ln_final: nn.Module | None = None
     stacks: tuple[Stack, ...] = ()
+    probe: Callable[[], dict[str, Tensor]] | None = None
+    unembed_bias: Tensor | None = None
     factors: Multiplied = Multiplied()
     clipped: bool = False
     exact_once: bool = False
@@ -247,6 +251,9 @@ class SiteBuilder:
 def block_sites(to: SiteBuilder, prefix: str, block: nn.Module, family: Family, style: str) -> None:
     """All sites of one block of a single-stack family, in firing order."""
     at = family.block
+    if at.mixer:
+        mixer_sites(to, prefix, block, at)
+        return
     flat = Flattened(block) if family.flat_mlp else None
     scaled = Scaled(to.write) if to.write != 1.0 else None
     ln1, ln2 = find(block, at.ln1), find(block, at.ln2)
@@ -295,6 +302,52 @@ def cross_sites(to: SiteBuilder, prefix: str, block: nn.Module, at: Block, style
         to.norm(f"{prefix}.ln_cross", norm)
     to.unlisted |= to.sites
     to.sites = listed
+
+
+def mixer_sites(to: SiteBuilder, prefix: str, block: nn.Module, at: Block) -> None:
+    """A state-space block (Mamba): one mixer between the stream and the stream; no attention."""
+    mixer = find(block, at.mixer)
+    down = find(block, f"{at.mixer}.out_proj")
+    wide = {} if down is None else {"d_inner": in_features(down)}
+    to.add(f"{prefix}.hook_resid_pre", block, "in")
+    to.norm(f"{prefix}.ln1", find(block, at.ln1))
+    name, axes = f"{prefix}.mixer", "batch pos d_inner"
+    to.add(f"{name}.hook_in_proj", find(block, f"{at.mixer}.in_proj"), "out", "batch pos d_in_proj")
+    rank, size = (getattr(mixer, key, 0) for key in ("time_step_rank", "ssm_state_size"))
+    x_proj, state = find(block, f"{at.mixer}.x_proj"), {"d_state": size}
+    for letter, start in (("B", rank), ("C", rank + size)):
+        view = Slice(start, start + size)
+        to.add(f"{name}.hook_{letter}", x_proj, "out", "batch pos d_state", view=view, sizes=state)
+    to.add(f"{name}.hook_y", down, "in", axes, sizes=wide)
+    to.add(f"{prefix}.hook_mixer_out", mixer, "out")
+    to.add(f"{prefix}.hook_resid_post", block, "out")
+
+
+def decoder_block_sites(to: SiteBuilder, prefix: str, block: nn.Module, stack: Stack, style: str) -> None:
+    """All sites of a decoder block with cross-attention in the middle (BART and kin)."""
+    (own, at), (other, cross) = stack.attention.items()
+    norms = {"ln1": find(block, at.ln1), "ln2": find(block, cross.ln1), "ln3": find(block, stack.mlp.ln2)}
+    post = style == "post"
+    to.add(f"{prefix}.hook_resid_pre", block, "in")
+    if not post:
+        to.norm(f"{prefix}.ln1", norms["ln1"])
+    to.attention(f"{prefix}.{own}", block, at, False, "pos")
+    to.add(f"{prefix}.hook_attn_out", find(block, at.attn_out), "out")
+    for mid, here, name, paths in (
+        ("hook_resid_mid", "ln1" if post else "ln2", other, cross),
+        ("hook_resid_mid_cross", "ln2" if post else "ln3", "", None),
+    ):
+        to.add(f"{prefix}.{mid}", norms[here], "in" if post else "in_place")
+        to.norm(f"{prefix}.{here}", norms[here])
+        if paths is not None:
+            to.attention(f"{prefix}.{name}", block, paths, False, "key_pos")
+            to.add(f"{prefix}.hook_cross_attn_out", find(block, paths.attn_out), "out")
+    to.mlp(f"{prefix}.mlp", block, stack.mlp, None)
+    to.add(f"{prefix}.hook_mlp_out", find(block, stack.mlp.mlp_out), "out")
+    to.add(f"{prefix}.hook_resid_post", norms["ln3"] if post else block, "in" if post else "out")
+    if post:
+        to.norm(f"{prefix}.ln3", norms["ln3"])
+        to.add(f"{prefix}.hook_normalized_resid_post", block, "out")
 
 
 def t5_block_sites(to: SiteBuilder, prefix: str, block: nn.Module, stack: Stack) -> None:

@@ -25,6 +25,7 @@ class Block:
         mlp_out: The module whose output is the MLP's contribution.
         mlp_pre, mlp_gate, mlp_in, mlp_down: fc1 of a plain MLP, or gate and up of a gated one
             (`gate_up` fused), and the last projection, whose input is hook_post.
+        mixer: What stands for attention and MLP in a state-space model.
         router, experts: Of a mixture: what chooses experts, and all of them in one module.
     """
 
@@ -48,6 +49,7 @@ class Block:
     mlp_gate_up: str = ""
     mlp_down: str = ""
     activation: str = ""
+    mixer: str = ""
     router: str = ""
     experts: str = ""
 
@@ -79,6 +81,8 @@ class Family:
         style: See `Style`; `config_style` names a config flag that may change it.
         rotary: q and k are rotated before they meet: hook_rot_q and hook_rot_k exist.
         cross: Cross-attention between attention and MLP, where a model was built with it.
+        pixels: It reads images.
+        whole: Paths are relative to the model itself (its "base model" is a part of it).
         flat_mlp: The MLP half runs on [batch * pos, d] (OPT).
         eager_float32: Its own eager attention normalises in float32 whatever the dtype.
         factors: See `Factors`.
@@ -98,6 +102,8 @@ class Family:
     ln_final: str = ""
     rotary: bool = False
     cross: Block | None = None
+    pixels: bool = False
+    whole: bool = False
     flat_mlp: bool = False
     causal: bool = True
     eager_float32: bool = False

@@ -129,6 +129,14 @@ DECODERS: tuple[Family, ...] = (
         pos_embed="embed_positions",
         ln_final="layer_norm",
     ),
+    Family(
+        name="Mamba",
+        model_types=("mamba", "mamba2"),
+        blocks="layers",
+        block=Block(ln1="norm", mixer="mixer"),
+        embed="embeddings",
+        ln_final="norm_f",
+    ),
     # Its attention never calls the registered function.
     Family(
         name="XGLM",

@@ -149,7 +149,7 @@ _FIRST: tuple[Family, ...] = (
     ),
     Family(
         name="ViT",
-        model_types=("vit",),
+        model_types=("vit", "deit"),
         blocks="layers",
         block=Block(
             ln1="layernorm_before",
@@ -167,6 +167,7 @@ _FIRST: tuple[Family, ...] = (
         ),
         embed="embeddings",
         ln_final="layernorm",
+        pixels=True,
         causal=False,
         eager_float32=True,
     ),

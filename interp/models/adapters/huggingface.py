@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from interp.core.errors import ModelError
 from interp.models.adapters.adapter import Adapter, Multiplied, SiteBuilder, Stack, block_sites, find
 from interp.models.adapters.blocks import Family
-from interp.models.adapters.coders import t5_adapter
+from interp.models.adapters.coders import BART_TYPES, bart_adapter, t5_adapter
 from interp.models.adapters.facts import attention_configs, dtype_device
 from interp.models.adapters.families import T5_TYPES, family_of
 from interp.models.adapters.heads import unembedding, width_of
@@ -18,7 +20,7 @@ from interp.models.adapters.linear import in_features
 from interp.models.adapters.norms import norm_parts
 from interp.models.cfg import ModelConfig
 from interp.models.hooks import attention
-from interp.models.hooks.sites import Scaled
+from interp.models.hooks.sites import Scaled, Site
 
 _FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Position tables that begin after the padding index."""
@@ -49,8 +51,62 @@ def huggingface_adapter(module: Any, name: str) -> Adapter | None:
     attention.register()
     if model_type in T5_TYPES:
         return t5_adapter(module, name)
+    if model_type in BART_TYPES and module.config.is_encoder_decoder:
+        return bart_adapter(module, name)
+    if model_type in ("clip", "siglip"):
+        return _towers(module, name)
     family = family_of(model_type)
     return None if family is None else _stack_adapter(module, family, name)
+
+
+def _towers(module: Any, name: str) -> Adapter | None:
+    """CLIP's two encoders: the sites of each, and of the projections where they meet."""
+    towers = {side: find(module, f"{side}_model") for side in ("text", "vision")}
+    found = {side: None if m is None else huggingface_adapter(m, name) for side, m in towers.items()}
+    if any(one is None or not one.sites for one in found.values()) or not hasattr(
+        module, "get_image_features"
+    ):
+        return None
+    to = SiteBuilder(ModelConfig(model_name=name, family=_TOWERS[module.config.model_type]))
+    vision: Any = module.config.vision_config
+    width = int(getattr(module.config, "projection_dim", 0) or 0)
+    for side, one in found.items():
+        for sites, into in ((one.sites, to.sites), (one.unlisted, to.unlisted)) if one else ():
+            into.update({f"{side}_{n}": _of_tower(site, side) for n, site in sites.items()})
+        to.refused |= {f"{side}_{n}": why for n, why in one.refused.items()} if one else {}
+        projection = find(module, "visual_projection" if side == "vision" else "text_projection")
+        to.add(f"{side}_hook_projection", projection, "out", "batch d_shared", sizes={"d_shared": width})
+
+    def probe() -> dict[str, Tensor]:
+        shape = (2, vision.num_channels, vision.image_size, vision.image_size)
+        weight = next(module.parameters())
+        pixels = torch.linspace(-1, 1, math.prod(shape)).reshape(shape).to(weight.dtype)
+        ids = module.config.text_config.vocab_size // 2 + torch.arange(10).reshape(2, 5)
+        return {"input_ids": ids, "pixel_values": pixels}
+
+    cfg = replace(to.cfg, style="pre", normalization_type="LN", **dtype_device(module))
+    return Adapter(
+        name=cfg.family,
+        cfg=cfg,
+        sites=to.sites,
+        unlisted=to.unlisted,
+        refused=to.refused,
+        inputs="any",
+        probe=probe,
+        configs=attention_configs(module),
+        eager_float32=all(one.eager_float32 for one in found.values() if one),
+        exact_once=True,
+        notes=["two towers: wrap(model.text_model) or wrap(model.vision_model) for analyses of one"],
+    )
+
+
+_TOWERS = {"clip": "CLIP", "siglip": "SigLIP"}
+
+
+def _of_tower(site: Site, side: str) -> Site:
+    """A tower's site under the whole model's name; patches are no positions of the text."""
+    axes = site.axes if side == "text" else site.axes.replace("pos", "patch")
+    return replace(site, name=f"{side}_{site.name}", axes=axes)
 
 
 def _style(family: Family, config: Any) -> str:
@@ -71,7 +127,9 @@ def _style(family: Family, config: Any) -> str:
 def _positional(family: Family, config: Any) -> str:
     if family.rotary and not getattr(config, "alibi", False):
         return "rotary"
-    return "standard" if family.pos_embed or family.name == "ViT" else "alibi"
+    if family.block.mixer:
+        return ""
+    return "standard" if family.pos_embed or family.pixels else "alibi"
 
 
 def _n_ctx(config: Any) -> int:
@@ -101,13 +159,14 @@ def _factors(family: Family, config: Any) -> Multiplied:
 
 def _config(module: Any, family: Family, blocks: Any, name: str) -> ModelConfig:
     config, at, block = module.config, family.block, blocks[0]
-    n_heads = int(config.num_attention_heads)
+    n_heads = 0 if at.mixer else int(config.num_attention_heads)
     o = find(block, at.o)
-    d_head = in_features(o) // n_heads if o is not None else config.hidden_size // n_heads
+    d_head = 0 if at.mixer else int(config.hidden_size) // n_heads
+    d_head = d_head if o is None else in_features(o) // n_heads
     down = find(block, at.mlp_down)
     ln1 = find(block, at.ln1)
     parts = None if ln1 is None else norm_parts(ln1)
-    vision = family.name == "ViT"
+    vision = family.pixels
     return ModelConfig(
         model_name=name,
         family=family.name,
@@ -152,7 +211,7 @@ def _blocks(base: nn.Module, family: Family, config: Any) -> list[nn.Module]:
 
 
 def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
-    base, config = getattr(module, "base_model", module), module.config
+    base, config = module if family.whole else getattr(module, "base_model", module), module.config
     blocks = _blocks(base, family, config)
     if not blocks:
         raise ModelError(
@@ -178,14 +237,15 @@ def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
     if clipped:
         _refuse_clipped(to)
     unembed, head = unembedding(module, base, cfg, factors.logits)
-    stack = Stack("blocks", tuple(blocks), {"attn": family.block}, family.block, ln_final)
+    attention = {} if family.block.mixer else {"attn": family.block}
+    stack = Stack("blocks", tuple(blocks), attention, family.block, ln_final)
     return Adapter(
         name=family.name,
         cfg=replace(cfg, d_vocab_out=width_of(head, cfg)),
         sites=to.sites,
         refused=to.refused,
         unlisted=to.unlisted,
-        inputs="pixels" if family.name == "ViT" else "tokens",
+        inputs="pixels" if family.pixels else "tokens",
         configs=attention_configs(module),
         eager_float32=family.eager_float32,
         embed=find(base, family.embed),
@@ -237,6 +297,9 @@ def _refine(family: Family, config: Any, block: Any) -> Family:
         at = replace(at, ln2="")
     elif family.name == "GPT-BigCode" and not config.multi_query:
         at = replace(at, fused="interleaved")
+    elif family.pixels and find(block, "mlp.gate_proj") is not None:
+        gated = {"mlp_gate": "mlp.gate_proj", "mlp_up": "mlp.up_proj", "mlp_down": "mlp.down_proj"}
+        at = replace(at, mlp_pre="", **gated, activation="mlp.act_fn")
     # A BERT with `is_decoder` masks what comes later.
     causal = family.causal or bool(getattr(config, "is_decoder", False))
     return replace(family, block=at, causal=causal)

@@ -77,7 +77,7 @@ def norm_parts(module: nn.Module) -> NormParts | None:
     if kind in ("CohereLayerNorm", "Cohere2LayerNorm"):
         eps: Any = module.variance_epsilon
         return NormParts(True, float(eps), False)
-    if "RMSNorm" in kind or kind == "T5LayerNorm":
+    if "RMSNorm" in kind or kind in ("T5LayerNorm", "UMT5LayerNorm"):
         eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         return None if eps is None else NormParts(False, float(eps), kind.startswith("Gemma"))
     return None

@@ -119,6 +119,8 @@ def quiet(model: HookedModel) -> Iterator[None]:
 
 def probe_inputs(model: HookedModel) -> Any:
     """A few tokens (or two small images) that any model of this kind can read."""
+    if model.adapter.probe is not None:
+        return {k: v.to(model.device) for k, v in model.adapter.probe().items()}
     if model.adapter.inputs == "pixels":
         config: Any = model.module.config
         size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
@@ -231,7 +233,7 @@ def _broken_promises(
         # bf16 sums round differently in another order: the bound is relative and generous there.
         return name in values and not _close(make(), values[name], tolerance * 3)
 
-    for stack_prefix in ("blocks", "encoder_blocks", "decoder_blocks"):
+    for stack_prefix in ("blocks", "encoder_blocks", "decoder_blocks", "text_blocks", "vision_blocks"):
         layer = 0
         while (p := f"{stack_prefix}.{layer}.") and f"{p}hook_resid_pre" in values:
             v = {n.removeprefix(p): t for n, t in values.items() if n.startswith(p)}
@@ -258,6 +260,10 @@ def _block_promises(
         before = None  # the norm stands between: checked by the norm's own formula below
     if style == "parallel" and "hook_attn_out" in v:
         before = v["hook_resid_pre"] + v["hook_attn_out"]
+    if "hook_mixer_out" in v and fails(
+        p + "hook_resid_post", lambda: v["hook_resid_pre"] + v["hook_mixer_out"]
+    ):
+        yield p + "hook_mixer_out", "its sum with the residual stream is not resid_post here"
     if before is not None and "hook_mlp_out" in v:
         parts = before
         if fails(p + "hook_resid_post", lambda: parts + v["hook_mlp_out"]):
@@ -302,6 +308,8 @@ def _prove_head(model: HookedModel, values: dict[str, Tensor], raw: Any, toleran
         return
     if model.adapter.pools_first:
         resid = resid[:, 0]
+    # Mamba's logits are float32 whatever the model is.
+    tolerance = max(tolerance, TOLERANCE.get(str(raw.dtype).removeprefix("torch."), tolerance))
     with torch.no_grad():
         logits = model.unembed(model.ln_final(resid))
     if not _close(logits, raw, tolerance * 3):

@@ -92,7 +92,9 @@ class Weights:
             raise self._missing("b_U")
         if hasattr(head, "W_U"):
             return self.W_U.new_zeros(self.W_U.shape[1]) if head.b_U is None else head.b_U
-        return self._times(linear_bias(head, self.W_U.shape[1]), self._adapter.factors.logits)
+        bias = self._times(linear_bias(head, self.W_U.shape[1]), self._adapter.factors.logits)
+        beside = self._adapter.unembed_bias
+        return bias if beside is None else bias + beside.flatten()
 
     def _table(self, module: nn.Module | None, name: str) -> Tensor:
         """The rows of an embedding as they are in use."""
@@ -153,6 +155,8 @@ class Weights:
 
     def _read(self, name: str, block: nn.Module) -> Tensor:
         """A weight of one block of a Hugging Face model, by the family's row."""
+        if self._stack.mlp.mixer:
+            raise self._missing(name)
         match name:
             case "W_Q" | "W_K" | "W_V" | "b_Q" | "b_K" | "b_V":
                 return self._reader(name[-1], name[0] == "b")(block)

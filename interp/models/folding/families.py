@@ -98,8 +98,14 @@ def huggingface_parts(module: Any, adapter: Adapter, headed: bool) -> FoldParts:
 
 
 def _refuse_experts(adapter: Adapter) -> None:
-    """Experts are three-dimensional parameters: no map that a norm could be folded into."""
+    """Experts are three-dimensional parameters, mixers no maps: nothing that a norm could be folded into."""
     for stack in adapter.stacks:
+        if stack.mlp.mixer:
+            raise FoldError(
+                f"cannot fold {adapter.cfg.model_name}: its blocks are mixers of a state-space model",
+                got=f"{stack.prefix}.0.{stack.mlp.mixer}",
+                expected="attention and MLPs",
+            )
         for i, block in enumerate(stack.blocks):
             if find(block, stack.mlp.experts) is not None:
                 raise FoldError(
