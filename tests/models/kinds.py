@@ -6,6 +6,7 @@ are those of `zoo`: no axis mix-up survives them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from tests.models.zoo import _BERT, _GQA, DH, C, D, H, L, M, V
 
+FULL = os.environ.get("INTERP_FULL") == "1"
 Maker = Callable[[Any], Any]
 _MHA = {k: v for k, v in _GQA.items() if k != "num_key_value_heads"}
 # Grouped products want rows of whole 16 bytes.

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import interp
+from interp.lenses import head_atlas
 from interp.models.adapters.adapter import find
 from interp.models.adapters.families import family_of
-from tests.conftest import FULL
 from tests.models import kinds, zoo
+from tests.models.kinds import FULL
 
 NAMES = kinds.EVERY if FULL else kinds.FIRST
 UNREACHED = {"xglm", "mpnet", "deberta-v2"}
@@ -405,3 +406,28 @@ def test_a_folded_model_is_the_same_or_refused_by_name(name: str) -> None:
     gain = getattr(norm, "weight", None)
     offset = 1.0 if "Gemma" in type(norm).__name__ or "1P" in type(norm).__name__ else 0.0
     assert gain is None or torch.equal(gain + offset, torch.ones_like(gain))
+
+
+@pytest.mark.parametrize("name", ["electra:narrow", "albert:shared"])
+def test_narrow_embeddings_have_no_matrix_of_the_stream(name: str) -> None:
+    """A norm or a dense layer stands between the table and the stream, at either end."""
+    _, model, _ = served(name)
+    for weight, why in (("W_E", "a norm stands between"), ("W_U", "changes the width")):
+        with pytest.raises(interp.errors.WeightError, match=why):
+            getattr(model, weight)
+    assert model.sites.shape("hook_embed") == "batch pos d_model=10"
+    assert model.sites.shape("hook_full_embed") == "batch pos d_model=24"
+
+
+def test_a_sink_takes_its_share_of_every_row() -> None:
+    """The atlas knows that rows of GPT-OSS sum to less than one, and an edited sink takes more."""
+    _, model, kwargs = served("gpt-oss:sinks")
+    assert head_atlas(model).check().ok
+    site, pattern = "blocks.1.attn.hook_attn_sink", "blocks.1.attn.hook_pattern"
+    seen = [
+        model.capture(kwargs, pattern, fwd_hooks=[(site, lambda v, hook, by=by: v + by)])[pattern]
+        for by in (0, 2)
+    ]
+    assert (seen[1].sum(-1) < seen[0].sum(-1)).all()
+    none = model.capture(kwargs, pattern, fwd_hooks=[(site, lambda v, hook: v - 1e4)])[pattern]
+    assert close(none.sum(-1), torch.ones_like(none[..., 0]))  # without a sink rows sum to one

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import interp
 from interp.core.errors import ModelError, SiteError, WeightError
-from tests.conftest import FULL
 from tests.models import kinds
+from tests.models.kinds import FULL
 
 DTYPES = [torch.float32, torch.float64] if FULL else [torch.float64]
 """Push builds each model once; XGLM, the folded and the bundled ones are float32 there too."""
@@ -51,7 +51,7 @@ def given(raw: Any, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def main(output: Any) -> Tensor:
-    for name in ("logits", "logits_per_image", "last_hidden_state"):
+    for name in ("logits", "logits_per_image", "image_embeds", "last_hidden_state"):
         if getattr(output, name, None) is not None:
             return getattr(output, name)
     return output if isinstance(output, Tensor) else output[0]

@@ -64,6 +64,7 @@ class Adapter:
         embed_project, unembed_project: Between embedding and residual width (OPT-350m).
         stacks: Blocks with their parts, for the weights.
         probe: Inputs for the proof, where tokens or pixels alone would not do.
+        bent: The head does more than one linear map, so no norm can be folded into it.
         unembed_bias: Added to the logits behind the unembedding (BART), [1, d_vocab].
         factors: What is multiplied outside of the modules.
         clipped: q, k and v are cut to a range behind their projections (OLMo).
@@ -93,6 +94,7 @@ class Adapter:
     ln_final: nn.Module | None = None
     stacks: tuple[Stack, ...] = ()
     probe: Callable[[], dict[str, Tensor]] | None = None
+    bent: bool = False
     unembed_bias: Tensor | None = None
     factors: Multiplied = Multiplied()
     clipped: bool = False

@@ -254,6 +254,7 @@ def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
         pos_embed=find(base, family.pos_embed),
         unembed=unembed,
         unembed_module=head,
+        bent=isinstance(unembed, nn.Module) and unembed is not head,
         ln_final=ln_final,
         stacks=(stack,),
         factors=factors,

@@ -82,6 +82,13 @@ class Weights:
             return head.W_U
         project = self._adapter.unembed_project
         matrix = linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
+        if matrix.shape[0] != self._cfg.d_model:
+            raise WeightError(
+                f"{self._cfg.model_name} has no W_U: its head changes the width before the unembedding",
+                got=f"an unembedding of width {matrix.shape[0]}",
+                expected=f"d_model = {self._cfg.d_model}",
+                fix="model.unembed reads the stream as the head does",
+            )
         return self._times(matrix, self._adapter.factors.logits)
 
     @property

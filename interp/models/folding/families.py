@@ -126,7 +126,7 @@ def _against_values(adapter: Adapter) -> str:
 
 def _head(parts: FoldParts, adapter: Adapter, headed: bool) -> None:
     cfg, head = adapter.cfg, adapter.unembed_module
-    if head is None or not headed:
+    if head is None or not headed or adapter.bent:
         parts.no_unembed = "it has no unembedding that reads the residual stream"
         return
     parts.head = _linear(head, "the unembedding")
@@ -229,6 +229,8 @@ def _against_centring(module: Any, adapter: Adapter) -> str:
     row = family_of(module.config.model_type)
     if row is not None and row.embed_norm:
         return "a norm after the embedding writes into the residual stream"
+    if adapter.inputs == "pixels" and adapter.name != "ViT":
+        return "what its patches write into the residual stream is read by no row"
     if adapter.pos_embed is not None and "weight" not in adapter.pos_embed._parameters:
         return "its positions are computed, not read from a table"
     for stack in adapter.stacks:

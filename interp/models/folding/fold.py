@@ -149,7 +149,8 @@ def _untie(module: Any, parts: FoldParts) -> None:
     weight, _ = parts.head.read()
     parts.head.write(weight, None)
     config: Any = getattr(module, "config", None)
-    if getattr(config, "tie_word_embeddings", False):
+    # UMT5 scales what its head reads where this is set: the flag is part of what it computes.
+    if getattr(config, "tie_word_embeddings", False) and config.model_type != "umt5":
         config.tie_word_embeddings = False
 
 
