@@ -226,7 +226,7 @@ def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
     # OPT-350m embeds in fewer dimensions than it works in.
     project_in, project_out = find(base, "decoder.project_in"), find(base, "decoder.project_out")
     _embedding_sites(to, base, family, project_in, factors.embed)
-    shared = len(set(blocks)) < len(blocks)
+    shared = family.name == "ALBERT" and len(set(blocks)) < len(blocks)
     for i, block in enumerate(blocks):
         to.call = blocks[:i].count(block) if shared else None
         block_sites(to, f"blocks.{i}", block, family, cfg.style)
