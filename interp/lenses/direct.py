@@ -300,7 +300,8 @@ def _splits(
             )
         matrix = coder if isinstance(coder, Tensor) else coder.W_dec
         width = next(
-            (w.weight.flatten(0, -2).shape[0] for w in stream.writers if w.parts == site), model.cfg.d_model
+            (w.weight.flatten(0, -2).shape[0] for w in stream.writers if w.parts == site != w.out),
+            model.cfg.d_model,
         )
         if matrix.ndim != 2 or matrix.shape[1] != width:
             raise ShapeError(
@@ -312,6 +313,9 @@ def _splits(
 
 
 def _sites(stream: Stream, splits: Mapping[str, Coder | Tensor], neurons: bool) -> list[str]:
+    for writer in stream.writers:
+        if neurons and writer.kind == "whole":
+            writer.held()  # says why it has no neurons
     sites = [*stream.embeddings, stream.first, stream.last]
     for writer in stream.writers:
         sites.append(writer.parts if writer.kind == "head" or neurons else writer.out)

@@ -67,7 +67,7 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     if tokenizer is None and is_hooked_root(module):
         tokenizer = getattr(module, "tokenizer", None)
     model = _assemble(module, adapter, tokenizer, check)
-    if not check or adapter.inputs in ("any", "choices"):
+    if not check or (adapter.inputs in ("any", "choices") and adapter.probe is None):
         return model
     with apart():  # hooks that are in place around this see nothing of it
         first = first_run(model) if adapter.exact_once else None

@@ -414,11 +414,14 @@ _SIZES = {
 }
 _PATCHES = {"image_size": 12, "patch_size": 4}
 ROWLESS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...] | None]] = {
-    "electra": (lambda t: t.ElectraForMaskedLM(t.ElectraConfig(**_SIZES, embedding_size=16)), None),
-    "xlm-roberta": (lambda t: t.XLMRobertaForMaskedLM(t.XLMRobertaConfig(**_SIZES, pad_token_id=1)), None),
-    "bart": (
-        lambda t: t.BartForConditionalGeneration(
-            t.BartConfig(
+    "ernie": (lambda t: t.ErnieForMaskedLM(t.ErnieConfig(**_SIZES)), None),
+    "xlm-roberta-xl": (
+        lambda t: t.XLMRobertaXLForMaskedLM(t.XLMRobertaXLConfig(**_SIZES, pad_token_id=1)),
+        None,
+    ),
+    "mbart": (
+        lambda t: t.MBartForConditionalGeneration(
+            t.MBartConfig(
                 vocab_size=101,
                 d_model=24,
                 encoder_layers=1,
@@ -432,15 +435,15 @@ ROWLESS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...] | None]] = {
         ),
         None,
     ),
-    "albert": (lambda t: t.AlbertForMaskedLM(t.AlbertConfig(**_SIZES, embedding_size=16)), None),
-    "phi": (lambda t: t.PhiForCausalLM(t.PhiConfig(**_SIZES)), None),
-    "mamba": (
-        lambda t: t.MambaForCausalLM(
-            t.MambaConfig(vocab_size=101, hidden_size=24, num_hidden_layers=2, state_size=4)
+    "rembert": (lambda t: t.RemBertForMaskedLM(t.RemBertConfig(**_SIZES, input_embedding_size=16)), None),
+    "persimmon": (lambda t: t.PersimmonForCausalLM(t.PersimmonConfig(**_SIZES)), None),
+    "falcon-mamba": (
+        lambda t: t.FalconMambaForCausalLM(
+            t.FalconMambaConfig(vocab_size=101, hidden_size=24, num_hidden_layers=2, state_size=4)
         ),
         None,
     ),
-    "deit": (lambda t: t.DeiTForImageClassification(t.DeiTConfig(**_SIZES, **_PATCHES)), (2, 3, 12, 12)),
+    "beit": (lambda t: t.BeitForImageClassification(t.BeitConfig(**_SIZES, **_PATCHES)), (2, 3, 12, 12)),
     "resnet": (
         lambda t: t.ResNetForImageClassification(
             t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")

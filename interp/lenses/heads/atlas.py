@@ -41,11 +41,11 @@ def head_atlas(model: HookedModel, inputs: Any = None, config: HeadAtlasConfig |
     names = pattern_sites(model)
     sums: dict[str, Tensor] = {}
     n_texts = n_queries = 0
-    worst = 0.0
+    worst, sinks = 0.0, names[0].replace("hook_pattern", "hook_attn_sink") in model.sites
     ids = random_repeats(model, config) if inputs is None else token_rows(model, inputs, config)
     for row in ids:
         marks = punctuation(model, row)
-        found = _of_every_head(model, row, names, lambda p, marks=marks: text_statistics(p, marks))
+        found = _of_every_head(model, row, names, lambda p, marks=marks: text_statistics(p, marks, sinks))
         worst = max(worst, float(found.pop("row_error").max()))
         for name, value in found.items():
             sums[name] = sums.get(name, 0) + value
@@ -131,18 +131,20 @@ def _of_every_head(
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
-def text_statistics(patterns: Tensor, is_punctuation: Tensor) -> dict[str, Tensor]:
+def text_statistics(patterns: Tensor, is_punctuation: Tensor, sinks: bool = False) -> dict[str, Tensor]:
     """The statistics of one text.
 
     Args:
         patterns: [head query key].
         is_punctuation: Which keys are, [key].
+        sinks: A sink takes its share of every row (GPT-OSS): rows sum to 1 at most.
 
     Returns:
         Name -> [head]; `row_error` is how far a row's sum is from 1.
     """
+    over = patterns.sum(-1) - 1
     return {
-        "row_error": (patterns.sum(-1) - 1).abs().amax(-1),
+        "row_error": (over.clamp(min=0) if sinks else over.abs()).amax(-1),
         "previous": patterns.diagonal(-1, -2, -1).mean(-1),
         "next": patterns.diagonal(1, -2, -1).mean(-1),
         "self_token": patterns.diagonal(0, -2, -1).mean(-1),

@@ -130,7 +130,10 @@ def _recall(scores: Tensor) -> Tensor:
 
 
 def _over_tokens(model: HookedModel) -> bool:
-    """Whether the head says one number per token that the model reads."""
+    """Whether the head says one number per token that the model reads, from what is in the stream."""
+    width = getattr(model.head, "in_features", model.cfg.d_model)
+    if width != model.cfg.d_model and model.adapter.unembed_project is None:
+        return False  # ALBERT and Electra change the width before they unembed
     return model.head is not None and model.W_U.shape[1] == model.cfg.d_vocab
 
 

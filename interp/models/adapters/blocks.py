@@ -16,6 +16,7 @@ class Block:
     Attributes:
         ln1, ln2: Norms read by attention and MLP (post-norm: applied to the sums).
         ln1_post, ln2_post: Norms on the sublayers' outputs (Gemma-2/3).
+        mid: The module that reads resid_mid, where it is not `ln2` (OLMo-2: the MLP itself).
         attn: The module handed to the registered attention function.
         attn_out: The module whose output is attention's contribution to the residual stream.
         q, k, v: Projections; or `qkv`, one fused projection laid out as `fused` says ("pair": only
@@ -24,12 +25,15 @@ class Block:
         mlp_out: The module whose output is the MLP's contribution.
         mlp_pre, mlp_gate, mlp_in, mlp_down: fc1 of a plain MLP, or gate and up of a gated one
             (`gate_up` fused), and the last projection, whose input is hook_post.
+        mixer: What stands for attention and MLP in a state-space model.
+        router, experts: Of a mixture: what chooses experts, and all of them in one module.
     """
 
     ln1: str = ""
     ln2: str = ""
     ln1_post: str = ""
     ln2_post: str = ""
+    mid: str = ""
     attn: str = ""
     attn_out: str = ""
     q: str = ""
@@ -45,6 +49,25 @@ class Block:
     mlp_gate_up: str = ""
     mlp_down: str = ""
     activation: str = ""
+    mixer: str = ""
+    router: str = ""
+    experts: str = ""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Numbers of the config that multiply outside of every module, by their keys (Granite, Cohere).
+
+    Attributes:
+        embed: On token embeddings.
+        write: On what attention and MLP add to the stream.
+        logits, logits_over: On the logits, as a factor or as a divisor.
+    """
+
+    embed: str = ""
+    write: str = ""
+    logits: str = ""
+    logits_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +81,12 @@ class Family:
         style: See `Style`; `config_style` names a config flag that may change it.
         rotary: q and k are rotated before they meet: hook_rot_q and hook_rot_k exist.
         cross: Cross-attention between attention and MLP, where a model was built with it.
+        pixels: It reads images.
+        whole: Paths are relative to the model itself (its "base model" is a part of it).
         flat_mlp: The MLP half runs on [batch * pos, d] (OPT).
         eager_float32: Its own eager attention normalises in float32 whatever the dtype.
+        factors: See `Factors`.
+        embed_project: From the embeddings' width to the stream's, behind their norm.
     """
 
     name: str
@@ -75,9 +102,13 @@ class Family:
     ln_final: str = ""
     rotary: bool = False
     cross: Block | None = None
+    pixels: bool = False
+    whole: bool = False
     flat_mlp: bool = False
     causal: bool = True
     eager_float32: bool = False
+    factors: Factors = Factors()
+    embed_project: str = ""
 
 
 LLAMA = Block(

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from interp.models.adapters.blocks import BERT, BERT_CROSS, GPT2, GPT2_CROSS, GPTJ, LLAMA, NEOX, Block, Family
+from interp.models.adapters.decoders import DECODERS
+from interp.models.adapters.encoders import ENCODERS
 
-FAMILIES: tuple[Family, ...] = (
+_FIRST: tuple[Family, ...] = (
     Family(
         name="GPT-2",
         model_types=("gpt2",),
@@ -107,7 +109,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="BERT",
-        model_types=("bert", "roberta"),
+        model_types=("bert", "roberta", "xlm-roberta", "camembert", "electra"),
         blocks="encoder.layer",
         block=BERT,
         cross=BERT_CROSS,
@@ -117,6 +119,7 @@ FAMILIES: tuple[Family, ...] = (
         type_embed="embeddings.token_type_embeddings",
         embed_norm="embeddings.LayerNorm",
         full_embed="embeddings",
+        embed_project="embeddings_project",
         causal=False,
     ),
     Family(
@@ -146,7 +149,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="ViT",
-        model_types=("vit",),
+        model_types=("vit", "deit"),
         blocks="layers",
         block=Block(
             ln1="layernorm_before",
@@ -164,6 +167,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         embed="embeddings",
         ln_final="layernorm",
+        pixels=True,
         causal=False,
         eager_float32=True,
     ),
@@ -267,7 +271,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 
-T5_TYPES = ("t5", "mt5")
+T5_TYPES = ("t5", "mt5", "umt5")
+
+FAMILIES: tuple[Family, ...] = (*_FIRST, *DECODERS, *ENCODERS)
 
 
 def family_of(model_type: str) -> Family | None:

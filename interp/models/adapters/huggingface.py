@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from interp.core.errors import ModelError
-from interp.models.adapters.adapter import Adapter, SiteBuilder, Stack, block_sites, find, t5_block_sites
-from interp.models.adapters.blocks import T5_CROSS, T5_SELF, Block, Family
+from interp.models.adapters.adapter import Adapter, Multiplied, SiteBuilder, Stack, block_sites, find
+from interp.models.adapters.blocks import Family
+from interp.models.adapters.coders import BART_TYPES, bart_adapter, t5_adapter
+from interp.models.adapters.facts import attention_configs, dtype_device
 from interp.models.adapters.families import T5_TYPES, family_of
+from interp.models.adapters.heads import unembedding, width_of
 from interp.models.adapters.linear import in_features
 from interp.models.adapters.norms import norm_parts
 from interp.models.cfg import ModelConfig
 from interp.models.hooks import attention
+from interp.models.hooks.sites import Scaled, Site
 
+_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Position tables that begin after the padding index."""
 UNREACHED = "this architecture's attention does not go through the registered function"
 
 
@@ -44,19 +50,63 @@ def huggingface_adapter(module: Any, name: str) -> Adapter | None:
     model_type = getattr(module.config, "model_type", "")
     attention.register()
     if model_type in T5_TYPES:
-        return _t5_adapter(module, name)
+        return t5_adapter(module, name)
+    if model_type in BART_TYPES and module.config.is_encoder_decoder:
+        return bart_adapter(module, name)
+    if model_type in ("clip", "siglip"):
+        return _towers(module, name)
     family = family_of(model_type)
     return None if family is None else _stack_adapter(module, family, name)
 
 
-def _attention_configs(module: Any) -> tuple[Any, ...]:
-    """Every config object some submodule reads its attention implementation from."""
-    found: dict[int, Any] = {}
-    for part in module.modules():
-        config = getattr(part, "config", None)
-        if hasattr(config, "_attn_implementation_internal"):
-            found[id(config)] = config
-    return tuple(found.values())
+def _towers(module: Any, name: str) -> Adapter | None:
+    """CLIP's two encoders: the sites of each, and of the projections where they meet."""
+    towers = {side: find(module, f"{side}_model") for side in ("text", "vision")}
+    found = {side: None if m is None else huggingface_adapter(m, name) for side, m in towers.items()}
+    if any(one is None or not one.sites for one in found.values()) or not hasattr(
+        module, "get_image_features"
+    ):
+        return None
+    to = SiteBuilder(ModelConfig(model_name=name, family=_TOWERS[module.config.model_type]))
+    vision: Any = module.config.vision_config
+    width = int(getattr(module.config, "projection_dim", 0) or 0)
+    for side, one in found.items():
+        for sites, into in ((one.sites, to.sites), (one.unlisted, to.unlisted)) if one else ():
+            into.update({f"{side}_{n}": _of_tower(site, side) for n, site in sites.items()})
+        to.refused |= {f"{side}_{n}": why for n, why in one.refused.items()} if one else {}
+        projection = find(module, "visual_projection" if side == "vision" else "text_projection")
+        to.add(f"{side}_hook_projection", projection, "out", "batch d_shared", sizes={"d_shared": width})
+
+    def probe() -> dict[str, Tensor]:
+        shape = (2, vision.num_channels, vision.image_size, vision.image_size)
+        weight = next(module.parameters())
+        pixels = torch.linspace(-1, 1, math.prod(shape)).reshape(shape).to(weight.dtype)
+        ids = module.config.text_config.vocab_size // 2 + torch.arange(10).reshape(2, 5)
+        return {"input_ids": ids, "pixel_values": pixels}
+
+    cfg = replace(to.cfg, style="pre", normalization_type="LN", **dtype_device(module))
+    return Adapter(
+        name=cfg.family,
+        cfg=cfg,
+        sites=to.sites,
+        unlisted=to.unlisted,
+        refused=to.refused,
+        inputs="any",
+        probe=probe,
+        configs=attention_configs(module),
+        eager_float32=all(one.eager_float32 for one in found.values() if one),
+        exact_once=True,
+        notes=["two towers: wrap(model.text_model) or wrap(model.vision_model) for analyses of one"],
+    )
+
+
+_TOWERS = {"clip": "CLIP", "siglip": "SigLIP"}
+
+
+def _of_tower(site: Site, side: str) -> Site:
+    """A tower's site under the whole model's name; patches are no positions of the text."""
+    axes = site.axes if side == "text" else site.axes.replace("pos", "patch")
+    return replace(site, name=f"{side}_{site.name}", axes=axes)
 
 
 def _style(family: Family, config: Any) -> str:
@@ -64,6 +114,7 @@ def _style(family: Family, config: Any) -> str:
         "GPT-NeoX": ("use_parallel_residual", "parallel", "pre"),
         "Falcon": ("parallel_attn", "parallel", "pre"),
         "OPT": ("do_layer_norm_before", "pre", "post"),
+        "StableLM": ("use_parallel_residual", "parallel", "pre"),
     }
     if family.name not in flags:
         return family.style
@@ -76,42 +127,53 @@ def _style(family: Family, config: Any) -> str:
 def _positional(family: Family, config: Any) -> str:
     if family.rotary and not getattr(config, "alibi", False):
         return "rotary"
-    return "standard" if family.pos_embed or family.name == "ViT" else "alibi"
+    if family.block.mixer:
+        return ""
+    return "standard" if family.pos_embed or family.pixels else "alibi"
 
 
 def _n_ctx(config: Any) -> int:
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         limit = getattr(config, key, None)
         if limit:
-            # RoBERTa's position table begins after the padding index.
-            shift = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+            shift = config.pad_token_id + 1 if config.model_type in _FROM_PADDING else 0
             return int(limit) - shift
     return 0
 
 
-def _dtype_device(module: Any) -> dict[str, Any]:
-    first = next(module.parameters(), None)
-    if first is None:
-        return {"dtype": "", "device": "cpu"}
-    return {"dtype": str(first.dtype).removeprefix("torch."), "device": str(first.device)}
+def _n_kv_heads(family: Family, config: Any, n_heads: int) -> int:
+    if family.name == "GPT-BigCode":
+        return 1 if config.multi_query else n_heads
+    return int(getattr(config, "num_key_value_heads", None) or n_heads)
+
+
+def _factors(family: Family, config: Any) -> Multiplied:
+    """What the model multiplies outside of its modules, from its config."""
+    at = family.factors
+    embed, write, logits = (
+        float(getattr(config, key)) if key else 1.0 for key in (at.embed, at.write, at.logits)
+    )
+    over = float(getattr(config, at.logits_over)) if at.logits_over else 1.0
+    return Multiplied(embed, write, logits / over)
 
 
 def _config(module: Any, family: Family, blocks: Any, name: str) -> ModelConfig:
     config, at, block = module.config, family.block, blocks[0]
-    n_heads = int(config.num_attention_heads)
+    n_heads = 0 if at.mixer else int(config.num_attention_heads)
     o = find(block, at.o)
-    d_head = in_features(o) // n_heads if o is not None else config.hidden_size // n_heads
+    d_head = 0 if at.mixer else int(config.hidden_size) // n_heads
+    d_head = d_head if o is None else in_features(o) // n_heads
     down = find(block, at.mlp_down)
     ln1 = find(block, at.ln1)
     parts = None if ln1 is None else norm_parts(ln1)
-    vision = family.name == "ViT"
+    vision = family.pixels
     return ModelConfig(
         model_name=name,
         family=family.name,
         n_layers=len(blocks),
         d_model=int(config.hidden_size),
         n_heads=n_heads,
-        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
+        n_kv_heads=_n_kv_heads(family, config, n_heads),
         d_head=d_head,
         d_mlp=in_features(down) if down is not None else 0,
         d_vocab=0 if vision else int(config.vocab_size),
@@ -132,14 +194,26 @@ def _config(module: Any, family: Family, blocks: Any, name: str) -> ModelConfig:
         causal=family.causal,
         gated_mlp=bool(at.mlp_gate or at.mlp_gate_up),
         final_softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
-        **_dtype_device(module),
+        **dtype_device(module),
     )
 
 
+def _blocks(base: nn.Module, family: Family, config: Any) -> list[nn.Module]:
+    """The blocks in the order in which they run; ALBERT runs the same ones again and again."""
+    held = find(base, family.blocks)
+    if not isinstance(held, nn.ModuleList):
+        return []
+    if family.name != "ALBERT":
+        return list(held)
+    per_group = config.num_hidden_layers / config.num_hidden_groups
+    groups: list[Any] = [held[int(i / per_group)] for i in range(config.num_hidden_layers)]
+    return [layer for group in groups for layer in group.albert_layers]
+
+
 def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
-    base = getattr(module, "base_model", module)
-    blocks = find(base, family.blocks)
-    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+    base, config = module if family.whole else getattr(module, "base_model", module), module.config
+    blocks = _blocks(base, family, config)
+    if not blocks:
         raise ModelError(
             f"{type(module).__name__} has no blocks at {family.blocks!r}",
             got=type(base).__name__,
@@ -147,28 +221,32 @@ def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
         )
     family = _refine(family, module.config, blocks[0])
     cfg = _config(module, family, blocks, name)
-    to = SiteBuilder(cfg)
+    factors = _factors(family, module.config)
+    to = SiteBuilder(cfg, factors.write)
     # OPT-350m embeds in fewer dimensions than it works in.
     project_in, project_out = find(base, "decoder.project_in"), find(base, "decoder.project_out")
-    to.add("hook_embed", project_in or find(base, family.embed), "out")
-    to.add("hook_token_type_embed", find(base, family.type_embed), "out")
-    to.add("hook_pos_embed", find(base, family.pos_embed), "out")
-    to.norm("embed_ln", find(base, family.embed_norm))
-    to.add("hook_full_embed", find(base, family.full_embed), "out")
+    _embedding_sites(to, base, family, project_in, factors.embed)
+    shared = family.name == "ALBERT" and len(set(blocks)) < len(blocks)
     for i, block in enumerate(blocks):
+        to.call = blocks[:i].count(block) if shared else None
         block_sites(to, f"blocks.{i}", block, family, cfg.style)
+    to.call = None
     ln_final = find(base, family.ln_final)
     to.norm("ln_final", ln_final)
-    unembed, head = _unembedding(module, base, cfg)
-    stack = Stack("blocks", tuple(blocks), {"attn": family.block}, family.block, ln_final)
+    clipped = getattr(module.config, "clip_qkv", None) is not None
+    if clipped:
+        _refuse_clipped(to)
+    unembed, head = unembedding(module, base, cfg, factors.logits)
+    attention = {} if family.block.mixer else {"attn": family.block}
+    stack = Stack("blocks", tuple(blocks), attention, family.block, ln_final)
     return Adapter(
         name=family.name,
-        cfg=replace(cfg, d_vocab_out=_width(head, cfg)),
+        cfg=replace(cfg, d_vocab_out=width_of(head, cfg)),
         sites=to.sites,
         refused=to.refused,
         unlisted=to.unlisted,
-        inputs="pixels" if family.name == "ViT" else "tokens",
-        configs=_attention_configs(module),
+        inputs="pixels" if family.pixels else "tokens",
+        configs=attention_configs(module),
         eager_float32=family.eager_float32,
         embed=find(base, family.embed),
         embed_project=project_in,
@@ -176,12 +254,37 @@ def _stack_adapter(module: Any, family: Family, name: str) -> Adapter:
         pos_embed=find(base, family.pos_embed),
         unembed=unembed,
         unembed_module=head,
+        bent=isinstance(unembed, nn.Module) and unembed is not head,
         ln_final=ln_final,
         stacks=(stack,),
+        factors=factors,
+        clipped=clipped,
         exact_once=True,
         pools_first=family.name == "ViT",
         notes=_notes(family, module.config),
     )
+
+
+def _embedding_sites(
+    to: SiteBuilder, base: Any, family: Family, project_in: nn.Module | None, factor: float
+) -> None:
+    """What is added up before the first block."""
+    scaled = Scaled(factor) if factor != 1.0 else None
+    # Electra and ALBERT project what their embeddings add up to.
+    late = find(base, family.embed_project)
+    narrow = {"d_model": base.config.embedding_size} if late is not None else {}
+    to.add("hook_embed", project_in or find(base, family.embed), "out", view=scaled, sizes=narrow)
+    to.add("hook_token_type_embed", find(base, family.type_embed), "out", sizes=narrow)
+    to.add("hook_pos_embed", find(base, family.pos_embed), "out", sizes=narrow)
+    to.norm("embed_ln", find(base, family.embed_norm), sizes=narrow)
+    to.add("hook_full_embed", late or find(base, family.full_embed), "out")
+
+
+def _refuse_clipped(to: SiteBuilder) -> None:
+    """q, k and v are cut to a range behind their projections, in place: the projections are not them."""
+    for name in [n for n in to.sites if n.endswith(("hook_q", "hook_k", "hook_v"))]:
+        to.refused[name] = "what attention reads is clipped to clip_qkv behind the projection"
+        del to.sites[name]
 
 
 def _refine(family: Family, config: Any, block: Any) -> Family:
@@ -191,6 +294,13 @@ def _refine(family: Family, config: Any, block: Any) -> Family:
         at = replace(at, ln1="ln_attn", ln2="ln_mlp")
     elif family.name == "Falcon" and not config.parallel_attn:
         at = replace(at, ln2="post_attention_layernorm")
+    elif family.name == "StableLM" and config.use_parallel_residual:
+        at = replace(at, ln2="")
+    elif family.name == "GPT-BigCode" and not config.multi_query:
+        at = replace(at, fused="interleaved")
+    elif family.pixels and find(block, "mlp.gate_proj") is not None:
+        gated = {"mlp_gate": "mlp.gate_proj", "mlp_up": "mlp.up_proj", "mlp_down": "mlp.down_proj"}
+        at = replace(at, mlp_pre="", **gated, activation="mlp.act_fn")
     # A BERT with `is_decoder` masks what comes later.
     causal = family.causal or bool(getattr(config, "is_decoder", False))
     return replace(family, block=at, causal=causal)
@@ -200,6 +310,8 @@ def _notes(family: Family, config: Any) -> list[str]:
     notes = []
     if family.name == "Gemma":
         notes.append("hook_attn_out and hook_mlp_out are taken after the post-norms")
+    if family.factors.write:
+        notes.append("hook_attn_out and hook_mlp_out include the factor that the block multiplies with")
     if family.name == "OPT":
         notes.append("q is scaled before the dot product; hook_q is the unscaled projection")
     if getattr(config, "attn_logit_softcapping", None):
@@ -212,123 +324,3 @@ def _notes(family: Family, config: Any) -> list[str]:
             "name; hook_resid_mid_cross is what the MLP reads"
         )
     return notes
-
-
-def _width(head: nn.Module | None, cfg: ModelConfig) -> int:
-    out = getattr(head, "out_features", None)
-    return int(out) if out else cfg.d_vocab if head is not None else 0
-
-
-def _unembedding(
-    module: Any, base: Any, cfg: ModelConfig
-) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
-    """Normalised residual -> logits, exactly as the model's own head computes it."""
-    kind = type(module).__name__
-    if cfg.family == "ViT":
-        head = find(module, "classifier")
-        return (head, head) if head is not None else (None, None)
-    causal = kind.endswith(("LMHeadModel", "ForCausalLM"))
-    if kind.endswith("ForMaskedLM") or (causal and cfg.family == "BERT"):
-        return _masked_lm_head(module)
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    if not causal or head is None:
-        return None, None
-    out: Any = head
-    project, cap = find(base, "decoder.project_out"), cfg.final_softcap
-
-    def unembed(x: Tensor) -> Tensor:
-        logits = out(x if project is None else project(x))
-        return torch.tanh(logits / cap) * cap if cap else logits
-
-    return unembed, head
-
-
-def _masked_lm_head(module: Any) -> tuple[Callable[[Tensor], Tensor] | None, nn.Module | None]:
-    own = getattr(module, "get_output_embeddings", lambda: None)()
-    for path in ("cls", "lm_head"):
-        head = find(module, path)
-        if head is not None and own is not None:
-            return head, own
-    if find(module, "vocab_projector") is None:
-        return None, None
-
-    def distil(x: Tensor) -> Tensor:
-        return module.vocab_projector(module.vocab_layer_norm(module.activation(module.vocab_transform(x))))
-
-    return distil, module.vocab_projector
-
-
-def _t5_mlp(block: Any) -> Block:
-    last = len(block.layer) - 1
-    ff = f"layer.{last}.DenseReluDense"
-    gated = find(block, f"{ff}.wi_0") is not None
-    return Block(
-        ln2=f"layer.{last}.layer_norm",
-        mlp_out=ff,
-        mlp_pre="" if gated else f"{ff}.wi",
-        mlp_gate=f"{ff}.wi_0" if gated else "",
-        mlp_up=f"{ff}.wi_1" if gated else "",
-        mlp_down=f"{ff}.wo",
-        activation=f"{ff}.act",
-    )
-
-
-def _t5_adapter(module: Any, name: str) -> Adapter:
-    """T5: encoder and decoder stacks, cross-attention, relative positions inside the scores."""
-    config = module.config
-    coders = [c for c in ("encoder", "decoder") if find(module, c) is not None]
-    cfg = ModelConfig(
-        model_name=name,
-        family="T5",
-        n_layers=len(module.encoder.block),
-        n_decoder_layers=len(module.decoder.block) if "decoder" in coders else 0,
-        d_model=config.d_model,
-        n_heads=config.num_heads,
-        n_kv_heads=config.num_heads,
-        d_head=config.d_kv,
-        d_mlp=config.d_ff,
-        d_vocab=config.vocab_size,
-        act_fn=config.feed_forward_proj,
-        normalization_type="RMS",
-        positional="relative",
-        style="pre",
-        gated_mlp=config.is_gated_act,
-        **_dtype_device(module),
-    )
-    to, stacks = SiteBuilder(cfg), []
-    for coder in coders:
-        part = getattr(module, coder)
-        attns = {"self_attn": T5_SELF, "cross_attn": T5_CROSS} if coder == "decoder" else {"attn": T5_SELF}
-        stack = Stack(
-            f"{coder}_blocks", tuple(part.block), attns, _t5_mlp(part.block[0]), part.final_layer_norm
-        )
-        stacks.append(stack)
-        prefix = "" if coder == "encoder" else "decoder_"
-        to.add(f"{prefix}hook_embed", part.embed_tokens, "out")
-        for i, block in enumerate(part.block):
-            t5_block_sites(to, f"{coder}_blocks.{i}", block, stack)
-        to.norm(f"{coder}_ln_final", part.final_layer_norm)
-    head: Any = find(module, "lm_head")
-    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
-
-    def unembed(x: Tensor) -> Tensor:
-        return head(x * scale)
-
-    return Adapter(
-        name="T5",
-        cfg=replace(cfg, d_vocab_out=_width(head, cfg)),
-        sites=to.sites,
-        refused=to.refused,
-        unlisted=to.unlisted,
-        inputs="encoder_decoder" if "decoder" in coders else "tokens",
-        configs=_attention_configs(module),
-        # `shared` only holds the table: an adapter sits on the modules that look tokens up.
-        embed=find(module, "encoder.embed_tokens") or find(module, "shared"),
-        unembed=unembed if head is not None else None,
-        unembed_module=head,
-        ln_final=find(
-            module, "decoder.final_layer_norm" if "decoder" in coders else "encoder.final_layer_norm"
-        ),
-        stacks=tuple(stacks),
-        exact_once=True,
-    )

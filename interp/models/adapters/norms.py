@@ -7,6 +7,7 @@ TransformerLens 3: out = hook_normalized * gain + bias, hook_normalized = centre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class NormParts:
     Attributes:
         centred: Whether the mean is subtracted (LayerNorm) or not (RMSNorm).
         eps: Added to the mean square before the root.
-        plus_one: The gain is `1 + weight` (Gemma).
+        plus_one: The gain is `1 + weight` (Gemma, Nemotron).
     """
 
     centred: bool
@@ -43,7 +44,10 @@ class NormParts:
         weight = getattr(plain(module), "weight", None)
         if weight is None:
             return None
-        return 1.0 + weight.float() if self.plus_one else weight
+        if not self.plus_one:
+            return weight
+        # Gemma's adds in float32, Nemotron's layer norm in its own dtype.
+        return 1.0 + (weight if self.centred else weight.float())
 
     def finish(self, module: nn.Module, normalized: Tensor, like: Tensor) -> Tensor:
         """normalized * gain + bias, in the shape and dtype of the module's output `like`."""
@@ -62,13 +66,18 @@ def norm_parts(module: nn.Module) -> NormParts | None:
         module = plain(module)
     except WeightError:
         return None
-    if isinstance(module, nn.LayerNorm):
-        return NormParts(True, module.eps, False)
     kind = type(module).__name__
+    if isinstance(module, nn.LayerNorm):
+        return NormParts(True, module.eps, kind == "NemotronLayerNorm1P")
     if isinstance(module, nn.RMSNorm):
         eps = module.eps if module.eps is not None else torch.finfo(module.weight.dtype).eps
         return NormParts(False, eps, False)
-    if "RMSNorm" in kind or kind == "T5LayerNorm":
+    if kind == "OlmoLayerNorm":
+        return NormParts(True, 1e-5, False)
+    if kind in ("CohereLayerNorm", "Cohere2LayerNorm"):
+        eps: Any = module.variance_epsilon
+        return NormParts(True, float(eps), False)
+    if "RMSNorm" in kind or kind in ("T5LayerNorm", "UMT5LayerNorm"):
         eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         return None if eps is None else NormParts(False, float(eps), kind.startswith("Gemma"))
     return None

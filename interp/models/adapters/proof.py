@@ -20,6 +20,7 @@ from interp.core.errors import AdapterError, ModelError
 from interp.core.foreign import one_line
 from interp.models.adapters.effective import plain
 from interp.models.adapters.huggingface import UNREACHED
+from interp.models.adapters.norms import norm_parts
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
@@ -30,6 +31,10 @@ from interp.models.text.prepared import Prepared
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
 """Relative to the largest value compared."""
 BATCH, POS = 2, 5
+
+
+Outputs = dict[torch.nn.Module, list[Tensor]]
+"""What modules gave, call by call."""
 
 
 class FirstRun(NamedTuple):
@@ -48,9 +53,9 @@ def prove(model: HookedModel, first: FirstRun) -> HookedModel:
     """
     ready, raw = first.ready, main_output(first.raw)
     with quiet(model), torch.no_grad():
-        taps, tapped = _tapped(model, ready)
+        taps, tapped, normed = _tapped(model, ready)
         if _refuse_unreached(model, taps):
-            taps, tapped = _tapped(model, ready)
+            taps, tapped, normed = _tapped(model, ready)
         crossed = _with_encoder_states(model, ready)
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
@@ -66,6 +71,7 @@ def prove(model: HookedModel, first: FirstRun) -> HookedModel:
     for seen in (values, crossed):
         for site, reason in _broken_promises(model, seen, tolerance):
             model.adapter.refused[site] = reason
+    _refuse_other_norms(model, values, normed, max(tolerance, TOLERANCE["float32"]))
     _prove_head(model, values, raw, tolerance)
     for name in model.adapter.refused:
         for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
@@ -113,6 +119,8 @@ def quiet(model: HookedModel) -> Iterator[None]:
 
 def probe_inputs(model: HookedModel) -> Any:
     """A few tokens (or two small images) that any model of this kind can read."""
+    if model.adapter.probe is not None:
+        return {k: v.to(model.device) for k, v in model.adapter.probe().items()}
     if model.adapter.inputs == "pixels":
         config: Any = model.module.config
         size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
@@ -150,11 +158,22 @@ def _with_encoder_states(model: HookedModel, ready: Prepared) -> dict[str, Tenso
     return {name: tap.value for name, tap in taps.items() if tap.value is not None}
 
 
-def _tapped(model: HookedModel, ready: Prepared) -> tuple[dict[str, Request], Any]:
-    """Every listed site in one run, and what the model makes of the inputs meanwhile."""
+def _tapped(model: HookedModel, ready: Prepared) -> tuple[dict[str, Request], Any, Outputs]:
+    """Every listed site in one run, what the model makes of the inputs meanwhile, and its norms."""
     taps = _every_site(model)
-    with Run(model._frame, taps, model.splices):
-        return taps, main_output(model.module(*ready.args, **ready.kwargs))
+    norms = {tap.site.module for tap in taps.values() if tap.site.kind == "normalized"}
+    seen: Outputs = {}
+
+    def keep(module: torch.nn.Module, args: Any, output: Tensor) -> None:
+        seen.setdefault(module, []).append(output)
+
+    handles = [norm.register_forward_hook(keep) for norm in norms]
+    try:
+        with Run(model._frame, taps, model.splices):
+            return taps, main_output(model.module(*ready.args, **ready.kwargs)), seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _refuse_unreached(model: HookedModel, taps: dict[str, Request]) -> bool:
@@ -172,8 +191,25 @@ def _refuse_unreached(model: HookedModel, taps: dict[str, Request]) -> bool:
 
 def _refuse_silent(model: HookedModel, taps: dict[str, Request]) -> None:
     for name, tap in taps.items():
-        if tap.fired != 1:
+        call = tap.site.call
+        if (tap.fired != 1) if call is None else (tap.fired <= call):
             model.adapter.refused[name] = f"it fires {tap.fired} times in one forward pass"
+
+
+def _refuse_other_norms(
+    model: HookedModel, values: dict[str, Tensor], seen: Outputs, tolerance: float
+) -> None:
+    """Refuse the inside of norms that compute something else than normalized * gain + bias."""
+    for name, value in values.items():
+        site = model.sites[name]
+        parts = norm_parts(site.module) if site.kind == "normalized" else None
+        offloaded = any(p.is_meta for p in site.module.parameters())
+        if parts is None or offloaded:  # its gain is there while it runs only
+            continue
+        output = seen[site.module][site.call or 0]
+        if not _close(parts.finish(site.module, value, output), output, tolerance):
+            for inside in (name, name.replace("hook_normalized", "hook_scale")):
+                model.adapter.refused[inside] = "this norm is not normalized * gain + bias"
 
 
 def _mark_volatile(model: HookedModel, taps: dict[str, Request]) -> None:
@@ -198,7 +234,7 @@ def _broken_promises(
         # bf16 sums round differently in another order: the bound is relative and generous there.
         return name in values and not _close(make(), values[name], tolerance * 3)
 
-    for stack_prefix in ("blocks", "encoder_blocks", "decoder_blocks"):
+    for stack_prefix in ("blocks", "encoder_blocks", "decoder_blocks", "text_blocks", "vision_blocks"):
         layer = 0
         while (p := f"{stack_prefix}.{layer}.") and f"{p}hook_resid_pre" in values:
             v = {n.removeprefix(p): t for n, t in values.items() if n.startswith(p)}
@@ -225,6 +261,10 @@ def _block_promises(
         before = None  # the norm stands between: checked by the norm's own formula below
     if style == "parallel" and "hook_attn_out" in v:
         before = v["hook_resid_pre"] + v["hook_attn_out"]
+    if "hook_mixer_out" in v and fails(
+        p + "hook_resid_post", lambda: v["hook_resid_pre"] + v["hook_mixer_out"]
+    ):
+        yield p + "hook_mixer_out", "its sum with the residual stream is not resid_post here"
     if before is not None and "hook_mlp_out" in v:
         parts = before
         if fails(p + "hook_resid_post", lambda: parts + v["hook_mlp_out"]):
@@ -254,7 +294,8 @@ def _attention_promises(
         return
     if out in v and f"{p}ln1_post.hook_scale" not in model.sites:
         bias = getattr(plain(model.sites[f"{p}{attn}.hook_z"].module), "bias", None)
-        total = result.sum(2) if bias is None or callable(bias) else result.sum(2) + bias
+        bias = None if bias is None or callable(bias) else bias * model.adapter.factors.write
+        total = result.sum(2) if bias is None else result.sum(2) + bias
         if fails(p + out, lambda: total):
             yield f"{p}{attn}.hook_result", "per-head results do not sum to attn_out here"
 
@@ -268,6 +309,8 @@ def _prove_head(model: HookedModel, values: dict[str, Tensor], raw: Any, toleran
         return
     if model.adapter.pools_first:
         resid = resid[:, 0]
+    # Mamba's logits are float32 whatever the model is.
+    tolerance = max(tolerance, TOLERANCE.get(str(raw.dtype).removeprefix("torch."), tolerance))
     with torch.no_grad():
         logits = model.unembed(model.ln_final(resid))
     if not _close(logits, raw, tolerance * 3):

@@ -27,7 +27,8 @@ class Weights:
     Shapes: W_E [d_vocab, d_model]; W_U [d_model, d_vocab]; W_Q, W_K, W_V [layer, head, d_model,
     d_head] (W_K, W_V have kv heads under GQA); W_O [layer, head, d_head, d_model]; W_in, W_gate
     [layer, d_model, d_mlp]; W_out [layer, d_mlp, d_model]; biases accordingly, zero where the
-    model has none. They are what the model multiplies with, norms not folded in.
+    model has none. They are what the model multiplies with, norms not folded in; factors on
+    embeddings, sublayers' outputs and logits (Granite, Cohere) are included.
 
     Raises:
         WeightError: The model has no such weight, or holds it quantised or offloaded.
@@ -47,7 +48,18 @@ class Weights:
         weight = self._table(embed, "W_E")
         self._refuse_two_tables(embed, weight)
         scale = getattr(plain(embed), "embed_scale", None)
-        table = weight if scale is None else weight * scale.to(weight.dtype)
+        if isinstance(scale, Tensor):
+            scale = scale.to(weight.dtype)
+        table = weight if scale is None else weight * scale
+        if self._adapter.factors.embed != 1.0:
+            table = table * self._adapter.factors.embed
+        if table.shape[1] != self._cfg.d_model and self._adapter.embed_project is None:
+            raise WeightError(
+                f"{self._cfg.model_name} has no W_E: a norm stands between its table and the stream",
+                got=f"a table of width {table.shape[1]}",
+                expected=f"d_model = {self._cfg.d_model}",
+                fix="read embeddings at hook_embed and hook_full_embed",
+            )
         project = self._adapter.embed_project
         return table if project is None else table @ linear_weight(project)
 
@@ -69,7 +81,15 @@ class Weights:
         if hasattr(head, "W_U"):
             return head.W_U
         project = self._adapter.unembed_project
-        return linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
+        matrix = linear_weight(head) if project is None else linear_weight(project) @ linear_weight(head)
+        if matrix.shape[0] != self._cfg.d_model:
+            raise WeightError(
+                f"{self._cfg.model_name} has no W_U: its head changes the width before the unembedding",
+                got=f"an unembedding of width {matrix.shape[0]}",
+                expected=f"d_model = {self._cfg.d_model}",
+                fix="model.unembed reads the stream as the head does",
+            )
+        return self._times(matrix, self._adapter.factors.logits)
 
     @property
     def b_U(self) -> Tensor:
@@ -79,7 +99,9 @@ class Weights:
             raise self._missing("b_U")
         if hasattr(head, "W_U"):
             return self.W_U.new_zeros(self.W_U.shape[1]) if head.b_U is None else head.b_U
-        return linear_bias(head, self.W_U.shape[1])
+        bias = self._times(linear_bias(head, self.W_U.shape[1]), self._adapter.factors.logits)
+        beside = self._adapter.unembed_bias
+        return bias if beside is None else bias + beside.flatten()
 
     def _table(self, module: nn.Module | None, name: str) -> Tensor:
         """The rows of an embedding as they are in use."""
@@ -140,21 +162,45 @@ class Weights:
 
     def _read(self, name: str, block: nn.Module) -> Tensor:
         """A weight of one block of a Hugging Face model, by the family's row."""
+        if self._stack.mlp.mixer:
+            raise self._missing(name)
         match name:
             case "W_Q" | "W_K" | "W_V" | "b_Q" | "b_K" | "b_V":
                 return self._reader(name[-1], name[0] == "b")(block)
             case "W_O":
                 return self._output(block)
             case "b_O":
-                return linear_bias(find(block, self._attn.o), self._cfg.d_model)
+                return self._written(linear_bias(find(block, self._attn.o), self._cfg.d_model))
             case "W_in" | "W_gate":
                 return self._mlp(block, name.removeprefix("W_"))
             case "b_in":
                 return self._mlp_bias(block)
             case "W_out":
-                return linear_weight(find(block, self._stack.mlp.mlp_down))
+                return self._written(linear_weight(self._at(block, self._stack.mlp.mlp_down, name)))
             case _:
-                return linear_bias(find(block, self._stack.mlp.mlp_down), self._cfg.d_model)
+                down = self._at(block, self._stack.mlp.mlp_down, name)
+                return self._written(linear_bias(down, self._cfg.d_model))
+
+    def _written(self, value: Tensor) -> Tensor:
+        return self._times(value, self._adapter.factors.write)
+
+    @staticmethod
+    def _times(value: Tensor, factor: float) -> Tensor:
+        return value if factor == 1.0 else value * factor
+
+    def _at(self, block: nn.Module, path: str, name: str) -> nn.Module:
+        """A part of a block that must be there for a weight to be."""
+        part = find(block, path)
+        if part is not None:
+            return part
+        if find(block, self._stack.mlp.experts) is None:
+            raise self._missing(name)
+        raise WeightError(
+            f"{self._cfg.model_name} has no one {name}: its MLP is a mixture of experts",
+            got=f"family {self._adapter.name}",
+            expected="one matrix per block",
+            fix="read the experts' own: model.module.get_submodule(...)",
+        )
 
     @cached_property
     def _own_blocks(self) -> Any:
@@ -198,7 +244,7 @@ class Weights:
 
     def _output(self, block: nn.Module) -> Tensor:
         weight = linear_weight(find(block, self._attn.o))
-        return weight.unflatten(0, (self._cfg.n_heads, self._cfg.d_head))
+        return self._written(weight.unflatten(0, (self._cfg.n_heads, self._cfg.d_head)))
 
     def _mlp(self, block: nn.Module, which: str) -> Tensor:
         at = self._stack.mlp
@@ -209,15 +255,13 @@ class Weights:
             path = at.mlp_gate
         else:
             path = at.mlp_up or at.mlp_pre
-        if not path:
-            raise self._missing(f"W_{which}")
-        return linear_weight(find(block, path))
+        return linear_weight(self._at(block, path, f"W_{which}"))
 
     def _mlp_bias(self, block: nn.Module) -> Tensor:
         at = self._stack.mlp
         if at.mlp_gate_up:
             return linear_bias(find(block, at.mlp_gate_up), 2 * self._cfg.d_mlp)[self._cfg.d_mlp :]
-        return linear_bias(find(block, at.mlp_up or at.mlp_pre), self._cfg.d_mlp)
+        return linear_bias(self._at(block, at.mlp_up or at.mlp_pre, "b_in"), self._cfg.d_mlp)
 
     def _missing(self, name: str) -> WeightError:
         return WeightError(

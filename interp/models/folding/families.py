@@ -83,6 +83,8 @@ def huggingface_parts(module: Any, adapter: Adapter, headed: bool) -> FoldParts:
         parts.no_norms = "post-norm: the residual stream itself reads the norms' outputs"
     elif getattr(module.config, "apply_residual_connection_post_layernorm", False):
         parts.no_norms = "norms: the residual branch starts after the norm and reads its output"
+    _refuse_experts(adapter)
+    parts.no_values = _against_values(adapter)
     for stack in adapter.stacks:
         for i, block in enumerate(stack.blocks):
             where = f"{stack.prefix}.{i}"
@@ -95,9 +97,36 @@ def huggingface_parts(module: Any, adapter: Adapter, headed: bool) -> FoldParts:
     return parts
 
 
+def _refuse_experts(adapter: Adapter) -> None:
+    """Experts are three-dimensional parameters, mixers no maps: nothing that a norm could be folded into."""
+    for stack in adapter.stacks:
+        if stack.mlp.mixer:
+            raise FoldError(
+                f"cannot fold {adapter.cfg.model_name}: its blocks are mixers of a state-space model",
+                got=f"{stack.prefix}.0.{stack.mlp.mixer}",
+                expected="attention and MLPs",
+            )
+        for i, block in enumerate(stack.blocks):
+            if find(block, stack.mlp.experts) is not None:
+                raise FoldError(
+                    f"cannot fold {adapter.cfg.model_name}: its MLPs are mixtures of experts",
+                    got=f"{stack.prefix}.{i}.{stack.mlp.experts}",
+                    expected="MLPs of plain linear maps",
+                )
+
+
+def _against_values(adapter: Adapter) -> str:
+    """Why a bias of the values is not what attention adds of it."""
+    if adapter.clipped:
+        return "its values are clipped behind their projection"
+    if any(name.endswith("hook_attn_sink") for name in adapter.sites):
+        return "a sink takes its share of every row of an attention pattern"
+    return ""
+
+
 def _head(parts: FoldParts, adapter: Adapter, headed: bool) -> None:
     cfg, head = adapter.cfg, adapter.unembed_module
-    if head is None or not headed:
+    if head is None or not headed or adapter.bent:
         parts.no_unembed = "it has no unembedding that reads the residual stream"
         return
     parts.head = _linear(head, "the unembedding")
@@ -113,7 +142,7 @@ def _unknown_norm(stack: Stack, block: nn.Module, where: str) -> str:
     rows = (*stack.attention.values(), stack.mlp)
     named = {path for row in rows for path in (row.ln1, row.ln2, row.ln1_post, row.ln2_post)}
     for path, part in block.named_modules():
-        known = path in named or path.rpartition(".")[2] in HEAD_NORMS
+        known = path in named or not set(path.split(".")).isdisjoint(HEAD_NORMS)
         if not known and norm_parts(part) is not None:
             return f"norms: the architecture's row does not name {where}.{path}"
     return ""
@@ -129,6 +158,8 @@ def _block(parts: FoldParts, adapter: Adapter, stack: Stack, block: nn.Module, w
         parts.values.append(ValuePath(readers[-1], _value_index(adapter, at, readers[-1]), o))
         if name == "cross_attn":
             readers = readers[:1]  # keys and values read the encoder: see _final
+        if not at.ln1:
+            continue  # OLMo-2: norms stand behind the sublayers alone
         if stack.mlp.ln2:
             _norm(parts, f"{where}.{at.ln1}", find(block, at.ln1), readers)
         else:
@@ -137,11 +168,14 @@ def _block(parts: FoldParts, adapter: Adapter, stack: Stack, block: nn.Module, w
     paths = [at.mlp_gate, at.mlp_up] if at.mlp_gate else [at.mlp_gate_up or at.mlp_pre]
     mlp = tuple(_at(block, path) for path in paths)
     path = at.ln2 or at.ln1
-    _norm(parts, f"{where}.{path}", find(block, path), (*shared, *mlp))
+    if path:
+        _norm(parts, f"{where}.{path}", find(block, path), (*shared, *mlp))
     parts.writers.append(_at(block, at.mlp_down))
 
 
 def _norm(parts: FoldParts, name: str, norm: nn.Module | None, readers: Sequence[Affine]) -> None:
+    if isinstance(norm, nn.Identity):  # ModernBERT's first: its embeddings have been through one
+        return
     if norm is None or norm_parts(norm) is None:
         parts.no_norms = parts.no_norms or f"norms: the formula of {name} is unknown"
         return
@@ -195,6 +229,10 @@ def _against_centring(module: Any, adapter: Adapter) -> str:
     row = family_of(module.config.model_type)
     if row is not None and row.embed_norm:
         return "a norm after the embedding writes into the residual stream"
+    if adapter.inputs == "pixels" and adapter.name != "ViT":
+        return "what its patches write into the residual stream is read by no row"
+    if adapter.pos_embed is not None and "weight" not in adapter.pos_embed._parameters:
+        return "its positions are computed, not read from a table"
     for stack in adapter.stacks:
         final = None if stack.ln_final is None else norm_parts(stack.ln_final)
         if final is None or not final.centred:

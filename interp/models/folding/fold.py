@@ -77,6 +77,13 @@ def fold(
             expected="norms whose output only linear maps read",
             fix="fold_ln=False folds what remains exact",
         )
+    if fold_value_biases and parts.no_values and any(path.v.read()[1] is not None for path in parts.values):
+        raise FoldError(
+            f"cannot fold the biases of values: {parts.no_values}",
+            got=f"{model.cfg.model_name}, family {model.cfg.family}",
+            expected="rows of attention patterns that sum to one over the projected values",
+            fix="fold_value_biases=False folds what remains exact",
+        )
     refuse_copy(model.module, "a folded copy")
     module = copy.deepcopy(model.module)
     parts = _parts(module, wrap(module, model.tokenizer, check=False), model)
@@ -145,7 +152,8 @@ def _untie(module: Any, parts: FoldParts) -> None:
     weight, _ = parts.head.read()
     parts.head.write(weight, None)
     config: Any = getattr(module, "config", None)
-    if getattr(config, "tie_word_embeddings", False):
+    # UMT5 scales what its head reads where this is set: the flag is part of what it computes.
+    if getattr(config, "tie_word_embeddings", False) and config.model_type != "umt5":
         config.tie_word_embeddings = False
 
 

@@ -157,7 +157,7 @@ class FoldParts:
     Attributes:
         writers: Maps and tables whose rows enter the residual stream.
         head: The unembedding.
-        no_norms, no_centring, no_unembed: Reasons against a step, "" when it is exact.
+        no_norms, no_values, no_centring, no_unembed: Reasons against a step, "" when it is exact.
         softmax: The logits are a language model's: a constant added to all of them is nothing.
     """
 
@@ -166,6 +166,7 @@ class FoldParts:
     values: list[ValuePath] = field(default_factory=list)
     head: Affine | None = None
     no_norms: str = ""
+    no_values: str = ""
     no_centring: str = ""
     no_unembed: str = ""
     softmax: bool = True

@@ -71,8 +71,9 @@ def attention(
         query: [batch, head, pos, d_head]; key and value: [batch, kv_head, key_pos, d_head].
         attention_mask: Additive, broadcastable to [batch, head, pos, key_pos].
         scaling: Factor on q·k; 1/sqrt(d_head) when absent.
-        options: `softcap` (Gemma-2) and `position_bias` [.., head, pos, key_pos] (T5); whatever
-            else a family passes is already in the mask.
+        options: `softcap` (Gemma-2), `position_bias` [.., head, pos, key_pos] (T5) and `s_aux`
+            [head], a score that takes its share of the softmax and has no value (GPT-OSS);
+            whatever else a family passes is already in the mask.
 
     Returns:
         (z [batch, pos, head, d_head], pattern [batch, head, pos, key_pos]).
@@ -93,7 +94,14 @@ def attention(
         scores = scores + _additive(attention_mask, scores)
     scores = _fire(module, "scores", scores)
     wide = any(_here.switched.get(id(getattr(module, "config", None)), ()))
-    pattern = _fire(module, "pattern", _softmax(scores, query.dtype, wide))
+    sinks = options.get("s_aux")
+    if sinks is None:
+        pattern = _softmax(scores, query.dtype, wide)
+    else:
+        sink = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1).to(scores.dtype)
+        sink = _fire(module, "sink", sink)
+        pattern = _softmax(torch.cat((scores, sink), -1), query.dtype, wide)[..., :-1]
+    pattern = _fire(module, "pattern", pattern)
     weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), pattern
 

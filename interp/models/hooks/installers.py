@@ -297,8 +297,32 @@ def _install_result(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> lis
             new, changed = (new, changed) if edited is None else (edited, True)
         if not changed:
             return None
+        if heads.factor != 1.0:
+            return (new.sum(-2) + (output * heads.factor - result.sum(-2)).detach()) / heads.factor
         bias = (output - result.sum(-2)).detach()
         return new.sum(-2) + bias
+
+    return [_put_within(module, hook)]
+
+
+def _install_experts(owner: Owner, module: nn.Module, taps: Sequence[Tap]) -> list[Undo]:
+    """What each chosen expert adds: the experts once more, one choice at a time."""
+    flat = cast("Flattened", taps[0].site.view)
+
+    def hook(mod: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not owner.here:
+            return None
+        x, chosen, weights = args
+        one = [mod.forward(x, chosen[:, [j]], weights[:, [j]]) for j in range(chosen.shape[-1])]
+        result = torch.stack(one, -2).reshape(*flat.leading, len(one), output.shape[-1])
+        new, changed = result, False
+        for tap in taps:
+            edited = tap.fire(new)
+            new, changed = (new, changed) if edited is None else (edited, True)
+        if not changed:
+            return None
+        rounding = (output - result.sum(-2).reshape(output.shape)).detach()
+        return new.sum(-2).reshape(output.shape) + rounding
 
     return [_put_within(module, hook)]
 
@@ -316,6 +340,7 @@ _INSTALL: dict[str, Callable[[Any, nn.Module, Sequence[Tap]], list[Undo]]] = {
     "norm": _install_norm,
     "attention": _install_attention,
     "result": _install_result,
+    "experts": _install_experts,
     "splice": _install_splice,
 }
 

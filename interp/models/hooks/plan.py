@@ -253,9 +253,9 @@ def start_request(sites: SiteMap, name: str, values: Tensor) -> dict[str, Reques
 def _request(wanted: dict[str, Request], sites: SiteMap, name: str) -> Request:
     request = wanted.get(name)
     if request is None:
-        call = name.partition("#")[2]
+        call, site = name.partition("#")[2], sites[name]
         request = wanted[name] = Request(
-            sites[name], name, call=int(call) if call.isdigit() else None, every=call == "*"
+            site, name, call=int(call) if call.isdigit() else site.call, every=call == "*"
         )
     return request
 

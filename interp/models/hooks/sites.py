@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from interp.core.errors import SiteError
 from interp.core.names import match, suggest
 
-Kind = Literal["in", "in_place", "out", "scale", "normalized", "attention", "result", "splice"]
+Kind = Literal["in", "in_place", "out", "scale", "normalized", "attention", "result", "experts", "splice"]
 """How a site is reached.
 
 `in`/`out`: a module's input or output, its first tensor or the one that `slot` names. `in_place`:
 an input that the residual branch shares, so an edit is written into the tensor itself.
 `scale`/`normalized`: inside a norm. `attention`: inside the registered attention function.
-`result`: per-head outputs at the output projection. `splice`: a coder's latents or error.
+`result`: per-head outputs at the output projection. `experts`: what each chosen expert adds.
+`splice`: a coder's latents or error.
 """
 
 
@@ -42,11 +43,26 @@ class View:
 
 
 @dataclass(frozen=True)
+class Scaled(View):
+    """What a block multiplies before it adds it to the stream (Granite), as it is added."""
+
+    factor: float
+
+    def read(self, raw: Tensor) -> Tensor:
+        return raw * self.factor
+
+    def write(self, raw: Tensor, value: Tensor) -> Tensor:
+        del raw
+        return value / self.factor
+
+
+@dataclass(frozen=True)
 class Heads(View):
-    """`[..., n * d]` seen as `[..., n, d]`."""
+    """`[..., n * d]` seen as `[..., n, d]`; `factor` is on what a block adds of them (Granite)."""
 
     n: int
     d: int
+    factor: float = 1.0
 
     def read(self, raw: Tensor) -> Tensor:
         return raw.unflatten(-1, (self.n, self.d))
@@ -157,8 +173,8 @@ class Site:
         axes: Axis names, e.g. "batch pos d_model".
         sizes: Known size per axis; None where the input decides.
         view: From the raw tensor to the activation and back; None for the tensor itself.
-        slot: For attention sites, which quantity ("rot_q", "rot_k", "scores", "pattern"); for
-            inputs and outputs, which of several tensors (places.py), empty for the first.
+        slot: For attention sites, which quantity ("rot_q", "rot_k", "scores", "sink", "pattern");
+            for inputs and outputs, which of several tensors (places.py), empty for the first.
         partner: What else the site needs: W_O for per-head results, the coder for its latents.
     """
 
@@ -170,6 +186,8 @@ class Site:
     view: View | None = None
     slot: str = ""
     partner: object = None
+    call: int | None = None
+    """Which run of the module this is, where several blocks share one (ALBERT); None for its only one."""
     volatile: bool = False
     """A later module overwrites this tensor in place (the proof finds out): pass on a copy."""
 

@@ -1,7 +1,8 @@
 """What writes to the residual stream: every attention and every MLP, with the map of its parts.
 
 A head's part is z_h W_O[h], a neuron's is its activation times its row of W_out; both pass the
-norm behind the sublayer where the family has one (Gemma).
+norm behind the sublayer where the family has one (Gemma), and the factor that the block multiplies
+with (Granite). An MLP of experts is one part, and so is a mixer.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ class Writer:
     """One sublayer that adds to the stream.
 
     Attributes:
-        name: "attn", "cross_attn" or "mlp".
+        name: "attn", "cross_attn", "mlp" or "mixer".
         kind: What its parts are.
         layer: Block number.
         parts: Site of the parts' activations: hook_z [batch pos head d_head], hook_post
-            [batch pos d_mlp].
+            [batch pos d_mlp]; of what has no parts its output.
         out: Site of what is added to the stream, [batch pos d_model].
-        n_parts: Heads or neurons.
-        held: The weight and the bias as the model holds them.
+        n_parts: Heads or neurons; 1 for a whole.
+        held: The weight and the bias as the model holds them, the block's factor included.
         post: The norm between the sublayer and the stream, the identity in most families.
         post_scale: Site of that norm's scale, "" without one.
     """
 
     name: str
-    kind: Literal["head", "neuron"]
+    kind: Literal["head", "neuron", "whole"]
     layer: int
     parts: str
     out: str
@@ -141,6 +142,10 @@ def _stack_writers(model: HookedModel, prefix: str) -> list[Writer]:
         found += [_attention(model, stack, layer, name) for name in stack.attention]
         if find(block, stack.mlp.mlp_down) is not None:
             found.append(_mlp(model, stack, layer))
+        elif stack.mlp.mixer:
+            found.append(_whole(model, stack, layer, "mixer"))
+        elif find(block, stack.mlp.experts) is not None:
+            found.append(_whole(model, stack, layer, "mlp"))
     return found
 
 
@@ -150,7 +155,8 @@ def _attention(model: HookedModel, stack: Stack, layer: int, module: str) -> Wri
     post = find(block, paths.ln1_post)
 
     def held() -> tuple[Tensor, Tensor]:
-        return linear_weight(o).unflatten(0, (cfg.n_heads, cfg.d_head)), linear_bias(o, cfg.d_model)
+        weight = linear_weight(o).unflatten(0, (cfg.n_heads, cfg.d_head))
+        return _times(model.adapter.factors.write, weight, linear_bias(o, cfg.d_model))
 
     return Writer(
         "cross_attn" if cross else "attn",
@@ -170,7 +176,8 @@ def _mlp(model: HookedModel, stack: Stack, layer: int) -> Writer:
     down, post = find(block, stack.mlp.mlp_down), find(block, stack.mlp.ln2_post)
 
     def held() -> tuple[Tensor, Tensor]:
-        return linear_weight(down), linear_bias(down, model.cfg.d_model)
+        bias = linear_bias(down, model.cfg.d_model)
+        return _times(model.adapter.factors.write, linear_weight(down), bias)
 
     return Writer(
         "mlp",
@@ -183,6 +190,26 @@ def _mlp(model: HookedModel, stack: Stack, layer: int) -> Writer:
         frozen_norm(post),
         f"{here}.ln2_post.hook_scale" if post is not None else "",
     )
+
+
+def _whole(model: HookedModel, stack: Stack, layer: int, name: str) -> Writer:
+    """What has no parts that add up: experts and their router, or the mixer of a state-space model."""
+    out = f"{stack.prefix}.{layer}.hook_{name}_out"
+    kind = "mixture of experts" if name == "mlp" else "state-space mixer"
+
+    def held() -> tuple[Tensor, Tensor]:
+        raise ModelError(
+            f"layer {layer} of {model.cfg.model_name} has no neurons: it is a {kind}",
+            expected="one projection per MLP",
+            fix=f"read it as a whole at {out!r}"
+            + (f", or by expert at 'blocks.{layer}.mlp.hook_expert_result'" if name == "mlp" else ""),
+        )
+
+    return Writer(name, "whole", layer, out, out, 1, held)
+
+
+def _times(factor: float, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return (weight, bias) if factor == 1.0 else (weight * factor, bias * factor)
 
 
 def _own_writers(model: HookedModel, n: int) -> list[Writer]:
