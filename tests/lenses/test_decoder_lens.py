@@ -176,8 +176,8 @@ PAGE: dict[str, int] = {"steps": 520, "copy_first": 160}
 """Eight digits, the method page's size."""
 AHEAD = {0: 0.88, 1: 0.81, 2: 0.90}
 """Layers' worth of answers that copying is ahead of sorting, by seed."""
-EXACT = {"copy": [0.28, 0.83, 0.96, 1.0, 1.0], "sort": [0.0, 0.01, 0.30, 0.73, 0.99]}
-"""Exact match by layer at eight digits."""
+EXACT = {"copy": [0.46, 0.92, 0.99, 1.0, 1.0], "sort": [0.0, 0.03, 0.38, 0.78, 0.99]}
+"""Exact match by layer at eight digits; another processor gave copying .28 and .83 at first."""
 
 
 @pytest.fixture(scope="module")
