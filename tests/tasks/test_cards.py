@@ -56,7 +56,7 @@ def test_the_direct_attribution_is_that_of_the_card(figures: Any) -> None:
     found, shown = figures.attribution_of_heads(model("tiny-grammar")), card("tiny-grammar")["attribution"]
     assert found["heads"] == pytest.approx(shown["heads"], abs=0.011)
     assert found["share_of_three"] == pytest.approx(shown["share_of_three"], abs=NEAR)
-    assert shown["uniform_share_of_three"] == pytest.approx(3 / 16, abs=5e-4)
+    assert shown["uniform_share_of_three"] == pytest.approx(3 / 16, abs=6e-4)
 
 
 @pytest.mark.full
