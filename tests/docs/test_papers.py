@@ -196,3 +196,20 @@ def test_every_figure_stands_in_a_test_of_its_row(table: list[dict[str, str]]) -
     row = table[-1]
     held = set[float]().union(*(held_by(place) for place in files_of(row, table[:-1])))
     assert [figure for figure in figures(row["tests"]) if size_of(figure) not in held] == []
+
+
+def test_counts_on_the_page_are_those_of_the_tests() -> None:
+    from tests.attribution import composites, test_rules, test_settings
+    from tests.lenses import test_direct, test_second_order
+
+    direct = [*test_direct.SUMS, *test_direct.SEQ2SEQ, *test_direct.zoo.UNREACHED]
+    swept = [method for method in test_settings.METHODS if not method.startswith("attention")]
+    page = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    for words, counted in (
+        ("in fp32 for {} families", direct),
+        ("in fp32 for {} decoder families and ViT", test_second_order.FAMILIES),
+        ("in {} families and on stories260k", test_rules.FAMILIES),
+        ("through {} composites", composites.COMPOSITES),
+        ("sensitivity = captum's for {} methods with their own settings", swept),
+    ):
+        assert words.format(len(counted)) in page, words.format(len(counted))
