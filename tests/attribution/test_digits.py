@@ -92,11 +92,11 @@ def test_the_baseline_separates_what_the_method_does_not(digits: Digits, full_co
     def tau(a: str, b: str) -> float:
         return float(found.kendall[place[a], place[b]])
 
-    # on the method page .99, .98, 1.00; .24; at most .15 (here .32 with the mean as baseline)
-    assert tau("ig zero", "deeplift zero") > 0.95
-    assert tau("ig mean", "shapley mean") > 0.95
-    assert tau("gradient x input", "lrp epsilon") > 0.99
-    assert tau("ig zero", "ig mean") < 0.4
+    # The method page: .99, .98, 1.00; .24; at most .15 (here .32 with the mean as baseline).
+    assert tau("ig zero", "deeplift zero") == pytest.approx(0.98 if full_count else 0.97, abs=0.01)
+    assert tau("ig mean", "shapley mean") == pytest.approx(0.98, abs=0.01)
+    assert tau("gradient x input", "lrp epsilon") == pytest.approx(1.00, abs=0.001)
+    assert tau("ig zero", "ig mean") == pytest.approx(0.24 if full_count else 0.28, abs=0.05)
     assert all(tau("saliency", other) < 0.45 for other in place if other != "saliency")
     assert tau("saliency", "ig zero") < 0.3
 

@@ -244,7 +244,7 @@ def test_attention_ignores_the_target_and_says_so(model: interp.HookedModel) -> 
     assert torch.equal(one.scores, other.scores)
     assert not one.complete
     assert "promises no sum" in repr(one)
-    with pytest.raises(ConfigError, match="token inputs"):
+    with pytest.raises(ConfigError, match="positions of tokens, or of the patches"):
         attribute(interp.wrap(nn.Linear(3, 1)), torch.ones(1, 3), toys.first, method="attention")
 
 

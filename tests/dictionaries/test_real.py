@@ -55,6 +55,20 @@ def test_what_is_on_the_card_is_what_was_asked_for() -> None:
     assert script().card(made) == CARD.with_suffix(".md").read_text("utf-8")
 
 
+def test_the_readme_and_the_papers_say_what_is_on_the_card() -> None:
+    made = {name: one["figures"] for name, one in json.loads(CARD.read_text("utf-8")).items()}
+    readme, papers = ((ROOT / page).read_text("utf-8") for page in ("README.md", "docs/papers.md"))
+    recovered = f"{made['transcoder_25']['ce_recovered']:.3f}".lstrip("0")
+    assert f"CE recovered {recovered} for a transcoder of stories260k at L0 25" in readme
+    plain = (f"{made[f'transcoder_{l0}']['ce_recovered']:.4f}".lstrip("0") for l0 in (12, 25))
+    assert "CE recovered {} at L0 12 and {} at 25, with a skip path more".format(*plain) in papers
+    saes = [f"{made[name]['ce_recovered']:.4f}".lstrip("0") for name in ("sae_12", "jumprelu_12")]
+    assert "CE recovered at L0 12: BatchTopK {} (one dead), JumpReLU {} (none)".format(*saes) in papers
+    assert (made["sae_12"]["dead"], made["jumprelu_12"]["dead"]) == (1, 0)
+    for l0 in (12, 25):
+        assert made[f"skip_{l0}"]["ce_recovered"] > made[f"transcoder_{l0}"]["ce_recovered"]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["sae_12", "sae_25", "jumprelu_12", "minilm"])
 def test_training_reaches_them(name: str, shared_data: Path) -> None:

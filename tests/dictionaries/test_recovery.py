@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,18 @@ def test_the_ceiling_is_what_the_truth_reaches() -> None:
     score = score_recovery(pursuit(world.features), world, 4000)
     assert score.ceiling == ceilings(world)
     assert float(score.f1.mean()) == pytest.approx(found["matching pursuit"]["f1"], abs=0.05)
+
+
+def test_in_the_default_world_a_stop_by_the_residual_beats_a_count(full_count: bool) -> None:
+    """docs/dictionaries.md: F1 of the true directions, stopped in either way, and of one pass."""
+    world = SyntheticWorld()
+    residual, fixed = pursuit(world.features, 0.7), pursuit(world.features, 0.0)
+    fixed = Dictionary.from_state(replace(fixed.config, max_iterations=5), fixed.state_dict())
+    rows = 4000 if full_count else 800
+    f1 = [float(score_recovery(one, world, rows, with_ceiling=False).f1.mean()) for one in (residual, fixed)]
+    assert f1 == pytest.approx([0.92, 0.84], abs=0.01)
+    if full_count:
+        assert ceilings(world)["one pass"]["f1"] == pytest.approx(0.80, abs=0.01)
 
 
 def test_scores_are_those_of_sae_lens(tmp_path: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import cache
 from pathlib import Path
@@ -55,9 +56,20 @@ def test_a_dictionary_is_what_its_card_says(name: str, full_count: bool) -> None
     for figure, far in (("l0", 1.0), ("fvu", 0.003), ("ce_recovered", 0.03)):
         bound = 1e-3 * abs(shown[figure]) if full_count else far
         assert found[figure] == pytest.approx(shown[figure], abs=bound), figure
+    if full_count:
+        assert found["n_tokens"] == shown["n_tokens"]
+        assert found["dead"] == pytest.approx(shown["dead"], abs=2)
     assert shown["l0"] == pytest.approx(16, abs=0.5)
     assert shown["ce_recovered"] > 0.92
     assert shown["dead"] < 0.15 * shown["n_latents"]
+
+
+def test_the_page_says_what_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER.parents[1] / "scripts")
+    script = importlib.import_module("train_saved_dictionaries")
+    command = Dictionary.load(FOLDER / NAMES[0]).metadata["command"]
+    page = (FOLDER / "README.md").read_text("utf-8")
+    assert page == script.card(scores(), command, model().fingerprint())
 
 
 def test_they_belong_to_this_model() -> None:

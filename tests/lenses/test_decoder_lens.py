@@ -174,6 +174,10 @@ SMALL: dict[str, int] = {"steps": 200, "width": 48, "length": 4}
 """Four digits instead of eight, in a sixth of the time."""
 PAGE: dict[str, int] = {"steps": 520, "copy_first": 160}
 """Eight digits, the method page's size."""
+AHEAD = {0: 0.88, 1: 0.81, 2: 0.90}
+"""Layers' worth of answers that copying is ahead of sorting, by seed."""
+EXACT = {"copy": [0.46, 0.92, 0.99, 1.0, 1.0], "sort": [0.0, 0.03, 0.38, 0.78, 0.99]}
+"""Exact match by layer at eight digits; another processor gave copying .28 and .83 at first."""
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +194,15 @@ def by_task(module: toys.Seq2Seq, n: int = 200) -> dict[int, DecoderScores]:
     return found
 
 
-def check_that_copying_comes_first(module: toys.Seq2Seq) -> DecoderScores:
-    """Layers' worth of answers that copying is ahead; measured 0.98, 0.97, 0.86 (seeds 0 to 2)."""
+def check_that_copying_comes_first(module: toys.Seq2Seq, seed: int = 0) -> DecoderScores:
     found = by_task(module)
     copy, sort = found[toys.COPY], found[toys.SORT]
     assert copy.exact_match is not None and sort.exact_match is not None
     copied, sorted_ = copy.exact_match.mean(1), sort.exact_match.mean(1)
     figures = f"exact match by layer: copy {copied.tolist()}, sort {sorted_.tolist()}"
     assert float(copied[-1]) >= 0.97 and float(sorted_[-1]) >= 0.95, figures
-    assert bool((copied >= sorted_ - 0.01).all()) and float((copied - sorted_).sum()) > 0.7, figures
+    assert bool((copied >= sorted_ - 0.01).all()), figures
+    assert float((copied - sorted_).sum()) == pytest.approx(AHEAD[seed], abs=0.2), figures
     return copy
 
 
@@ -213,13 +217,13 @@ def test_copying_is_solved_at_earlier_layers_than_sorting(seq2seq: toys.Seq2Seq,
 @pytest.mark.full
 @pytest.mark.parametrize("seed", [1, 2])
 def test_so_it_is_for_other_seeds(seed: int) -> None:
-    check_that_copying_comes_first(toys.train_seq2seq(seed=seed, **SMALL))
+    check_that_copying_comes_first(toys.train_seq2seq(seed=seed, **SMALL), seed)
 
 
 @pytest.mark.full
 def test_at_eight_digits_copying_is_solved_layers_before_sorting() -> None:
-    """Copy .28 .83 .96 1 1, sort 0 .01 .30 .73 .99; the method page asks for copy >= .8 and sort
-    <= .05 at layer 1, sort >= .6 at layer 3, both >= .98 at the last, a random encoder <= .02."""
+    """The method page asks for copy >= .8 and sort <= .05 at layer 1, sort >= .6 at layer 3, both
+    >= .98 at the last, a random encoder <= .02."""
     module = toys.train_seq2seq(**PAGE)
     found = by_task(module, 300)
     copied, sorted_ = (_matches(found[task]) for task in (toys.COPY, toys.SORT))
@@ -227,6 +231,9 @@ def test_at_eight_digits_copying_is_solved_layers_before_sorting() -> None:
     assert float(copied[-1]) >= 0.98 and float(sorted_[-1]) >= 0.98, figures
     assert float(copied[1]) >= 0.8 and float(sorted_[1]) <= 0.05, figures
     assert float(sorted_[3]) >= 0.6, figures
+    assert [*copied.tolist(), *sorted_.tolist()] == pytest.approx(
+        [*EXACT["copy"], *EXACT["sort"]], abs=0.2
+    ), figures
     fresh = toys.Seq2Seq(seed=9, gradual=False)
     null = copying.deepcopy(module)
     null.layers, null.embed = fresh.layers, fresh.embed

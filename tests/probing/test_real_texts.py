@@ -26,6 +26,8 @@ from interp.probing import (
 from interp.tasks.files import load_labels
 from interp.tasks.labels import LabelledCorpus, LabelledTexts
 
+TREES = {"uuas": [0.523, 0.446, 0.421], "spearman": [0.669, 0.559, 0.569]}
+"""Of MiniLM's layer 1, of word order, of random weights."""
 SITES = ["hook_embed", "blocks.3.hook_resid_post", "blocks.5.hook_resid_post"]
 
 
@@ -123,9 +125,10 @@ def test_a_neuron_tells_code_from_prose(
     fresh = gather(minilm.randomised(0), labelled, sites)
     null = sparse_sweep(fresh, labels, config, groups=groups)
     shown = f"{found.f1.tolist()}, random weights {null.f1.tolist()}"
-    # Measured with Python 3.11's asyncio, k = 1: .991 of all layers (random weights .885); of
-    # layers 1 and 5 on half the texts .972 (.767).
-    assert found.best(1)[2] >= 0.9, shown
+    # Of all layers; at a push of layers 1 and 5, on half the texts. What stands in asyncio differs
+    # between versions of Python.
+    told = [found.best(1)[2], null.best(1)[2]]
+    assert told == pytest.approx([0.991, 0.885] if full_count else [0.972, 0.767], abs=0.03), shown
     assert found.best(1)[2] > null.best(1)[2] + 0.08, shown
     assert found.null_high is not None and float(found.null_high.max()) < 0.75, shown
 
@@ -140,15 +143,21 @@ def test_trees_of_real_sentences_are_in_the_distances(minilm: interp.HookedModel
     for name, model in (("real", minilm), ("random", minilm.randomised(0))):
         rows = gather(model, labelled, site)[site]
         parts = [(rows[labelled.text == i], s) for i, s in enumerate(short)]
-        kept = [(x, s.heads) for x, s in parts if s.heads is not None and len(x) == len(s)]
-        words, heads = (list(column) for column in zip(*kept, strict=True))
-        found[name] = structural_probe(words, heads, StructuralConfig(steps=250))
+        kept = [
+            (x, s.heads, [tag == "PUNCT" for tag in s.labels["upos"]])
+            for x, s in parts
+            if s.heads is not None and len(x) == len(s)
+        ]
+        words, heads, marks = (list(column) for column in zip(*kept, strict=True))
+        found[name] = structural_probe(words, heads, StructuralConfig(steps=250), punctuation=marks)
     real, random = found["real"], found["random"]
     shown = f"{real!r} {random!r}"
-    # Measured on 268 sentences: UUAS .475, word order .403, random weights .332;
-    # Spearman .70, .60, .58. Layer 3: .445 and .68.
+    told = [float(x) for x in (real.uuas, real.linear_uuas, random.uuas)]
+    assert told == pytest.approx(TREES["uuas"], abs=0.015), shown
+    told = [float(x) for x in (real.spearman, real.linear_spearman, random.spearman)]
+    assert told == pytest.approx(TREES["spearman"], abs=0.015), shown
     assert float(real.uuas) > float(real.linear_uuas) + 0.04, shown
-    assert float(real.uuas) > float(random.uuas) + 0.1 and real.check().ok, shown
+    assert float(real.uuas) > float(random.uuas) + 0.05 and real.check().ok, shown
     assert float(real.spearman) > max(float(real.linear_spearman), float(random.spearman)) + 0.05
 
 

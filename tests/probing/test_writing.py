@@ -22,6 +22,10 @@ from interp.studies.sentiment_unit import find_unit
 from tests.probing import reviews as r
 from tests.probing.rows import small
 
+NARROW = [[0.145, 0.88], [0.075, 0.925], [0.18, 0.84]]
+"""Good reviews with the one unit of an LSTM of 8 held at bad and at good, by seed."""
+FOUR = [[0.19, 0.84], [0.06, 0.96], [0.04, 0.96]]
+"""The same with four of 32 units."""
 NATS = float(torch.tensor(2.0).log())
 START = torch.zeros(300, 1, dtype=torch.int64)
 
@@ -69,9 +73,10 @@ def holds(seen: dict[str, Any]) -> bool:
 def test_an_lstm_that_reads_reviews_has_a_unit_of_mood() -> None:
     seen = check_lstm(1)
     found, one, few = seen["found"], seen["one"], seen["few"]
-    # Measured with seeds 0, 1, 2: the unit .975 to .98, as the whole probe; 4 units held
-    # .16 .06 .04 against .88 .96 .97; the unit alone .49/.54, .47/.53, .31/.73.
     assert holds(seen), seen
+    assert few.share.tolist() == pytest.approx(FOUR[1], abs=0.1), few.share
+    assert not one_is_enough(seen), one.share
+    assert float(found.unit_accuracy) == pytest.approx(0.98, abs=0.015), found
     assert float(found.shuffled_accuracy) <= 0.55
     assert abs(float(few.free) - 0.5) < 0.07 and 0.03 < one.effect < few.effect
     assert float((one.random - one.free).abs().median()) < 0.1
@@ -97,21 +102,25 @@ def one_is_enough(seen: dict[str, Any]) -> bool:
 
 
 def test_in_a_narrow_lstm_one_unit_decides_what_is_written() -> None:
-    # Measured with seeds 0, 1, 2: good reviews .145 .075 .18 against .88 .925 .84, free .50 to .52;
-    # the median of five others is .04 .01 .14 from free. Of 32 units no single one does it.
     seen = check_lstm(1, d=8)
     assert one_is_enough(seen), seen
+    assert seen["one"].share.tolist() == pytest.approx(NARROW[1], abs=0.1), seen["one"].share
 
 
 @pytest.mark.full
 def test_most_seeds_of_a_narrow_lstm_have_such_a_unit() -> None:
     seen = [check_lstm(seed, d=8) for seed in range(3)]
+    for one, shown in zip(seen, NARROW, strict=True):
+        assert one["one"].share.tolist() == pytest.approx(shown, abs=0.1), one["one"].share
     assert sum(map(one_is_enough, seen)) >= 2, seen
 
 
 @pytest.mark.full
 def test_most_seeds_have_such_a_unit() -> None:
     seen = [check_lstm(seed) for seed in range(3)]
+    for one, few in zip(seen, FOUR, strict=True):
+        assert one["few"].share.tolist() == pytest.approx(few, abs=0.1), one["few"].share
+        assert not one_is_enough(one), one["one"].share
     assert sum(map(holds, seen)) >= 2, seen
 
 
@@ -142,7 +151,7 @@ def test_neurons_of_a_transformer_decide_what_it_writes() -> None:
     assert float(found.unit_accuracy) >= 0.95 and found.check().ok
     write = model_writer(model, START, r.LENGTH, site, seed=1)
     few = clamped_writing(write, r.verdict, x, mood, best(x, mood, 8), n_random=3)
-    # Measured with seeds 0 and 1: .09 and .04 against .88 and .92; the neuron alone .53/.54.
+    assert few.share.tolist() == pytest.approx([0.09, 0.90], abs=0.06), few.share
     low, high = few.share.tolist()
     assert low <= 0.15 and high >= 0.85 and few.check().ok, (few.share, few.random)
     assert abs(float(few.free) - 0.5) < 0.07

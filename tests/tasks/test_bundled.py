@@ -108,6 +108,10 @@ def test_the_readme_says_what_the_card_says() -> None:
     rows = card("tiny-grammar")["behaviours"].values()
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert "at 0.99 or better on prompts it never saw, and facts at 0.83 or better" in readme
+    assert "`tiny-grammar` (four layers, 0.96 M parameters, 3.9 MB) does eleven things" in readme
+    assert card("tiny-grammar")["parameters"] == pytest.approx(0.96e6, abs=0.005e6) and len(rows) == 11
+    assert size(bundled_models()["tiny-grammar"]) == pytest.approx(3.9e6, abs=0.05e6)
+    assert model("tiny-grammar").cfg.n_layers == 4
     others = [row["other_wordings"] for row in rows if row["other_wordings"] is not None]
     assert min(row["right"] for row in rows) >= 0.99 and len(others) == 5 and min(others) >= 0.83
 

@@ -5,13 +5,15 @@ None of them looks at the target; they are here to be compared, not to be truste
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.config import AttributionConfig
-from interp.attribution.game import SiteGame
+from interp.attribution.game import SiteGame, patch_grid
 from interp.attribution.methods.raw import Raw
 from interp.core.errors import ConfigError, ModelError
 
@@ -33,8 +35,7 @@ def rollout(game: SiteGame, config: AttributionConfig) -> Raw:
 def flow(game: SiteGame, config: AttributionConfig) -> Raw:
     """Largest flow from the output position to every input position."""
     patterns = _patterns(game)
-    readers = [len(patterns[0][0]) - 1] if game.model.cfg.causal else range(len(patterns[0][0]))
-    rows = [attention_flow(patterns, reader) for reader in readers]
+    rows = [attention_flow(patterns, reader) for reader in _readers(game)]
     return _of_scores(game, torch.stack(rows).mean(0))
 
 
@@ -73,9 +74,12 @@ def attention_flow(patterns: Float[Tensor, "layer head query key"], reader: int 
 
 
 def _patterns(game: SiteGame) -> Tensor:
-    if game.who.where != "pos" or game.rows.ids is None or game.who.n_places != len(game.rows.ids):
-        raise ConfigError("attention scores positions of token inputs only", got=f"at={game.at!r}")
-    model = game.model
+    model, n, ids = game.model, game.who.n_places, game.rows.ids
+    fits = model.reads == "pixels" if ids is None else n == len(ids)
+    if game.who.where != "pos" or not fits:
+        raise ConfigError(
+            "attention scores positions of tokens, or of the patches of an image, only", got=f"at={game.at!r}"
+        )
     if "blocks.0.attn.hook_pattern" not in model.sites:
         raise ModelError(
             f"{model.cfg.model_name} offers no attention patterns",
@@ -83,12 +87,28 @@ def _patterns(game: SiteGame) -> Tensor:
         )
     # With the site as the game has it, so that what is moved there moves the patterns behind it.
     acts = model.capture(game.rows.one, PATTERNS, fwd_hooks=[game.placed(game.x)])
-    return torch.stack([acts["pattern", layer][0] for layer in range(model.cfg.n_layers)])
+    patterns = [acts["pattern", layer][0] for layer in range(model.cfg.n_layers)]
+    if any(pattern.shape[1:] != (n, n) for pattern in patterns):
+        raise ConfigError(
+            "attention is multiplied over layers where all of them attend between the same positions",
+            got=f"{[list(pattern.shape[1:]) for pattern in patterns]} at {n} positions of {game.at!r}",
+            fix="a method that needs gradients or values only",
+        )
+    return torch.stack(patterns)
 
 
 def _read(game: SiteGame, matrix: Tensor) -> Tensor:
-    """What the output reads: the last row of a causal model, else the mean over rows."""
-    return (matrix[-1] if game.model.cfg.causal else matrix.mean(0)).double()
+    """What the output reads: the mean over its readers' rows."""
+    return matrix[_readers(game)].mean(0).double()
+
+
+def _readers(game: SiteGame) -> list[int]:
+    """Positions that the output is read from: the last of a causal model, the class token where one
+    stands before the patches of an image, else all."""
+    n, patches = game.who.n_places, patch_grid(game.rows, game.model)
+    if game.model.cfg.causal:
+        return [n - 1]
+    return [0] if patches is not None and n > prod(patches) else list(range(n))
 
 
 def _of_scores(game: SiteGame, by_position: Tensor) -> Raw:

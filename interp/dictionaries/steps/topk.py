@@ -103,8 +103,7 @@ class _Kept(Step):
         rest = kept.decode(latents, W_dec)
         if batch.scale is not None:
             rest *= batch.scale.size
-        made, left = rest.flatten(), fit.error.flatten()
-        size = (made.dot(left) / made.dot(made).clamp_min(1e-30)).clamp(0, 1)
+        size = best_multiple(rest, fit.error)
         rest *= size
         rest -= fit.error
         share = min(1.0, len(dead) / most)
@@ -118,6 +117,17 @@ class _Kept(Step):
         to_encoder.index_add_(0, dead, kept.outer(to_latents, batch.centred))
         to_bias.index_add_(0, dead, kept.sums(to_latents))
         return loss
+
+
+def best_multiple(made: Tensor, left: Tensor) -> Tensor:
+    """The multiple of `made`, from 0 to 1, that is nearest to `left`: [].
+
+    Args:
+        made: Any shape.
+        left: Of the same shape.
+    """
+    one, other = made.flatten(), left.flatten()
+    return (one.dot(other) / one.dot(one).clamp_min(1e-30)).clamp(0, 1)
 
 
 class TopKStep(_Kept):
