@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 OUT = Path("interp-out")
 """Where commands write unless told otherwise, relative to the working directory."""
@@ -22,6 +22,11 @@ class Common:
     def preset(cls, argv: Sequence[str]) -> Self | None:
         """Defaults that the command's own arguments name, such as a file of options; None: none."""
         return None
+
+    @classmethod
+    def arguments(cls, argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """The arguments as they are parsed, and what the parser is told beside the class."""
+        return list(argv), {}
 
     def run(self) -> int:
         """Do what was asked; returns the exit code."""

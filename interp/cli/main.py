@@ -13,7 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interp.cli.process import finished, hold_descriptors, leave, revealing, say, signals
 from interp.core.errors import InterpError, Interrupted
@@ -111,16 +111,17 @@ def parse(argv: Sequence[str]) -> Common:
     check_choice("command", name[:80], COMMANDS)
     module, _, attribute = COMMANDS[name][0].partition(":")
     kind: type[Common] = getattr(import_module(module), attribute)
+    rest, how = kind.arguments(rest)
     given = kind.preset(rest)
 
     import tyro
 
     prog = f"interp {name}"
-    preset: dict[str, Any] = {} if given is None else {"default": given}
+    how |= {} if given is None else {"default": given}
     said = _Held()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **preset)
+            return tyro.cli(kind, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **how)
     except SystemExit as stop:
         ours = _cause(stop)
         if ours is None:

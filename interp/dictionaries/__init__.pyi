@@ -28,6 +28,7 @@ from interp.dictionaries.scores.recovery import ceilings as ceilings
 from interp.dictionaries.scores.recovery import score_recovery as score_recovery
 from interp.dictionaries.scores.synthetic import SyntheticWorld as SyntheticWorld
 from interp.dictionaries.sinks import open_sinks as open_sinks
+from interp.dictionaries.train_config import PenaltyConfig as PenaltyConfig
 from interp.dictionaries.train_config import TrainConfig as TrainConfig
 from interp.dictionaries.training import DictionaryRun as DictionaryRun
 from interp.dictionaries.training import run_training as run_training

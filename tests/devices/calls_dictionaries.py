@@ -132,7 +132,7 @@ DICTIONARIES_LEFT = {
     **dict.fromkeys(
         (
             "DictionaryConfig AbsorptionConfig DistilConfig EvaluationConfig FinetuneConfig SplittingConfig "
-            "SyntheticConfig TrainConfig"
+            "PenaltyConfig SyntheticConfig TrainConfig"
         ).split(),
         "settings",
     ),

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestCentroid
 
-from interp.core.intervals import wilson
+from interp.core.frames.intervals import wilson
 from interp.probing import probe_sweep, split_rows
 from interp.probing.config import ProbeConfig
 from interp.probing.rows import encode
