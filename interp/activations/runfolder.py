@@ -152,11 +152,11 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         store.append(self.path / "metrics.jsonl", record)
 
-    def crash(self, step: int, error: BaseException) -> None:
+    def crash(self, t: int, error: BaseException) -> None:
         """Leave crash.json: the batch that did it and the checkpoint that is still good."""
         kept = self.steps()
         record = {
-            "batch": step,
+            "batch": t,
             "error": type(error).__name__,
             "message": str(error),
             "last_checkpoint": kept[-1].name if kept else None,
