@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from interp.cli.config import Written
-from interp.cli.flags import rule_for, unnested
+from interp.cli.config import Written, unnested
 from interp.cli.opening import open_model
 from interp.cli.places import announce, default_place, plain
 from interp.core.blocks import names_of, settings_in
@@ -58,10 +57,10 @@ class Train(Written):
     placement: Placement = field(default_factory=Placement)
 
     @classmethod
-    def arguments(cls, argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    def arguments(cls, argv: Sequence[str]) -> tuple[list[str], Collection[str]]:
         """Settings in blocks have flags of their own names."""
         taken = {f.name for kind in (cls, Placement) for f in dataclasses.fields(kind)}
-        return unnested(argv, TrainConfig, taken), {"registry": rule_for(taken)}
+        return unnested(argv, TrainConfig, taken), taken
 
     @classmethod
     def preset(cls, argv: Sequence[str]) -> Train | None:
