@@ -33,8 +33,8 @@ from interp.dictionaries import (
     DistilConfig,
     SyntheticConfig,
     SyntheticWorld,
-    ceilings,
     distil,
+    score_ceilings,
     score_recovery,
 )
 from interp.dictionaries.train_checks import at_defaults, unread
@@ -335,7 +335,7 @@ def main() -> None:
                         done.append(record)
                         print({k: record[k] for k in ("trainer", "setting", "seed", *FIGURES)})
         for seed in options.seeds:
-            print(f"ceiling of seed {seed}: {ceilings(SyntheticWorld(SyntheticConfig(seed=seed)))}")
+            print(f"ceiling of seed {seed}: {score_ceilings(SyntheticWorld(SyntheticConfig(seed=seed)))}")
     table(done, options.seeds)
 
 

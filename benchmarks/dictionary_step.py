@@ -104,7 +104,7 @@ def interp_step(shape: Shape, kind: str) -> Call:
             d.threshold.fill_(shape.bound)
             d.b_enc.zero_()
         d.b_dec.zero_()
-    run = Run(trainees, training._optimizer(trainees, config), config.fit(), None)
+    run = Run(trainees, training._optimizer(trainees, config), config.loop(), None)
     run.step_fn, run.callbacks = training._step, [training.Upkeep()]
     run.batches = lambda t: {"x": shape.x, "y": shape.y}
     run.schedule = lambda t: 1.0

@@ -30,7 +30,7 @@ import interp
 from interp.attribution.budget import SHARES, held_bytes
 from interp.attribution.methods.table import METHODS
 from interp.dictionaries import Dictionary, DictionaryConfig, FinetuneConfig, evaluate, finetune
-from interp.lenses import head_atlas, neuron_atlas, read_pairs, second_order
+from interp.lenses import head_atlas, neuron_atlas, read_pairs, split_second_order
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -131,7 +131,7 @@ def _direct(layers: int) -> Callable[[], Any]:
 
 def _second(layers: int) -> Callable[[], Any]:
     model = decoder(layers)
-    return lambda: second_order(model, ids(32), 7, layer=0)
+    return lambda: split_second_order(model, ids(32), 7, layer=0)
 
 
 def _atlas(layers: int) -> Callable[[], Any]:

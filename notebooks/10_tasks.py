@@ -11,7 +11,7 @@ import torch
 
 import interp
 from interp.plotting import Quantity, lines
-from interp.tasks import grammar_names, grammar_task, measure
+from interp.tasks import grammar_task, list_grammar, measure
 
 torch.set_num_threads(1)
 model = interp.load_model("tiny-grammar")
@@ -25,7 +25,7 @@ model
 # months, pronouns, sentiment, capitals) sentences that it never contains.
 
 # %%
-report = measure(model, [grammar_task(name) for name in grammar_names()], n=100)
+report = measure(model, [grammar_task(name) for name in list_grammar()], n=100)
 report.plot()
 
 # %% [markdown]

@@ -13,8 +13,8 @@ import torch
 import interp
 from interp.lenses import (
     TokenTableConfig,
+    find_heads,
     head_atlas,
-    heads_from_weights,
     read_directions,
     read_pairs,
     record_attention,
@@ -36,7 +36,7 @@ ids = held_out_blocks(config)
 # and its output *copies*. Each is an argmax over matrices; the picture shows the share that hits.
 
 # %%
-weights = heads_from_weights(model)
+weights = find_heads(model)
 weights.plot()
 
 # %%

@@ -9,7 +9,7 @@
 # %%
 import torch
 import interp
-from interp.attribution import agreement, attribute_methods, faithfulness
+from interp.attribution import attribute_methods, compare_methods, measure_faithfulness
 from interp.plotting.rooms.attribution import attribution_strip
 
 torch.set_num_threads(1)
@@ -48,10 +48,10 @@ attribution_strip(found["deeplift"])
 # sooner the answer returns, the better the order. A random order is the control.
 
 # %%
-agreement({name: [one] for name, one in found.items()}).plot()
+compare_methods({name: [one] for name, one in found.items()}).plot()
 
 # %%
-judged = faithfulness(model, [text], target, {n: [one] for n, one in found.items()}, baseline="mean")
+judged = measure_faithfulness(model, [text], target, {n: [one] for n, one in found.items()}, baseline="mean")
 judged.plot()
 
 # %% [markdown]

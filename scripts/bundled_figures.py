@@ -12,7 +12,7 @@ from interp.models.hooked import HookedModel
 from interp.probing import ProbeConfig, probe_sweep
 from interp.tasks.behaviour import measure
 from interp.tasks.grammar import words
-from interp.tasks.grammar.asking import grammar_names, grammar_task
+from interp.tasks.grammar.asking import grammar_task, list_grammar
 from interp.tasks.grammar.corpus import ASKED, drawn, form
 from interp.tasks.grammar.rules import INDUCTION, THIRD_NAME
 from interp.tasks.grammar.templates import induction
@@ -26,7 +26,7 @@ def behaviours(model: HookedModel, n: int) -> dict[str, dict[str, Any]]:
     """Per behaviour: held-out accuracy, its interval, without sentences in front, by template."""
     found: dict[str, dict[str, Any]] = {}
     wordings: dict[str, float] = {}
-    for name in grammar_names():
+    for name in list_grammar():
         task = grammar_task(name)
         report = measure(model, task, n, seed=SEED)
         if "wordings" in (BEHAVIOURS[name].asked or {}):
@@ -142,7 +142,7 @@ def probes(model: HookedModel, n: int = 600) -> dict[str, Any]:
     fresh = model.randomised(0)
     sites = [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
     found = {}
-    for name in grammar_names():
+    for name in list_grammar():
         prompts = grammar_task(name).sample(n, SEED)
         labels = [_latent(name, p.answers, p.distractors) for p in prompts]
         texts = prompts.clean

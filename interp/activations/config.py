@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from interp.core.errors import ConfigError
-from interp.core.settings import Count, Decay, Natural, NonNegative, Positive, Settings, at_least
+from interp.core.settings import Count, Decay, NonNegative, Positive, Settings, Size, Whole, at_least
+
+USUAL_RATE = 1e-3
+"""Peak learning rate where nothing says another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Settings):
     """How a training runs."""
 
-    steps: Count = 10_000
+    steps: Size = 10_000
     """Number of optimizer steps; batches 0 .. steps - 1 are used, each once."""
-    lr: NonNegative = 1e-3
-    """Peak learning rate (ignored when an optimizer is handed to `fit`)."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape of the decay after the warm-up."""
-    lr_warmup: Natural = 0
-    """Steps of linear warm-up from lr / lr_warmup to lr."""
-    lr_decay: Count | None = None
-    """The decay takes the last `lr_decay` steps; None: everything after the warm-up."""
+    lr: NonNegative | None = None
+    """Peak learning rate; None: 1e-3, of a dictionary 2e-4 / sqrt(d_sae / 2^14) (Gao et al.
+    2406.04093). Ignored when an optimizer is handed to `fit`."""
+    lr_schedule: Literal["constant", "linear", "cosine"] | None = None
+    """Shape of the decay after the warm-up; None: "constant", of a dictionary "linear"."""
+    lr_warmup: Whole | None = None
+    """Steps of linear warm-up from lr / lr_warmup to lr; None: none, of a dictionary 100 or a
+    fifth of the run."""
+    lr_decay: Size | None = None
+    """The decay takes the last `lr_decay` steps; None: everything after the warm-up, of a
+    dictionary the last fifth."""
     lr_final: NonNegative = 0.0
     """The decay ends at this fraction of lr."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -37,7 +44,7 @@ class FitConfig(Settings):
     """Run the step function under autocast to this dtype; None keeps full precision."""
     seed: int = 0
     """Global torch randomness in step t (dropout, say) derives from (seed, t)."""
-    log_every: Count = 10
+    log_every: Size = 10
     """One line of metrics.jsonl per this many steps, and one for the last step."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """At a non-finite loss or gradient: stop, or skip the step (counted; ten in a row stop)."""
@@ -52,36 +59,56 @@ class FitConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr_warmup > self.steps:
+        warmup = self.lr_warmup or 0
+        if warmup > self.steps:
             raise ConfigError(
                 "lr_warmup is longer than the run",
                 got=f"lr_warmup={self.lr_warmup}, steps={self.steps}",
                 expected="lr_warmup <= steps",
             )
-        decays = self.lr_schedule != "constant"
-        if not decays and (self.lr_decay is not None or self.lr_final != 0):
+        constant = self.lr_schedule == "constant"
+        if constant and (self.lr_decay is not None or self.lr_final != 0):
             raise ConfigError(
                 "a constant learning rate does not decay",
                 got=f"lr_schedule='constant', lr_decay={self.lr_decay}, lr_final={self.lr_final}",
                 fix="lr_schedule='linear' or 'cosine', or neither of the two",
             )
-        if self.lr_decay is not None and self.lr_decay > self.steps - self.lr_warmup:
+        if self.lr_decay is not None and self.lr_decay > self.steps - warmup:
             raise ConfigError(
                 "warm-up and decay are longer than the run",
                 got=f"lr_warmup={self.lr_warmup}, lr_decay={self.lr_decay}, steps={self.steps}",
                 expected="lr_warmup + lr_decay <= steps",
             )
 
+    def filled(
+        self,
+        *,
+        lr: float = USUAL_RATE,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        lr_warmup: int = 0,
+    ) -> FitConfig:
+        """The same with these values where the schedule says None.
+
+        Raises:
+            ConfigError: They do not fit what is given beside them.
+        """
+        return dataclasses.replace(
+            self,
+            lr=lr if self.lr is None else self.lr,
+            lr_schedule=self.lr_schedule or lr_schedule,
+            lr_warmup=lr_warmup if self.lr_warmup is None else self.lr_warmup,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig(Settings):
     """How token sequences become shuffled activation batches."""
 
-    batch_size: Count = 1024
+    batch_size: Size = 4096
     """Rows (token positions) per batch."""
-    buffer_sequences: Count = 512
+    buffer_sequences: Size = 512
     """Sequences captured and shuffled as one block; more mix better and take more memory."""
-    forward_sequences: Count = 32
+    forward_sequences: Size = 32
     """Sequences per forward pass of the model."""
     seed: int = 0
     """Order of sequences and rows derives from (seed, epoch, block)."""

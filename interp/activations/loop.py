@@ -88,6 +88,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     resume: Resume = "auto",
     record: Mapping[str, Any] | None = None,
+    read_record: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> FitReport:
     """Train `module` in place.
 
@@ -107,6 +108,7 @@ def fit(
             loaded and not run again (unless `config.overwrite`).
         record: What else makes this run what it is (the artefact's own config); kept in
             config.json and compared on resume.
+        read_record: A record as an earlier version wrote it -> as it would be written today.
 
     Returns:
         The report; the weights are in `module`.
@@ -119,11 +121,12 @@ def fit(
         Interrupted: SIGTERM or SIGINT: the step was finished and a checkpoint committed; `code`
             is 143 or 130. A second signal stops at once.
     """
+    config = config.filled()
     names_of(module, optimizer := optimizer or make_optimizer(module.parameters(), config))
     with ExitStack() as stack:
         folder = None
         if out is not None:
-            folder = stack.enter_context(open_run(Path(out), config, record, resume))
+            folder = stack.enter_context(open_run(Path(out), config, record, resume, read_record))
         elif resume == "must":
             raise ConfigError("resume='must' needs the run's folder", got="out=None")
         run = Run(module, optimizer, config, folder)

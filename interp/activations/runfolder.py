@@ -13,7 +13,7 @@ import re
 import stat
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -152,11 +152,11 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         store.append(self.path / "metrics.jsonl", record)
 
-    def crash(self, step: int, error: BaseException) -> None:
+    def crash(self, t: int, error: BaseException) -> None:
         """Leave crash.json: the batch that did it and the checkpoint that is still good."""
         kept = self.steps()
         record = {
-            "batch": step,
+            "batch": t,
             "error": type(error).__name__,
             "message": str(error),
             "last_checkpoint": kept[-1].name if kept else None,
@@ -216,9 +216,20 @@ class RunFolder:
 
 @contextmanager
 def open_run(
-    path: Path, config: FitConfig, record: Mapping[str, Any] | None, resume: Resume
+    path: Path,
+    config: FitConfig,
+    record: Mapping[str, Any] | None,
+    resume: Resume,
+    read_record: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Iterator[RunFolder]:
     """Lock a run folder, made if need be, and settle whether this is the same run.
+
+    Args:
+        path: The folder.
+        config: Of the loop.
+        record: What else makes the run what it is.
+        resume: What to do with a run that is there.
+        read_record: A stored record -> how it would be written today.
 
     Raises:
         ConfigError: Another run's settings, or an unknown `resume`.
@@ -236,7 +247,7 @@ def open_run(
             raise StorageError(
                 f"{path} already holds a run", fix="another folder, or overwrite=True (--overwrite)"
             )
-        run = RunFolder(path, config.keep_last, _settle(path, config, record))
+        run = RunFolder(path, config.keep_last, _settle(path, config, record, read_record))
         if resume == "must" and not run.steps():
             raise StorageError(f"{path} has no checkpoint to resume from", fix="resume='auto'")
         if (path / "crash.json").exists():  # read again at the end: better refused now
@@ -278,7 +289,12 @@ def _check_purpose(path: Path, started: bool) -> None:
         )
 
 
-def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> str:
+def _settle(
+    path: Path,
+    config: FitConfig,
+    record: Mapping[str, Any] | None,
+    read_record: Callable[[dict[str, Any]], dict[str, Any]],
+) -> str:
     """The run's identity: that of config.json where its settings agree, else a fresh one.
 
     Raises:
@@ -290,7 +306,10 @@ def _settle(path: Path, config: FitConfig, record: Mapping[str, Any] | None) -> 
         stored = _read_object(file, anew)
         if not isinstance(stored.get("run"), str):
             raise CorruptArtefact(f"{file} names no run", fix=anew)
-        there = _flat({k: v for k, v in stored.items() if k != "run"})
+        known = {k: v for k, v in stored.items() if k != "run"}
+        if isinstance(known.get("record"), dict):
+            known["record"] = read_record(known["record"])
+        there = _flat(known)
         here = _without_plan(_flat(asked), there, path)
         keys = [
             key

@@ -9,6 +9,7 @@ tokens.batch([0, 17])      # TokenBatch of sequences 0 and 17
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -157,18 +158,12 @@ def token_sequences(model: Any, source: Any, config: TextConfig | None = None) -
         config: For text.
 
     Raises:
-        ConfigError: Ids beside another length of sequences; and as for `tokenize_texts`.
+        ConfigError: Ids beside settings of text, such as another length; and as for `tokenize_texts`.
         StorageError, TokenError: As for `tokenize_texts`.
     """
     found = given_sequences(model, source)
     if found is not None:
-        n_ctx = None if config is None else config.n_ctx
-        if n_ctx not in (None, found.n_ctx):
-            raise ConfigError(
-                "n_ctx says how text becomes sequences, and these are token ids already",
-                got=f"n_ctx={n_ctx}, sequences of {found.n_ctx} tokens",
-                fix=f"leave n_ctx out, or cut the ids: ids[:, :{n_ctx}]",
-            )
+        _refuse_settings(config or TextConfig(), found.n_ctx)
         return found
     if model.tokenizer is None:
         raise ConfigError(
@@ -177,6 +172,22 @@ def token_sequences(model: Any, source: Any, config: TextConfig | None = None) -
             expected="TokenSequences, or ids [sequence pos]",
         )
     return tokenize_texts(model, source, config)
+
+
+def _refuse_settings(config: TextConfig, n_ctx: int) -> None:
+    """Sequences of `n_ctx` ids are there already: nothing reads how text would become such.
+
+    Raises:
+        ConfigError: Naming the first setting that is neither left out nor as the ids are.
+    """
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if value != field.default and (name, value) != ("n_ctx", n_ctx):
+            raise ConfigError(
+                f"{name} says how text becomes sequences, and these are token ids already",
+                got=f"{name}={value!r}, sequences of {n_ctx} tokens",
+                fix=f"leave {name} out" + (f", or cut the ids: ids[:, :{value}]" if name == "n_ctx" else ""),
+            )
 
 
 def given_sequences(model: Any, source: Any) -> TokenSequences | None:

@@ -13,12 +13,12 @@ from interp.attribution.pairing import attribute_pairs as attribute_pairs
 from interp.attribution.result import Attribution as Attribution
 from interp.attribution.result import GeneratedAttribution as GeneratedAttribution
 from interp.attribution.result import PairAttribution as PairAttribution
-from interp.attribution.trust.agreement import agreement as agreement
-from interp.attribution.trust.faithfulness import faithfulness as faithfulness
+from interp.attribution.trust.agreement import compare_methods as compare_methods
+from interp.attribution.trust.faithfulness import measure_faithfulness as measure_faithfulness
 from interp.attribution.trust.faithfulness import pool_faithfulness as pool_faithfulness
-from interp.attribution.trust.ground_truth import ground_truth as ground_truth
+from interp.attribution.trust.ground_truth import score_ground_truth as score_ground_truth
 from interp.attribution.trust.pruning import prune_curve as prune_curve
-from interp.attribution.trust.pruning import unit_relevance as unit_relevance
+from interp.attribution.trust.pruning import score_units as score_units
 from interp.attribution.trust.result import Agreement as Agreement
 from interp.attribution.trust.result import Faithfulness as Faithfulness
 from interp.attribution.trust.result import GroundTruth as GroundTruth

@@ -41,7 +41,7 @@ class Atlas(Written):
         place = claim(self.out or default_place(self, name), overwrite=self.overwrite)
 
         from interp.core.store import write_text
-        from interp.lenses import head_atlas, head_distances, heads_from_weights, record_attention
+        from interp.lenses import compare_heads, find_heads, head_atlas, record_attention
         from interp.lenses.heads.atlas import random_repeats
         from interp.plotting import attention_page
         from interp.reports import Item, PageConfig, report
@@ -52,8 +52,8 @@ class Atlas(Written):
         else:
             inputs = self.text
         atlas = head_atlas(model, inputs, self.measure)
-        distances = head_distances(model, inputs, self.measure)
-        results = {"heads": atlas, "distances": distances, "weights": heads_from_weights(model)}
+        distances = compare_heads(model, inputs, self.measure)
+        results = {"heads": atlas, "distances": distances, "weights": find_heads(model)}
         items = [Item(result, prose=PROSE[key]) for key, result in results.items()]
         page = PageConfig(overwrite=self.overwrite, subtitle=f"{name} · {self.text[:200]}")
         record = record_attention(model, inputs, max_tokens=self.measure.max_tokens)

@@ -117,10 +117,10 @@ class Attribute(Written):
         from interp.activations.bar import Bar
         from interp.attribution import (
             TrustConfig,
-            agreement,
             attribute,
             attribute_generated,
-            faithfulness,
+            compare_methods,
+            measure_faithfulness,
             pool_faithfulness,
         )
         from interp.cli.attribute_page import text_page
@@ -139,14 +139,14 @@ class Attribute(Written):
             if whole and len(found[self.methods[0]][-1].tokens) > 1:
                 told = {**options, "config": TrustConfig(seed=index)}  # each text its own random order
                 judged.append(
-                    _kept(folder / "faithfulness", faithfulness, model, [read], target, whole, **told)
+                    _kept(folder / "faithfulness", measure_faithfulness, model, [read], target, whole, **told)
                 )
             if self.generate:
                 told = {"method": self.methods[0], "baseline": baseline}
                 written.append(
                     _kept(folder / "generated", attribute_generated, model, read, self.generate, **told)
                 )
-        alike = _kept(place / "agreement", agreement, found) if len(found) > 1 else None
+        alike = _kept(place / "agreement", compare_methods, found) if len(found) > 1 else None
         trust = _kept(place / "faithfulness", pool_faithfulness, judged) if judged else None
         return text_page([text for text, *_ in rows], found, written, alike, trust)
 

@@ -11,11 +11,13 @@ import io
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from interp.cli.config import docs_of, flags_of, value_in
 from interp.cli.process import finished, hold_descriptors, leave, revealing, say, signals
+from interp.core.blocks import Blocks
 from interp.core.errors import InterpError, Interrupted
 from interp.core.foreign import reason, revealed
 from interp.core.settings import check_choice
@@ -111,22 +113,62 @@ def parse(argv: Sequence[str]) -> Common:
     check_choice("command", name[:80], COMMANDS)
     module, _, attribute = COMMANDS[name][0].partition(":")
     kind: type[Common] = getattr(import_module(module), attribute)
+    rest, taken = kind.arguments(rest)
     given = kind.preset(rest)
 
     import tyro
 
     prog = f"interp {name}"
-    preset: dict[str, Any] = {} if given is None else {"default": given}
+    how: dict[str, Any] = {"registry": _rule_for(taken)}
+    how |= {} if given is None else {"default": given}
     said = _Held()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **preset)
+            return tyro.cli(kind, args=rest, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **how)
     except SystemExit as stop:
         ours = _cause(stop)
         if ours is None:
             sys.stderr.write(said.getvalue())
             raise
     raise ours
+
+
+def _rule_for(taken: Collection[str]) -> Any:
+    """How tyro builds the flags of settings with blocks: its `ConstructorRegistry`.
+
+    Args:
+        taken: Names that other options of the command have.
+    """
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def _(info: Any) -> StructConstructorSpec | None:
+        if not (isinstance(info.type, type) and issubclass(info.type, Blocks)):
+            return None
+        kind = info.type
+        start = info.default if isinstance(info.default, kind) else kind()
+        flags = flags_of(kind, taken)
+        defaults = {name: value_in(start, name) for name in flags}
+
+        def made(**given: Any) -> Blocks:
+            said = {name: value for name, value in given.items() if value != defaults[name]}
+            options: dict[str, Any] = {}
+            for name, value in said.items():
+                block, _, inner = name.rpartition(".")
+                (options.setdefault(block, {}) if block else options)[inner] = value
+            return start.changed(options, "the command line")
+
+        return StructConstructorSpec(
+            instantiate=made,
+            fields=tuple(
+                StructFieldSpec(name, get_type_hints(owner)[inner], defaults[name], docs_of(owner)[inner])
+                for name, (owner, inner) in flags.items()
+            ),
+        )
+
+    return registry
 
 
 class _Held(io.StringIO):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from interp.cli.config import Written
+from interp.cli.config import Written, unnested
 from interp.cli.opening import open_model
 from interp.cli.places import announce, default_place, plain
+from interp.core.blocks import names_of, settings_in
 from interp.core.config import Placement
 from interp.core.errors import ConfigError
 from interp.core.foreign import YAML_BYTES, one_line, parse_yaml, read_bytes
@@ -56,6 +57,12 @@ class Train(Written):
     placement: Placement = field(default_factory=Placement)
 
     @classmethod
+    def arguments(cls, argv: Sequence[str]) -> tuple[list[str], Collection[str]]:
+        """Settings in blocks have flags of their own names."""
+        taken = {f.name for kind in (cls, Placement) for f in dataclasses.fields(kind)}
+        return unnested(argv, TrainConfig, taken), taken
+
+    @classmethod
     def preset(cls, argv: Sequence[str]) -> Train | None:
         """The file named by `--config FILE` as defaults of the flags; None: no file.
 
@@ -77,8 +84,7 @@ class Train(Written):
         own = {key: values.pop(key) for key in OWN if key in values}
         _refuse_flags_of_variants(path, values.pop(VARIANTS, None), argv)
         finetune = values.pop(FINETUNE, 0)
-        known = [*(f.name for f in dataclasses.fields(TrainConfig)), *OWN, VARIANTS, FINETUNE]
-        check_options(path, values, known)
+        check_options(path, values, [*names_of(TrainConfig), *OWN, VARIANTS, FINETUNE])
         for key, value in own.items():
             if not isinstance(value, str) or "\0" in value:
                 raise ConfigError(f"{path}: {key} must be text without NUL", got=repr(value)[:80])
@@ -160,7 +166,6 @@ class Train(Written):
         variants = [] if self.config is None else read_file(self.config).get(VARIANTS, [])
         if not isinstance(variants, list):
             raise ConfigError(f"{VARIANTS} must be a list", got=type(variants).__name__)
-        shared = dataclasses.asdict(self.training)
         where = f"{self.config}: {VARIANTS}"
         for variant in variants:
             TrainConfig.of(variant, where)
@@ -168,8 +173,9 @@ class Train(Written):
             return [self.training]
         from interp.dictionaries.train_checks import at_defaults, unread
 
-        made = [TrainConfig.of(shared | dict(v), where) for v in variants]
-        idle = [set(unread(config)) - set(v) for config, v in zip(made, variants, strict=True)]
+        made = [self.training.changed(variant, where) for variant in variants]
+        own = [{name for name, _ in settings_in(TrainConfig, variant)} for variant in variants]
+        idle = [set(unread(config)) - said for config, said in zip(made, own, strict=True)]
         by_none = set.intersection(*idle)
         return [at_defaults(config, names - by_none) for config, names in zip(made, idle, strict=True)]
 
@@ -182,7 +188,7 @@ class Train(Written):
 
         page = PageConfig(overwrite=True, subtitle=f"{self.model or ''} · {self.data}")
         pairs = zip(made.dictionaries.items(), configs, strict=True)
-        targets = {n: c.l0 or (c.k if d.config.k else None) for (n, d), c in pairs}
+        targets = {n: c.penalty.l0 or (c.k if d.config.k else None) for (n, d), c in pairs}
         items: list[Item] = [Item(dictionary_curves(made.report.records, targets), prose=PROSE)]
         for label, (_, curve) in tuned.items():
             items.append(Item(curve, prose=f"{label}: KL (nats per token) and FVU by step."))
@@ -247,11 +253,11 @@ def _refuse_flags_of_variants(path: str, variants: Any, argv: Sequence[str]) -> 
     """
     said = {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
     for variant in variants if isinstance(variants, list) else []:
-        for key in variant if isinstance(variant, dict) else ():
+        for key, value in settings_in(TrainConfig, variant) if isinstance(variant, dict) else ():
             flag = f"--{str(key).replace('_', '-')}"
             if said & {flag, f"--no{flag[1:]}"}:
                 raise ConfigError(
                     f"{flag} is given, and dictionaries in {path} have {key} of their own",
-                    got=f"{key}: {variant[key]!r}"[:80],
+                    got=f"{key}: {value!r}"[:80],
                     fix="leave the flag out, or take it out of the file's dictionaries",
                 )

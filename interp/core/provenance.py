@@ -209,11 +209,6 @@ def _checksums(tensors: Sequence[Tensor]) -> list[int]:
     return found
 
 
-def _mixed_sum(bits: Tensor, lanes: int = _LANES) -> int:
-    """Each 64-bit word, mixed and times an odd number of its place, summed modulo 2^64."""
-    return _joined([int(part) for part in _mixed_parts(bits, lanes)])
-
-
 def _joined(parts: Sequence[int]) -> int:
     total = 0
     for part in parts:

@@ -55,6 +55,10 @@ def within(low: int | float, high: int | float) -> Bound:
     return Bound(f"{low:g} to {high}", lambda value: low <= value <= high)
 
 
+MOST = 2**31 - 1
+"""No number of steps, rows or latents is larger."""
+Size = Annotated[int, within(1, MOST)]
+Whole = Annotated[int, within(0, MOST)]
 Count = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
 Positive = Annotated[float, above(0)]

@@ -14,9 +14,9 @@ from interp.dictionaries.result import DictionaryReport as DictionaryReport
 from interp.dictionaries.result import Recovery as Recovery
 from interp.dictionaries.result import Splitting as Splitting
 from interp.dictionaries.result import Stability as Stability
-from interp.dictionaries.scores.absorption import absorption as absorption
-from interp.dictionaries.scores.comparison import feature_splitting as feature_splitting
-from interp.dictionaries.scores.comparison import stability as stability
+from interp.dictionaries.scores.absorption import score_absorption as score_absorption
+from interp.dictionaries.scores.comparison import score_splitting as score_splitting
+from interp.dictionaries.scores.comparison import score_stability as score_stability
 from interp.dictionaries.scores.config import AbsorptionConfig as AbsorptionConfig
 from interp.dictionaries.scores.config import DistilConfig as DistilConfig
 from interp.dictionaries.scores.config import EvaluationConfig as EvaluationConfig
@@ -24,10 +24,11 @@ from interp.dictionaries.scores.config import FinetuneConfig as FinetuneConfig
 from interp.dictionaries.scores.config import SplittingConfig as SplittingConfig
 from interp.dictionaries.scores.config import SyntheticConfig as SyntheticConfig
 from interp.dictionaries.scores.evaluation import evaluate as evaluate
-from interp.dictionaries.scores.recovery import ceilings as ceilings
+from interp.dictionaries.scores.recovery import score_ceilings as score_ceilings
 from interp.dictionaries.scores.recovery import score_recovery as score_recovery
 from interp.dictionaries.scores.synthetic import SyntheticWorld as SyntheticWorld
 from interp.dictionaries.sinks import open_sinks as open_sinks
+from interp.dictionaries.train_config import PenaltyConfig as PenaltyConfig
 from interp.dictionaries.train_config import TrainConfig as TrainConfig
 from interp.dictionaries.training import DictionaryRun as DictionaryRun
 from interp.dictionaries.training import run_training as run_training

@@ -232,16 +232,18 @@ def plan_of(source: Source) -> dict[str, Any]:
 
 
 def own_settings(source: Any) -> dict[str, Any]:
-    """What a source has by itself of the settings of a `TrainConfig`: order, BOS, context."""
+    """What a source has by itself of a `TrainConfig`, by `block.setting`: order, BOS, context."""
     made = source.index.get("stream", {}) if isinstance(source, ShardReader) else {}
     config = getattr(source, "config", None)
     own = {
-        name: made.get(name, getattr(config, name, None))
+        f"stream.{name}": made.get(name, getattr(config, name, None))
         for name in ("exclude_bos", "buffer_sequences", "forward_sequences")
     }
+    if isinstance(source, ActivationStream):
+        own |= {f"stream.{name}": getattr(config, name) for name in ("dtype", "device", "max_bytes")}
     tokens = getattr(source, "tokens", None)
-    own["n_ctx"] = tokens.n_ctx if isinstance(tokens, TokenSequences) else None
-    own["data_seed"] = getattr(source, "seed", getattr(config, "seed", None))
+    own["text.n_ctx"] = tokens.n_ctx if isinstance(tokens, TokenSequences) else None
+    own["stream.seed"] = getattr(source, "seed", getattr(config, "seed", None))
     return {name: value for name, value in own.items() if value is not None}
 
 

@@ -7,11 +7,12 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from interp.core.blocks import blocks_of, owners_of
 from interp.core.errors import ConfigError
 from interp.core.names import slug
 from interp.dictionaries.checks import check_dictionary
 from interp.dictionaries.config import PENALISED, TOPK_FAMILY, Activation
-from interp.dictionaries.train_config import SHARED, TrainConfig
+from interp.dictionaries.train_config import PASS, TrainConfig
 
 _PURSUIT: Activation = "matching_pursuit"
 _READERS: dict[str, tuple[Activation, ...]] = {
@@ -33,7 +34,15 @@ _READERS: dict[str, tuple[Activation, ...]] = {
 """Settings that only dictionaries of some activations read."""
 _TOGETHER = {"k_anneal": "k_start", "resample_similar": "resample_every"}
 """Settings that count only beside another one."""
-TEXT = ("n_ctx", "exclude_bos", "buffer_sequences", "forward_sequences")
+_PLAIN = TrainConfig()
+_IN_BLOCKS = tuple(
+    f"{block}.{setting}" for block in blocks_of(TrainConfig) for setting in dataclasses.asdict(_PLAIN)[block]
+)
+TEXT = tuple(
+    path
+    for path in _IN_BLOCKS
+    if path.startswith(("stream.", "text.")) and path not in ("stream.batch_size", "stream.seed")
+)
 """Settings of how text becomes rows: of no use where there are rows already."""
 
 
@@ -48,11 +57,11 @@ def check_configs(configs: Sequence[TrainConfig]) -> list[str]:
         raise ConfigError("no config to train", got="an empty sequence")
     for config in configs:
         check_config(config)
-        for field in SHARED:
-            ours, theirs = getattr(configs[0], field), getattr(config, field)
-            if ours != theirs:
+        for path in _IN_BLOCKS:
+            ours, theirs = value_of(configs[0], path), value_of(config, path)
+            if path.startswith(PASS) and path != "fit.lr" and ours != theirs:
                 raise ConfigError(
-                    f"dictionaries trained in one pass must agree on {field}",
+                    f"dictionaries trained in one pass must agree on {own_name(path)}",
                     got=f"{ours!r} and {theirs!r}",
                     fix="the same value, or a run of its own",
                 )
@@ -74,41 +83,31 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("not a training config", got=type(config).__name__)
     is_transcoder = bool(config.site_out) and config.site_out != config.site
     check_dictionary(config.dictionary(1, 1, "in", "out" if is_transcoder or config.skip else "in"))
-    if config.l0 is not None and config.activation not in PENALISED:
-        raise ConfigError(
-            f"a {config.activation} dictionary has its number of active latents from k",
-            got=f"l0={config.l0}",
-            fix=f"k={config.l0}, or {', '.join(PENALISED)}",
-        )
-    if config.l0 is not None and not 0 < config.l0 < config.d_sae:
-        raise ConfigError(
-            "l0 is out of range", got=config.l0, expected=f"above 0, below d_sae={config.d_sae}"
-        )
-    if config.l0 is not None and not config.sparsity > 0:
-        raise ConfigError("a steered penalty starts above 0", got=f"sparsity={config.sparsity}")
+    _check_penalty(config)
     for setting in unread(config):
         readers = _READERS[setting]
         raise ConfigError(
             f"a {config.activation} dictionary does not read {setting}",
-            got=f"{setting}={getattr(config, setting)!r}",
+            got=f"{setting}={value_of(config, setting)!r}",
             expected=f"activation {' or '.join(readers)}",
-            fix=f"leave it out: {setting}={_DEFAULTS[setting]!r}",
+            fix=f"leave it out: {setting}={value_of(_PLAIN, setting)!r}",
         )
     for setting, other in _TOGETHER.items():
         if _is_given(config, setting) and not _is_given(config, other):
             raise ConfigError(
                 f"{setting} counts only together with {other}",
-                got=f"{setting}={getattr(config, setting)!r}, {other}=None",
+                got=f"{setting}={value_of(config, setting)!r}, {other}=None",
                 fix=f"{other}=..., or neither of the two",
             )
     _check_schedules(config)
     _check_sites(config)
-    if config.activation == "batchtopk" and config.k * config.batch_size < 1:
+    rows = config.stream.batch_size
+    if config.activation == "batchtopk" and config.k * rows < 1:
         raise ConfigError(
             "no latent of a whole batch would be active",
-            got=f"k={config.k:g}, batch_size={config.batch_size}",
+            got=f"k={config.k:g}, batch_size={rows}",
             expected="k * batch_size of at least 1",
-            fix=f"k={1 / config.batch_size:g} or more, or batch_size={math.ceil(1 / config.k)}",
+            fix=f"k={1 / rows:g} or more, or batch_size={math.ceil(1 / config.k)}",
         )
     if config.encoder_scale == 0:
         raise ConfigError("an encoder of zeros never fires", got="encoder_scale=0")
@@ -118,6 +117,33 @@ def check_config(config: TrainConfig) -> None:
         )
     if config.activation == "matching_pursuit" and config.decoder_norm == "free":
         raise ConfigError("matching pursuit needs unit decoder rows", got="decoder_norm='free'")
+    if config.fit.on_nonfinite == "skip":
+        raise ConfigError(
+            "a dictionary counts the latents of every row: a step cannot be left out afterwards",
+            got="on_nonfinite='skip'",
+            fix="on_nonfinite='stop': the run goes on from its last checkpoint",
+        )
+
+
+def _check_penalty(config: TrainConfig) -> None:
+    """The number of active latents is steered by a penalty or it is k.
+
+    Raises:
+        ConfigError: An l0 that cannot be reached.
+    """
+    l0, weight = config.penalty.l0, config.penalty.sparsity
+    if l0 is None:
+        return
+    if config.activation not in PENALISED:
+        raise ConfigError(
+            f"a {config.activation} dictionary has its number of active latents from k",
+            got=f"l0={l0}",
+            fix=f"k={l0}, or {', '.join(PENALISED)}",
+        )
+    if not 0 < l0 < config.d_sae:
+        raise ConfigError("l0 is out of range", got=l0, expected=f"above 0, below d_sae={config.d_sae}")
+    if not weight > 0:
+        raise ConfigError("a steered penalty starts above 0", got=f"sparsity={weight}")
 
 
 def _check_sites(config: TrainConfig) -> None:
@@ -149,7 +175,19 @@ def unread(config: TrainConfig) -> list[str]:
 
 def at_defaults(config: TrainConfig, names: Collection[str]) -> TrainConfig:
     """The same config with these settings as if nobody had given them."""
-    return dataclasses.replace(config, **{name: _DEFAULTS[name] for name in names})
+    return config.changed({name: value_of(_PLAIN, name) for name in names})
+
+
+def own_name(path: str) -> str:
+    """A block's setting as it is given outside of the block, where it can be."""
+    block, _, name = path.partition(".")
+    return name if (block, name) in owners_of(TrainConfig).get(name, ()) else path
+
+
+def value_of(config: TrainConfig, setting: str) -> Any:
+    """What a config says, by a setting's own name or by `block.name`."""
+    block, _, name = setting.rpartition(".")
+    return getattr(getattr(config, block) if block else config, name)
 
 
 def refuse_unread(config: TrainConfig, own: Mapping[str, Any], kind: str) -> None:
@@ -163,29 +201,45 @@ def refuse_unread(config: TrainConfig, own: Mapping[str, Any], kind: str) -> Non
     Raises:
         ConfigError: Naming the first setting that would not be read.
     """
-    for setting in (*TEXT, "data_seed"):
-        value = getattr(config, setting)
-        if _is_given(config, setting) and own.get(setting) != value:
-            why = "in which order rows come" if setting == "data_seed" else "how text becomes rows"
+    for path in (*TEXT, "stream.seed"):
+        value = value_of(config, path)
+        if _is_given(config, path) and own.get(path) != value:
+            order = path == "stream.seed"
+            setting = "data_seed" if order else own_name(path)
             raise ConfigError(
-                f"{setting} says {why}, and these are rows already",
+                f"{setting} says {'in which order rows come' if order else 'how text becomes rows'}, "
+                "and these are rows already",
                 got=f"{setting}={value!r}, data: {kind}",
-                expected=f"{setting}={own[setting]!r}, as the data are" if setting in own else None,
-                fix=f"leave it out: {setting}={_DEFAULTS[setting]!r}",
+                expected=f"{setting}={own[path]!r}, as the data are" if path in own else None,
+                fix=f"leave it out: {setting}={value_of(_PLAIN, path)!r}",
             )
 
 
 def as_used(config: TrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training as its data had them; those that nothing read are left out."""
-    told = dataclasses.asdict(config) | dict(own)
-    return {name: value for name, value in told.items() if name in own or name not in TEXT}
+    """The settings of a training as its data had them; those that nothing read are left out.
 
+    Args:
+        config: What was asked for.
+        own: What the source has by itself, as `own_settings` tells.
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    Returns:
+        Setting or block -> value: what `TrainConfig.of` reads.
+    """
+    told = dataclasses.asdict(config)
+    for path, value in own.items():
+        block, _, name = path.partition(".")
+        told[block][name] = value
+    if "text.n_ctx" not in own:
+        del told["text"]
+    for path in TEXT:
+        block, _, name = path.partition(".")
+        if block == "stream" and path not in own:
+            del told[block][name]
+    return told
 
 
 def _is_given(config: TrainConfig, setting: str) -> bool:
-    return getattr(config, setting) != _DEFAULTS[setting]
+    return value_of(config, setting) != value_of(_PLAIN, setting)
 
 
 def _check_schedules(config: TrainConfig) -> None:
@@ -194,18 +248,14 @@ def _check_schedules(config: TrainConfig) -> None:
     Raises:
         ConfigError: Naming the first that does not.
     """
-    config.fit()
-    last = int(0.75 * config.steps)
-    for setting, most in (
-        ("sparsity_warmup", config.steps),
-        ("k_anneal", config.steps),
-        ("resample_every", last),
-    ):
-        value = getattr(config, setting)
+    config.loop()
+    steps, last = config.fit.steps, int(0.75 * config.fit.steps)
+    for setting, most in (("sparsity_warmup", steps), ("k_anneal", steps), ("resample_every", last)):
+        value = value_of(config, setting)
         if value is not None and value > most:
             raise ConfigError(
                 f"{setting} does not fit the run",
-                got=f"{setting}={value}, steps={config.steps}",
+                got=f"{setting}={value}, steps={steps}",
                 expected=f"at most {most}"
                 + (": latents are resampled in the first three quarters" if most == last else ""),
                 fix=f"{setting}={max(1, most // 2)}, or steps={2 * value}",

@@ -39,7 +39,7 @@ class Trainee(nn.Module):
         dictionary: What is trained, on scaled activations.
         scale_in, scale_out: Factors on activations read and reconstructed, [].
         variance: Total variance of the scaled target, []; squared error over it is the FVU.
-        coefficient: Weight of the sparsity penalty, []; steered where `config.l0` is given.
+        coefficient: Weight of the sparsity penalty, []; steered where `config.penalty.l0` is given.
         active: Running mean of the number of active latents per row, [].
         idle: Rows since each latent fired, [d_sae].
         dead: Latents idle for `config.dead_after` rows, [d_sae].
@@ -80,7 +80,7 @@ class Trainee(nn.Module):
             "scale_in": scales[0],
             "scale_out": scales[1],
             "variance": spread,
-            "coefficient": config.sparsity,
+            "coefficient": config.penalty.sparsity,
             "active": 0.0,
         }.items():
             self.register_buffer(name, torch.as_tensor(value, dtype=kind))
@@ -113,8 +113,8 @@ class Trainee(nn.Module):
         if d.config.activation == "jumprelu":
             d.threshold.clamp_(min=0)
             d.threshold.mul_(torch.where(self.dead, REVIVAL, 1.0))
-            if self.config.l0 is not None:
-                d.threshold.mul_((SERVO * self._excess(self.active, self.config.l0)).exp())
+            if self.config.penalty.l0 is not None:
+                d.threshold.mul_((SERVO * self._excess(self.active, self.config.penalty.l0)).exp())
 
     def finished(self) -> Dictionary:
         """The trained dictionary in raw units, with decoder rows of norm 1 where that can be."""
@@ -143,9 +143,9 @@ class Trainee(nn.Module):
         active = metrics["l0"].to(self.active.dtype)
         before = self.active.clone()
         self.active.lerp_(active, 1 - min(MEMORY, t / (t + 1)))
-        if config.l0 is not None and t:
-            self._steer(before, config.l0)
-        if config.l0 is not None:
+        if config.penalty.l0 is not None:
+            if t:
+                self._steer(before, config.penalty.l0)
             metrics["sparsity"] = self.coefficient.clone()
         metrics["dead"] = self.dead.sum().to(self.active.dtype)
         metrics["fvu"] = metrics.pop("mse") / self.variance
@@ -154,7 +154,7 @@ class Trainee(nn.Module):
     def _steer(self, before: Tensor, wanted: int | float) -> None:
         """Raise the penalty while too many latents are active, lower it while too few are."""
         now, before = self._excess(self.active, wanted), self._excess(before, wanted)
-        gain = max(LEAST_INTEGRAL, INTEGRAL / self.config.steps)
+        gain = max(LEAST_INTEGRAL, INTEGRAL / self.config.fit.steps)
         gain *= SWIFT if self.config.activation == "jumprelu" else 1.0
         self.coefficient.mul_((gain * now + PROPORTIONAL * (now - before)).exp())
 

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from interp.activations.loop import Callback, Run, fit
+from interp.activations.optim import make_optimizer
 from interp.activations.report import FitReport
-from interp.activations.runfolder import PLAN, Resume
+from interp.activations.runfolder import NEUTRAL, PLAN, Resume
 from interp.activations.shards import ShardReader
+from interp.core.errors import ConfigError
 from interp.core.provenance import Provenance
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.far_rows import find_far, named_rows, norms_of, tell_far
@@ -102,7 +104,7 @@ def run_training(
     """Train dictionaries and report how it went.
 
     Args:
-        config: What and how; several must agree on steps, batches and schedule (`SHARED`).
+        config: What and how; several must agree on what makes the pass (`PASS`), but for the rate.
         data: Rows `[n, d]`; a pair of them for a transcoder; a mapping of them by site; a stream,
             a shard reader or its folder; with a model, text or token sequences.
         model: The `HookedModel` that text runs through; for rows, where they came from (noted).
@@ -130,7 +132,7 @@ def run_training(
     first, data = configs[0], read_data(data)
     places = [sides(c.site, c.site_out, data) for c in configs]
     sites = [site for pair in places for site in pair]
-    source = source_of(data, model, sites, first.stream(), first.text())
+    source = source_of(data, model, sites, first.stream, first.text)
     if source is data or isinstance(source, TensorRows | ShardReader):
         refuse_unread(first, own_settings(source), type(source).__name__)
     refuse_unaffordable(configs, places, source)
@@ -150,12 +152,13 @@ def run_training(
         trainees,
         _step,
         source.batch,
-        first.fit(overwrite=overwrite),
+        first.loop(overwrite=overwrite),
         out=out,
         optimizer=optimizer,
         callbacks=[Upkeep(), *callbacks],
         resume=resume,
         record=_record(names, configs, source, plan),
+        read_record=_today,
     )
     made = {name: _finish(name, _at(trainees, name), source, model, report) for name in names}
     for dictionary in made.values():
@@ -226,11 +229,11 @@ def _at(trainees: nn.ModuleDict, name: str) -> Trainee:
 
 
 def _optimizer(trainees: nn.ModuleDict, first: TrainConfig) -> torch.optim.Optimizer:
-    groups = [
+    groups: list[nn.Parameter | dict[str, Any]] = [
         {"params": list(one.dictionary.parameters()), "lr": one.config.rate}
         for one in cast("list[Trainee]", list(trainees.values()))
     ]
-    return torch.optim.Adam(groups, betas=first.betas, fused=True)
+    return make_optimizer(groups, first.fit)
 
 
 def _far(source: Source, samples: Mapping[tuple[str, str, int], Sample]) -> dict[str, dict[str, float]]:
@@ -250,9 +253,7 @@ def _record(
     names: list[str], configs: list[TrainConfig], source: Source, plan: dict[str, Any]
 ) -> dict[str, Any]:
     """What makes this run what it is, compared when it resumes."""
-    settings = {name: asdict(one) for name, one in zip(names, configs, strict=True)}
-    for one in settings.values():
-        one.pop("checkpoint_seconds")
+    settings = {name: _recorded(one) for name, one in zip(names, configs, strict=True)}
     known = source.provenance()
     data: dict[str, Any] = {PLAN: plan}
     # The next two are all that earlier versions recorded: their runs are compared by them.
@@ -263,11 +264,30 @@ def _record(
     return json.loads(json.dumps({"dictionaries": settings, "data": data}))
 
 
+def _recorded(config: TrainConfig) -> dict[str, Any]:
+    """A config's settings without those that a run may change when it resumes."""
+    told = asdict(config)
+    told["fit"] = {name: value for name, value in told["fit"].items() if name not in NEUTRAL}
+    return told
+
+
+def _today(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record as this version writes it: earlier ones had no blocks, and fewer settings."""
+    found = record.get("dictionaries")
+    if not isinstance(found, dict):
+        return record
+    try:
+        settings = {name: _recorded(TrainConfig.of(one)) for name, one in found.items()}
+    except ConfigError:  # a setting of some other version: the comparison names it
+        return record
+    return record | {"dictionaries": json.loads(json.dumps(settings))}
+
+
 def _finish(name: str, trainee: Trainee, source: Source, model: Any, report: FitReport) -> Dictionary:
     """The dictionary in raw units, with where it comes from and how its training ended."""
     made = trainee.finished()
     d_in = made.config.d_in
-    aim = trainee.config.k if made.config.activation == "batchtopk" else trainee.config.l0
+    aim = trainee.config.k if made.config.activation == "batchtopk" else trainee.config.penalty.l0
     if aim is not None:
         land(made, _last_rows(trainee, source), aim)
     made.provenance = provenance_at(source, trainee.site_in, trainee.site_out, d_in)
@@ -282,7 +302,7 @@ def _finish(name: str, trainee: Trainee, source: Source, model: Any, report: Fit
     config = trainee.config
     made.metadata["training"] = {
         "config": json.loads(json.dumps(as_used(config, own_settings(source)))),
-        "rows": config.steps * config.batch_size,
+        "rows": config.fit.steps * config.stream.batch_size,
         "seconds": round(report.seconds, 1),
         "last": last,
     }
@@ -291,7 +311,7 @@ def _finish(name: str, trainee: Trainee, source: Source, model: Any, report: Fit
 
 def _last_rows(trainee: Trainee, source: Source) -> Tensor:
     """Rows of the last batches, as many as `land` wants."""
-    wanted, parts, t = rows_wanted(trainee.config.d_sae), [], trainee.config.steps
+    wanted, parts, t = rows_wanted(trainee.config.d_sae), [], trainee.config.fit.steps
     while t and sum(map(len, parts)) < wanted:
         t -= 1
         parts.append(source.batch(t)[trainee.site_in])

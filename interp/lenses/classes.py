@@ -156,7 +156,7 @@ def class_lens(
     )
 
 
-def identifiability(logits: Tensor, answer: Tensor) -> Tensor:
+def score_identifiability(logits: Tensor, answer: Tensor) -> Tensor:
     """1 − rank/n of the right class, [...]; ties share their ranks.
 
     Args:
@@ -173,7 +173,7 @@ def _measure(logits: Tensor, answer: Tensor) -> dict[str, Tensor]:
     log_p, right = log_probs(logits), answer[:, None]
     index = right.expand(logits.shape[:-1])[..., None]
     return {
-        "identifiability": identifiability(log_p, right).to(log_p.dtype),
+        "identifiability": score_identifiability(log_p, right).to(log_p.dtype),
         "prob": log_p.gather(-1, index)[..., 0].exp(),
         "predicted": log_p.argmax(-1),
     }

@@ -13,7 +13,7 @@ from interp.core.result import Result
 from interp.models.stream.frozen import wide
 
 
-def coupling(first: Tensor, second: Tensor) -> Tensor:
+def measure_coupling(first: Tensor, second: Tensor) -> Tensor:
     """C(y₁→y₂) = y₁·y₂ / ‖y₁‖², broadcast over all axes but the last.
 
     For isotropic x, E[x·y₂ | x·y₁ = k] = C k, and cos² is the r² of that fit (Dunefsky and Cohan
@@ -66,8 +66,8 @@ class FeatureVectors(Result):
         return Checks(checks)
 
     def coupling(self) -> Float[Tensor, "feature other"]:
-        """`coupling` of every pair: row → column."""
-        return coupling(self.vectors[:, None], self.vectors[None])
+        """`measure_coupling` of every pair: row → column."""
+        return measure_coupling(self.vectors[:, None], self.vectors[None])
 
     def cosines(self) -> Float[Tensor, "feature other"]:
         """Cosine of every pair."""

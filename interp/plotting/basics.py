@@ -143,9 +143,13 @@ def lines(
     return fig if names is None else named_ticks(fig, names)
 
 
+MOST_TURNED = 40
+"""Names of 14 px each, written upwards, below a figure of usual width."""
+
+
 def named_ticks(fig: go.Figure, names: Sequence[str]) -> go.Figure:
-    """Names below the places 0, 1, ... of the horizontal axis, at most sixteen of them."""
-    every = max(1, -(-len(names) // 16))
+    """Names below the places 0, 1, ... of the horizontal axis: all that fit, turned if need be."""
+    every = max(1, -(-len(names) // MOST_TURNED))
     at = list(range(0, len(names), every))
     fig.update_xaxes(tickmode="array", tickvals=at, ticktext=[labels.plain(names[i], 24) for i in at])
     return fig.update_xaxes(range=[-0.3, max(len(names) - 0.7, 0.3)])

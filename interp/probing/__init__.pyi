@@ -1,10 +1,10 @@
 from interp.probing.ablating import Ablation as Ablation
 from interp.probing.ablating import ablate_neurons as ablate_neurons
 from interp.probing.concepts import EludeResult as EludeResult
-from interp.probing.concepts import concept_agreement as concept_agreement
-from interp.probing.concepts import concept_existence as concept_existence
-from interp.probing.concepts import concept_location as concept_location
 from interp.probing.concepts import elude as elude
+from interp.probing.concepts import score_concept_agreement as score_concept_agreement
+from interp.probing.concepts import score_concept_existence as score_concept_existence
+from interp.probing.concepts import score_concept_location as score_concept_location
 from interp.probing.config import AttentionProbeConfig as AttentionProbeConfig
 from interp.probing.config import ContextProbeConfig as ContextProbeConfig
 from interp.probing.config import EraseConfig as EraseConfig
@@ -14,7 +14,7 @@ from interp.probing.config import StructuralConfig as StructuralConfig
 from interp.probing.context_weights import ContextProbes as ContextProbes
 from interp.probing.context_weights import probe_context as probe_context
 from interp.probing.erasing.audit import ErasureAudit as ErasureAudit
-from interp.probing.erasing.audit import amnesic as amnesic
+from interp.probing.erasing.audit import ablate_concept as ablate_concept
 from interp.probing.erasing.audit import audit_erasure as audit_erasure
 from interp.probing.erasing.eraser import Eraser as Eraser
 from interp.probing.erasing.eraser import eraser_of as eraser_of

@@ -163,7 +163,7 @@ def _rest(
     return (up.weight @ down.weight).detach().T
 
 
-def concept_agreement(weight: Float[Tensor, "c a"], truth: Float[Tensor, "c a"]) -> Float[Tensor, "c"]:
+def score_concept_agreement(weight: Float[Tensor, "c a"], truth: Float[Tensor, "c a"]) -> Float[Tensor, "c"]:
     """Per class, the cosine of a model's concept weights with the true class-concept matrix (CGIM).
 
     0 where either row is zero.
@@ -176,7 +176,9 @@ def concept_agreement(weight: Float[Tensor, "c a"], truth: Float[Tensor, "c a"])
     return nn.functional.cosine_similarity(weight.double(), truth.double(), dim=1)
 
 
-def concept_existence(contribution: Float[Tensor, "n a"], present: Float[Tensor, "n a"], k: int = 3) -> float:
+def score_concept_existence(
+    contribution: Float[Tensor, "n a"], present: Float[Tensor, "n a"], k: int = 3
+) -> float:
     """Of the k concepts that contribute most to each prediction, the share that is there (CEM).
 
     Raises:
@@ -194,7 +196,7 @@ def concept_existence(contribution: Float[Tensor, "n a"], present: Float[Tensor,
     return float(present.bool().gather(1, top).double().mean())
 
 
-def concept_location(
+def score_concept_location(
     maps: Float[Tensor, "n h w"], masks: Float[Tensor, "n h w"], quantile: float = 0.9
 ) -> tuple[float, float]:
     """Mean IoU of each map's top share with its part's mask, and the pointing accuracy (CLM).

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.core.checks import Check, Checks
-from interp.core.intervals import wilson
+from interp.core.frames.intervals import wilson
 from interp.probing.rows import Target
 
 LEAST_R2 = -1e12

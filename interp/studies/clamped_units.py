@@ -79,7 +79,7 @@ Judge = Callable[[Any], Tensor]
 """Samples -> one number each: 1 where the sample is of the second class, 0 of the first."""
 
 
-def clamped_writing(
+def write_clamped(
     write: Writer,
     judge: Judge,
     rows: Float[Tensor, "n d"],

@@ -75,7 +75,7 @@ class Answer(NamedTuple):
         return self.share > 0.5
 
 
-def recourse(
+def ask_recourse(
     function: Function,
     row: Tensor,
     feature: int,
@@ -108,7 +108,7 @@ def recourse(
     return Answer(share, max(0.0, share - half), min(1.0, share + half), 2 * samples)
 
 
-def spurious(
+def ask_spurious(
     function: Function,
     rows: Tensor,
     feature: int,
@@ -134,7 +134,7 @@ def spurious(
     return Answer(share, max(0.0, share - half), min(1.0, share + half), 2 * samples)
 
 
-def endtask_benchmark(
+def benchmark_end_tasks(
     methods: Sequence[str] = ("gradient_x_input", "integrated_gradients", "shapley", "lime"),
     *,
     n_models: int = 200,
@@ -166,9 +166,9 @@ def endtask_benchmark(
             scores.append(float(one.scores[0]) * math.copysign(1.0, float(x[0])))
             cost[m] += one.n_forward
         for d, delta in enumerate(deltas):
-            truths[d].append(recourse(f, x, 0, delta, samples=256).yes)
+            truths[d].append(ask_recourse(f, x, 0, delta, samples=256).yes)
             answers = [score > 0 for score in scores]
-            answers += [recourse(f, x, 0, delta, samples=max(1, q // 2)).yes for q in queries]
+            answers += [ask_recourse(f, x, 0, delta, samples=max(1, q // 2)).yes for q in queries]
             for a, answer in enumerate(answers):
                 said[a][d].append(answer)
     sensitivity, specificity = torch.zeros(2, len(names), len(deltas))

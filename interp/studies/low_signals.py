@@ -110,7 +110,7 @@ def low_signal_data(config: LowSignalConfig) -> Data:
     return Data((x[:cut], y[:cut]), (x[cut:], y[cut:]), tuple(range(n_true)), formula)
 
 
-def low_signal(methods: Sequence[str], config: LowSignalConfig | None = None) -> LowSignal:
+def benchmark_low_signal(methods: Sequence[str], config: LowSignalConfig | None = None) -> LowSignal:
     """Train on the noisy table, attribute held-out rows, compare with the formula's own truth."""
     config = config or LowSignalConfig()
     data = low_signal_data(config)

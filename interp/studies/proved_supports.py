@@ -100,7 +100,7 @@ class _Problem:
         return _Priced(cost, float(self.y @ dual), slope)
 
 
-def optimal_support(
+def find_optimal_support(
     rows: Float[Tensor, "n d"],
     labels: Labels,
     k: int,

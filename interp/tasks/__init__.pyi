@@ -1,13 +1,13 @@
 from interp.tasks.behaviour import TaskReport as TaskReport
 from interp.tasks.behaviour import measure as measure
-from interp.tasks.catalogue import names as names
+from interp.tasks.catalogue import list_tasks as list_tasks
 from interp.tasks.config import GrammarConfig as GrammarConfig
 from interp.tasks.config import GrammarTraining as GrammarTraining
 from interp.tasks.config import InductionConfig as InductionConfig
 from interp.tasks.files import load_labels as load_labels
 from interp.tasks.files import load_task as load_task
-from interp.tasks.grammar.asking import grammar_names as grammar_names
 from interp.tasks.grammar.asking import grammar_task as grammar_task
+from interp.tasks.grammar.asking import list_grammar as list_grammar
 from interp.tasks.grammar.corpus import batch as grammar_batch
 from interp.tasks.grammar.training import train_grammar as train_grammar
 from interp.tasks.induction import InductionHistory as InductionHistory

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError
-from interp.core.intervals import wilson
+from interp.core.frames.intervals import wilson
 from interp.core.provenance import fingerprint_text
 from interp.core.result import Result
 from interp.tasks import metrics

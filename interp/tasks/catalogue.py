@@ -28,7 +28,7 @@ TASKS: dict[str, str] = {
 """Name -> "module:attribute" of a Task, or of a function that makes one from its name."""
 
 
-def names() -> list[str]:
+def list_tasks() -> list[str]:
     """The names of the bundled tasks, for `load_task`."""
     return list(TASKS)
 

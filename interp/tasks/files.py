@@ -38,7 +38,7 @@ def load_task(
     """A bundled task by its name, or the task that a file holds.
 
     Args:
-        path: A name from `interp.tasks.names()`, or a file: this package's JSON, CSV or JSON lines,
+        path: A name from `interp.tasks.list_tasks()`, or a file: this package's JSON, CSV or JSON lines,
             auto-circuit JSON, EAP-IG CSV, feature-circuits JSON, function-vector JSON, BLiMP, and
             more (docs/tasks.md). Recognised by content; `.gz`, zip and tar are opened.
         member: One file of an archive; by default all of them, each a template.

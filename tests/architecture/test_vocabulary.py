@@ -45,7 +45,7 @@ OTHERWISE = {
     "dictionaries.from_saelens sae": "SAELens's own object",
     "lenses.benchmark_lenses prompts": "LensPrompts: a prompt with its answers by depth",
     "lenses.decompose_positions states": "one tensor [layer context pos d], no rows",
-    "lenses.syntax_scores sentences": "labelled sentences of a treebank",
+    "lenses.score_syntax sentences": "labelled sentences of a treebank",
     "probing.align_words sentences": "labelled sentences of a treebank",
     "probing.attention_probe sentences": "labelled sentences of a treebank",
     "probing.align_spans texts": "strings in which spans are counted by character",
@@ -77,6 +77,34 @@ KEYWORDS = {
     "provenance",
 }
 """Said by name, whatever their default; `seed`, `overwrite` and `out` where they have one."""
+
+
+VERBS = set(
+    """ablate add align amortize append ask attribute audit benchmark called check clamp commit
+    compare decompose did_you_mean discover distil eliminate elude esc evaluate find finetune fit fold from
+    gather list load lock match measure open patch plot pool probe project propagate prune read
+    record report resample run save score select split steer suggest sweep to tokenize train wrap write
+    zero""".split()
+)
+"""First words of functions; `called`, `esc` and the like are whole names."""
+NOUNS = {
+    "the method's name in its field": """attention_flow attention_probe attention_rollout class_lens
+        code_length decoder_lens direct_logit_attribution logit_lens sparse_code sparse_sweep
+        structural_probe tuned_lens v_information""",
+    "what is made is called by its name: values, targets, edits, vectors, writers": """activation child
+        class_score computed contrast continuation_log_prob encoder_decoder eraser_of faithfulness_curve
+        generator grammar_batch grammar_task held_out_blocks json_island linear_head lstm_writer mean
+        measured metric
+        metric_target model_writer path_vectors permutation permuted_index places projection random_eraser
+        repeated_blocks second_order_directions slug stitch_kernel text_loss token_log_prob token_logit
+        visible wiring""",
+    "an overview, as its command is called": "bundled_models head_atlas neuron_atlas neuron_directions",
+    "a metric is called by the quantity it gives": """accuracy answer_probability log_probability
+        logit_difference mass_difference preference probability_difference rank sentence_log_probability""",
+    "a figure is called by what it shows": """attention_page attention_patterns bars head_heatmap heatmap
+        lens_heatmap lines training_curves""",
+}
+"""Why a function may be called by a noun -> the functions. All others begin with a verb."""
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -126,6 +154,16 @@ def faults(name: str, function: Callable[..., Any]) -> list[str]:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_public_function_speaks_our_words(name: str) -> None:
     assert faults(name, FUNCTIONS[name]) == []
+
+
+def test_functions_are_verbs() -> None:
+    nouns = {name for names in NOUNS.values() for name in names.split()}
+    named = {name.partition(".")[2] for name in FUNCTIONS}
+    assert nouns <= named, nouns - named
+    first = {name: name.split("_")[0] for name in named - nouns}
+    assert {name for name, word in first.items() if word not in VERBS and name not in VERBS} == set()
+    assert not {word for word in VERBS if word not in first.values() and word not in named}, "verbs of nobody"
+    assert not nouns & {name for name in named if name.split("_")[0] in VERBS}
 
 
 def test_what_is_said_otherwise_exists() -> None:

@@ -7,11 +7,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import interp
-from interp.attribution import ground_truth
+from interp.attribution import score_ground_truth
 from interp.attribution.trust.ground_truth import area_under_curve
 from interp.attribution.trust.result import GroundTruth
 from interp.core.errors import ConfigError
-from interp.tasks import Prompt, Prompts, grammar_names, grammar_task
+from interp.tasks import Prompt, Prompts, grammar_task, list_grammar
 
 METHODS = ["deeplift", "attn_lrp", "integrated_gradients", "attention_rollout"]
 
@@ -23,14 +23,14 @@ def model() -> interp.HookedModel:
 
 def tasks(n: int, every: int = 1) -> dict[str, Prompts]:
     """Behaviours of the bundled model, n held-out prompts each."""
-    return {name: grammar_task(name).sample(n, seed=3) for name in grammar_names()[::every]}
+    return {name: grammar_task(name).sample(n, seed=3) for name in list_grammar()[::every]}
 
 
 @pytest.fixture(scope="module")
 def found(model: interp.HookedModel, full_count: bool) -> GroundTruth:
     if full_count:
-        return ground_truth(model, tasks(6), [*METHODS, "gradient_x_input"])
-    return ground_truth(model, tasks(3, every=2), METHODS)
+        return score_ground_truth(model, tasks(6), [*METHODS, "gradient_x_input"])
+    return score_ground_truth(model, tasks(3, every=2), METHODS)
 
 
 def test_the_area_is_scikit_learns() -> None:
@@ -60,7 +60,7 @@ def test_the_figures_of_six_prompts(found: GroundTruth, model: interp.HookedMode
     assert area == pytest.approx(told, abs=0.01)
     of_paths = dict(zip(found.labels["task"], found.area[METHODS.index("integrated_gradients")], strict=True))
     assert float(of_paths["greater-than"]) == pytest.approx(0.50, abs=0.01)
-    null = ground_truth(model.randomised(0), tasks(6), ["deeplift"])
+    null = score_ground_truth(model.randomised(0), tasks(6), ["deeplift"])
     assert float(null.area[0].mean()) == pytest.approx(0.50, abs=0.01)
 
 
@@ -77,7 +77,7 @@ def test_a_random_order_finds_nothing(found: GroundTruth) -> None:
 
 
 def test_a_model_that_knows_nothing_finds_nothing(model: interp.HookedModel) -> None:
-    null = ground_truth(model.randomised(0), tasks(3, every=2), ["deeplift"])
+    null = score_ground_truth(model.randomised(0), tasks(3, every=2), ["deeplift"])
     assert float(null.area[0].mean()) < 0.68
     assert float(null.hits[0].mean()) < 0.35
 
@@ -86,7 +86,7 @@ def test_prompts_without_a_truth_are_refused(model: interp.HookedModel) -> None:
     text = "When Mary and John went to the park, John gave a book to"
     bare = Prompts([Prompt(text, answers=(" Mary",), distractors=(" John",))])
     with pytest.raises(ConfigError, match="corrupted twins"):
-        ground_truth(model, {"bare": bare}, ["saliency"])
+        score_ground_truth(model, {"bare": bare}, ["saliency"])
     same = Prompts([Prompt(text, text, answers=(" Mary",), distractors=(" John",))])
     with pytest.raises(ConfigError, match="decides nothing"):
-        ground_truth(model, {"same": same}, ["saliency"])
+        score_ground_truth(model, {"same": same}, ["saliency"])

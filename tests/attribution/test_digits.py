@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import interp
 from interp.activations.config import FitConfig
 from interp.activations.loop import fit
-from interp.attribution import agreement, attribute, prune_curve, unit_relevance
+from interp.attribution import attribute, compare_methods, prune_curve, score_units
 from interp.core.randomness import generator
 from interp.models.stream.target import Target
 from interp.studies import amortize
@@ -76,7 +76,7 @@ def scores(digits: Digits, n: int, method: str, prob: bool = False, **options: A
 
 def test_the_baseline_separates_what_the_method_does_not(digits: Digits, full_count: bool) -> None:
     n, mean = (20 if full_count else 10), digits.x.mean(0, keepdim=True)
-    found = agreement(
+    found = compare_methods(
         {
             "ig zero": scores(digits, n, "integrated_gradients"),
             "deeplift zero": scores(digits, n, "deeplift"),
@@ -168,7 +168,7 @@ def references(digits: Digits, per_class: int) -> tuple[list[Tensor], list[int]]
 
 def test_relevance_starves_a_narrow_network(digits: Digits) -> None:
     rows, labels = references(digits, 5)
-    scored = unit_relevance(digits.model, rows, labels, HIDDEN, method="lrp_alpha_beta", alpha=1.0)
+    scored = score_units(digits.model, rows, labels, HIDDEN, method="lrp_alpha_beta", alpha=1.0)
     fractions = [0.0, 0.2, 0.56]
     found = prune_curve(
         digits.model,
@@ -203,7 +203,7 @@ def test_a_wide_network_bears_it_and_a_random_order_as_well() -> None:
     fit(net, step, lambda t: (x[:256], y[:256]), FitConfig(steps=60, lr=1e-3, log_every=60))
     model = interp.wrap(net.eval().requires_grad_(False))
     rows = [x[i : i + 1] for i in range(10)]
-    scored = unit_relevance(
+    scored = score_units(
         model, rows, y[:10].tolist(), [*HIDDEN, "5.hook_out"], method="lrp_alpha_beta", alpha=1.0
     )
     found = prune_curve(

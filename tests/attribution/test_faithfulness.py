@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 import interp
-from interp.attribution import agreement, attribute, faithfulness, pool_faithfulness
+from interp.attribution import attribute, compare_methods, measure_faithfulness, pool_faithfulness
 from interp.attribution.config import TrustConfig
 from interp.attribution.trust.agreement import top_overlap
 from interp.attribution.trust.bootstrap import bootstrap_interval
@@ -57,7 +57,7 @@ def test_comprehensiveness_and_sufficiency_are_the_papers() -> None:
     inputs.append(-inputs[0])
     found = [attribute(model, x, second) for x in inputs]
     assert {one.difference > 0 for one in found} == {True, False}
-    judged = faithfulness(model, inputs, second, {"ig": found})
+    judged = measure_faithfulness(model, inputs, second, {"ig": found})
     each = [by_hand(net, x, one.scores.tolist()) for x, one in zip(inputs, found, strict=True)]
     expected = np.mean(each, axis=0)
     assert judged.eraser_comprehensiveness is not None and judged.eraser_sufficiency is not None
@@ -73,7 +73,7 @@ def test_the_shares_of_a_linear_model_by_hand() -> None:
     with torch.no_grad():
         layer.weight.copy_(weight)
     model, x = interp.wrap(layer), torch.ones(1, 10)
-    found = faithfulness(model, [x], toys.first, {"true": [attribute(model, x, toys.first)]})
+    found = measure_faithfulness(model, [x], toys.first, {"true": [attribute(model, x, toys.first)]})
     top = [float(weight[:n].sum()) for n in (1, 1, 1, 2, 5)]
     assert float(found.comprehensiveness[0]) == pytest.approx(np.mean(top), abs=1e-6)
     assert float(found.sufficiency[0]) == pytest.approx(1 - np.mean(top), abs=1e-6)
@@ -90,9 +90,10 @@ def test_examples_weigh_what_is_at_stake_in_them() -> None:
     targets = [lambda out, s=s: s * toys.first(out) for s in scales]
     found = [attribute(model, x, t, method="occlusion") for x, t in zip(inputs, targets, strict=True)]
     each = [
-        faithfulness(model, [x], t, {"a": [one]}) for x, t, one in zip(inputs, targets, found, strict=True)
+        measure_faithfulness(model, [x], t, {"a": [one]})
+        for x, t, one in zip(inputs, targets, found, strict=True)
     ]
-    every = faithfulness(model, inputs, targets, {"a": found})
+    every = measure_faithfulness(model, inputs, targets, {"a": found})
     stake = np.array([abs(one.difference) for one in found])
     for field in ("deletion_area", "insertion_area", "comprehensiveness", "sufficiency"):
         own = np.array([float(getattr(one, field)[0]) for one in each])
@@ -126,19 +127,19 @@ def test_a_difference_that_vanishes_is_said_and_shares_nothing() -> None:
     model = toys.wrapped(lambda m, x: (x[:, :1] - x[:, 1:2]) * x[:, 2:3])
     flat, steep = torch.tensor([[1.0, 1.0, 2.0]]), torch.tensor([[3.0, 1.0, 2.0]])
     found = {name: attribute(model, x, toys.first) for name, x in (("flat", flat), ("steep", steep))}
-    alone = faithfulness(model, [flat], toys.first, {"a": [found["flat"]]})
+    alone = measure_faithfulness(model, [flat], toys.first, {"a": [found["flat"]]})
     assert alone.n_vanishing == 1 and alone.difference == 0
     assert bool(alone.deletion.isnan().all()) and bool(alone.comprehensiveness.isnan().all())
     assert not alone.check().ok and "f(x) is f(baseline) in 1" in alone.about
     assert alone.eraser_comprehensiveness is not None and alone.eraser_comprehensiveness.isfinite().all()
-    both = faithfulness(
+    both = measure_faithfulness(
         model, [flat, steep], toys.first, {"a": [found["flat"], found["steep"]]}, config=TrustConfig(seed=3)
     )
-    one = faithfulness(model, [steep], toys.first, {"a": [found["steep"]]})
+    one = measure_faithfulness(model, [steep], toys.first, {"a": [found["steep"]]})
     assert both.n_vanishing == 1 and "left out" in both.about
     torch.testing.assert_close(both.deletion[0], one.deletion[0])  # the flat one counts in nothing
     constant = toys.wrapped(lambda m, x: 0 * x.sum(-1, keepdim=True) + 2)
-    none = faithfulness(constant, [flat], toys.first, {"a": [attribute(constant, flat, toys.first)]})
+    none = measure_faithfulness(constant, [flat], toys.first, {"a": [attribute(constant, flat, toys.first)]})
     assert bool(none.infidelity.isnan().all())
 
 
@@ -147,7 +148,7 @@ def test_random_scores_are_the_null_and_the_reverse_is_worse() -> None:
     inputs = [torch.randn(1, 20, dtype=torch.float64) for _ in range(12)]
     found = [attribute(model, x, second, method="shapley") for x in inputs]
     worst = [replace(one, scores=-one.scores) for one in found]
-    judged = faithfulness(model, inputs, second, {"shapley": found, "reversed": worst})
+    judged = measure_faithfulness(model, inputs, second, {"shapley": found, "reversed": worst})
     area = judged.insertion_area - judged.deletion_area
     assert float(area[0]) > float(area[2]) > float(area[1])  # random lies between
     assert judged.check().ok
@@ -158,7 +159,7 @@ def test_a_small_change_of_a_large_value_has_its_infidelity() -> None:
     model = toys.wrapped(lambda m, x: 1 + 1e-4 * (x * torch.arange(1.0, 7)).sum(-1, keepdim=True))
     x = torch.ones(1, 6)
     one = attribute(model, x, toys.first, method="feature_ablation")
-    judged = faithfulness(model, [x], toys.first, {"true": [one]})
+    judged = measure_faithfulness(model, [x], toys.first, {"true": [one]})
     assert judged.n_vanishing == 0
     assert float(judged.infidelity[0]) < 1e-4 < 1e-2 < float(judged.infidelity[1])
 
@@ -171,7 +172,7 @@ def test_an_example_without_scores_has_no_say_in_the_sensitivity() -> None:
     assert not found[0].scores.any()
     config = TrustConfig(samples=3)
     both, alone = (
-        faithfulness(model, inputs, toys.first, {"a": rows}, sensitivity=True, config=config)
+        measure_faithfulness(model, inputs, toys.first, {"a": rows}, sensitivity=True, config=config)
         for inputs, rows in (([steep, flat], found[::-1]), ([steep], found[1:]))
     )
     assert float(alone.sensitivity[0]) > 1e-3
@@ -182,7 +183,7 @@ def test_what_has_no_sign_is_compared_by_size() -> None:
     """A saliency that is |s| agrees with s wholly, by scipy's tau of the sizes; its signs say nothing."""
     drawn = [torch.randn(11, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     other = [torch.randn(11, generator=torch.Generator().manual_seed(9 + i)) for i in range(4)]
-    found = agreement({"saliency": [s.abs() for s in drawn], "deeplift": drawn, "shapley": other})
+    found = compare_methods({"saliency": [s.abs() for s in drawn], "deeplift": drawn, "shapley": other})
     assert float(found.kendall[0, 1]) == pytest.approx(1.0)
     sizes = np.mean([kendalltau(s.abs(), o.abs()).statistic for s, o in zip(drawn, other, strict=True)])
     signed = np.mean([kendalltau(s, o).statistic for s, o in zip(drawn, other, strict=True)])
@@ -198,7 +199,7 @@ def test_one_example_has_no_interval_and_is_not_called_sure(tmp_path: Path) -> N
     model = toys.small()
     names = ("occlusion", "feature_ablation", "saliency")
     found = {m: [attribute(model, toys.IDS, (3, 5), method=m)] for m in names}
-    alike, judged = agreement(found), faithfulness(model, [toys.IDS], (3, 5), found)
+    alike, judged = compare_methods(found), measure_faithfulness(model, [toys.IDS], (3, 5), found)
     assert alike.kendall_low is None and alike.widest is None
     assert judged.area_low is None and judged.area_high is None
     for one in (alike, judged, Agreement.load(alike.save(tmp_path / "a"))):
@@ -207,7 +208,7 @@ def test_one_example_has_no_interval_and_is_not_called_sure(tmp_path: Path) -> N
         assert "95 %" not in said and "0.00" not in said
     assert "area_low" not in judged.to_frame("insertion_area").columns
     assert judged.check()[0].name == "best method beats random order"
-    twice = agreement({m: rows * 2 for m, rows in found.items()})
+    twice = compare_methods({m: rows * 2 for m, rows in found.items()})
     assert twice.widest is not None and "widest interval of tau 0.00" in twice.about  # two equal examples
 
 

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 import interp
-from interp.attribution import attribute, faithfulness
+from interp.attribution import attribute, measure_faithfulness
 from interp.models.text.batch import TokenBatch
 from tests.models import zoo
 from tests.models.tokenizers import word_level
@@ -51,8 +51,8 @@ def test_a_padded_row_is_the_row(family: str, form: str, side: str) -> None:
     assert found.value == pytest.approx(alone.value, abs=1e-5)
     assert found.tokens == alone.tokens
     torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-4)
-    judged = faithfulness(model, [given], last, {"a": [found]})
-    expected = faithfulness(model, [IDS], last, {"a": [alone]})
+    judged = measure_faithfulness(model, [given], last, {"a": [found]})
+    expected = measure_faithfulness(model, [IDS], last, {"a": [alone]})
     torch.testing.assert_close(judged.deletion, expected.deletion, atol=1e-3, rtol=1e-3)
     everything = model({"input_ids": padded(side)["input_ids"]})
     assert float(last(everything)) != pytest.approx(alone.value, abs=1e-4) or side == "left"

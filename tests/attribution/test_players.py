@@ -15,7 +15,7 @@ from captum import attr as captum
 from torch import Tensor, nn
 
 import interp
-from interp.attribution import METHODS, Attribution, attribute, faithfulness
+from interp.attribution import METHODS, Attribution, attribute, measure_faithfulness
 from interp.attribution.players import MOST_UNITS, players_of
 from interp.core.errors import ConfigError, InterpError, ShapeError
 from tests.attribution import toys
@@ -214,11 +214,11 @@ def test_judges_remove_the_units_that_were_scored() -> None:
     model = interp.wrap(net)
     told: dict[str, Any] = {"units": "patch", "patch": 2}
     found = {m: [attribute(model, x, 1, method=m, **told)] for m in ("feature_ablation", "gradient_x_input")}
-    judged = faithfulness(model, [x], 1, found, sensitivity=True)
+    judged = measure_faithfulness(model, [x], 1, found, sensitivity=True)
     assert judged.n_examples == 1
     mixed = {**found, "saliency": [attribute(model, x, 1, method="saliency")]}
     with pytest.raises(ConfigError, match="different units"):
-        faithfulness(model, [x], 1, mixed)
+        measure_faithfulness(model, [x], 1, mixed)
     mask = scattered()
     grouped = {"feature_ablation": [attribute(model, x, 1, method="feature_ablation", feature_mask=mask)]}
-    assert faithfulness(model, [x], 1, grouped).n_examples == 1
+    assert measure_faithfulness(model, [x], 1, grouped).n_examples == 1

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import interp
 from interp.attribution import (
     METHODS,
-    agreement,
     attribute,
     attribute_generated,
     attribute_pair,
-    faithfulness,
+    compare_methods,
+    measure_faithfulness,
 )
 from interp.attribution.config import TrustConfig
 from interp.attribution.result import Attribution, GeneratedAttribution, PairAttribution
@@ -165,7 +165,7 @@ def test_sensitivity_runs_the_method_again_by_its_own_settings(method: str) -> N
     theirs = max(map(float, each))
     one = attribute(model, x, toys.first, method=method, **told)
     own = {"a": [one]}  # judged by another baseline than it was made with
-    ours = faithfulness(model, [x], toys.first, own, baseline="zero", sensitivity=True, config=config)
+    ours = measure_faithfulness(model, [x], toys.first, own, baseline="zero", sensitivity=True, config=config)
     assert float(ours.sensitivity[0]) == pytest.approx(theirs, rel=1e-3)
     assert float(ours.sensitivity[0]) > 1e-4
 
@@ -174,7 +174,7 @@ def test_sensitivity_runs_the_method_again_by_its_own_settings(method: str) -> N
 def test_attention_moves_with_what_it_attends_to(method: str) -> None:
     model = toys.small()
     one = attribute(model, toys.IDS, (3, 5), method=method)
-    judged = faithfulness(
+    judged = measure_faithfulness(
         model, [toys.IDS], (3, 5), {"a": [one]}, sensitivity=True, config=TrustConfig(samples=3, radius=0.3)
     )
     assert 1e-4 < float(judged.sensitivity[0]) < 1
@@ -192,7 +192,7 @@ def test_sensitivity_is_the_worst_of_its_perturbations() -> None:
         for _ in range(samples):
             noisy = x + 0.2 * x.std() * (torch.rand(x.shape, generator=drawn) * 2 - 1)
             moved.append(float((2 * noisy**2 - 2 * x**2).norm() / (2 * x**2).norm()))
-        found = faithfulness(model, [x], toys.first, {"a": [one]}, sensitivity=True, config=config)
+        found = measure_faithfulness(model, [x], toys.first, {"a": [one]}, sensitivity=True, config=config)
         assert float(found.sensitivity[0]) == pytest.approx(max(moved), rel=1e-5)
         worst[samples] = moved
     assert max(worst[6]) > worst[6][-1]  # the last is not the worst
@@ -206,7 +206,7 @@ def test_faithfulness_removes_what_the_attributions_took_away() -> None:
     site = "blocks.1.hook_resid_pre"
     told = {"method": "feature_ablation", "baseline": "mean", "site": site, "keep": [1]}
     one = attribute(model, x, (3, 5), **told)
-    own = faithfulness(model, [x], (3, 5), {"a": [one]})
+    own = measure_faithfulness(model, [x], (3, 5), {"a": [one]})
     r = torch.where(torch.arange(7)[:, None] == 1, 1.0, 0.0)
     held = model.capture(x, [site])[site]
     absent = r * held[0] + (1 - r) * held[0].mean(0)
@@ -223,7 +223,7 @@ def test_faithfulness_removes_what_the_attributions_took_away() -> None:
         kept[order[: max(int(step > 0), round(step / 10 * 7))]] = 0
         expected.append((read(kept) - read(torch.zeros(7))) / (read(torch.ones(7)) - read(torch.zeros(7))))
     assert own.deletion[0].tolist() == pytest.approx(expected, abs=1e-3)
-    other = faithfulness(model, [x], (3, 5), {"a": [one]}, site=site, baseline="zero")
+    other = measure_faithfulness(model, [x], (3, 5), {"a": [one]}, site=site, baseline="zero")
     assert not torch.allclose(own.deletion, other.deletion)
 
 
@@ -234,17 +234,17 @@ def test_what_is_not_agreed_is_asked_for() -> None:
     c = attribute(model, x, (3, 5), method="feature_ablation", site="blocks.1.hook_resid_pre")
     old = replace(a, asked=None)
     with pytest.raises(ConfigError, match="several baselines"):
-        faithfulness(model, [x], (3, 5), {"a": [a], "b": [b]})
+        measure_faithfulness(model, [x], (3, 5), {"a": [a], "b": [b]})
     with pytest.raises(ConfigError, match="several sites"):
-        faithfulness(model, [x], (3, 5), {"a": [a], "c": [c]})
+        measure_faithfulness(model, [x], (3, 5), {"a": [a], "c": [c]})
     with pytest.raises(ConfigError, match="before their settings were kept"):
-        faithfulness(model, [x], (3, 5), {"old": [old]})
+        measure_faithfulness(model, [x], (3, 5), {"old": [old]})
     with pytest.raises(ConfigError, match="before their settings were kept"):
-        faithfulness(model, [x], (3, 5), {"old": [old]}, baseline="zero", sensitivity=True)
-    assert faithfulness(model, [x], (3, 5), {"a": [a], "b": [b]}, baseline="zero").n_examples == 1
-    assert faithfulness(model, [x], (3, 5), {"old": [old]}, baseline="zero").n_examples == 1
+        measure_faithfulness(model, [x], (3, 5), {"old": [old]}, baseline="zero", sensitivity=True)
+    assert measure_faithfulness(model, [x], (3, 5), {"a": [a], "b": [b]}, baseline="zero").n_examples == 1
+    assert measure_faithfulness(model, [x], (3, 5), {"old": [old]}, baseline="zero").n_examples == 1
     with pytest.raises(ShapeError, match="not of this input"):
-        faithfulness(model, [toys.IDS.flip(0)], (3, 5), {"a": [replace(a, tokens=tuple("abcdefg"))]})
+        measure_faithfulness(model, [toys.IDS.flip(0)], (3, 5), {"a": [replace(a, tokens=tuple("abcdefg"))]})
 
 
 def test_one_name_is_one_way_and_one_example() -> None:
@@ -253,11 +253,11 @@ def test_one_name_is_one_way_and_one_example() -> None:
     wide, narrow = (
         [attribute(model, x, (3, 5), method="occlusion", window=n) for x in inputs] for n in (3, 1)
     )
-    assert agreement({"wide": wide, "narrow": narrow}).n_examples == 2
+    assert compare_methods({"wide": wide, "narrow": narrow}).n_examples == 2
     with pytest.raises(ConfigError, match="window: 3 and 1"):
-        agreement({"a": [wide[0], narrow[1]], "b": wide})
+        compare_methods({"a": [wide[0], narrow[1]], "b": wide})
     seeds = [attribute(model, x, (3, 5), method="occlusion", seed=i) for i, x in enumerate(inputs)]
-    assert agreement({"a": seeds, "b": wide}).n_examples == 2
+    assert compare_methods({"a": seeds, "b": wide}).n_examples == 2
     odd = replace(wide[0], tokens=tuple("abcdefg"))
     with pytest.raises(ShapeError, match="example 0 is not the same"):
-        agreement({"a": [odd, wide[1]], "b": wide})
+        compare_methods({"a": [odd, wide[1]], "b": wide})

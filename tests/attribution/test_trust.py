@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import interp
 from interp.activations.config import FitConfig
 from interp.attribution import (
-    agreement,
     attribute,
     attribute_methods,
-    faithfulness,
+    compare_methods,
+    measure_faithfulness,
     pool_faithfulness,
     prune_curve,
-    unit_relevance,
+    score_units,
 )
 from interp.attribution.trust.agreement import kendall_tau, rank_biased_overlap, top_overlap
 from interp.attribution.trust.faithfulness import top_masks
@@ -30,11 +30,11 @@ from interp.plotting.tokens import TokenStrip
 from interp.studies import (
     LowSignalConfig,
     amortize,
+    ask_recourse,
+    ask_spurious,
+    benchmark_end_tasks,
+    benchmark_low_signal,
     eliminate_features,
-    endtask_benchmark,
-    low_signal,
-    recourse,
-    spurious,
 )
 from tests.attribution import toys
 
@@ -66,7 +66,7 @@ def test_overlaps_by_hand() -> None:
 
 def test_agreement_clusters_equal_methods_and_not_random_ones() -> None:
     drawn = [torch.randn(9) for _ in range(40)]
-    found = agreement(
+    found = compare_methods(
         {"a": drawn, "twice a": [2 * s for s in drawn], "random": [torch.randn(9) for _ in drawn]}
     )
     assert ("a", "twice a") in found.clusters
@@ -75,13 +75,13 @@ def test_agreement_clusters_equal_methods_and_not_random_ones() -> None:
     assert low < 0 < high
     assert found.check().ok
     with pytest.raises(ShapeError, match="same examples"):
-        agreement({"a": drawn, "b": drawn[:3]})
+        compare_methods({"a": drawn, "b": drawn[:3]})
 
 
 def test_the_baseline_moves_scores_more_than_the_method() -> None:
     model = toys.small()
     texts = [torch.randint(0, 61, (9,)) for _ in range(6)]
-    found = agreement(
+    found = compare_methods(
         {
             f"{method}/{base}": [attribute(model, t, (3, 5), method=method, baseline=base) for t in texts]
             for method in ("integrated_gradients", "deeplift")
@@ -107,7 +107,7 @@ def test_a_linear_model_is_judged_by_hand_and_the_truth_is_perfect() -> None:
         layer.weight.copy_(torch.tensor([[4.0, 3.0, 2.0, 1.0]]))
     model, x = interp.wrap(layer), torch.ones(1, 4)
     true = attribute(model, x, toys.first)
-    found = faithfulness(model, [x], toys.first, {"true": [true]})
+    found = measure_faithfulness(model, [x], toys.first, {"true": [true]})
     assert found.deletion[0].tolist()[::5] == pytest.approx([1.0, 0.3, 0.0])
     assert found.insertion[0].tolist()[::5] == pytest.approx([0.0, 0.7, 1.0])
     assert float(found.infidelity[0]) < 1e-9
@@ -123,7 +123,7 @@ def test_a_target_and_its_negative_are_judged_alike() -> None:
     for sign in (1.0, -1.0):
         target = lambda out, sign=sign: sign * toys.first(out)  # noqa: E731
         one = attribute(model, x, target, method="shapley")
-        judged.append(faithfulness(model, [x], target, {"shapley": [one]}))
+        judged.append(measure_faithfulness(model, [x], target, {"shapley": [one]}))
     for field in ("deletion", "insertion", "comprehensiveness", "sufficiency", "infidelity"):
         torch.testing.assert_close(getattr(judged[0], field)[0], getattr(judged[1], field)[0])
     assert float(judged[1].insertion_area[0]) > float(judged[1].deletion_area[0])
@@ -150,7 +150,7 @@ def test_infidelity_is_captums_at_its_best_scale() -> None:
         normalize=True,
     )
     change = game.values(game.x) - game.coalition(1 - removed)
-    ours = faithfulness(model, [toys.IDS], (3, 5), {"a": [one]}, config=config)
+    ours = measure_faithfulness(model, [toys.IDS], (3, 5), {"a": [one]}, config=config)
     expected = float(theirs[0] / change.pow(2).mean())
     assert float(ours.infidelity[0]) == pytest.approx(expected, rel=0.02)
 
@@ -162,7 +162,7 @@ def test_sensitivity_is_small_for_paths_and_huge_for_kinks() -> None:
         "integrated_gradients": [attribute(model, x, toys.first, max_nodes=4096)],
         "gradient_x_input": [attribute(model, x, toys.first, method="gradient_x_input")],
     }
-    judged = faithfulness(model, [x], toys.first, found, sensitivity=True)
+    judged = measure_faithfulness(model, [x], toys.first, found, sensitivity=True)
     assert float(judged.sensitivity[0]) < float(judged.sensitivity[1])
     assert math.isnan(float(judged.sensitivity[2]))
 
@@ -171,9 +171,10 @@ def test_judgements_one_by_one_pool_to_the_judgement_of_all() -> None:
     model = toys.wrapped(lambda m, x: (x * x).cumsum(-1).tanh().sum(-1, keepdim=True))
     inputs = [torch.linspace(-1, 1, 6)[None], torch.linspace(0, 2, 6)[None], torch.linspace(1, 3, 6)[None]]
     found = [attribute(model, x, toys.first, method="shapley") for x in inputs]
-    every = faithfulness(model, inputs, toys.first, {"shapley": found})
+    every = measure_faithfulness(model, inputs, toys.first, {"shapley": found})
     each = [
-        faithfulness(model, [x], toys.first, {"shapley": [one]}) for x, one in zip(inputs, found, strict=True)
+        measure_faithfulness(model, [x], toys.first, {"shapley": [one]})
+        for x, one in zip(inputs, found, strict=True)
     ]
     pooled = pool_faithfulness(each)
     assert pooled.n_examples == every.n_examples == 3
@@ -184,7 +185,7 @@ def test_judgements_one_by_one_pool_to_the_judgement_of_all() -> None:
     for wrong in (
         [],
         [every, each[0]],
-        [each[0], faithfulness(model, inputs[:1], toys.first, {"b": found[:1]})],
+        [each[0], measure_faithfulness(model, inputs[:1], toys.first, {"b": found[:1]})],
     ):
         with pytest.raises(ShapeError, match="single examples"):
             pool_faithfulness(wrong)
@@ -223,7 +224,7 @@ def test_opposite_slopes_with_equal_attributions() -> None:
         found = attribute_methods(model, x, toys.first, methods, max_nodes=2048)
         scores += [float(one.scores[0]) for one in found.values()]
         slopes.append(float(attribute(model, x, toys.first, method="gradient_x_input").scores[0]))
-        answers.append(recourse(lambda v, f=f: f(v)[:, 0], x[0], 0, 0.05, samples=1))
+        answers.append(ask_recourse(lambda v, f=f: f(v)[:, 0], x[0], 0, 0.05, samples=1))
     assert scores == pytest.approx([1, 1, 1, 1], abs=0.01)  # indistinguishable
     assert slopes == pytest.approx([3, -3], abs=1e-4)
     assert [a.yes for a in answers] == [True, False]
@@ -231,7 +232,7 @@ def test_opposite_slopes_with_equal_attributions() -> None:
 
 
 def test_asking_beats_attributing(full_count: bool) -> None:
-    found = endtask_benchmark(
+    found = benchmark_end_tasks(
         ("integrated_gradients", "shapley"), n_models=200 if full_count else 8, deltas=(0.5, 2.0)
     )
     by_name = dict(zip(found.labels["answer"], found.youden.mean(1).tolist(), strict=True))
@@ -245,7 +246,7 @@ def test_intervals_shrink_and_cover() -> None:
     def f(v: Tensor) -> Tensor:
         return v[:, 0]
 
-    few, many = (recourse(f, torch.zeros(2), 0, 1.0, samples=n) for n in (2, 200))
+    few, many = (ask_recourse(f, torch.zeros(2), 0, 1.0, samples=n) for n in (2, 200))
     assert few.low <= 1.0 <= few.high
     assert many.high - many.low < few.high - few.low
 
@@ -256,8 +257,8 @@ def test_spurious_features_are_told_from_used_ones() -> None:
     def f(v: Tensor) -> Tensor:
         return v[:, 0] * 2
 
-    assert spurious(f, data, 0).share > 0.9
-    assert spurious(f, data, 1).share == 0
+    assert ask_spurious(f, data, 0).share > 0.9
+    assert ask_spurious(f, data, 1).share == 0
 
 
 # ---- low signal -------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_random_elimination_does_not() -> None:
 
 def test_gradients_survive_low_signal_better_than_ablation(full_count: bool) -> None:
     names = ["saliency", "integrated_gradients", "deeplift", "feature_ablation"]
-    found = low_signal(names, LowSignalConfig() if full_count else QUICK)
+    found = benchmark_low_signal(names, LowSignalConfig() if full_count else QUICK)
     precision = dict(zip(found.labels["method"], found.precision.tolist(), strict=True))
     uscore = dict(zip(found.labels["method"], found.uscore.tolist(), strict=True))
     assert precision["saliency"] > precision["feature_ablation"] > 2 * found.chance
@@ -350,7 +351,7 @@ def test_relevance_of_units_is_a_share_of_their_layers() -> None:
     module = toys.mlp((5, 11, 7, 1))
     model, inputs = interp.wrap(module), [torch.rand(1, 5) + i for i in range(3)]
     sites = ["1.hook_out", "3.hook_out"]
-    found = unit_relevance(model, inputs, [toys.first] * 3, sites, method="gradient_x_input")
+    found = score_units(model, inputs, [toys.first] * 3, sites, method="gradient_x_input")
     for site in sites:
         each = [attribute(model, x, toys.first, method="gradient_x_input", site=site) for x in inputs]
         total = torch.stack([one.scores for one in each]).sum(0)
@@ -374,7 +375,7 @@ def test_pruning_by_relevance_keeps_what_is_used() -> None:
         return float((run(x).argmax(-1) == truth).float().mean())
 
     rows = [x[i : i + 1] for i in range(10)]
-    scores = unit_relevance(model, rows, truth[:10].tolist(), ["1.hook_out"])
+    scores = score_units(model, rows, truth[:10].tolist(), ["1.hook_out"])
     fractions = [0.0, 0.5, 0.9]
     found = prune_curve(model, accuracy, {"relevance": scores}, fractions, n_random=20)
     assert float(found.accuracy[0, 2]) > 0.95

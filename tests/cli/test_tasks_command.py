@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp.cli.main import main
-from interp.tasks import Prompt, Prompts, Task, load_task, names
+from interp.tasks import Prompt, Prompts, Task, list_tasks, load_task
 from interp.tasks.catalogue import described
 
 ROWS = [Prompt(f"the {w} near the cat", f"a {w} near the cat", (" yes",), (" no",)) for w in "abc"]
@@ -36,9 +36,9 @@ def test_it_prints_json(file: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_it_lists_what_is_bundled(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", "--json"]) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == names()
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list_tasks()
     assert main(["tasks"]) == 0
-    assert all(name in capsys.readouterr().out for name in names()[:1])
+    assert all(name in capsys.readouterr().out for name in list_tasks()[:1])
 
 
 def test_what_is_no_task_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_what_is_no_task_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_list_says_what_the_tasks_say() -> None:
     rows = described()
-    assert [row["name"] for row in rows] == names()
+    assert [row["name"] for row in rows] == list_tasks()
     for row in rows:
         task = load_task(row["name"])
         assert isinstance(task, Task)

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.activations import ActivationStream, StreamConfig, write_shards
+from interp.activations import ActivationStream, FitConfig, StreamConfig, write_shards
 from interp.cli.main import main, parse
 from interp.cli.train import Train, read_file
+from interp.core.blocks import names_of
 from interp.core.errors import ConfigError, InterpError
 from interp.dictionaries import load
 from interp.dictionaries.train_checks import check_configs
@@ -132,9 +133,42 @@ def test_flags_default_to_the_file(tmp_path: Path) -> None:
     assert parsed.training.batch_size == TrainConfig().batch_size
 
 
+def test_flags_and_files_name_a_setting_by_its_block_or_by_itself(tmp_path: Path) -> None:
+    nested = "d_sae: 99\npenalty: {l0: 7}\nactivation: relu\nfit:\n  steps: 50\n  lr: 1e-3\n"
+    flat = "d_sae: 99\nl0: 7\nactivation: relu\nsteps: 50\nlr: 1e-3\n"
+    files = [written(tmp_path / f"{i}.yaml", text) for i, text in enumerate((nested, flat))]
+    flags = [
+        ["--batch-size", "31", "--no-exclude-bos", "--betas", "0.5", "0.9"],
+        ["--stream.batch-size=31", "--stream.no-exclude-bos", "--fit.betas", "0.5", "0.9"],
+    ]
+    made = [unchecked(parse)(["train", "--config", f, *more]).training for f in files for more in flags]
+    assert all(one == made[0] for one in made) and made[0].fit.steps == 50
+    assert (made[0].stream.batch_size, made[0].stream.exclude_bos) == (31, False)
+    assert made[0].fit.betas == (0.5, 0.9) and made[0].stream.buffer_sequences == 512
+    parsed: Any = parse(["train", "--data-seed", "5", "--stream.dtype", "float16", "--dtype", "float64"])
+    assert parsed.training == TrainConfig(data_seed=5).changed({"stream": {"dtype": "float16"}})
+    assert parsed.placement.dtype == "float64"
+    parsed = parse(["train", "--fit.grad-clip", "0.5", "--fit.seed=3", "--fit.no-overwrite"])
+    assert parsed.training == TrainConfig(fit=FitConfig(grad_clip=0.5, seed=3))
+
+
+def test_two_values_for_one_setting_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = written(tmp_path / "run.yaml", "steps: 5\nfit: {steps: 6}\n")
+    assert unchecked(main)(["train", "--config", run]) == 2
+    assert "steps=5, fit.steps=6" in capsys.readouterr().err
+    assert unchecked(main)(["train", "--data-seed", "5", "--fit.seed", "6"]) == 2
+    assert "data_seed=5, fit.seed=6" in capsys.readouterr().err
+    run = written(tmp_path / "many.yaml", "dictionaries:\n- fit: {lr: 1e-3}\n")
+    assert unchecked(main)(["train", "--config", run, "--lr", "0.1", "--data", "x"]) == 2
+    assert "dictionaries in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("fit: {stesp: 5}", "did you mean 'steps'"),
+        ("fit: 5", "fit holds settings"),
+        ("max_bytes: 5", "stream.max_bytes or text.max_bytes"),
         ("d_sea: 64", "did you mean 'd_sae'"),
         ("activation: topkk", "did you mean 'topk'"),
         ("d_sae: true", "d_sae has a wrong value"),
@@ -175,7 +209,7 @@ _junk = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-_names = st.sampled_from([*TrainConfig.__dataclass_fields__, "d_sea", "dictionaries", ""])
+_names = st.sampled_from([*names_of(TrainConfig), "d_sea", "dictionaries", ""])
 
 
 @settings(max_examples=300)

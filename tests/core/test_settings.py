@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -152,8 +152,8 @@ def _settings() -> list[type]:
     for name in modules():
         if name.endswith("config"):
             members = inspect.getmembers(importlib.import_module(name), inspect.isclass)
-            found |= {kind for _, kind in members if issubclass(kind, Settings)}
-    return sorted(found - {Settings}, key=lambda kind: kind.__qualname__)
+            found |= {kind for _, kind in members if issubclass(kind, Settings) and is_dataclass(kind)}
+    return sorted(found, key=lambda kind: kind.__qualname__)
 
 
 @pytest.mark.parametrize("kind", _settings(), ids=lambda kind: kind.__qualname__)

@@ -49,16 +49,18 @@ ATTRIBUTION: dict[str, Call] = {
     "attribute_pair attribute_pairs": lambda p: attribution.attribute_pairs(
         p.make("bert"), [(text(p), p.ids(1, 5, seed=3)[0])], **PAIR
     ),
-    "agreement": lambda p: attribution.agreement(
+    "compare_methods": lambda p: attribution.compare_methods(
         {name: [p.put(drawn(9, seed=i + 10 * s)) for i in range(4)] for s, name in enumerate("abc")}
     ),
-    "faithfulness pool_faithfulness": lambda p: [
+    "measure_faithfulness pool_faithfulness": lambda p: [
         one := _judged(p),
         attribution.pool_faithfulness([one, one]),
     ],
-    "ground_truth": lambda p: attribution.ground_truth(p.grammar, {"gender": _prompts()}, ("saliency",)),
+    "score_ground_truth": lambda p: attribution.score_ground_truth(
+        p.grammar, {"gender": _prompts()}, ("saliency",)
+    ),
     "prune_curve": lambda p: _pruned(p),
-    "unit_relevance": lambda p: _relevance(p),
+    "score_units": lambda p: _relevance(p),
 }
 ATTRIBUTION_LEFT = {
     **dict.fromkeys(("AttributionConfig", "PairConfig", "TrustConfig"), "settings"),
@@ -82,7 +84,9 @@ def _judged(place: Place) -> Any:
         m: [attribution.attribute(place.model, text(place), 7, method=m)] for m in ("saliency", "occlusion")
     }
     few = TrustConfig(steps=2, samples=2)
-    return attribution.faithfulness(place.model, [text(place)], 7, found, sensitivity=True, config=few)
+    return attribution.measure_faithfulness(
+        place.model, [text(place)], 7, found, sensitivity=True, config=few
+    )
 
 
 def _prompts() -> Prompts:
@@ -90,7 +94,7 @@ def _prompts() -> Prompts:
 
 
 def _relevance(place: Place) -> Any:
-    return attribution.unit_relevance(
+    return attribution.score_units(
         place.net, [place.rows(1, 5)], [0], ["0.hook_out"], method="lrp_alpha_beta", alpha=1.0
     )
 

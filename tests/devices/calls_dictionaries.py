@@ -90,7 +90,9 @@ def _run(place: Place) -> Any:
 def _concepts(place: Place) -> Any:
     world = SyntheticWorld(WORLD).sample(400)
     has = place.put(world.truth[:, :3] > 0)
-    return dictionaries.absorption(_plain(place), place.put(world.x), {str(i): has[:, i] for i in range(3)})
+    return dictionaries.score_absorption(
+        _plain(place), place.put(world.x), {str(i): has[:, i] for i in range(3)}
+    )
 
 
 DICTIONARIES: dict[str, Call] = {
@@ -111,9 +113,9 @@ DICTIONARIES: dict[str, Call] = {
     "load save": _saved,
     "check_l0": lambda p: dictionaries.check_l0(p.dictionary(), _rows(p), strict=False).value,
     "to_jumprelu": lambda p: dictionaries.to_jumprelu(p.dictionary(), _rows(p)),
-    "absorption": _concepts,
-    "feature_splitting": lambda p: dictionaries.feature_splitting(_plain(p), _plain(p, 1), _rows(p)),
-    "stability": lambda p: dictionaries.stability([_plain(p), _plain(p, 1)]),
+    "score_absorption": _concepts,
+    "score_splitting": lambda p: dictionaries.score_splitting(_plain(p), _plain(p, 1), _rows(p)),
+    "score_stability": lambda p: dictionaries.score_stability([_plain(p), _plain(p, 1)]),
     "evaluate": lambda p: [
         dictionaries.evaluate(p.dictionary(), None, _rows(p)),
         dictionaries.evaluate(p.dictionary(), p.model, p.ids(7), EvaluationConfig(batch_sequences=3)),
@@ -132,7 +134,7 @@ DICTIONARIES_LEFT = {
     **dict.fromkeys(
         (
             "DictionaryConfig AbsorptionConfig DistilConfig EvaluationConfig FinetuneConfig SplittingConfig "
-            "SyntheticConfig TrainConfig"
+            "PenaltyConfig SyntheticConfig TrainConfig"
         ).split(),
         "settings",
     ),
@@ -141,6 +143,6 @@ DICTIONARIES_LEFT = {
         "results of what is called here",
     ),
     "from_saelens": "another library's object; its tensors are copied as `load` copies a file's",
-    "ceilings": "a world's own rows, which are the host's",
+    "score_ceilings": "a world's own rows, which are the host's",
     "open_sinks": "numbers of Python to other programs",
 }

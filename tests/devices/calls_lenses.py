@@ -65,13 +65,15 @@ def _syntax(place: Place) -> Any:
         start += len(word) + 1
     relations = {"deprel": ("nsubj", "root", "det", "amod", "obj", "cc")}
     said = Labelled(TEXT, words, tuple(spans), relations, (1, -1, 4, 4, 1, 4))
-    return lenses.syntax_scores(place.grammar, [said] * 12, min_count=5)
+    return lenses.score_syntax(place.grammar, [said] * 12, min_count=5)
 
 
 LENSES: dict[str, Call] = {
     "benchmark_lenses": _benchmark,
     "class_lens": lambda p: lenses.class_lens(p.make("vit"), p.put(drawn(3, 3, 12, 12)), [1, 2, 3]),
-    "identifiability": lambda p: lenses.identifiability(p.rows(3, 7), p.put(torch.tensor([1, 2, 3]))),
+    "score_identifiability": lambda p: lenses.score_identifiability(
+        p.rows(3, 7), p.put(torch.tensor([1, 2, 3]))
+    ),
     "decoder_lens": lambda p: lenses.decoder_lens(p.t5, one(p), [0, 11, 7], target=19, k=3),
     "encoder_decoder": lambda p: lenses.encoder_decoder(p.t5) and None,
     "score_decoder_lens": lambda p: lenses.score_decoder_lens(p.t5, p.ids(), [[5, 6], [7, 8], [9, 5]]),
@@ -79,25 +81,25 @@ LENSES: dict[str, Call] = {
         lenses.direct_logit_attribution(p.model, one(p), 7, neurons=neurons, positions=positions)
         for neurons, positions in ((False, [0, -1]), (True, None))
     ],
-    "coupling": lambda p: lenses.coupling(p.rows(3, 7), p.rows(3, 7, seed=1)),
+    "measure_coupling": lambda p: lenses.measure_coupling(p.rows(3, 7), p.rows(3, 7, seed=1)),
     "head_atlas": lambda p: lenses.head_atlas(p.model, p.ids(2)),
-    "head_distances": lambda p: lenses.head_distances(p.model, p.ids(2), n_permutations=99),
+    "compare_heads": lambda p: lenses.compare_heads(p.model, p.ids(2), n_permutations=99),
     "record_attention": lambda p: lenses.record_attention(p.model, one(p)),
-    "syntax_scores": _syntax,
-    "heads_from_weights": lambda p: lenses.heads_from_weights(p.model, n_tokens=8),
+    "score_syntax": _syntax,
+    "find_heads": lambda p: lenses.find_heads(p.model, n_tokens=8),
     "ablate_second_order": lambda p: lenses.ablate_second_order(p.model, p.ids(8), list(range(8)), [1]),
     "neuron_directions": lambda p: lenses.neuron_directions(p.model, p.ids(8), 0, [1, 2, 5], k=4),
     "sparse_code": lambda p: lenses.sparse_code(p.rows(5, 13), p.rows(29, 13, seed=1), 3),
-    "second_order": lambda p: lenses.second_order(p.model, one(p), 7, layer=0),
+    "split_second_order": lambda p: lenses.split_second_order(p.model, one(p), 7, layer=0),
     "second_order_directions": lambda p: lenses.second_order_directions(p.model, one(p), 0, [1, 2]),
     "logit_lens": lambda p: [
         lenses.logit_lens(p.model, one(p), components="all", target=7),
         lenses.logit_lens(p.t5, {"input_ids": p.ids(1)}),
         lenses.logit_lens(p.grammar, TEXT),
     ],
-    "attention_parts": lambda p: lenses.attention_parts(p.model, p.ids(12), 1),
+    "split_attention": lambda p: lenses.split_attention(p.model, p.ids(12), 1),
     "decompose_positions": lambda p: lenses.decompose_positions([p.put(drawn(7, 5, 13))]),
-    "position_context": lambda p: lenses.position_context(p.model, p.ids(12), batch_size=5),
+    "split_stream": lambda p: lenses.split_stream(p.model, p.ids(12), batch_size=5),
     "path_vectors": _paths,
     "propagate": _propagated,
     "score_tokens": lambda p: lenses.score_tokens(p.model, one(p), _paths(p)),
@@ -105,7 +107,7 @@ LENSES: dict[str, Call] = {
     "TunedLens": lambda p: _identity(p),
     "train_tuned_lens": _tuned,
     "tuned_lens": lambda p: lenses.tuned_lens(p.model, one(p), _identity(p)),
-    "active_overlap": lambda p: lenses.active_overlap(p.model, p.ids(), k=5),
+    "measure_active_overlap": lambda p: lenses.measure_active_overlap(p.model, p.ids(), k=5),
     "clamp_neuron": lambda p: lenses.clamp_neuron(p.model, p.ids(), (0, 5), 2.5, k=3),
     "align_models": lambda p: lenses.align_models(p.model, p.make("gpt2")),
     "compare_tables": lambda p: lenses.compare_tables(_weights(p), _weights(p)),

@@ -163,7 +163,7 @@ CORE_LEFT = {
 
 def _metric(name: str) -> Call:
     def call(place: Place) -> Any:
-        task = tasks.grammar_task(tasks.grammar_names()[0])
+        task = tasks.grammar_task(tasks.list_grammar()[0])
         batch = task.sample(4, seed=0).tokenize(place.grammar)
         return tasks.metric(name)(place.grammar(batch.clean), batch, "none")
 
@@ -176,7 +176,7 @@ def _sentences(place: Place) -> Any:
 
 
 def _prompt_target(place: Place) -> Any:
-    task = tasks.grammar_task(tasks.grammar_names()[0])
+    task = tasks.grammar_task(tasks.list_grammar()[0])
     batch = task.sample(2, seed=0).tokenize(place.grammar)
     return tasks.metric_target("logit_difference", batch).of(place.grammar(batch.clean))
 
@@ -187,7 +187,7 @@ def _trained(place: Place) -> Any:
 
 
 TASKS: dict[str, Call] = {
-    "measure": lambda p: tasks.measure(p.grammar, tasks.grammar_task(tasks.grammar_names()[0]), 6),
+    "measure": lambda p: tasks.measure(p.grammar, tasks.grammar_task(tasks.list_grammar()[0]), 6),
     **{
         name: _metric(name)
         for name in (
@@ -203,7 +203,7 @@ TASKS: dict[str, Call] = {
 TASKS_LEFT = {
     **dict.fromkeys(("GrammarConfig", "GrammarTraining", "InductionConfig"), "settings"),
     **dict.fromkeys(("TaskReport", "InductionHistory"), "results of what is called here"),
-    **dict.fromkeys(("names", "load_labels", "load_task", "grammar_names", "grammar_task"), "text"),
+    **dict.fromkeys(("list_tasks", "load_labels", "load_task", "list_grammar", "grammar_task"), "text"),
     **dict.fromkeys(("Labelled", "LabelledCorpus", "LabelledTexts", "Prompt", "Prompts"), "text"),
     **dict.fromkeys(("PromptBatch", "Task"), "used by every metric here"),
     **dict.fromkeys(("grammar_batch", "held_out_blocks", "repeated_blocks"), "ids drawn on the host"),

@@ -116,16 +116,18 @@ PROBING: dict[str, Call] = {
     "ablate_neurons": lambda p: probing.ablate_neurons(
         p.model, {"a": p.ids(2), "b": p.ids(3, seed=1)}, "blocks.1.mlp.hook_post", [1, 5], n_random=1
     ),
-    "concept_agreement": lambda p: probing.concept_agreement(p.rows(3, 7), p.rows(3, 7, seed=1)),
-    "concept_existence": lambda p: probing.concept_existence(
+    "score_concept_agreement": lambda p: probing.score_concept_agreement(p.rows(3, 7), p.rows(3, 7, seed=1)),
+    "score_concept_existence": lambda p: probing.score_concept_existence(
         p.rows(9, 7), (p.rows(9, 7, seed=1) > 0).float()
     ),
-    "concept_location": lambda p: probing.concept_location(
+    "score_concept_location": lambda p: probing.score_concept_location(
         p.put(drawn(4, 5, 5)), (p.put(drawn(4, 5, 5, seed=1)) > 0).float()
     ),
     "elude": lambda p: probing.elude(p.rows(N, 3), p.rows(N, D), truth(p), ranks=(1,), steps=3),
     "probe_context": _context,
-    "amnesic": lambda p: probing.amnesic(p.model, p.ids(), SITE, _eraser_at_a_site(p), n_random=1),
+    "ablate_concept": lambda p: probing.ablate_concept(
+        p.model, p.ids(), SITE, _eraser_at_a_site(p), n_random=1
+    ),
     "audit_erasure": lambda p: probing.audit_erasure(p.rows(N, 3), {"two": truth(p)}, "two", probe=FEW),
     "Eraser fit_eraser": _erasers,
     "eraser_of": lambda p: probing.eraser_of(Moments(D, 1).update(p.rows(N, D), truth(p)[:, None].double())),
@@ -202,20 +204,20 @@ STUDIES: dict[str, Call] = {
     "clamp_unit": lambda p: _lstm(p).run(p.ids(2, 5), edit=studies.clamp_unit(0, 2, 0.5)),
     "lstm_writer": lambda p: studies.lstm_writer(_lstm(p), p.ids(2, 4), 3)({1: 0.5}),
     "model_writer": lambda p: studies.model_writer(p.model, p.ids(2, 4), 3, SITE)({1: 0.5}),
-    "clamped_writing": lambda p: studies.clamped_writing(
+    "write_clamped": lambda p: studies.write_clamped(
         studies.model_writer(p.model, p.ids(2, 4), 3, SITE), _judge, p.rows(N, 24), truth(p), 0, n_random=1
     ),
-    "endtask_benchmark": lambda p: studies.endtask_benchmark(
+    "benchmark_end_tasks": lambda p: studies.benchmark_end_tasks(
         ("gradient_x_input",), n_models=3, deltas=(0.5,), queries=(2,)
     ),
-    "recourse": lambda p: studies.recourse(partial(_function, p), p.put(drawn(5)), 1, 0.5),
-    "spurious": lambda p: studies.spurious(partial(_function, p), p.rows(7, 5), 1),
+    "ask_recourse": lambda p: studies.ask_recourse(partial(_function, p), p.put(drawn(5)), 1, 0.5),
+    "ask_spurious": lambda p: studies.ask_spurious(partial(_function, p), p.rows(7, 5), 1),
     "compare_in_context": lambda p: studies.compare_in_context(
         lambda x, y, q: q[..., 0] * 0.5, 3, (2, 4), batch_size=8
     ),
     "eliminate_features": lambda p: studies.eliminate_features("saliency", QUICK),
-    "low_signal": lambda p: studies.low_signal(["saliency"], QUICK),
-    "optimal_support": lambda p: studies.optimal_support(
+    "benchmark_low_signal": lambda p: studies.benchmark_low_signal(["saliency"], QUICK),
+    "find_optimal_support": lambda p: studies.find_optimal_support(
         p.rows(N, 5), truth(p), 2, OptimalConfig(seconds=1.0)
     ),
     "find_unit": lambda p: studies.find_unit(p.rows(N, D), truth(p), strengths=(1.0,)),

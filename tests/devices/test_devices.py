@@ -54,10 +54,11 @@ CASES = [(room, name) for room, (calls, _) in ROOMS.items() for name in calls]
 PUSH = frozenset(
     """
     HookedModel projection mean add clamp fit ActivationStream TokenSequences check_finite
-    accuracy sentence_log_probability Dictionary train score_recovery to_jumprelu absorption
-    sparse_code ablate_second_order direct_logit_attribution coupling identifiability read_weights
-    concept_existence Moments random_eraser v_information concept_agreement probe_context
-    agreement attention_flow saliency integrated_gradients prune_curve unit_relevance
+    accuracy sentence_log_probability Dictionary train score_recovery to_jumprelu score_absorption
+    sparse_code ablate_second_order direct_logit_attribution measure_coupling
+    score_identifiability read_weights
+    score_concept_existence Moments random_eraser v_information score_concept_agreement probe_context
+    compare_methods attention_flow saliency integrated_gradients prune_curve score_units
     amortize CharLSTM clamp_unit lstm_writer find_unit bars attention_patterns TokenStrip
     """.split()
 )

@@ -69,14 +69,14 @@ def everything(steps: int = 40) -> list[TrainConfig]:
 @pytest.fixture
 def every_step() -> Iterator[None]:
     """Checkpoints after each step."""
-    plain = TrainConfig.fit
+    plain = TrainConfig.loop
 
     def often(self: TrainConfig, **given: Any) -> FitConfig:
         found = plain(self, **given)
         return dataclasses.replace(found, checkpoint_seconds=0.0, checkpoint_fraction=1e9)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainConfig, "fit", often)
+        patch.setattr(TrainConfig, "loop", often)
         yield
 
 

@@ -19,9 +19,9 @@ from interp.dictionaries import (
     SplittingConfig,
     SyntheticConfig,
     SyntheticWorld,
-    absorption,
-    feature_splitting,
-    stability,
+    score_absorption,
+    score_splitting,
+    score_stability,
 )
 from interp.dictionaries.scores.recovery import random_directions
 
@@ -44,7 +44,7 @@ def plain(decoder: torch.Tensor) -> Dictionary:
 def test_a_permuted_copy_is_the_same_dictionary() -> None:
     rows = random_directions(53, 17)
     order = torch.randperm(53)
-    found = stability([plain(rows), plain(rows[order]), plain(rows * 3)])
+    found = score_stability([plain(rows), plain(rows[order]), plain(rows * 3)])
     torch.testing.assert_close(found.agreement, torch.ones(3, 3))
     torch.testing.assert_close(found.latent, torch.ones(3, 53))
     assert found.mean_shared == 1 and found.check().ok
@@ -54,7 +54,7 @@ def test_agreement_counts_what_is_shared() -> None:
     """40 of 100 rows in common, in 300 dimensions, where strangers are nearly orthogonal."""
     shared, a, b = random_directions(40, 300, 5), random_directions(60, 300, 6), random_directions(60, 300, 7)
     first, second = torch.cat([shared, a]), torch.cat([b, shared])
-    found = stability([plain(first), plain(second)], names=["one", "two"])
+    found = score_stability([plain(first), plain(second)], names=["one", "two"])
     assert found.mean_shared == pytest.approx(0.4)
     assert bool((found.latent[0, :40] > 0.999).all() and (found.latent[0, 40:] < 0.5).all())
     assert bool((found.latent[1, 60:] > 0.999).all() and (found.latent[1, :60] < 0.5).all())
@@ -63,21 +63,21 @@ def test_agreement_counts_what_is_shared() -> None:
 
 def test_strangers_agree_as_chance_does() -> None:
     runs = [plain(random_directions(97, 31, seed)) for seed in (11, 12, 13)]
-    found = stability(runs)
+    found = score_stability(runs)
     assert found.mean_agreement == pytest.approx(float(found.null), abs=0.02)
     assert found.mean_shared < 0.02
-    signed = stability([plain(random_directions(7, 5)), plain(-random_directions(7, 5))])
-    either = stability([plain(random_directions(7, 5)), plain(-random_directions(7, 5))], signed=False)
+    signed = score_stability([plain(random_directions(7, 5)), plain(-random_directions(7, 5))])
+    either = score_stability([plain(random_directions(7, 5)), plain(-random_directions(7, 5))], signed=False)
     assert either.mean_agreement == pytest.approx(1) and signed.mean_agreement < 0.9
 
 
 def test_unequal_or_single_dictionaries_are_refused(tmp_path: Any) -> None:
     one = plain(random_directions(7, 5))
     with pytest.raises(ConfigError):
-        stability([one])
+        score_stability([one])
     with pytest.raises(ShapeError):
-        stability([one, plain(random_directions(8, 5))])
-    stability([one, one]).save(tmp_path / "s")
+        score_stability([one, plain(random_directions(8, 5))])
+    score_stability([one, one]).save(tmp_path / "s")
     assert float(Result.load(tmp_path / "s").agreement[0, 1]) == pytest.approx(1)  # type: ignore[attr-defined]
 
 
@@ -97,32 +97,32 @@ def test_three_children_are_found_under_each_parent() -> None:
     parents, children, rows = family()
     strangers = torch.linalg.qr(torch.cat([children, random_directions(4, 29)]).T)[0].T[15:]
     # children answer to their own wiggle, parents to all of theirs
-    found = feature_splitting(plain(parents), relu(children, torch.cat([children]), -1.4), rows)
+    found = score_splitting(plain(parents), relu(children, torch.cat([children]), -1.4), rows)
     assert found.n_children.tolist() == [3] * 5
     assert found.parent.tolist() == [i for i in range(5) for _ in range(3)]
     torch.testing.assert_close(found.coverage, torch.ones(5))
     torch.testing.assert_close(found.given, torch.ones(15))
     assert found.split_share == 1 and found.novel_share == 0
     wide = relu(torch.cat([children, strangers]), torch.cat([children, strangers]), -1.4)
-    more = feature_splitting(plain(parents), wide, rows)
+    more = score_splitting(plain(parents), wide, rows)
     assert more.parent[15:].tolist() == [-1] * 4 and more.n_children.tolist() == [3] * 5
 
 
 def test_a_dictionary_is_its_own_only_child() -> None:
     parents, _, rows = family()
-    found = feature_splitting(plain(parents), plain(parents), rows)
+    found = score_splitting(plain(parents), plain(parents), rows)
     assert found.parent.tolist() == list(range(5)) and found.n_children.tolist() == [1] * 5
     assert found.split_share == 0
 
 
 def test_strangers_have_no_children() -> None:
     parents, _, rows = family()
-    found = feature_splitting(plain(parents), plain(random_directions(40, 29)), rows)
+    found = score_splitting(plain(parents), plain(random_directions(40, 29)), rows)
     assert int(found.n_children.sum()) <= 3
-    rare = feature_splitting(plain(parents), plain(parents), rows[:20], SplittingConfig(min_firings=100))
+    rare = score_splitting(plain(parents), plain(parents), rows[:20], SplittingConfig(min_firings=100))
     assert not bool(rare.is_measured.any()) and int(rare.n_children.sum()) == 0
     with pytest.raises(ShapeError):
-        feature_splitting(plain(parents), plain(parents), rows[:0])
+        score_splitting(plain(parents), plain(parents), rows[:0])
 
 
 # --- absorption --------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def roots_of(world: SyntheticWorld, truth: torch.Tensor) -> dict[str, torch.Tens
 def test_absorption_is_found_where_it_was_built_in() -> None:
     world, features = orthogonal_world()
     x, truth = world.sample(12_000)
-    found = absorption(
+    found = score_absorption(
         absorbing(features, world.parent), x, roots_of(world, truth), AbsorptionConfig(max_latents=1)
     )
     # half of the root's firings come with a child, and there its latent is silent
@@ -173,10 +173,10 @@ def test_the_truth_absorbs_nothing() -> None:
     """Null: the same concepts, rows and thresholds, with latents for what there is."""
     world, features = orthogonal_world()
     x, truth = world.sample(12_000)
-    found = absorption(plain(features), x, roots_of(world, truth))
+    found = score_absorption(plain(features), x, roots_of(world, truth))
     assert float(found.rate.max()) == 0 and float(found.fraction.max()) < 0.01
     assert found.n_main.tolist() == [1] * 7 and bool((found.latent_f1 > 0.99).all())
-    given = absorption(plain(features), x, roots_of(world, truth), directions=features[:7])
+    given = score_absorption(plain(features), x, roots_of(world, truth), directions=features[:7])
     assert float(given.rate.max()) == 0
 
 
@@ -205,7 +205,7 @@ def test_the_truth_absorbs_nothing_in_superposition(n_features: int, knows_direc
     x, truth = world.sample(12_000)
     concepts = dict(list(roots_of(world, truth).items())[:8])
     known = world.features[:8] if knows_directions else None
-    found = absorption(Given(world.features, truth), x, concepts, directions=known)
+    found = score_absorption(Given(world.features, truth), x, concepts, directions=known)
     assert float(found.rate.max()) == 0
     assert float(found.fraction.mean()) < 0.02 and float(found.fraction.max()) < 0.04
     # The phenomenon in the same rows: half of what a root did is done by its child.
@@ -214,7 +214,7 @@ def test_the_truth_absorbs_nothing_in_superposition(n_features: int, knows_direc
     taken[:, root] = truth[:, root] * torch.where(truth[:, child] > 0, 0.25, 1.0)
     decoder = world.features.clone()
     decoder[child] = F.normalize(decoder[child] + decoder[root], dim=1)
-    less = absorption(Given(decoder, taken), x, concepts, directions=known)
+    less = score_absorption(Given(decoder, taken), x, concepts, directions=known)
     assert bool((less.fraction > found.fraction + 0.03).all())
 
 
@@ -256,7 +256,7 @@ def test_rate_and_fraction_are_those_of_saebench(is_signed: bool) -> None:
         z = z * torch.where(torch.rand(n, latents, generator=draw) < 0.3, -1.0, 1.0)
     z[:, 0] = has * (torch.rand(n, generator=draw) < 0.8) * torch.rand(n, generator=draw)
     config = AbsorptionConfig()
-    found = absorption(Given(decoder, z), x, {"it": has}, config, directions=way[None])
+    found = score_absorption(Given(decoder, z), x, {"it": has}, config, directions=way[None])
     assert found.main == ((0,),)
     second = permutation(n, 0, "absorption halves")[n // 2 :]
     rows = second[has[second] & (x[second] @ way > 0.25)]  # where it is shown, at .5 and above
@@ -275,14 +275,14 @@ def test_a_concept_split_into_latents_is_counted_and_not_called_absorbed() -> No
     """One latent per (root, child or none): the k-sparse choice takes them all in."""
     world, features = orthogonal_world()
     x, truth = world.sample(12_000)
-    found = absorption(absorbing(features, world.parent), x, roots_of(world, truth))
+    found = score_absorption(absorbing(features, world.parent), x, roots_of(world, truth))
     assert found.n_main.tolist() == [4] * 7 and float(found.rate.max()) == 0
 
 
 def test_random_concepts_are_not_readable_and_not_absorbed(tmp_path: Any) -> None:
     world, features = orthogonal_world()
     x, _ = world.sample(6000)
-    found = absorption(plain(features), x, {"noise": torch.rand(6000) < 0.2})
+    found = score_absorption(plain(features), x, {"noise": torch.rand(6000) < 0.2})
     assert float(found.probe_f1[0]) < 0.45
     found.save(tmp_path / "a")
     assert Result.load(tmp_path / "a").main == found.main  # type: ignore[attr-defined]
@@ -291,12 +291,12 @@ def test_random_concepts_are_not_readable_and_not_absorbed(tmp_path: Any) -> Non
 def test_concepts_that_do_not_fit_are_refused() -> None:
     dictionary, rows = plain(random_directions(7, 5)), torch.randn(100, 5)
     with pytest.raises(ConfigError, match="all or none"):
-        absorption(dictionary, rows, {"never": torch.zeros(100, dtype=torch.bool)})
+        score_absorption(dictionary, rows, {"never": torch.zeros(100, dtype=torch.bool)})
     with pytest.raises(ShapeError, match="never"):
-        absorption(dictionary, rows, {"never": torch.zeros(99, dtype=torch.bool)})
+        score_absorption(dictionary, rows, {"never": torch.zeros(99, dtype=torch.bool)})
     with pytest.raises(ConfigError):
-        absorption(dictionary, rows, {})
+        score_absorption(dictionary, rows, {})
     with pytest.raises(ShapeError, match="space"):
-        absorption(dictionary, torch.randn(100, 6), {"a": torch.rand(100) > 0.5})
+        score_absorption(dictionary, torch.randn(100, 6), {"a": torch.rand(100) > 0.5})
     with pytest.raises(ShapeError, match="directions"):
-        absorption(dictionary, rows, {"a": torch.rand(100) > 0.5}, directions=torch.zeros(2, 5))
+        score_absorption(dictionary, rows, {"a": torch.rand(100) > 0.5}, directions=torch.zeros(2, 5))

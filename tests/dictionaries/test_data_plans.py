@@ -230,16 +230,16 @@ def test_an_evaluation_applies_the_policy_of_its_data(model: Any, tokens: Any) -
 def test_settings_are_recorded_as_the_source_has_them(model: Any, tokens: Any, tmp_path: Path) -> None:
     plain = small(site=SITE, steps=3, batch_size=23)
     source = stream(model, tokens, exclude_bos=False, buffer_sequences=5)
-    own = {"data_seed": 1, "exclude_bos": False, "buffer_sequences": 5, "forward_sequences": 32}
+    own = {"seed": 1, "exclude_bos": False, "buffer_sequences": 5, "forward_sequences": 32}
     read = told(train(plain, source))["config"]
-    assert {name: read[name] for name in own} == own and read["n_ctx"] == tokens.n_ctx
+    assert {name: read["stream"][name] for name in own} == own and read["text"]["n_ctx"] == tokens.n_ctx
     reader = ShardReader(write_shards(source, tmp_path / "rows").root, batch_size=23, seed=7)
     read = told(train(plain, reader))["config"]
-    assert {name: read[name] for name in own} == own | {"data_seed": 7} and "n_ctx" not in read
+    assert {name: read["stream"][name] for name in own} == own | {"seed": 7} and "text" not in read
     text = told(train(small(site=SITE, steps=3, batch_size=23, n_ctx=7), stories(37), model=model))
-    assert text["config"]["n_ctx"] == text["data"]["n_ctx"] == 7
+    assert text["config"]["text"]["n_ctx"] == text["data"]["n_ctx"] == 7
     bare = told(train(small(steps=3, data_seed=5), planted(211)))["config"]
-    assert bare["data_seed"] == 5 and not {"n_ctx", "exclude_bos", "buffer_sequences"} & set(bare)
+    assert bare["stream"] == {"batch_size": 53, "seed": 5} and "text" not in bare
 
 
 def test_what_was_done_can_be_done_again_from_the_record(model: Any, tokens: Any) -> None:

@@ -12,8 +12,8 @@ from interp.dictionaries import (
     DistilConfig,
     SyntheticConfig,
     SyntheticWorld,
-    ceilings,
     distil,
+    score_ceilings,
     score_recovery,
 )
 from tests.dictionaries.test_recovery import pursuit
@@ -28,7 +28,7 @@ def test_the_student_reaches_the_one_pass_ceiling_at_the_teachers_sparsity() -> 
     student = distil(teacher, lambda t: world.batch(t, 512), DistilConfig(steps=300, lr=0.03))
     taught = score_recovery(teacher, world, 4000, with_ceiling=False)
     found = score_recovery(student, world, 4000, with_ceiling=False)
-    best = ceilings(world, 4000)["one pass"]["f1"]
+    best = score_ceilings(world, 4000)["one pass"]["f1"]
     assert float(found.f1.mean()) > best - 0.04
     assert found.mcc == pytest.approx(1, abs=1e-6) and found.dead == 0
     assert float(found.l0) == pytest.approx(float(taught.l0), rel=0.05)

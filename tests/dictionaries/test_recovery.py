@@ -18,7 +18,7 @@ from interp.dictionaries import (
     Recovery,
     SyntheticConfig,
     SyntheticWorld,
-    ceilings,
+    score_ceilings,
     score_recovery,
 )
 from interp.dictionaries.scores import matching
@@ -125,12 +125,12 @@ def test_the_matching_is_the_best_of_all() -> None:
 
 def test_the_ceiling_is_what_the_truth_reaches() -> None:
     world = SyntheticWorld(SMALL)
-    found = ceilings(world, 4000)
+    found = score_ceilings(world, 4000)
     assert found["matching pursuit"]["f1"] > found["one pass"]["f1"] > 0.6
     for scores in found.values():
         assert scores["l0"] == pytest.approx(world.l0, rel=0.25)
     score = score_recovery(pursuit(world.features), world, 4000)
-    assert score.ceiling == ceilings(world)
+    assert score.ceiling == score_ceilings(world)
     assert float(score.f1.mean()) == pytest.approx(found["matching pursuit"]["f1"], abs=0.05)
 
 

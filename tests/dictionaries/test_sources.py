@@ -61,7 +61,7 @@ def test_a_model_a_stream_and_its_shards_give_the_same_dictionary(
 ) -> None:
     config = small(site=SITES[0], batch_size=53, buffer_sequences=8, exclude_bos=True)
     by_model = train(config, ids, model=model)
-    stream = ActivationStream(model, [SITES[0]], ids, config.stream())
+    stream = ActivationStream(model, [SITES[0]], ids, config.stream)
     by_stream = train(config, stream)
     assert same_module(by_model, by_stream)
     assert by_model.provenance is not None and by_model.provenance.sites == (SITES[0],)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from interp.activations.config import FitConfig
+from interp.activations.loop import fit
+from interp.core.blocks import blocks_of, owners_of
 from interp.core.errors import ConfigError
 from interp.dictionaries import train
 from interp.dictionaries.config import PENALISED, Activation
@@ -51,6 +53,9 @@ VALUES: dict[str, dict[str, Any]] = {
     "lr_schedule": {"lr_schedule": "cosine"},
     "lr_warmup": {"lr_warmup": 1},
     "lr_decay": {"lr_decay": 5},
+    "lr_final": {"lr_final": 0.5},
+    "optimizer": {"optimizer": "sgd"},
+    "weight_decay": {"weight_decay": 0.1},
     "betas": {"betas": (0.5, 0.9)},
     "grad_clip": {"grad_clip": 0.01},
     "autocast": {"autocast": "bfloat16"},
@@ -70,8 +75,15 @@ ELSEWHERE = {
     "exclude_bos": "of text",
     "buffer_sequences": "of text",
     "forward_sequences": "of text",
+    "dtype": "of what a model gives",
+    "device": "of what a model gives",
+    **dict.fromkeys(("pack", "prepend_bos", "field", "split", "separator", "max_sequences"), "of text"),
     "log_every": "of the record",
     "checkpoint_seconds": "of the record",
+    "checkpoint_fraction": "of the record",
+    "keep_last": "of the record",
+    "overwrite": "of the record",
+    "on_nonfinite": "refused, see test_train_blocks",
 }
 DYING = {"sparsity": 1e4, "sparsity_warmup": 0, "lr": 0.1, "lr_warmup": 0}
 """No latent of a penalised dictionary dies so soon without it."""
@@ -84,7 +96,8 @@ READ_BY_SOME = tuple(
 
 
 def test_every_setting_is_looked_at() -> None:
-    assert {f.name for f in dataclasses.fields(TrainConfig)} == {*VALUES, *ELSEWHERE}
+    own = {f.name for f in dataclasses.fields(TrainConfig)} - {*blocks_of(TrainConfig)}
+    assert own | {*owners_of(TrainConfig)} == {*VALUES, *ELSEWHERE}
 
 
 _plain: dict[str, dict[str, torch.Tensor]] = {}
@@ -140,7 +153,7 @@ def test_what_an_activation_does_not_read_is_refused(activation: Any, setting: s
     config = TrainConfig(activation=activation, d_sae=37, **{setting: value})
     with pytest.raises(ConfigError, match=f"{activation} dictionary does not read {setting}") as caught:
         train(config, ROWS)
-    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}[setting]
+    default = getattr(TrainConfig(), setting)
     assert f"{setting}={default!r}" in str(caught.value), "the fix works"
     train(small(activation=activation, steps=12), ROWS)
 
@@ -184,7 +197,14 @@ def test_a_short_run_ends_at_the_k_it_was_asked_for(activation: Any) -> None:
 @pytest.mark.parametrize("more", [{"lr_decay": 3}, {"lr_final": 0.1}], ids=str)
 def test_a_constant_rate_takes_no_decay(more: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="constant"):
-        FitConfig(steps=10, **more)
+        FitConfig(steps=10, lr_schedule="constant", **more)
+    with pytest.raises(ConfigError, match="constant"):  # which is what None means here
+        fit(
+            torch.nn.Linear(2, 1),
+            lambda m, x, t: m(x).sum(),
+            lambda t: ROWS[:, :2],
+            FitConfig(steps=10, **more),
+        )
     FitConfig(steps=10, lr_schedule="linear", **more)
 
 

@@ -102,11 +102,11 @@ def _attribution(name: str) -> Call:
 
 
 def _faithful(x: Any, **more: Any) -> Any:
-    from interp.attribution import attribute, faithfulness
+    from interp.attribution import attribute, measure_faithfulness
 
     m = decoder()
     found = {"one": [attribute(m, torch.tensor([ROW]), 3, method="gradient_x_input")]}
-    return faithfulness(m, [x], 3, found, **more)
+    return measure_faithfulness(m, [x], 3, found, **more)
 
 
 ONE: dict[str, Call] = {
@@ -127,7 +127,9 @@ ONE: dict[str, Call] = {
     "lenses.direct_logit_attribution": lambda x, **o: interp.lenses.direct_logit_attribution(
         decoder(), x, 3, **o
     ),
-    "lenses.second_order": lambda x, **o: interp.lenses.second_order(decoder(), x, 3, layer=0, **o),
+    "lenses.split_second_order": lambda x, **o: interp.lenses.split_second_order(
+        decoder(), x, 3, layer=0, **o
+    ),
     "lenses.second_order_directions": lambda x, **o: interp.lenses.second_order_directions(
         decoder(), x, 0, [1], **o
     ),
@@ -153,8 +155,8 @@ ONE: dict[str, Call] = {
     "attribution.attribute_pairs": lambda x, **o: interp.attribution.attribute_pairs(
         decoder(), [(x, x)], reference="zero", **{"max_nodes": 4, "tolerance": 9.0} | o
     ),
-    "attribution.faithfulness": _faithful,
-    "attribution.unit_relevance": lambda x, **o: interp.attribution.unit_relevance(
+    "attribution.measure_faithfulness": _faithful,
+    "attribution.score_units": lambda x, **o: interp.attribution.score_units(
         decoder(), [x], [3], [SITE], method="gradient_x_input", **o
     ),
 }
@@ -162,8 +164,10 @@ ONE: dict[str, Call] = {
 
 MANY: dict[str, Call] = {
     "lenses.head_atlas": lambda x, **o: interp.lenses.head_atlas(decoder(), x, **o),
-    "lenses.head_distances": lambda x, **o: interp.lenses.head_distances(decoder(), x, n_permutations=9, **o),
-    "lenses.active_overlap": lambda x, **o: interp.lenses.active_overlap(decoder(), x, k=3, **o),
+    "lenses.compare_heads": lambda x, **o: interp.lenses.compare_heads(decoder(), x, n_permutations=9, **o),
+    "lenses.measure_active_overlap": lambda x, **o: interp.lenses.measure_active_overlap(
+        decoder(), x, k=3, **o
+    ),
     "lenses.clamp_neuron": lambda x, **o: interp.lenses.clamp_neuron(decoder(), x, (0, 1), 1.0, **o),
     "lenses.neuron_directions": lambda x, **o: interp.lenses.neuron_directions(decoder(), x, 0, [1, 2], **o),
     "lenses.ablate_second_order": lambda x, **o: interp.lenses.ablate_second_order(
@@ -174,12 +178,12 @@ MANY: dict[str, Call] = {
     "lenses.score_decoder_lens": lambda x, **o: interp.lenses.score_decoder_lens(
         two_sided(), x, [[1], [2], [3]], **o
     ),
-    "lenses.attention_parts": lambda x, **o: interp.lenses.attention_parts(absolute(), x, 0, **o),
-    "lenses.position_context": lambda x, **o: interp.lenses.position_context(decoder(), x, **o),
+    "lenses.split_attention": lambda x, **o: interp.lenses.split_attention(absolute(), x, 0, **o),
+    "lenses.split_stream": lambda x, **o: interp.lenses.split_stream(decoder(), x, **o),
     "probing.ablate_neurons": lambda x, **o: interp.probing.ablate_neurons(
         decoder(), {"all": x}, "blocks.1.mlp.hook_post", [1], **o
     ),
-    "probing.amnesic": lambda x, **o: interp.probing.amnesic(
+    "probing.ablate_concept": lambda x, **o: interp.probing.ablate_concept(
         decoder(), x, SITE, parts()["eraser"], n_random=1, strict=False, **o
     ),
     "dictionaries.evaluate": lambda x, **o: interp.dictionaries.evaluate(

@@ -12,7 +12,7 @@ import torch
 
 import interp
 from interp.core.errors import ConfigError
-from interp.lenses import HeadAtlasConfig, head_distances, record_attention, syntax_scores
+from interp.lenses import HeadAtlasConfig, compare_heads, record_attention, score_syntax
 from interp.lenses.heads.distance import js_divergence, layer_test, scaled
 from interp.lenses.heads.syntax import _Sentence, _tally, word_attention
 from interp.models.hooked import HookedModel
@@ -79,7 +79,7 @@ def test_planted_layers_are_found_and_shuffled_ones_are_not() -> None:
 @pytest.mark.parametrize("name", ["minilm", "stories260k"])
 def test_layer_mates_cluster_in_real_models(shared_data: Path, name: str) -> None:
     model = minilm() if name == "minilm" else interp.load_model(shared_data / "models" / name)
-    found = head_distances(model, stories(shared_data, 6), HeadAtlasConfig(max_tokens=48), n_permutations=999)
+    found = compare_heads(model, stories(shared_data, 6), HeadAtlasConfig(max_tokens=48), n_permutations=999)
     assert found.p_value < 0.01 and found.within < 0.9 * found.between
     assert found.check().ok and found.stress < 0.5
     assert sorted(found.order.tolist()) == list(range(model.cfg.n_layers * model.cfg.n_heads))
@@ -87,7 +87,7 @@ def test_layer_mates_cluster_in_real_models(shared_data: Path, name: str) -> Non
 
 def test_layer_mates_do_not_cluster_in_random_weights(shared_data: Path) -> None:
     texts = stories(shared_data, 5)
-    null = head_distances(minilm().randomised(0), texts, HeadAtlasConfig(max_tokens=48), n_permutations=999)
+    null = compare_heads(minilm().randomised(0), texts, HeadAtlasConfig(max_tokens=48), n_permutations=999)
     assert null.p_value > 0.01 and null.within > 0.95 * null.between
 
 
@@ -131,7 +131,7 @@ def test_a_real_encoder_knows_objects_and_its_random_twin_nothing(
     corpus = load_labels(shared_data / "corpora" / "ud_ewt" / "en_ewt-ud-dev.conllu.gz")
     n = 2_001 if full_count else 160
     model = minilm()
-    found = syntax_scores(model, corpus[:n], min_count=40)  # type: ignore[arg-type]
+    found = score_syntax(model, corpus[:n], min_count=40)  # type: ignore[arg-type]
     margin = dict(zip(found.labels["relation"], found.margin.tolist(), strict=True))
     assert margin["obj"] > 0.15 and margin["case"] > 0.15
     at = found.labels["relation"].index("obj")
@@ -141,7 +141,7 @@ def test_a_real_encoder_knows_objects_and_its_random_twin_nothing(
     everything = found.labels["relation"].index("all")
     assert found.held_out[everything] > found.held_out_offset[everything] + 0.05
     assert found.check().ok
-    null = syntax_scores(model.randomised(0), corpus[:50])  # type: ignore[arg-type]
+    null = score_syntax(model.randomised(0), corpus[:50])  # type: ignore[arg-type]
     assert null.margin.max() < 0.05 and null.held_out[0] < 0.15
 
 
@@ -150,7 +150,7 @@ def test_sentences_without_trees_are_refused(shared_data: Path) -> None:
 
     bare = Labelled("a b", ("a", "b"), ((0, 1), (2, 3)), {"deprel": ("root", "det")})
     with pytest.raises(ConfigError, match="no trees"):
-        syntax_scores(minilm(), [bare] * 3)
+        score_syntax(minilm(), [bare] * 3)
 
 
 # ------------------------------------------------------------------ records

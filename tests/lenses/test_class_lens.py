@@ -11,7 +11,7 @@ from torch import Tensor
 import interp
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
-from interp.lenses import ClassLensResult, class_lens, identifiability
+from interp.lenses import ClassLensResult, class_lens, score_identifiability
 from tests.lenses import toys
 from tests.models import builders, zoo
 
@@ -60,12 +60,12 @@ def test_every_row_by_hand(vit: interp.HookedModel) -> None:
 
 def test_identifiability_shares_the_ranks_of_ties() -> None:
     flat = torch.zeros(11)
-    assert float(identifiability(flat, torch.tensor(4))) == pytest.approx(1 - 5 / 11)
+    assert float(score_identifiability(flat, torch.tensor(4))) == pytest.approx(1 - 5 / 11)
     ladder = torch.arange(11.0)
-    assert float(identifiability(ladder, torch.tensor(10))) == 1.0
-    assert float(identifiability(ladder, torch.tensor(0))) == pytest.approx(1 / 11)
+    assert float(score_identifiability(ladder, torch.tensor(10))) == 1.0
+    assert float(score_identifiability(ladder, torch.tensor(0))) == pytest.approx(1 / 11)
     random = torch.randn(5000, 11, generator=torch.Generator().manual_seed(0))
-    mean = identifiability(random, torch.zeros(5000).long()).mean()
+    mean = score_identifiability(random, torch.zeros(5000).long()).mean()
     assert float(mean) == pytest.approx(1 - 10 / 22, abs=0.02)  # chance
 
 

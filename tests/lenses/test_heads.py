@@ -12,7 +12,7 @@ import torch
 import interp
 from interp.core.errors import ModelError, TokenError
 from interp.core.result import Result
-from interp.lenses import HeadAtlasConfig, head_atlas, heads_from_weights
+from interp.lenses import HeadAtlasConfig, find_heads, head_atlas
 from interp.lenses.heads.atlas import repeat_statistics, text_statistics, uniform
 from interp.models.hooked import HookedModel
 from tests.models.zoo import H, L, make
@@ -107,7 +107,7 @@ def test_scores_are_those_of_transformer_lens_head_detector(shared_data: Path) -
 def test_the_induction_models_heads_are_found_on_data_and_from_weights(shared_data: Path) -> None:
     """Known of this model: previous-token head L0H2, induction heads L1H1 to L1H3."""
     model = interp.load_model(shared_data / "models" / "induction")
-    atlas, weights = head_atlas(model), heads_from_weights(model)
+    atlas, weights = head_atlas(model), find_heads(model)
     assert atlas.previous.flatten().argmax() == 2 and atlas.previous[0, 2] > 0.4
     assert atlas.induction is not None
     assert (atlas.induction[1, 1:] > 0.35).all() and atlas.induction[0].max() < 0.03
@@ -126,7 +126,7 @@ def test_the_induction_models_heads_are_found_on_data_and_from_weights(shared_da
 @pytest.mark.parametrize("seed", range(3))
 def test_random_weights_recall_nothing(shared_data: Path, seed: int) -> None:
     model = interp.load_model(shared_data / "models" / "induction").randomised(seed)
-    weights, atlas = heads_from_weights(model), head_atlas(model)
+    weights, atlas = find_heads(model), head_atlas(model)
     assert weights.matching is not None and weights.matching.max() < 0.06
     assert weights.copying is not None and weights.copying.max() < 0.06
     assert weights.previous is not None and weights.previous.max() < 3 * weights.previous_chance
@@ -169,7 +169,7 @@ def test_an_ideal_induction_circuit_is_recalled_exactly() -> None:
         second.W_K[0].copy_(copies.T @ tokens)
         second.W_V[0].copy_(torch.eye(d))
         second.W_O[0].copy_(torch.eye(d))
-    found = heads_from_weights(interp.wrap(module.eval()))
+    found = find_heads(interp.wrap(module.eval()))
     assert found.previous is not None and found.previous[0, 0] == 1
     assert found.matching is not None and found.matching[1, 0, 0, 0] == 1
     assert found.copying is not None and found.copying[1, 0] == 1
@@ -182,7 +182,7 @@ def test_eigenvalues_are_those_of_transformer_lens_factored_matrix() -> None:
     import transformer_lens as lens
 
     model = interp.wrap(make("gpt2"))
-    found = heads_from_weights(model).eigenvalues
+    found = find_heads(model).eigenvalues
     for layer, head in ((0, 1), (2, 5)):
         left = model.W_E @ model.W_V[layer, head]
         values = lens.FactoredMatrix(left, model.W_O[layer, head] @ model.W_U).eigenvalues
@@ -198,7 +198,7 @@ def test_families_without_a_tokenizer_are_measured_on_random_tokens(name: str) -
     assert atlas.previous.shape == (L, H) and atlas.check().ok
     if model.cfg.causal:
         assert atlas.next.max() == 0 and atlas.uniform["next"] == 0
-    assert heads_from_weights(model).matching is not None
+    assert find_heads(model).matching is not None
 
 
 def minilm() -> HookedModel:

@@ -11,7 +11,7 @@ from torch import Tensor
 import interp
 from interp.activations import FitConfig, fit
 from interp.core.randomness import generator
-from interp.lenses import heads_from_weights
+from interp.lenses import find_heads
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 
@@ -67,7 +67,7 @@ def two_layers(seed: int = 0) -> SmallTransformer:
 
 def probes(module: SmallTransformer) -> dict[str, float]:
     """Recall of the three memories."""
-    found = heads_from_weights(interp.wrap(module, check=False))
+    found = find_heads(interp.wrap(module, check=False))
     assert found.previous is not None and found.matching is not None and found.copying is not None
     return {
         "W_K^0": float(found.previous[0, 0]),

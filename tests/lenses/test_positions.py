@@ -16,13 +16,7 @@ import interp
 from interp.activations import TextConfig, tokenize_texts
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
-from interp.lenses import (
-    AttentionParts,
-    PositionContext,
-    attention_parts,
-    decompose_positions,
-    position_context,
-)
+from interp.lenses import AttentionParts, PositionContext, decompose_positions, split_attention, split_stream
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from tests.lenses import toys
@@ -113,9 +107,9 @@ def test_a_language_model_of_topics_keeps_places_and_topics_apart(
 ) -> None:
     """The method page's figures, at every layer behind the embedding (fewer steps: |cos| .11)."""
     texts, kinds = toys.topic_texts(1000 if full_count else 200, seed=7)
-    found = position_context(topics, texts)
+    found = split_stream(topics, texts)
     random = torch.randint(0, toys.N_WORDS, texts.shape)
-    null = position_context(topics, random)
+    null = split_stream(topics, random)
     assert found.check().ok and null.check().ok
     ours = [clusters(layer, kinds) for layer in found.ctx]
     control = [clusters(layer, kinds) for layer in null.ctx]
@@ -132,7 +126,7 @@ def test_a_language_model_of_topics_keeps_places_and_topics_apart(
 
 
 def test_positions_of_an_untrained_model_are_neither_low_rank_nor_smooth(topics: interp.HookedModel) -> None:
-    null = position_context(topics.randomised(0), toys.topic_texts(200, seed=7)[0])
+    null = split_stream(topics.randomised(0), toys.topic_texts(200, seed=7)[0])
     figures = f"top 10 {null.top10.tolist()}, smoothness {null.smoothness.tolist()}"
     assert float(null.top10.max()) < 0.7 and float(null.smoothness.max()) < 0.5, figures
 
@@ -147,7 +141,7 @@ def test_positions_of_a_real_encoder_are_low_rank_and_apart_from_contexts(shared
     tokens = tokenize_texts(model, stories, TextConfig(n_ctx=32, pack=False))
     ids = tokens.ids[tokens.lengths == 32][:512].long()
     assert len(ids) == 512
-    found = position_context(model, ids)
+    found = split_stream(model, ids)
     assert found.check().ok
     figures = f"top 10 {found.top10.tolist()}, |cos| {found.cosine.tolist()}"
     assert float(found.top10.min()) >= 0.7 and float(found.cosine.max()) <= 0.15, figures
@@ -160,7 +154,7 @@ def test_positions_of_a_real_encoder_are_low_rank_and_apart_from_contexts(shared
 def test_every_family_gives_its_layers(name: str, tmp_path: Path) -> None:
     model = interp.wrap(zoo.make(name))
     ids = torch.randint(5, zoo.V, (6, 11))
-    found = position_context(model, ids, first=2, batch_size=4)
+    found = split_stream(model, ids, first=2, batch_size=4)
     assert found.pos.shape == (zoo.L + 1, 9, zoo.D) and found.first == 2
     states = model.capture(ids, found.sites[1])[found.sites[1]][:, 2:]
     # Six contexts at once here, four and two there, through one layer: into heads, scores, their
@@ -181,7 +175,7 @@ def test_bad_requests_are_explained() -> None:
     with pytest.raises(ShapeError, match="two contexts"):
         decompose_positions([torch.ones(2, 5, 3), torch.ones(2, 4, 3)])
     with pytest.raises(ConfigError, match="too few positions"):
-        position_context(model, torch.ones(3, 2).long())
+        split_stream(model, torch.ones(3, 2).long())
 
 
 # --- what meets what in attention --------------------------------------------------------------
@@ -191,7 +185,7 @@ def test_parts_of_scores_by_hand() -> None:
     """Shares from the scores of parts of q and k, one context, head and query at a time."""
     model = interp.wrap(zoo.make("gpt2"))
     ids = torch.randint(5, zoo.V, (5, 8))
-    found = attention_parts(model, ids, 1, first=2)
+    found = split_attention(model, ids, 1, first=2)
     assert found.check().ok and found.share.shape == (zoo.H, 4, 3)
     acts = model.capture(ids, ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"])
     q, k = (acts[name, 1][:, 2:, 4].double() for name in ("q", "k"))
@@ -227,7 +221,7 @@ def test_planted_heads_look_at_places_or_at_words() -> None:
             weight[0, :8] = 0
             weight[1, 8:] = 0
     ids = torch.randint(0, 29, (40, 13))
-    share = attention_parts(interp.wrap(module), ids, 0).share
+    share = split_attention(interp.wrap(module), ids, 0).share
     assert float(share[0, :2, 0].sum()) == pytest.approx(1.0, abs=1e-4)  # position, or bias
     assert float(share[1, :, 0].abs().max()) < 0.1 and float(share[1, 3].sum()) > 0.6
 
@@ -242,7 +236,7 @@ def test_minilms_previous_token_head_compares_positions(shared_data: Path, tmp_p
     model = interp.load_model(str(Path(spec.origin).parent / "model"))
     stories = json.loads((shared_data / "corpora" / "tinystories" / "tinystories_1000.json").read_text())
     tokens = tokenize_texts(model, stories[:150], TextConfig(n_ctx=32, pack=False))
-    found = attention_parts(model, tokens.ids[tokens.lengths == 32][:100].long(), 0)
+    found = split_attention(model, tokens.ids[tokens.lengths == 32][:100].long(), 0)
     places = found.share[:, 1, 0]
     assert int(places.argmax()) == 2 and float(places[2]) == pytest.approx(0.98, abs=0.01), places
     assert float(places.sort().values[-2]) < 0.8 and float(places.median()) < 0.2, places
@@ -254,8 +248,8 @@ def test_minilms_previous_token_head_compares_positions(shared_data: Path, tmp_p
 def test_scores_that_are_more_than_products_are_refused() -> None:
     ids = torch.randint(5, zoo.V, (4, 9))
     with pytest.raises(ModelError, match="no products"):
-        attention_parts(interp.wrap(zoo.make("llama")), ids, 0)
+        split_attention(interp.wrap(zoo.make("llama")), ids, 0)
     with pytest.raises(ConfigError, match="cannot be split"):
-        attention_parts(interp.wrap(zoo.make("gpt2")), ids, zoo.L)
+        split_attention(interp.wrap(zoo.make("gpt2")), ids, zoo.L)
     with pytest.raises(ConfigError, match="cannot be split"):
-        attention_parts(interp.wrap(zoo.make("gpt2")), ids[:1], 0)
+        split_attention(interp.wrap(zoo.make("gpt2")), ids[:1], 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 import interp
 from interp.core.errors import ConfigError, ModelError, ShapeError, SiteError
 from interp.core.result import Result
-from interp.lenses import FeatureVectors, coupling, path_vectors, propagate, score_tokens
+from interp.lenses import FeatureVectors, measure_coupling, path_vectors, propagate, score_tokens
 from interp.lenses.propagation import crossing
 from interp.models import contrast
 from interp.models.small.config import SmallConfig
@@ -238,9 +238,9 @@ def test_the_coupling_coefficient_is_the_slope_over_isotropic_points() -> None:
     slope = float((a * b).sum() / a.pow(2).sum())
     r2 = float(torch.corrcoef(torch.stack([a, b]))[0, 1] ** 2)
     cosine = torch.nn.functional.cosine_similarity(y1, y2, dim=0)
-    assert abs(float(coupling(y1, y2)) - slope) < 0.02
+    assert abs(float(measure_coupling(y1, y2)) - slope) < 0.02
     assert abs(float(cosine) ** 2 - r2) < 0.02
-    assert float(coupling(y1, y1)) == pytest.approx(1.0)
+    assert float(measure_coupling(y1, y1)) == pytest.approx(1.0)
 
 
 # --- the phenomenon, and the null --------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_coupling_predicts_what_the_model_does_on_its_own_data(names: toys.Names
     a, b = x @ vectors[0], x @ vectors[1]
     slope = float((a * b).sum() / a.pow(2).sum())
     r2 = float(torch.corrcoef(torch.stack([a, b]))[0, 1] ** 2)
-    found = float(coupling(vectors[0], vectors[1]))
+    found = float(measure_coupling(vectors[0], vectors[1]))
     assert r2 > 0.5 and abs(found - slope) < 0.1, (found, slope, r2)
     cosines = FeatureVectors(
         vectors=vectors,

@@ -12,7 +12,7 @@ from torch import Tensor
 import interp
 from interp.core.errors import ConfigError, ModelError
 from interp.core.result import Result
-from interp.lenses import SecondOrder, second_order, second_order_directions
+from interp.lenses import SecondOrder, second_order_directions, split_second_order
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from interp.models.text.tokens import TokenBatch
@@ -35,7 +35,7 @@ def image() -> Tensor:
 def test_effects_sum_to_a_replay_with_patterns_held(name: str, layer: int) -> None:
     model = interp.wrap(zoo.make(name))
     inputs, position = (image(), 0) if name == "vit" else (IDS, -1)
-    found = second_order(model, inputs, (3, 4), layer=layer, position=position)
+    found = split_second_order(model, inputs, (3, 4), layer=layer, position=position)
     assert found.check().ok, found.check()
     assert float((found.effects.sum() + found.bias - found.replay).abs()) <= 1e-6  # measured: below 5e-7
     assert float(found.effects.abs().max()) > 1e-3  # or there was nothing to sum
@@ -46,7 +46,7 @@ def test_effects_sum_to_a_replay_with_patterns_held(name: str, layer: int) -> No
 
 @pytest.mark.parametrize("name", ["gpt2", "neox", "opt"])
 def test_in_double_precision(name: str) -> None:
-    found = second_order(interp.wrap(zoo.make(name, dtype=torch.float64)), IDS, 3, layer=0)
+    found = split_second_order(interp.wrap(zoo.make(name, dtype=torch.float64)), IDS, 3, layer=0)
     assert found.tolerance == 1e-9 and found.check().ok
     assert float((found.effects.sum() + found.bias - found.replay).abs()) < 1e-12
 
@@ -55,7 +55,7 @@ def test_in_double_precision(name: str) -> None:
 def test_one_neuron_measured_in_the_model(name: str) -> None:
     """Taken out of what one later attention sees, with patterns and scales held."""
     model = interp.wrap(zoo.make(name))
-    found = second_order(model, IDS, (3, 4), layer=1)  # one layer of heads above
+    found = split_second_order(model, IDS, (3, 4), layer=1)  # one layer of heads above
     neuron = int(found.total().abs().argmax())
     sites = [
         "blocks.1.mlp.hook_post",
@@ -97,7 +97,7 @@ def test_one_neuron_measured_in_the_model(name: str) -> None:
 
 def test_direct_effects_are_direct_logit_attributions() -> None:
     model = interp.wrap(zoo.make("gpt2"))
-    found = second_order(model, IDS, (3, 4), layer=1)
+    found = split_second_order(model, IDS, (3, 4), layer=1)
     plain = interp.direct_logit_attribution(model, IDS, (3, 4), positions=-1, neurons=True)
     rows = [i for i, name in enumerate(plain.components) if name.startswith("L1N")]
     torch.testing.assert_close(found.direct, plain.values[rows, 0], atol=1e-5, rtol=1e-4)
@@ -108,15 +108,15 @@ def test_directions_read_with_the_unembedding_are_the_effects(name: str) -> None
     model = interp.wrap(zoo.make(name))
     vectors = second_order_directions(model, IDS, 0, [5, 0, 30])
     effects = vectors @ (model.W_U[:, 3] - model.W_U[:, 4]).detach()
-    found = second_order(model, IDS, (3, 4), layer=0).total()[[5, 0, 30]]
+    found = split_second_order(model, IDS, (3, 4), layer=0).total()[[5, 0, 30]]
     torch.testing.assert_close(effects, found, atol=1e-5, rtol=1e-4)
 
 
 def test_padding_never_reaches_the_lens() -> None:
     model = interp.wrap(zoo.make("gpt2"))
     ids = torch.cat([torch.zeros(1, 3).long(), IDS[None]], dim=1)
-    padded = second_order(model, TokenBatch(ids, torch.arange(10)[None] >= 3), 3, layer=0)
-    plain = second_order(model, IDS, 3, layer=0)
+    padded = split_second_order(model, TokenBatch(ids, torch.arange(10)[None] >= 3), 3, layer=0)
+    plain = split_second_order(model, IDS, 3, layer=0)
     torch.testing.assert_close(padded.effects, plain.effects, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(padded.bias, plain.bias, atol=1e-5, rtol=1e-4)
     assert abs(float(plain.bias)) > 1e-4 and padded.check().ok
@@ -151,20 +151,20 @@ def planted(copies: bool) -> interp.HookedModel:
 
 def test_a_planted_neuron_is_found_where_it_writes_and_by_its_head() -> None:
     ids = torch.tensor([4, 9, 1, 2, 3])
-    found = second_order(planted(copies=True), ids, 13, layer=0)
+    found = split_second_order(planted(copies=True), ids, 13, layer=0)
     neuron, position = divmod(int(found.effects.abs().argmax()), 5)
     assert (neuron, position) == (7, 1) and int(found.by_head[0].argmax()) == 1
     others = found.total().abs().sort(descending=True).values
     assert float(others[0]) > 10 * float(others[1])
     assert float(found.direct[7].abs()) < 1e-2 * float(others[0])  # nothing on the direct path
-    null = second_order(planted(copies=False), ids, 13, layer=0)
+    null = split_second_order(planted(copies=False), ids, 13, layer=0)
     assert null.check().ok  # heads 0 and 2 are random and carry a little of everything
     assert float(null.total().abs()[7]) < 0.1 * float(others[0])
 
 
 def test_in_a_real_model_few_neurons_hold_most_of_the_effect(shared_data: Path) -> None:
     model = interp.load_model(shared_data / "models" / "stories260k")
-    found = second_order(model, TEXT, layer=1)
+    found = split_second_order(model, TEXT, layer=1)
     assert found.check().ok
     shares = found.total().abs().sort(descending=True).values.cumsum(0) / found.total().abs().sum()
     tenth = float(shares[len(shares) // 10])
@@ -176,7 +176,7 @@ def test_in_a_real_model_few_neurons_hold_most_of_the_effect(shared_data: Path) 
 
 
 def test_the_result_is_a_folder_and_pictures(tmp_path: Path) -> None:
-    found = second_order(interp.wrap(zoo.make("llama")), IDS, 3, layer=0)
+    found = split_second_order(interp.wrap(zoo.make("llama")), IDS, 3, layer=0)
     found.save(tmp_path / "it")
     again = Result.load(tmp_path / "it")
     assert isinstance(again, SecondOrder) and torch.equal(again.effects, found.effects)
@@ -201,7 +201,7 @@ def test_bad_requests_are_explained(
     name: str, layer: int, options: dict[str, Any], kind: type[Exception]
 ) -> None:
     with pytest.raises(kind):
-        second_order(interp.wrap(zoo.make(name)), IDS, 3, layer=layer, **options)
+        split_second_order(interp.wrap(zoo.make(name)), IDS, 3, layer=layer, **options)
 
 
 def test_no_such_neuron() -> None:

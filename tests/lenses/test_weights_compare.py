@@ -13,9 +13,9 @@ from interp.core.result import Result
 from interp.lenses import (
     ActiveOverlap,
     TokenTableConfig,
-    active_overlap,
     align_models,
     compare_tables,
+    measure_active_overlap,
     neuron_atlas,
     read_weights,
     run_stitched,
@@ -163,11 +163,11 @@ def test_active_neurons_say_what_the_stream_says(shared_data: Path, tmp_path: Pa
         "Once upon a time, there was a little girl named Lily. She loved to play outside in",
         "One day, a big dog saw a ball in the park. He wanted to play with the ball, but it",
     ]
-    found = active_overlap(model, texts, k=20)
+    found = measure_active_overlap(model, texts, k=20)
     assert found.check().ok and found.n_positions == int(model.tokenize(texts).lengths.sum())
     figures = f"same position {found.overlap.tolist()}, another {found.control.tolist()}"
     assert bool((found.overlap > 1.3 * found.control).all()), figures
-    null = active_overlap(model.randomised(0), texts, k=20)
+    null = measure_active_overlap(model.randomised(0), texts, k=20)
     assert float((null.overlap - null.control).abs().max()) < 0.03, null
     found.save(tmp_path / "it")
     again = Result.load(tmp_path / "it")
@@ -177,7 +177,7 @@ def test_active_neurons_say_what_the_stream_says(shared_data: Path, tmp_path: Pa
 def test_the_overlap_of_one_position_by_hand() -> None:
     model = interp.wrap(make("gpt2"))
     ids = torch.tensor([11, 7, 23])
-    found = active_overlap(model, ids[None], k=7, active=2, layers=[1])
+    found = measure_active_overlap(model, ids[None], k=7, active=2, layers=[1])
     acts = model.capture(ids, ["blocks.1.mlp.hook_post", "blocks.1.hook_resid_post"])
     table = read_weights(model, "out", TokenTableConfig(k=7))
     shares = []
@@ -219,7 +219,7 @@ def test_models_that_cannot_be_compared_are_refused(shared_data: Path) -> None:
     with pytest.raises(ShapeError, match="not of the same rows"):
         compare_tables(neuron_atlas(model), neuron_atlas(other))
     with pytest.raises(ConfigError, match="no such tokens"):
-        active_overlap(model, torch.tensor([[5, 6]]), k=V)
+        measure_active_overlap(model, torch.tensor([[5, 6]]), k=V)
     with pytest.raises(ConfigError, match="no such cut"):
         run_stitched(model, other, torch.tensor([[5, 6]]), (0, L))
     with pytest.raises(ShapeError, match="kernel"):

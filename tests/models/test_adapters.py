@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp import InterpError, load_model, wrap
 from interp.core.errors import FoldError, ModelError, WeightError
-from interp.lenses import direct_logit_attribution, heads_from_weights, neuron_atlas
+from interp.lenses import direct_logit_attribution, neuron_atlas
 from interp.models.adapters.linear import linear_weight
 from interp.models.folding.fold import fold
 from tests.models import zoo
@@ -236,7 +236,7 @@ def test_weight_analyses_agree_with_the_merged_model(family: str) -> None:
     model = adapted(family)
     wrapped, merged = wrap(model), wrap(copy.deepcopy(model).merge_and_unload())
     plain = wrap(base(family))
-    for analysis in (heads_from_weights, neuron_atlas):
+    for analysis in (find_heads, neuron_atlas):
         mine, theirs, old = (analysis(m).to_frame() for m in (wrapped, merged, plain))
         numbers = mine.select_dtypes("number").columns
         assert len(numbers)

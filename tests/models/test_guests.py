@@ -12,7 +12,7 @@ from torch import Tensor
 import interp
 from interp.core.errors import HookNotFired, InterpError, ModelError, SiteError
 from interp.lenses.heads.atlas import head_atlas
-from interp.lenses.heads.weights import heads_from_weights
+from interp.lenses.heads.weights import find_heads
 from tests.models import zoo
 from tests.models.by_hand import gap
 from tests.models.test_oracle_transformer_lens import tokenizer
@@ -253,7 +253,7 @@ def test_grouped_weights_are_one_per_group_and_heads_are_read_from_them(kind: st
         held = getattr(model, name).detach()
         assert torch.equal(held.repeat_interleave(spread, 1), getattr(module, name)), name
     assert head_atlas(model, IDS[0]).check().ok
-    read = heads_from_weights(model)
+    read = find_heads(model)
     # By hand, from the guest's own expanded weights.
     assert read.eigenvalues is not None
     embed, unembed = module.W_E.detach(), module.W_U.detach()
@@ -301,7 +301,7 @@ def test_a_bridge_is_whole_or_says_what_it_lacks(bridge: Any, family: str) -> No
             _ = guest.W_E
     else:
         assert gap(guest.W_E, native.W_E) == 0
-        assert gap(heads_from_weights(guest).copying, heads_from_weights(native).copying) < 1e-4
+        assert gap(find_heads(guest).copying, find_heads(native).copying) < 1e-4
     assert interp.direct_logit_attribution(guest, IDS[0], target=5).check().ok
 
 

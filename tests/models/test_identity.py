@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp import load_model, wrap, zero
 from interp.core.errors import ConfigError, ModelError, ProvenanceError
-from interp.core.provenance import _bit_patterns, _mixed_sum, checksum_state
+from interp.core.provenance import _bit_patterns, _joined, _mixed_parts, checksum_state
 from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from tests.models import zoo
@@ -184,7 +184,7 @@ def test_the_device_checksum_sees_values_places_and_signs(dtype: torch.dtype, la
     values = torch.randint(1, 100, (7, 11)).to(dtype)
 
     def sum_of(t: Tensor) -> int:
-        return _mixed_sum(_bit_patterns(t), lanes)
+        return _joined([int(part) for part in _mixed_parts(_bit_patterns(t), lanes)])
 
     mark = sum_of(values)
     assert mark == sum_of(values.clone())

@@ -78,7 +78,7 @@ OTHERS: dict[str, Callable[[interp.HookedModel], Any]] = {
 TAKES: dict[str, Callable[[interp.HookedModel, Any], Any]] = {
     "attribute": lambda m, t: interp.attribute(m, IDS, t, method="input_x_gradient"),
     "direct_logit_attribution": lambda m, t: interp.direct_logit_attribution(m, IDS, t),
-    "second_order": lambda m, t: lenses.second_order(m, IDS, t, layer=0),
+    "second_order": lambda m, t: lenses.split_second_order(m, IDS, t, layer=0),
     "logit_lens": lambda m, t: interp.logit_lens(m, IDS, target=t),
     "propagate": lambda m, t: lenses.propagate(m, IDS, t, "blocks.1.hook_resid_pre"),
     "path_vectors": lambda m, t: lenses.path_vectors(m, t, [["L1H0"]]),
@@ -136,12 +136,12 @@ def test_a_target_that_names_its_position_is_read_there() -> None:
     found = lenses.propagate(m, IDS, at, "blocks.1.hook_resid_pre").total
     assert found is not None
     torch.testing.assert_close(found, logits[2, 19])
-    assert lenses.second_order(m, IDS, at, layer=0).position == 2
+    assert lenses.split_second_order(m, IDS, at, layer=0).position == 2
     for asked in (
         lambda: interp.direct_logit_attribution(m, IDS, at, positions=1),
         lambda: interp.direct_logit_attribution(m, IDS, at, positions=[1, 2]),
         lambda: lenses.propagate(m, IDS, at, "blocks.1.hook_resid_pre", position=1),
-        lambda: lenses.second_order(m, IDS, at, layer=0, position=1),
+        lambda: lenses.split_second_order(m, IDS, at, layer=0, position=1),
         lambda: interp.logit_lens(m, IDS, target=at),
     ):
         with pytest.raises(ConfigError):

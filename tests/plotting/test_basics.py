@@ -96,6 +96,14 @@ def test_lines_draw_bands_and_reference_levels() -> None:
     assert fig.layout.annotations[0].text == "chance"
 
 
+def test_names_below_lines_are_all_there_while_they_fit() -> None:
+    for n, most in ((24, 24), (40, 40), (41, 21), (400, 40)):
+        layers = [f"blocks.{i}" for i in range(n)]
+        axis = lines(layers, {"probe": np.ones(n)}, "t", Quantity("accuracy")).layout.xaxis
+        assert axis.tickmode == "array" and len(axis.tickvals) == most
+        assert axis.ticktext[1] == f"blocks.{axis.tickvals[1]}"
+
+
 def test_bars_colour_by_sign() -> None:
     fig = bars([1.0, -2.0], [" a", "</script>"], "t", DIFF)
     assert fig.data[0].marker.color == (theme.SIGNED[-1][1], theme.SIGNED[0][1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from interp.core.intervals import wilson
+from interp.core.frames.intervals import wilson
 from interp.plotting import theme
 from interp.plotting.rooms.tasks import MOST, accuracy_bars
 from interp.tasks.behaviour import TaskReport

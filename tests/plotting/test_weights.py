@@ -15,10 +15,10 @@ from interp.lenses import (
     TokenTableConfig,
     align_models,
     clamp_neuron,
+    compare_heads,
     compare_tables,
+    find_heads,
     head_atlas,
-    head_distances,
-    heads_from_weights,
     neuron_atlas,
     read_pairs,
     record_attention,
@@ -114,7 +114,7 @@ def test_the_atlas_shows_one_statistic_at_a_time(model: HookedModel) -> None:
     assert both.data[1].customdata[2] == "L1H2" and len(both.layout.shapes) == 2
     with pytest.raises(ConfigError, match="did you mean 'first'"):
         atlas.plot(against="frist")
-    weights = heads_from_weights(model)
+    weights = find_heads(model)
     best = weights.plot(statistic="matching").data[1]
     assert weights.matching is not None and best.visible
     np.testing.assert_allclose(best.z, weights.matching.flatten(2).amax(-1), rtol=1e-6)
@@ -126,7 +126,7 @@ def test_the_atlas_shows_one_statistic_at_a_time(model: HookedModel) -> None:
 
 
 def test_distances_are_a_map_or_a_matrix_in_tree_order(model: HookedModel) -> None:
-    found = head_distances(model, torch.randint(5, 90, (1, 11)), n_permutations=9)
+    found = compare_heads(model, torch.randint(5, 90, (1, 11)), n_permutations=9)
     fig = found.plot()
     assert [trace.name for trace in fig.data] == [f"layer {i}" for i in range(L)]
     assert sum(len(trace.x) for trace in fig.data) == L * H

@@ -31,9 +31,9 @@ from interp.probing.splits import split_rows
 from interp.probing.syntax.attention import fit_attention_probe
 from interp.probing.syntax.maps import WordMaps
 from interp.probing.syntax.structural import structural_probe, tree_distances
-from interp.studies.clamped_units import clamped_writing
+from interp.studies.clamped_units import write_clamped
 from interp.studies.config import OptimalConfig
-from interp.studies.proved_supports import optimal_support
+from interp.studies.proved_supports import find_optimal_support
 from interp.studies.sentiment_unit import find_unit
 from tests.probing.rows import F16
 
@@ -71,10 +71,10 @@ CALLS: dict[str, Callable[[Case], Any]] = {
     "information": lambda c: v_information({"s": c[0]}, c[0][:, :2] + c[2]),
     "unit": lambda c: find_unit(c[0], c[1], strengths=(1.0,)),
     "pruning": lambda c: prune_neurons(c[0], c[1], SparseConfig(), k=1 + c[2] % 3, rounds=2),
-    "support": lambda c: optimal_support(c[0], c[1], 1 + c[2] % 3, OptimalConfig(seconds=1.0)),
+    "support": lambda c: find_optimal_support(c[0], c[1], 1 + c[2] % 3, OptimalConfig(seconds=1.0)),
     "elude": lambda c: concepts.elude(c[0], c[0], _codes(c[1]), ranks=(1,), steps=2),
     "audit": lambda c: audit_erasure(c[0], {"y": c[1]}, "y", probe=QUICK),
-    "writing": lambda c: clamped_writing(lambda h: torch.ones(2), lambda s: s, c[0], c[1], 0, n_random=1),
+    "writing": lambda c: write_clamped(lambda h: torch.ones(2), lambda s: s, c[0], c[1], 0, n_random=1),
     "attention": _attention,
     "structural": _structural,
     "context": _context,
@@ -175,13 +175,13 @@ def test_a_class_without_training_rows_is_never_guessed() -> None:
 def test_empty_and_broken_concept_metrics_are_refused() -> None:
     empty, nan = torch.zeros(0, 3), torch.full((2, 3), torch.nan)
     with pytest.raises(ShapeError):
-        concepts.concept_existence(empty, empty)
+        concepts.score_concept_existence(empty, empty)
     with pytest.raises(NonFiniteError):
-        concepts.concept_existence(nan, torch.ones(2, 3))
+        concepts.score_concept_existence(nan, torch.ones(2, 3))
     with pytest.raises(NonFiniteError):
-        concepts.concept_agreement(nan, torch.ones(2, 3))
+        concepts.score_concept_agreement(nan, torch.ones(2, 3))
     with pytest.raises(ShapeError):
-        concepts.concept_location(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4))
+        concepts.score_concept_location(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4))
 
 
 def test_pruning_and_sites_are_checked() -> None:

@@ -20,8 +20,8 @@ from interp.probing import (
     ProbeConfig,
     SparseConfig,
     StructuralConfig,
+    ablate_concept,
     align_texts,
-    amnesic,
     audit_erasure,
     code_length,
     fit_eraser,
@@ -238,7 +238,7 @@ def test_nothing_erased_is_no_amnesia() -> None:
     blank = fit_eraser(torch.randn(N, 24), classes(), EraseConfig(tolerance=2.0))
     assert blank.rank == 0
     with pytest.raises(ConfigError, match="erases nothing"):
-        amnesic(model, TokenBatch.of(torch.randint(31, (2, 5))), "blocks.0.hook_resid_post", blank)
+        ablate_concept(model, TokenBatch.of(torch.randint(31, (2, 5))), "blocks.0.hook_resid_post", blank)
 
 
 def test_the_command_line_names_the_class(

@@ -20,7 +20,7 @@ from interp.core.errors import ConfigError, InterpError, ProvenanceError, ShapeE
 from interp.core.result import Result
 from interp.models.losses import text_losses
 from interp.probing import EraseConfig, Moments, ProbeConfig, probe_sweep, split_rows
-from interp.probing.erasing.audit import amnesic, audit_erasure
+from interp.probing.erasing.audit import ablate_concept, audit_erasure
 from interp.probing.erasing.eraser import Eraser, eraser_of, fit_eraser, random_eraser
 from tests.models import tokenizers
 from tests.probing.languages import texts, trained
@@ -235,7 +235,7 @@ def test_the_hook_erases_in_the_model_and_amnesic_probing_compares(site: str) ->
     eraser = fit_eraser(rows, is_red, provenance=model.provenance([site]))
     later = model.capture(batch, site, fwd_hooks=[eraser.hook(site)])[site].flatten(0, 1).flatten(1)
     assert cross(rows.double(), is_red) > 1e-2 and cross(later.double(), is_red) < 1e-6
-    found = amnesic(model, batch, site, eraser, n_random=3)
+    found = ablate_concept(model, batch, site, eraser, n_random=3)
     assert found.random.shape == (3, 40)
     with torch.no_grad():
         logits = model(texts[0])
@@ -276,7 +276,7 @@ def test_a_concept_that_is_used_costs_more_than_random_directions() -> None:
         read = probe_sweep({site: rows}, tongue, ProbeConfig(n_shuffles=0))
         assert float(read.score[0, 0]) > 0.75  # measured: 1.00, .86
         eraser = fit_eraser(rows, tongue, provenance=one.provenance([site]))
-        found.append(amnesic(one, interp.models.TokenBatch.of(ids), site, eraser, n_random=5))
+        found.append(ablate_concept(one, interp.models.TokenBatch.of(ids), site, eraser, n_random=5))
     used, null = found
     effect, blank = float(used.effect), float(null.effect)
     figures = f"{effect:.3f}, random {used.random_effects.tolist()}, blank {blank:.3f}"
@@ -293,10 +293,10 @@ def test_another_model_or_site_is_refused() -> None:
     eraser = fit_eraser(x, [0, 1] * 25, provenance=model.provenance([site]))
     ids = interp.models.TokenBatch.of(torch.randint(31, (2, 5)))
     with pytest.raises(ProvenanceError, match="sites"):
-        amnesic(model, ids, "blocks.1.hook_resid_post", eraser)
+        ablate_concept(model, ids, "blocks.1.hook_resid_post", eraser)
     with pytest.raises(ProvenanceError, match="model_fingerprint"):
-        amnesic(model.randomised(1), ids, site, eraser)
-    assert amnesic(model.randomised(1), ids, site, eraser, strict=False).rank == 1
+        ablate_concept(model.randomised(1), ids, site, eraser)
+    assert ablate_concept(model.randomised(1), ids, site, eraser, strict=False).rank == 1
 
 
 # --- the artefact, and bad input ---------------------------------------------------------------

@@ -18,14 +18,14 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestCentroid
 
-from interp.core.intervals import wilson
+from interp.core.frames.intervals import wilson
 from interp.probing import probe_sweep, split_rows
 from interp.probing.config import ProbeConfig
 from interp.probing.rows import encode
 from interp.probing.scores import accuracy, binary_scores, r2
 from interp.probing.solvers.linear import scores_of, solve
 from interp.probing.solvers.logistic import fit_logistic
-from interp.probing.solvers.ridge import leave_one_out, ridge_of_moments, ridge_path
+from interp.probing.solvers.ridge import leave_one_out, ridge_path
 from interp.probing.solvers.spectrum import Moments, spectrum
 from tests.probing.rows import planted
 
@@ -118,7 +118,8 @@ def test_streamed_sums_give_the_same_ridge() -> None:
     sums = Moments(11, 2)
     for a, b in zip(x.split(37), y.split(37), strict=True):
         sums.update(a, b)
-    weight, bias = ridge_of_moments(sums, 2.0)
+    weight = torch.linalg.solve(sums.xx + 2.0 * torch.eye(11, dtype=torch.float64), sums.xz)
+    bias = sums.mean_z - sums.mean_x @ weight
     oracle = Ridge(alpha=2.0).fit(x.numpy(), y.numpy())
     np.testing.assert_allclose(weight.T, oracle.coef_, atol=1e-10)
     np.testing.assert_allclose(bias, oracle.intercept_, atol=1e-9)

@@ -22,7 +22,7 @@ from interp.probing import (
     sparse_sweep,
     v_information,
 )
-from interp.studies import clamped_writing, compare_in_context, find_unit
+from interp.studies import compare_in_context, find_unit, write_clamped
 from interp.studies.in_context import ridge_in_context
 from tests.probing.rows import planted, small
 
@@ -97,9 +97,7 @@ def test_findings_draw_what_was_measured() -> None:
     config = ContextProbeConfig(steps=3)
     probes = probe_context(states, {"w": states[0, :, 0, :2]}, config)
     assert [t.name for t in probes.plot().data] == ["probe", "unrelated problem"]
-    writing = clamped_writing(
-        lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3, n_random=1
-    )
+    writing = write_clamped(lambda held: torch.full((4,), float(3 in held)), lambda s: s, x, y, 3, n_random=1)
     shown = writing.plot()
     held, others = shown.data
     assert list(held.x) == writing.share.tolist() == [1, 1]

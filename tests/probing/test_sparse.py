@@ -21,7 +21,7 @@ from interp.probing.config import SparseConfig
 from interp.probing.rows import encode
 from interp.probing.sparse import prune_neurons, rank_neurons, sparse_sweep
 from interp.studies.config import OptimalConfig
-from interp.studies.proved_supports import optimal_support
+from interp.studies.proved_supports import find_optimal_support
 from tests.probing.rows import F16
 
 EIGHT = (11, 47, 101, 173, 229, 307, 401, 499)
@@ -132,7 +132,7 @@ def test_the_exact_support_is_the_one_of_brute_force(full_count: bool) -> None:
         x[:, 3] += x[:, 8]  # correlated neurons, so that single rankings mislead
         y = np.where(x[:, [3, 8, 11]] @ [1.0, -1.0, 0.7] + draw.normal(size=150) > 0, 1, -1)
         x = (x - x.mean(0)) / x.std(0)
-        found = optimal_support(torch.from_numpy(x), y.tolist(), 3)
+        found = find_optimal_support(torch.from_numpy(x), y.tolist(), 3)
         assert found.check().ok, found.gap
         agree += found.neurons == brute_force(x, y, 3)
     assert agree == len(seeds)
@@ -140,7 +140,7 @@ def test_the_exact_support_is_the_one_of_brute_force(full_count: bool) -> None:
 
 def test_a_proof_that_runs_out_of_time_says_so() -> None:
     x, _, b = haystack(0, n=600, d=151)
-    found = optimal_support(x, b, 4, OptimalConfig(seconds=0.0))
+    found = find_optimal_support(x, b, 4, OptimalConfig(seconds=0.0))
     assert len(found.neurons) == 4 and found.gap > 0.5 and not found.check().ok
 
 

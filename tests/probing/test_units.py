@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import ConfigError, NonFiniteError, ShapeError
-from interp.probing.concepts import concept_agreement, concept_existence, concept_location, elude
+from interp.probing.concepts import (
+    elude,
+    score_concept_agreement,
+    score_concept_existence,
+    score_concept_location,
+)
 from interp.probing.rows import encode
 from interp.studies.char_lstm import CharLSTM, clamp_unit, from_tensorflow
 from interp.studies.in_context import (
@@ -213,15 +218,15 @@ def test_the_rest_recovers_the_attribute_that_was_withheld() -> None:
 
 def test_concept_metrics_by_hand() -> None:
     truth = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
-    assert concept_agreement(truth * 3, truth).tolist() == pytest.approx([1, 1])
-    assert concept_agreement(truth.flip(0), truth).tolist() == pytest.approx([0, 0])
+    assert score_concept_agreement(truth * 3, truth).tolist() == pytest.approx([1, 1])
+    assert score_concept_agreement(truth.flip(0), truth).tolist() == pytest.approx([0, 0])
     contribution = torch.tensor([[0.9, 0.1, 0.8], [0.2, 0.7, 0.3]])
-    assert concept_existence(contribution, truth, k=1) == 1.0
-    assert concept_existence(contribution, truth, k=2) == 0.75
+    assert score_concept_existence(contribution, truth, k=1) == 1.0
+    assert score_concept_existence(contribution, truth, k=2) == 0.75
     mask = torch.zeros(1, 10, 10)
     mask[0, 2:4, 3:8] = 1  # ten of a hundred cells
-    assert concept_location(mask + 0.01 * torch.rand(1, 10, 10), mask) == (1.0, 1.0)
-    assert concept_location(mask.flip(1) + 0.01 * torch.rand(1, 10, 10), mask) == (0.0, 0.0)
-    plain = getattr(concept_agreement, "__wrapped__", concept_agreement)  # past the type checker
+    assert score_concept_location(mask + 0.01 * torch.rand(1, 10, 10), mask) == (1.0, 1.0)
+    assert score_concept_location(mask.flip(1) + 0.01 * torch.rand(1, 10, 10), mask) == (0.0, 0.0)
+    plain = getattr(score_concept_agreement, "__wrapped__", score_concept_agreement)  # past the type checker
     with pytest.raises(ShapeError, match="class by concept"):
         plain(truth, truth[:1])

@@ -17,7 +17,7 @@ from interp.core.errors import ConfigError, InterpError, NonFiniteError, ShapeEr
 from interp.probing.rows import encode
 from interp.probing.sparse import rank_neurons
 from interp.studies.char_lstm import CharLSTM
-from interp.studies.clamped_units import clamped_writing, lstm_writer, model_writer
+from interp.studies.clamped_units import lstm_writer, model_writer, write_clamped
 from interp.studies.sentiment_unit import find_unit
 from tests.probing import reviews as r
 from tests.probing.rows import small
@@ -51,8 +51,8 @@ def check_lstm(seed: int, d: int = 32) -> dict[str, Any]:
     x = cells[0, :, -1]
     found = find_unit(x, mood, name="mood", strengths=(2.0**-6, 2.0**-4, 2.0**-2))
     write = lstm_writer(model, START, r.LENGTH, seed=1)
-    one = clamped_writing(write, r.verdict, x, mood, found.unit, n_random=5)
-    few = clamped_writing(write, r.verdict, x, mood, best(x, mood, 4), n_random=3)
+    one = write_clamped(write, r.verdict, x, mood, found.unit, n_random=5)
+    few = write_clamped(write, r.verdict, x, mood, best(x, mood, 4), n_random=3)
     return {"bits": bits - r.bayes_bits(words), "found": found, "one": one, "few": few}
 
 
@@ -137,7 +137,7 @@ def test_a_character_model_has_one_too() -> None:
     found = find_unit(x, mood, strengths=(2.0**-6, 2.0**-4, 2.0**-2))
     assert float(found.unit_accuracy) >= 0.9 and found.check().ok, found
     write = lstm_writer(model, START[:200], 70, seed=1)
-    few = clamped_writing(write, r.read_letters, x, mood, best(x, mood, 16), n_random=3)
+    few = write_clamped(write, r.read_letters, x, mood, best(x, mood, 16), n_random=3)
     assert few.effect > 0.4 and few.check().ok, (few.share, few.random)
 
 
@@ -150,7 +150,7 @@ def test_neurons_of_a_transformer_decide_what_it_writes() -> None:
     found = find_unit(x, mood, strengths=(2.0**-4,))
     assert float(found.unit_accuracy) >= 0.95 and found.check().ok
     write = model_writer(model, START, r.LENGTH, site, seed=1)
-    few = clamped_writing(write, r.verdict, x, mood, best(x, mood, 8), n_random=3)
+    few = write_clamped(write, r.verdict, x, mood, best(x, mood, 8), n_random=3)
     assert few.share.tolist() == pytest.approx([0.09, 0.90], abs=0.06), few.share
     low, high = few.share.tolist()
     assert low <= 0.15 and high >= 0.85 and few.check().ok, (few.share, few.random)
@@ -169,11 +169,11 @@ def test_units_are_held_on_the_side_of_their_class() -> None:
         seen.append(dict(held))
         return torch.full((5,), held.get(0, 50.0))
 
-    found = clamped_writing(write, lambda s: (s > 49).double(), x, y, [0], reach=0.9, n_random=2)
+    found = write_clamped(write, lambda s: (s > 49).double(), x, y, [0], reach=0.9, n_random=2)
     assert found.share.tolist() == [0, 1] and float(found.free) == 1 and found.effect == 1
     assert found.random.tolist() == [[1, 1], [1, 1]] and found.check().ok
     assert seen[0] == {0: pytest.approx(9.9)} and seen[1] == {0: pytest.approx(89.1)}
-    both = clamped_writing(write, lambda s: (s > 49).double(), x[:, [1, 0, 2]], y, 0, n_random=0)
+    both = write_clamped(write, lambda s: (s > 49).double(), x[:, [1, 0, 2]], y, 0, n_random=0)
     assert both.held[0, 0] > both.held[1, 0]  # this one falls toward the second class
     assert both.check().ok and both.random.shape == (0, 2)
 
@@ -194,7 +194,7 @@ def test_units_are_held_on_the_side_of_their_class() -> None:
 def test_bad_requests_are_explained(change: Any, kind: type[InterpError], words: str) -> None:
     given = {"y": [0, 1, 1], "units": 0, "reach": 0.9, "judge": lambda s: s} | change
     with pytest.raises(kind, match=words):
-        clamped_writing(
+        write_clamped(
             lambda held: torch.ones(3),
             given["judge"],
             torch.randn(3, 3),

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 import interp
-from interp.lenses import TokenTableConfig, head_atlas, heads_from_weights, neuron_atlas, second_order
+from interp.lenses import TokenTableConfig, find_heads, head_atlas, neuron_atlas, split_second_order
 from interp.models.adapters.weights import LAYERED
 from tests.models import zoo
 from tests.support.allocations import peak_bytes
@@ -91,9 +91,9 @@ def test_a_head_atlas_holds_the_patterns_once(deep: interp.HookedModel) -> None:
 
 
 def test_heads_from_weights_holds_a_layer_and_what_heads_write(deep: interp.HookedModel) -> None:
-    heads_from_weights(deep, n_tokens=8)
+    find_heads(deep, n_tokens=8)
     written = 12 * 8 * 8 * D * 4
-    assert peak_bytes(lambda: heads_from_weights(deep, n_tokens=8)) < 1.5 * LAYER + 2 * written
+    assert peak_bytes(lambda: find_heads(deep, n_tokens=8)) < 1.5 * LAYER + 2 * written
 
 
 def test_second_order_runs_each_block_twice_whatever_the_depth() -> None:
@@ -104,5 +104,5 @@ def test_second_order_runs_each_block_twice_whatever_the_depth() -> None:
             attention: nn.Module = block.self_attn
             attention.register_forward_hook(lambda m, a, o, i=i, n=layers: calls.append(f"{n}.{i}"))
         calls.clear()
-        assert second_order(model, IDS, 7, layer=0).check().ok
+        assert split_second_order(model, IDS, 7, layer=0).check().ok
         assert len(calls) <= 2 * layers

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 import interp
 from interp.core.errors import ConfigError
-from interp.core.intervals import wilson
+from interp.core.frames.intervals import wilson
 from interp.tasks import Prompt, Prompts, Task, TaskReport, load_task, measure
 from tests.tasks.toys import bigram
 

@@ -18,7 +18,7 @@ from interp.lenses import direct_logit_attribution
 from interp.models import bundled_models, load_model
 from interp.models.hooked import HookedModel
 from interp.tasks import InductionConfig, held_out_blocks, measure
-from interp.tasks.grammar.asking import encode, grammar_names, grammar_task
+from interp.tasks.grammar.asking import encode, grammar_task, list_grammar
 from interp.tasks.grammar.words import BOS, PLACES, THINGS, token_ids, vocabulary
 from interp.tasks.grammar.words import NAMES as PEOPLE
 
@@ -61,7 +61,7 @@ def test_the_weights_are_those_of_the_card(name: str) -> None:
 def test_the_tokenizer_reads_the_grammar() -> None:
     grammar = model("tiny-grammar")
     assert grammar.cfg.d_vocab == len(vocabulary())
-    for name in grammar_names():
+    for name in list_grammar():
         for prompt in grammar_task(name).sample(30):
             ids = grammar.to_tokens(prompt.clean)[0].tolist()
             assert ids == [token_ids()[BOS], *encode(prompt.clean)]
@@ -70,7 +70,7 @@ def test_the_tokenizer_reads_the_grammar() -> None:
     assert induction.to_tokens("Mary John Mary").shape == (1, 3)
 
 
-@pytest.mark.parametrize("name", grammar_names())
+@pytest.mark.parametrize("name", list_grammar())
 def test_every_behaviour_reaches_its_bar(name: str, full_count: bool) -> None:
     """At full size the very prompts of the card, so the figures must be the card's."""
     task, shown = grammar_task(name), card("tiny-grammar")["behaviours"][name]
@@ -139,7 +139,7 @@ def test_other_wordings_nothing_in_front_and_a_third_name_measure_what_the_card_
 
 def test_null_fresh_weights_know_nothing() -> None:
     fresh = model("tiny-grammar").randomised(0)
-    tasks = [grammar_task(n) for n in grammar_names() if grammar_task(n).criterion == "accuracy"]
+    tasks = [grammar_task(n) for n in list_grammar() if grammar_task(n).criterion == "accuracy"]
     report = measure(fresh, [t for t in tasks if t.name != "greater-than"], 60, seed=SEED)
     assert float(report.right.max()) < 0.2
 
@@ -227,7 +227,7 @@ def test_few_heads_say_the_indirect_object(full_count: bool) -> None:
 
 def test_probes_beat_their_controls_on_the_card() -> None:
     rows = card("tiny-grammar")["probes"]
-    assert set(rows) == set(grammar_names())
+    assert set(rows) == set(list_grammar())
     for name, row in rows.items():
         assert row["score"] > row["shuffled"] + 0.2, name
         assert row["score"] > row["randomised"] + 0.05, name

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from interp.core.errors import ConfigError
-from interp.tasks.catalogue import names
+from interp.tasks.catalogue import list_tasks
 from interp.tasks.config import GrammarConfig
 from interp.tasks.grammar import wordings
 from interp.tasks.grammar import words as w
-from interp.tasks.grammar.asking import encode, grammar_names, grammar_task
+from interp.tasks.grammar.asking import encode, grammar_task, list_grammar
 from interp.tasks.grammar.behaviours import Behaviour, held
 from interp.tasks.grammar.corpus import ANSWER, ASKED, MIXTURE, batch, drawn, form, token_weights
 from interp.tasks.grammar.facts import FACTS
@@ -244,10 +244,10 @@ def test_impossible_batches_are_refused() -> None:
 
 
 def test_the_catalogue_has_every_behaviour() -> None:
-    assert set(grammar_names()) <= set(names())
+    assert set(list_grammar()) <= set(list_tasks())
 
 
-@pytest.mark.parametrize("name", grammar_names())
+@pytest.mark.parametrize("name", list_grammar())
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_prompts_are_aligned_and_differ_in_what_decides(name: str, split: str) -> None:
     prompts = grammar_task(name, split).sample(40, seed=2)

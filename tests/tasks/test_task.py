@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from interp.core.errors import ConfigError
 from interp.core.randomness import generator
-from interp.tasks import Prompt, Prompts, Task, catalogue, load_task, names
+from interp.tasks import Prompt, Prompts, Task, catalogue, list_tasks, load_task
 from interp.tasks.catalogue import bundled
 from tests.tasks.toys import unchecked
 
@@ -109,7 +109,7 @@ def test_bundled_names_resolve_and_typos_are_helped(monkeypatch: pytest.MonkeyPa
     rows = {"made-up": f"{__name__}:MADE", "made-later": f"{__name__}:later"}
     monkeypatch.setattr(catalogue, "TASKS", rows)
     monkeypatch.setattr("interp.tasks.files.TASKS", rows)
-    assert names() == ["made-up", "made-later"]
+    assert list_tasks() == ["made-up", "made-later"]
     assert load_task("made-up") is MADE
     assert bundled("made-later").name == "made-later"
     with pytest.raises(ConfigError, match=r"(?s)no bundled task 'made-upp'.*'made-up'"):
@@ -121,5 +121,5 @@ def later(name: str) -> Task:
 
 
 def test_every_bundled_task_can_be_sampled() -> None:
-    for name in names():
+    for name in list_tasks():
         assert len(bundled(name).sample(3)) == 3, name

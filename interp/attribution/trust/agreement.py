@@ -24,7 +24,7 @@ SAME = 0.9
 """Methods whose mean tau reaches this are one cluster."""
 
 
-def agreement(
+def compare_methods(
     found: Mapping[str, Sequence[Attribution | Tensor]], config: TrustConfig | None = None
 ) -> Agreement:
     """How far methods agree over the same examples.

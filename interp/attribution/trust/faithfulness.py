@@ -33,7 +33,7 @@ SHARES = (
 )
 
 
-def faithfulness(
+def measure_faithfulness(
     model: HookedModel,
     inputs: Sequence[Any],
     target: Any,
@@ -136,7 +136,7 @@ def players(found: Mapping[str, Attribution]) -> tuple[AttributionConfig, Any]:
 
 
 def pool_faithfulness(judged: Sequence[Faithfulness], config: TrustConfig | None = None) -> Faithfulness:
-    """Judgements of one example each as one, as `faithfulness` of all of them gives it.
+    """Judgements of one example each as one, as `measure_faithfulness` of all of them gives it.
 
     Args:
         judged: One result per example, of the same methods and steps.
@@ -157,7 +157,7 @@ def pool_faithfulness(judged: Sequence[Faithfulness], config: TrustConfig | None
     if any(None in each for each in told):
         raise ConfigError(
             "a judgement does not say what its shares are shares of: it was saved before that was kept",
-            fix="faithfulness(...) of that example again",
+            fix="measure_faithfulness(...) of that example again",
         )
     difference, perturbed = torch.tensor(told, dtype=torch.float64).T
     means: dict[str, Any] = {}

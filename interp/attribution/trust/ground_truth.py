@@ -27,7 +27,7 @@ from interp.tasks.prompts import Prompts
 SAMPLES = 60
 
 
-def ground_truth(
+def score_ground_truth(
     model: HookedModel,
     tasks: Mapping[str, Prompts],
     methods: Sequence[str] = ("integrated_gradients", "deeplift", "feature_ablation"),

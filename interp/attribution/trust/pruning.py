@@ -22,7 +22,7 @@ UnitScores = Mapping[str, Tensor]
 """Site -> one score per unit [unit]; comparable across sites."""
 
 
-def unit_relevance(
+def score_units(
     model: HookedModel,
     inputs: Sequence[Any],
     target: Sequence[Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from interp.cli.demo.scene import Scene
 from interp.reports import Item, Section
-from interp.tasks import grammar_names, grammar_task, measure
+from interp.tasks import grammar_task, list_grammar, measure
 
 PROMPTS = 60
 """Per behaviour; the model's card has a thousand."""
@@ -14,7 +14,7 @@ def behaviours(scene: Scene) -> Section | None:
     """Accuracy on every task of the grammar; nothing for another model."""
     if not scene.is_bundled:
         return None
-    tasks = [grammar_task(name) for name in grammar_names()]
+    tasks = [grammar_task(name) for name in list_grammar()]
     result = measure(scene.model, tasks, PROMPTS, seed=scene.seed)
     prose = (
         f"{PROMPTS} held-out prompts each: combinations of words, or sentences, that the training "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from interp.cli.demo.scene import Scene
 from interp.core.errors import ModelError
-from interp.lenses import TokenTableConfig, heads_from_weights, neuron_atlas, read_pairs
+from interp.lenses import TokenTableConfig, find_heads, neuron_atlas, read_pairs
 from interp.reports import Item, Section
 
 WORK = 2e11
@@ -15,7 +15,7 @@ def weights(scene: Scene) -> Section | None:
     """Heads by what their matrices recall; neurons, or OV circuits where there are no MLPs."""
     model = scene.model
     try:
-        items = [Item(heads_from_weights(model, n_tokens=256), prose=HEADS)]
+        items = [Item(find_heads(model, n_tokens=256), prose=HEADS)]
         if model.cfg.d_mlp and not model.cfg.attn_only:
             per_layer = 3 * model.cfg.d_mlp * model.cfg.d_model * model.cfg.d_vocab
             n = max(1, min(model.cfg.n_layers, int(WORK / max(per_layer, 1))))

@@ -31,7 +31,7 @@ N_NAMED = 5
 
 
 @torch.no_grad()
-def absorption(
+def score_absorption(
     dictionary: Coder,
     rows: Float[Tensor, "row d_in"],
     concepts: Mapping[str, Tensor],

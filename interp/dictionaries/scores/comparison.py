@@ -22,7 +22,7 @@ NONE = -1
 
 
 @torch.no_grad()
-def stability(
+def score_stability(
     dictionaries: Sequence[Coder],
     *,
     threshold: float = 0.7,
@@ -82,7 +82,7 @@ def stability(
 
 
 @torch.no_grad()
-def feature_splitting(
+def score_splitting(
     narrow: Coder, wide: Coder, rows: Float[Tensor, "row d_in"], config: SplittingConfig | None = None
 ) -> Splitting:
     """Which latents of `wide` are parts of which latent of `narrow`.

@@ -37,7 +37,7 @@ def score_recovery(
         dictionary: Anything with `W_dec`, `encode` and `decode` (a `sae_lens.SAE`, too).
         world: What made the data.
         n: Held-out rows.
-        with_ceiling: Also score the true directions themselves (seconds; see `ceilings`).
+        with_ceiling: Also score the true directions themselves (seconds; see `score_ceilings`).
 
     Raises:
         ShapeError: Decoder rows of another width than the world's.
@@ -77,11 +77,11 @@ def score_recovery(
         fvu=found["fvu"],
         dead=int((found["density"] == 0).sum()),
         true_l0=world.l0,
-        ceiling=ceilings(world) if with_ceiling else {},
+        ceiling=score_ceilings(world) if with_ceiling else {},
     )
 
 
-def ceilings(world: SyntheticWorld, n: int = 20_000) -> dict[str, dict[str, float]]:
+def score_ceilings(world: SyntheticWorld, n: int = 20_000) -> dict[str, dict[str, float]]:
     """What the true directions reach, for encoders that know them: {way: {f1, l0, ...}}.
 
     `matching pursuit` peels the true directions off until the residual is small, and stops at the

@@ -2,7 +2,7 @@
 
 ```python
 world = SyntheticWorld(SyntheticConfig(seed=1))
-x, truth = world.sample(1024, step=0)          # [1024 d], [1024 feature]
+x, truth = world.sample(1024, t=0)          # [1024 d], [1024 feature]
 recovery = score_recovery(dictionary, world)   # MCC, F1, ... beside the truth's own ceiling
 ```
 Sharkey et al. 2022 ("Taking features out of superposition"); the numbers are
@@ -90,9 +90,9 @@ class SyntheticWorld:
         """Mean number of active features."""
         return float(self.probability.sum())
 
-    def sample(self, n: int, step: int = 0, purpose: str = "rows") -> SyntheticBatch:
-        """Batch number `step`: `n` rows; other purposes give independent rows (held out, say)."""
-        c, source = self.config, generator(self.config.seed, f"synthetic/{purpose}", step)
+    def sample(self, n: int, t: int = 0, purpose: str = "rows") -> SyntheticBatch:
+        """Batch t: `n` rows; other purposes give independent rows (held out, say)."""
+        c, source = self.config, generator(self.config.seed, f"synthetic/{purpose}", t)
         roots = torch.rand(n, self.n_roots, generator=source) < self.probability[: self.n_roots]
         active = roots
         if c.children:
@@ -107,6 +107,6 @@ class SyntheticWorld:
             x = x + c.noise * torch.randn(n, c.d, generator=source)
         return SyntheticBatch(x, truth)
 
-    def batch(self, step: int, n: int = 1024) -> Float[Tensor, "row d"]:
-        """Training rows number `step`."""
-        return self.sample(n, step).x
+    def batch(self, t: int, n: int = 1024) -> Float[Tensor, "row d"]:
+        """Training rows of batch t."""
+        return self.sample(n, t).x

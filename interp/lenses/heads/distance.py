@@ -49,7 +49,7 @@ class HeadDistances(Result):
 
 
 @torch.no_grad()
-def head_distances(
+def compare_heads(
     model: HookedModel, inputs: Any, config: HeadAtlasConfig | None = None, *, n_permutations: int = 9_999
 ) -> HeadDistances:
     """Compare what all pairs of heads look at.

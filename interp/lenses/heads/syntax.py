@@ -83,7 +83,7 @@ class SyntaxScores(Result, headline="Heads as parsers"):
 
 
 @torch.no_grad()
-def syntax_scores(
+def score_syntax(
     model: HookedModel,
     sentences: Sequence[Labelled],
     *,

@@ -66,7 +66,7 @@ class WeightHeads(Result):
 
 
 @torch.no_grad()
-def heads_from_weights(model: HookedModel, *, n_tokens: int = 512, seed: int = 0) -> WeightHeads:
+def find_heads(model: HookedModel, *, n_tokens: int = 512, seed: int = 0) -> WeightHeads:
     """Previous-token, induction and copying heads, without running the model.
 
     Norms are left out: for a model with norms, `fold` it first, which moves their gains into the

@@ -75,7 +75,7 @@ class SecondOrder(Result):
         return self.effects.sum(1)
 
 
-def second_order(
+def split_second_order(
     model: HookedModel,
     inputs: Any,
     target: Any = None,
@@ -99,7 +99,7 @@ def second_order(
         ConfigError: No such layer or position, or no head above it.
         ModelError: Post-norm models, attention patterns out of reach, no MLPs.
     """
-    passed_on(model, inputs, kwargs, second_order)
+    passed_on(model, inputs, kwargs, split_second_order)
     position = last_or_said(target, position)
     carriers = find_carriers(model, layer)
     stream, mlp, later, sites = carriers.stream, carriers.mlp, carriers.later, carriers.sites

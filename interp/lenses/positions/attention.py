@@ -51,7 +51,7 @@ class AttentionParts(Result):
 
 
 @torch.no_grad()
-def attention_parts(
+def split_attention(
     model: HookedModel, inputs: Any, layer: int, *, first: int = 1, batch_size: int = 32
 ) -> AttentionParts:
     """Split one layer's attention scores over texts of one length.

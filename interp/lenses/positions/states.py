@@ -111,7 +111,7 @@ def decompose_positions(
     return PositionContext(**stacked, sites=tuple(names), first=first, labels={"layer": names})
 
 
-def position_context(
+def split_stream(
     model: HookedModel, inputs: Any, sites: Any = None, *, first: int = 1, batch_size: int = 32
 ) -> PositionContext:
     """Split a model's stream over texts of one length.

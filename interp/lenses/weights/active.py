@@ -59,7 +59,7 @@ class ActiveOverlap(
 
 
 @torch.no_grad()
-def active_overlap(
+def measure_active_overlap(
     model: HookedModel,
     inputs: Any,
     *,

@@ -156,7 +156,7 @@ def audit_erasure(
     )
 
 
-def amnesic(
+def ablate_concept(
     model: HookedModel,
     inputs: Any,
     site: str,

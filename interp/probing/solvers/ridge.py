@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.probing.solvers.spectrum import Moments, Spectrum
+from interp.probing.solvers.spectrum import Spectrum
 
 
 def ridge_path(
@@ -60,11 +60,3 @@ def ridge(
         chosen = leave_one_out(base, y, penalties).argmin(0)
     taken = weights[chosen, :, torch.arange(y.shape[1])].T
     return taken, bias, torch.tensor(penalties, dtype=torch.float64)[chosen]
-
-
-def ridge_of_moments(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
-    """Ridge from streamed sums, features as they are: weight [d, k] and bias [k], float64."""
-    d = len(moments.mean_x)
-    gram = moments.xx + penalty * torch.eye(d, dtype=torch.float64)
-    weight = torch.linalg.lstsq(gram, moments.xz, driver="gelsd").solution
-    return weight, moments.mean_z - moments.mean_x @ weight

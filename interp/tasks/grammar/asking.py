@@ -22,7 +22,7 @@ SPLITS = ("train", "dev", "test", "wordings", "sums")
 MOST_FILLERS = 2
 
 
-def grammar_names() -> list[str]:
+def list_grammar() -> list[str]:
     """The behaviours that `grammar_task` offers."""
     return [behaviour.name for behaviour in ASKED]
 
@@ -31,7 +31,7 @@ def grammar_task(name: str, split: str = "test", *, fillers: int = MOST_FILLERS)
     """One behaviour of the bundled model as a task.
 
     Args:
-        name: One of `grammar_names()`.
+        name: One of `list_grammar()`.
         split: "test": held-out combinations, or held-out templates where the behaviour is a fact;
             "dev": others of these, watched during training; "train": as in the corpus;
             "wordings": sentences of another make than the corpus's, for facts; "sums": weekday and

@@ -18,7 +18,7 @@ from interp.models.small.config import SmallConfig
 from interp.models.small.model import SmallTransformer
 from interp.tasks.config import GrammarConfig, GrammarTraining
 from interp.tasks.grammar import words as w
-from interp.tasks.grammar.asking import encode, grammar_names, grammar_task
+from interp.tasks.grammar.asking import encode, grammar_task, list_grammar
 from interp.tasks.grammar.corpus import batch, token_weights
 from interp.tasks.prompts import Prompt
 
@@ -78,7 +78,7 @@ def train_grammar(
         seed=training.seed,
         log_every=50,
     )
-    tasks = {name: grammar_task(name, "dev") for name in grammar_names()}
+    tasks = {name: grammar_task(name, "dev") for name in list_grammar()}
     asked = {
         name: Asked(task.sample(training.asked, seed=training.seed), task.criterion)
         for name, task in tasks.items()
