@@ -220,7 +220,8 @@ def eight_billion() -> interp.HookedModel:
         num_key_value_heads=8,
     )
     with torch.device("meta"):
-        return interp.wrap(transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval(), check=False)
+        module: torch.nn.Module = transformers.LlamaForCausalLM(config)
+        return interp.wrap(module.to(torch.bfloat16).eval(), check=False)
 
 
 def lengths() -> Iterator[str]:
