@@ -221,7 +221,7 @@ def eight_billion() -> interp.HookedModel:
     )
     with torch.device("meta"):
         module: torch.nn.Module = transformers.LlamaForCausalLM(config)
-        return interp.wrap(module.to(torch.bfloat16).eval(), check=False)
+        return interp.wrap(module.bfloat16().eval(), check=False)
 
 
 def lengths() -> Iterator[str]:
