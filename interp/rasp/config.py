@@ -10,6 +10,9 @@ from interp.core.settings import Count, Natural, Settings, within
 Ablation = Literal["zero", "mean", "resample"]
 """What stands for the value that is taken off an edge: nothing, a mean over strings, another string's."""
 
+Compared = Literal["all", "last"]
+"""Where the output of a program is compared: at every token, or at the last one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompileConfig(Settings):

@@ -9,7 +9,7 @@ from typing import Any
 
 from interp.core.errors import ConfigError, CorruptArtefact, StorageError
 from interp.core.foreign import one_line, read_json
-from interp.rasp.config import Ablation
+from interp.rasp.config import Ablation, Compared
 
 TRUTH_FILE = "truth.json"
 
@@ -27,6 +27,8 @@ class EdgeTruth:
     (`resample`) what another of them sends."""
     over: str
     """The strings, in words."""
+    positions: Compared
+    """Where the output is compared: at `all` tokens, or at the `last`."""
     edges: tuple[str, ...]
     """All edges, in the order of the forward pass."""
     carries: tuple[str, ...]

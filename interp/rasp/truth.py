@@ -15,7 +15,7 @@ import numpy as np
 
 from interp.core.settings import check_choice
 from interp.rasp.compiled import CompiledProgram
-from interp.rasp.config import Ablation
+from interp.rasp.config import Ablation, Compared
 from interp.rasp.edges import EdgeTruth
 from interp.rasp.language import ProgramError, Value, ancestors
 from interp.rasp.machine import Machine, Values
@@ -33,6 +33,7 @@ def edge_truth(
     *,
     strings: Sequence[str | Sequence[Value]] | None = None,
     over: str = "",
+    positions: Compared = "all",
     split_embed: bool = True,
 ) -> EdgeTruth:
     """Which edges of a compiled program matter under an ablation.
@@ -43,14 +44,16 @@ def edge_truth(
             from every other string of the same length.
         strings: Those that are run and exchanged; all of 1 to `max_length` tokens where absent.
         over: What they are called in the truth; needed with strings of one's own.
+        positions: Where the output is compared: at `all` tokens, or at the `last` of each string.
         split_embed: Tokens and positions as two writers, `embed` and `pos`; else one, `embed`.
 
     Raises:
         ProgramError: No strings, or strings without a name, or a name without strings.
         TokenError: An unknown token, or a string that is too long.
-        ConfigError: No such ablation.
+        ConfigError: No such ablation, or no such positions.
     """
     check_choice("ablation", ablation, Ablation)
+    check_choice("positions", positions, Compared)
     if (strings is None) == bool(over):
         raise ProgramError(
             "strings of one's own are named, and only those", got=over, expected='strings=..., over="..."'
@@ -64,13 +67,14 @@ def edge_truth(
         own = [tuple(string) for string in strings if len(string)]
     if not own:
         raise ProgramError("no string to tell edges by", got=0, fix="strings of one token or more")
-    search = _Search(compiled.plan, Machine(compiled.plan, compiled.config.score_scale), own)
+    search = _Search(compiled.plan, Machine(compiled.plan, compiled.config.score_scale), own, positions)
     edges = list(_edges(compiled.plan, split_embed))
     found = {name: search.change(reader, writers, ablation) for name, reader, writers in edges}
     with_, without = [c for c in found.values() if c > TIE], [c for c in found.values() if c <= TIE]
     return EdgeTruth(
         ablation=ablation,
         over=over,
+        positions=positions,
         edges=tuple(found),
         carries=tuple(n for n, r, w in edges if carried(compiled.plan, r, w)),
         matters=tuple(name for name, change in found.items() if change > TIE),
@@ -99,9 +103,12 @@ def _edges(plan: Plan, split_embed: bool) -> Iterator[tuple[str, Reader, tuple[s
 class _Search:
     """Strings by length, each length run once."""
 
-    def __init__(self, plan: Plan, machine: Machine, strings: list[tuple[Value, ...]]) -> None:
+    def __init__(
+        self, plan: Plan, machine: Machine, strings: list[tuple[Value, ...]], positions: Compared
+    ) -> None:
         self.plan = plan
         self.machine = machine
+        self.first = 1 if positions == "all" else -1
         self.read = {plan.writers[sop] for sop in ancestors(plan.program)} | {"logits"}
         ordered = sorted(dict.fromkeys(strings), key=len)
         self.values: list[Values] = [machine.run(list(group)) for _, group in groupby(ordered, key=len)]
@@ -141,7 +148,7 @@ class _Search:
         """Largest change of the output at a token, over strings."""
         program = self.plan.program
         output = self.machine.on(values, reader, seen)
-        return float(np.abs(output - values[program])[:, 1:].max())
+        return float(np.abs(output - values[program])[:, self.first :].max())
 
 
 class _Rows(dict[Any, np.ndarray]):

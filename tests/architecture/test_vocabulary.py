@@ -80,11 +80,11 @@ KEYWORDS = {
 
 
 VERBS = set(
-    """ablate add align amortize append ask attribute audit benchmark called check clamp commit
-    compare decompose did_you_mean discover distil eliminate elude esc evaluate find finetune fit fold from
-    gather list load lock match measure open patch plot pool probe project propagate prune read
-    record report resample run save score select split steer suggest sweep to tokenize train wrap write
-    zero""".split()
+    """ablate add aggregate align amortize append ask attribute audit benchmark called check clamp commit
+    compare compile decompose did_you_mean discover distil eliminate elude esc evaluate find
+    finetune fit fold from gather interpret list load lock match measure open patch plot pool probe
+    project propagate prune read record report resample run save score select split steer suggest
+    sweep to tokenize train wrap write zero""".split()
 )
 """First words of functions; `called`, `esc` and the like are whole names."""
 NOUNS = {
@@ -92,15 +92,18 @@ NOUNS = {
         code_length decoder_lens direct_logit_attribution logit_lens sparse_code sparse_sweep
         structural_probe tuned_lens v_information""",
     "what is made is called by its name: values, targets, edits, vectors, writers": """activation child
-        class_score computed contrast continuation_log_prob encoder_decoder eraser_of faithfulness_curve
-        generator grammar_batch grammar_task held_out_blocks json_island linear_head lstm_writer mean
-        measured metric
-        metric_target model_writer path_vectors permutation permuted_index places projection random_eraser
-        repeated_blocks second_order_directions slug stitch_kernel text_loss token_log_prob token_logit
-        visible wiring""",
+        class_score computed continuation_log_prob contrast edge_truth encoder_decoder eraser_of
+        faithfulness_curve generator grammar_batch grammar_task held_out_blocks
+        json_island library linear_head lstm_writer mean measured metric metric_target model_writer
+        path_vectors permutation permuted_index places program_budget projection random_eraser
+        random_program repeated_blocks second_order_directions slug stitch_kernel subleq_machine
+        text_loss token_log_prob token_logit visible wiring""",
     "an overview, as its command is called": "bundled_models head_atlas neuron_atlas neuron_directions",
     "a metric is called by the quantity it gives": """accuracy answer_probability log_probability
         logit_difference mass_difference preference probability_difference rank sentence_log_probability""",
+    "the language of RASP, and programs as the papers call them": """double_histogram dyck1 dyck2
+        fraction_previous histogram induction induction_share length most_frequent reverse selector_width
+        sequence_map sort""",
     "a figure is called by what it shows": """attention_page attention_patterns bars head_heatmap heatmap
         lens_heatmap lines training_curves""",
 }

@@ -126,6 +126,18 @@ def test_the_truth_depends_on_the_ablation_and_on_the_strings() -> None:
     assert edge_truth(compiled, "zero").over == "all 39 strings of 1 to 3 tokens from a, b, c"
 
 
+def test_the_output_may_be_compared_at_the_last_token_alone() -> None:
+    compiled = plain("reverse", 3)
+    everywhere, last = edge_truth(compiled, "zero"), edge_truth(compiled, "zero", positions="last")
+    assert everywhere.matters == last.matters and (everywhere.positions, last.positions) == ("all", "last")
+    first = sequence_map(lambda t, i: t if i == 0 else "x", tokens, indices)
+    compiled = compile_program(first, "ab", CompileConfig(max_length=2))
+    strings = list(product("ab", repeat=2))
+    found = edge_truth(compiled, "resample", strings=strings, over="pairs")
+    assert found.matters == ("embed->m0", "m0->logits")
+    assert edge_truth(compiled, "resample", strings=strings, over="pairs", positions="last").matters == ()
+
+
 def test_truths_lie_beside_the_saved_model(tmp_path: Path) -> None:
     compiled = plain("reverse", 3)
     truths = [edge_truth(compiled, ablation) for ablation in ABLATIONS]
