@@ -91,7 +91,6 @@ def test_a_device_map_computes_the_same(place: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_what_a_library_must_read_is_refused_in_one_line_without_it(bits: int, tmp_path: Path) -> None:
     """bitsandbytes is no dependency: its layouts need it, and say so before weights are read."""
-    pytest.importorskip("transformers")
     saved("gemma:tied", tmp_path)
     config = transformers.BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     with pytest.raises(InterpError, match="bitsandbytes") as told:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import ConfigError, ModelError
+from interp.core.errors import ConfigError, ModelError, WeightError
 from interp.core.frames.quantity import computed, measured
 from interp.core.randomness import generator
 from interp.core.result import Result
@@ -131,10 +131,15 @@ def _recall(scores: Tensor) -> Tensor:
 
 def _over_tokens(model: HookedModel) -> bool:
     """Whether the head says one number per token that the model reads, from what is in the stream."""
-    width = getattr(model.head, "in_features", model.cfg.d_model)
-    if width != model.cfg.d_model and model.adapter.unembed_project is None:
-        return False  # ALBERT and Electra change the width before they unembed
-    return model.head is not None and model.W_U.shape[1] == model.cfg.d_vocab
+    if model.head is None:
+        return False
+    try:
+        matrix = model.W_U
+    except WeightError:
+        if getattr(model.head, "in_features", model.cfg.d_model) != model.cfg.d_model:
+            return False  # ALBERT and Electra change the width before they unembed
+        raise
+    return matrix.shape[1] == model.cfg.d_vocab
 
 
 def _heads(model: HookedModel, layer: int) -> tuple[Tensor, ...]:
