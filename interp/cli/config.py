@@ -93,6 +93,7 @@ def _unnested(word: str, kind: type[Blocks], flags: dict[str, tuple[Any, str]]) 
 
 
 def value_in(config: Blocks, name: str) -> Any:
+    """A setting of a configuration by its flat name, or by `block.name`."""
     block, _, inner = name.rpartition(".")
     return getattr(getattr(config, block) if block else config, inner)
 
