@@ -219,7 +219,7 @@ class Stage:
             output = PatchedRun(self.wires, removed, instead)(rows)
             blocks = output.unflatten(0, (len(some), len(pairs)))
             found += [numbers(pairs, block) for block in blocks]
-        return torch.stack(found)
+        return torch.stack(found).cpu()
 
 
 class RandomCircuits:

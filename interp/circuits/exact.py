@@ -65,9 +65,9 @@ class _Prompt:
         if not reader.of_heads:
             return self._outputs(reader, seen.to(held.dtype))[:, None]
         rows = held.expand(len(writers) * group.n, *held.shape[1:]).clone()
-        heads = torch.arange(group.n).repeat(len(writers))
+        heads = torch.arange(group.n, device=rows.device).repeat(len(writers))
         each = seen.to(held.dtype).movedim(2, 1).flatten(0, 1)
-        rows[torch.arange(len(rows)), :, heads] = each
+        rows[torch.arange(len(rows), device=rows.device), :, heads] = each
         return self._outputs(reader, rows).reshape(len(writers), group.n)
 
     def _outputs(self, reader: Reader, rows: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def repeated(pairs: Pairs, n: int) -> Pairs:
     one = pairs.prompts
     if one is None:
         return pairs
-    rows = torch.zeros(n, dtype=torch.long)
+    rows = torch.zeros(n, dtype=torch.long, device=one.clean.ids.device)
     clean = TokenBatch(one.clean.ids[rows], one.clean.mask[rows])
     batch = PromptBatch(
         clean, None, one.answers[rows], one.distractors[rows], one.last[rows], one.templates * n

@@ -62,7 +62,7 @@ class PatchedRun:
 
     def _edit(self, reader: Reader, group: Group, value: Tensor, hook: Any) -> Tensor:
         n = self.wires.upstream(group)
-        share = self.exchanged[:, :n, group.span].to(self.instead.dtype)
+        share = self.exchanged[:, :n, group.span].to(self.instead)
         self._until(n)
         apart = torch.cat(self._apart)[:n]
         blocks = apart.reshape(n, len(share), -1)

@@ -85,7 +85,7 @@ def patch_activations(
     sides = pairs.clean, pairs.both()
     places = _Places(model, what)
     with torch.no_grad():
-        ends = [numbers(pairs, model(side)) for side in sides]
+        ends = [numbers(pairs, model(side)).cpu() for side in sides]
         gap = ends[0] - ends[1]
         if float(gap.mean().abs()) <= 1e-6:
             raise ConfigError(
@@ -98,7 +98,7 @@ def patch_activations(
             one = pairs[row : row + 1]
             runs = [model.capture(side[row : row + 1], places.sites) for side in sides]
             rows.append(places.measure(one, sides[base][row : row + 1], runs[base], runs[source]))
-    measured_at = torch.stack(rows)  # [prompt layer place]
+    measured_at = torch.stack(rows).cpu()  # [prompt layer place]
     sign = 1.0 if direction == "denoise" else -1.0
     each = sign * (measured_at - ends[base][:, None, None]) / gap.mean()
     return PatchEffects(

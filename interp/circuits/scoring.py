@@ -116,15 +116,15 @@ def score_edges(
             everything = wires.possible.to(here)
             ablated.append(numbers(part, PatchedRun(wires, everything, scene.instead)(part.clean)))
         rows.append(_SCORERS[method](scene, places, weights, frozen_norms))
-    each = torch.cat(rows)
+    each = torch.cat(rows).cpu()
     return EdgeScores(
         scores=each.mean(0),
         possible=wires.possible,
         metric=pairs.target.name,
         method=method.replace("_", "-"),
         ablation=replace.said,
-        clean=torch.cat(clean).mean(),
-        ablated=torch.cat(ablated).mean(),
+        clean=torch.cat(clean).mean().cpu(),
+        ablated=torch.cat(ablated).mean().cpu(),
         by_prompt=each if by_prompt else None,
         labels={"writer": list(wires.writer_names), "reader": list(wires.reader_names)},
         provenance=model.provenance(wires.sites),
@@ -265,7 +265,7 @@ def _by_mask(scene: Scene, places: list[float], weights: list[float], frozen: bo
             total = numbers(one, PatchedRun(scene.wires, share, instead)(one.clean)).sum()
             (slope,) = torch.autograd.grad(total, share)
             found[row] += weight * slope
-    return found * scene.wires.possible
+    return found * scene.wires.possible.to(found)
 
 
 def _by_flow(scene: Scene, places: list[float], weights: list[float], frozen: bool) -> Tensor:

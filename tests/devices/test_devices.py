@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from interp.attribution.methods.table import METHODS
 from tests.architecture.source import PACKAGE
 from tests.devices.calls_attribution import ATTRIBUTION, ATTRIBUTION_LEFT
+from tests.devices.calls_circuits import CIRCUITS, CIRCUITS_LEFT, RASP, RASP_LEFT
 from tests.devices.calls_dictionaries import DICTIONARIES, DICTIONARIES_LEFT
 from tests.devices.calls_lenses import LENSES, LENSES_LEFT
 from tests.devices.calls_models import (
@@ -45,6 +46,8 @@ ROOMS: Mapping[str, tuple[dict[str, Call], Mapping[str, str]]] = {
     "lenses": (LENSES, LENSES_LEFT),
     "probing": (PROBING, PROBING_LEFT),
     "attribution": (ATTRIBUTION, ATTRIBUTION_LEFT),
+    "rasp": (RASP, RASP_LEFT),
+    "circuits": (CIRCUITS, CIRCUITS_LEFT),
     "studies": (STUDIES, STUDIES_LEFT),
     "plotting": (PLOTTING, PLOTTING_LEFT),
     "reports": (REPORTS, REPORTS_LEFT),
@@ -60,6 +63,7 @@ PUSH = frozenset(
     score_concept_existence Moments random_eraser v_information score_concept_agreement probe_context
     compare_methods attention_flow saliency integrated_gradients prune_curve score_units
     amortize CharLSTM clamp_unit lstm_writer find_unit bars attention_patterns TokenStrip
+    score_edges measure_circuit
     """.split()
 )
 """What every push calls: some of every room, and what was found to mix devices; the rest at full size."""

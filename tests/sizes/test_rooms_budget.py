@@ -13,6 +13,7 @@ import pytest
 from interp.core.errors import MemoryBudgetError
 from interp.models import budget
 from interp.models.running import Running
+from tests.devices.calls_circuits import CIRCUITS
 from tests.devices.place import Place
 from tests.devices.test_devices import ROOMS
 
@@ -21,6 +22,7 @@ BLOCKS = "reads weights or rows in blocks"
 OWN = "runs a network of its own, not a language model's layers"
 ONE = "runs the model as it is, on the caller's batch"
 TINY = "a sample in the thousands at most, by its own settings"
+CHUNKS = "contributions of as many prompts as 256 MiB hold"
 WRITES = "disk: rows of one shard at a time"
 GOES_ON: dict[str, dict[str, str]] = {
     "core": dict.fromkeys(("check_finite", "generator"), GIVEN),
@@ -42,30 +44,36 @@ GOES_ON: dict[str, dict[str, str]] = {
     "dictionaries": {
         **dict.fromkeys(("Dictionary", "to_jumprelu", "check_l0", "load save"), "the dictionary itself"),
         "load_transcoders save_transcoders": "the dictionary itself",
-        **dict.fromkeys(("absorption", "score_recovery", "SyntheticWorld", "distil"), GIVEN),
-        **dict.fromkeys(("feature_splitting", "stability"), "refuses more than 2^28 pairs"),
+        **dict.fromkeys(("score_absorption", "score_recovery", "SyntheticWorld", "distil"), GIVEN),
+        **dict.fromkeys(("score_splitting", "score_stability"), "refuses more than 2^28 pairs"),
     },
     "lenses": {
-        **dict.fromkeys(("identifiability", "coupling", "sparse_code", "decompose_positions"), GIVEN),
+        **dict.fromkeys(("score_identifiability", "measure_coupling", "sparse_code"), GIVEN),
+        "decompose_positions": GIVEN,
         **dict.fromkeys(("compare_tables", "path_vectors", "FeatureVectors", "TunedLens"), GIVEN),
         **dict.fromkeys(("read_pairs", "neuron_atlas", "read_directions", "read_weights"), BLOCKS),
         **dict.fromkeys(("stitch_kernel", "encoder_decoder"), "embeddings alone"),
         **dict.fromkeys(("class_lens", "decoder_lens", "score_decoder_lens"), ONE),
     },
     "probing": {
-        **dict.fromkeys(("concept_agreement", "concept_existence", "concept_location", "elude"), GIVEN),
+        **dict.fromkeys(
+            ("score_concept_agreement", "score_concept_existence", "score_concept_location", "elude"), GIVEN
+        ),
         **dict.fromkeys(("eraser_of", "random_eraser", "v_information", "structural_probe"), GIVEN),
         **dict.fromkeys(("align_spans", "align_texts", "align_words"), "ids, no rows"),
         "probe_context": OWN,
     },
     "attribution": {
-        **dict.fromkeys(("attention_flow", "attention_rollout", "agreement"), GIVEN),
-        **dict.fromkeys(("linear_head", "prune_curve", "unit_relevance"), ONE),
+        **dict.fromkeys(("attention_flow", "attention_rollout", "compare_methods"), GIVEN),
+        **dict.fromkeys(("linear_head", "prune_curve", "score_units"), ONE),
     },
+    "rasp": {},
+    "circuits": {**dict.fromkeys(CIRCUITS, CHUNKS)},
     "studies": dict.fromkeys(
         (
-            "amortize CharLSTM clamp_unit lstm_writer model_writer clamped_writing endtask_benchmark "
-            "recourse spurious compare_in_context eliminate_features low_signal optimal_support find_unit"
+            "amortize CharLSTM clamp_unit lstm_writer model_writer write_clamped benchmark_end_tasks "
+            "ask_recourse ask_spurious compare_in_context eliminate_features benchmark_low_signal "
+            "find_optimal_support find_unit"
         ).split(),
         OWN,
     ),
@@ -77,7 +85,7 @@ NO_MODEL = ("plotting", "reports")
 """Rooms of results."""
 PUSH = frozenset(
     """
-    HookedModel fold ActivationStream train gather head_atlas heads_from_weights align_models logit_lens
+    HookedModel fold ActivationStream train gather head_atlas find_heads align_models logit_lens
     direct_logit_attribution attribute evaluate finetune fit_eraser probe_sweep record_attention
     """.split()
 )

@@ -15,7 +15,7 @@ import torch
 
 from interp.core.randomness import generator
 from interp.tasks import InductionConfig, held_out_blocks, measure
-from interp.tasks.grammar.asking import grammar_names, grammar_task
+from interp.tasks.grammar.asking import list_grammar, grammar_task
 from tests.tasks.test_bundled import card, model
 
 NEAR = 0.002
@@ -69,7 +69,7 @@ def test_the_probes_are_those_of_the_card(figures: Any) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", grammar_names())
+@pytest.mark.parametrize("name", list_grammar())
 def test_every_template_is_what_the_card_says(name: str) -> None:
     shown = card("tiny-grammar")["behaviours"][name]
     report = measure(model("tiny-grammar"), grammar_task(name), card("tiny-grammar")["prompts"], seed=7)

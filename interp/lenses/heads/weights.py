@@ -91,7 +91,7 @@ def find_heads(model: HookedModel, *, n_tokens: int = 512, seed: int = 0) -> Wei
         "what one layer's heads say of every token": 4.0 * heads * n * (3 * n + 2 * cfg.d_head),
     }
     fix = f"n_tokens={max(2, n // 4)}"
-    refuse_parts(f"heads_from_weights over {n:,} tokens", parts, model.device, fix)
+    refuse_parts(f"find_heads over {n:,} tokens", parts, model.device, fix)
     draw = torch.randperm(cfg.d_vocab, generator=generator(seed, "tokens for heads"))[:n_tokens]
     embed = model.W_E.detach()[draw.to(model.device)].float()
     unembed = None
