@@ -15,7 +15,7 @@ import torch
 
 from interp.core.randomness import generator
 from interp.tasks import InductionConfig, held_out_blocks, measure
-from interp.tasks.grammar.asking import list_grammar, grammar_task
+from interp.tasks.grammar.asking import grammar_task, list_grammar
 from tests.tasks.test_bundled import card, model
 
 NEAR = 0.002
