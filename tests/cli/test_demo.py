@@ -55,6 +55,7 @@ def test_the_page_has_every_section_and_its_checks_hold(page: Path) -> None:
         "What each head does",
         "Where heads look",
         "Which tokens made the answer",
+        "Which edges carry the answer",
         "What the weights say",
         "What a probe can read",
         "What the stream is made of",
