@@ -55,12 +55,12 @@ def test_all_edges_are_the_model_and_none_the_ablated_one(name: str) -> None:
         assert (clean.sum(0) + biases - acts[wires.stream.last]).abs().max() < bound
 
 
-def by_hand(wires: Any, pairs: Any, instead: Tensor) -> Tensor:
-    """Every edge in a run of its own."""
-    found = torch.zeros(wires.possible.shape, dtype=torch.float64)
+def by_hand(wires: Any, pairs: Any, instead: Tensor, every: int) -> Tensor:
+    """Edges, each in a run of its own; NaN for those that were not asked about."""
+    found = torch.full(wires.possible.shape, torch.nan, dtype=torch.float64)
     with torch.no_grad():
         plain = pairs.target.of(wires.model(pairs.clean)).mean()
-        for writer, reader in wires.possible.nonzero().tolist():
+        for writer, reader in wires.possible.nonzero()[::every].tolist():
             one = torch.zeros(wires.possible.shape, dtype=torch.float64)
             one[writer, reader] = 1
             output = PatchedRun(wires, one, instead)(pairs.clean)
@@ -76,7 +76,9 @@ def test_a_measured_edge_is_the_naive_loops(name: str, ablation: Any, full_count
     model, pair = models.family(name), models.pair(n=2, width=5)
     wires, pairs, _, instead = staged(model, pair, ablation)
     scores = score_edges(model, pair, TARGET, method="exact", ablation=ablation)
-    assert (scores.scores - by_hand(wires, pairs, instead)).abs().max() < 1e-9
+    expected = by_hand(wires, pairs, instead, 1 if full_count else 7)
+    asked = ~expected.isnan()
+    assert (scores.scores - expected)[asked].abs().max() < 1e-9 and int(asked.sum()) > 40
     assert float(scores.scores.abs().max()) > 1e-3
 
 
@@ -177,16 +179,16 @@ def test_paths_are_sums_at_their_own_nodes() -> None:
 
 def test_batches_and_padding_change_nothing() -> None:
     model = models.family("gpt2")
-    clean, corrupted = models.pair(n=4)
+    clean, corrupted = models.pair(n=3)
     whole = score_edges(model, (clean, corrupted), TARGET, by_prompt=True)
-    parts = score_edges(model, (clean, corrupted), TARGET, by_prompt=True, batch_size=3)
+    parts = score_edges(model, (clean, corrupted), TARGET, by_prompt=True, batch_size=2)
     assert whole.by_prompt is not None and parts.by_prompt is not None
     assert (whole.by_prompt - parts.by_prompt).abs().max() < 1e-12
     assert (whole.by_prompt.mean(0) - whole.scores).abs().max() < 1e-12
     batch = interp.models.TokenBatch
-    mask = torch.ones(4, 8, dtype=torch.bool)
+    mask = torch.ones(3, 8, dtype=torch.bool)
     mask[:, 6:] = False
-    wide = [torch.cat([ids, torch.full((4, 2), 9)], 1) for ids in (clean, corrupted)]
+    wide = [torch.cat([ids, torch.full((3, 2), 9)], 1) for ids in (clean, corrupted)]
     read = lambda out: out[:, 5, 7] - out[:, 5, 11]  # noqa: E731
     for method in ("eap", "exact", "eap_ig", "mask_gradient"):
         one = score_edges(model, (clean, corrupted), TARGET, method=method)

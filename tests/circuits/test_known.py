@@ -98,13 +98,19 @@ def test_exact_patching_finds_the_edges_of_compiled_programs(program: str, share
     assert found <= wanted and len(found) >= len(wanted) - 1, (sorted(found), sorted(wanted))
 
 
-@pytest.mark.parametrize("task", ["indirect-object", "docstring", "greater-than"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "indirect-object",
+        *(pytest.param(task, marks=pytest.mark.full) for task in ("docstring", "greater-than")),
+    ],
+)
 def test_small_circuits_of_the_bundled_model_are_faithful(task: str, full_count: bool) -> None:
     model, asked = interp.load_model("tiny-grammar"), grammar_task(task)
-    n = 40 if full_count else 12
+    n, n_random = (40, 100) if full_count else (8, 10)
     scores = score_edges(model, asked.sample(n, seed=1), method="eap_ig")
     curve = faithfulness_curve(
-        model, asked.sample(n, seed=2), scores, shares=(0.05, 0.1, 0.15, 1.0), n_random=20
+        model, asked.sample(n, seed=2), scores, shares=(0.05, 0.1, 0.15, 1.0), n_random=n_random
     )
     assert float(curve.faithfulness[2]) >= 0.85 and float(curve.faithfulness[3]) == pytest.approx(1.0)
     assert float(curve.random[:3].max()) < 0.15 and curve.check().ok
