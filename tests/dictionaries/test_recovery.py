@@ -143,7 +143,7 @@ def test_in_the_default_world_a_stop_by_the_residual_beats_a_count(full_count: b
     f1 = [float(score_recovery(one, world, rows, with_ceiling=False).f1.mean()) for one in (residual, fixed)]
     assert f1 == pytest.approx([0.92, 0.84], abs=0.01)
     if full_count:
-        assert ceilings(world)["one pass"]["f1"] == pytest.approx(0.80, abs=0.01)
+        assert score_ceilings(world)["one pass"]["f1"] == pytest.approx(0.80, abs=0.01)
 
 
 def test_scores_are_those_of_sae_lens(tmp_path: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp import InterpError, load_model, wrap
 from interp.core.errors import FoldError, ModelError, WeightError
-from interp.lenses import direct_logit_attribution, neuron_atlas
+from interp.lenses import direct_logit_attribution, find_heads, neuron_atlas
 from interp.models.adapters.linear import linear_weight
 from interp.models.folding.fold import fold
 from tests.models import zoo

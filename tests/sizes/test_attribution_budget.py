@@ -210,5 +210,5 @@ def test_faithfulness_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch)
     rows = passes_of(model)
     with_free(monkeypatch, 2**14)
     with pytest.raises(MemoryBudgetError):
-        interp.attribution.faithfulness(model, [ids], 7, found)
+        interp.attribution.measure_faithfulness(model, [ids], 7, found)
     assert not rows
