@@ -28,7 +28,7 @@ from interp.core.errors import ConfigError, ShapeError
 from interp.core.frames.quantity import called, measured, places
 from interp.core.randomness import generator
 from interp.core.result import Result
-from interp.core.settings import check_flags
+from interp.core.settings import check_flags, read_count
 from interp.models.hooked import HookedModel
 from interp.models.text.batch import TokenBatch
 
@@ -165,8 +165,7 @@ def faithfulness_curve(
     chosen = [float(share) for share in shares]
     if not chosen or chosen != sorted(set(chosen)) or not 0 < chosen[0] <= chosen[-1] <= 1:
         raise ConfigError("shares grow from above 0 to at most 1", got=chosen)
-    if isinstance(n_random, bool) or n_random < 1:
-        raise ConfigError("random circuits are the null of every circuit", got=f"n_random={n_random!r}")
+    n_random = read_count("n_random", n_random)  # the null of every circuit
     pairs = read_pairs(model, inputs, target)
     wires = graph_of(model, pairs)
     refuse_other(wires, scores.labels)

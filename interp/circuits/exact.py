@@ -16,6 +16,8 @@ from interp.circuits.wires import Group, Wiring
 from interp.models.stream.frozen import wide
 from interp.models.stream.readers import Reader
 from interp.models.text.batch import TokenBatch
+from interp.tasks.batch import PromptBatch
+from interp.tasks.metrics import metric_target
 
 ROWS = 2**13
 """Tokens in one run."""
@@ -94,9 +96,6 @@ class _Prompt:
 
 def repeated(pairs: Pairs, n: int) -> Pairs:
     """One prompt as n rows, for what reads answers."""
-    from interp.tasks.batch import PromptBatch
-    from interp.tasks.metrics import metric_target
-
     one = pairs.prompts
     if one is None:
         return pairs

@@ -34,11 +34,10 @@ class PatchedRun:
         self.wires, self.exchanged, self.instead = wires, runs, instead
         self._seen: dict[str, Tensor] = {}
         self._apart: list[Tensor] = []
-        self._streams: dict[str, Tensor] = {}
 
     def __call__(self, batch: TokenBatch) -> Any:
         """The model's output."""
-        self._seen, self._apart, self._streams = {}, [], {}
+        self._seen, self._apart = {}, []
         return self.wires.model.run_with_hooks(batch, self._hooks())
 
     def _hooks(self) -> list[tuple[str, Callable[..., Any]]]:

@@ -24,7 +24,7 @@ from interp.circuits.pairs import Pairs, numbers, read_pairs
 from interp.circuits.patched import PatchedRun
 from interp.circuits.wires import Wiring, adds_up, wiring
 from interp.core.errors import ConfigError
-from interp.core.settings import check_choice, check_flags
+from interp.core.settings import check_choice, check_flags, read_count
 from interp.models.hooked import HookedModel
 from interp.models.stream.frozen import wide
 
@@ -80,7 +80,7 @@ def score_edges(
             `interp.attribute` takes, one number per prompt.
         method: "eap": the gradient on the clean prompts. "eap_ig": its mean while the embeddings go
             from corrupted to clean. "clean_corrupted": the mean of both ends. "mask_gradient": the
-            mean while every edge goes from clean to ablated at once (0 steps between: EAP).
+            mean while every edge goes from clean to ablated at once (`steps=1, nodes="right"` is EAP).
             "exact": each edge ablated alone and measured. "information_flow": how much nearer the
             writer brings the reader's input to itself in the 1-norm, without gradients.
         ablation: "resample" (the corrupted prompt's), "zero", "mean".
@@ -93,8 +93,9 @@ def score_edges(
         batch_size: Prompts at a time; as many as 256 MiB of contributions hold.
 
     Raises:
-        ConfigError: A setting that the method does not use, prompts without a corrupted side, a
-            target that is no number per prompt, or no gap between clean and ablated.
+        ConfigError: A setting that the method does not use, prompts without a corrupted side, or a
+            metric without a gradient. (`check()` says where clean and ablated do not differ.)
+        ShapeError: A target that is no number per prompt, or sides of different shape.
         ModelError: A model without one residual stream, or whose readers cannot be told apart.
     """
     check_choice("method", method, EdgeMethod)
@@ -162,9 +163,7 @@ def _path(method: str, steps: int | None, nodes: str | None) -> tuple[list[float
                 fix='method="eap_ig" or "mask_gradient"',
             )
         return [1.0], [1.0]
-    n = 5 if steps is None else steps
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ConfigError("a path has at least one step", got=f"steps={n!r}")
+    n = 5 if steps is None else read_count("steps", steps)
     check_choice("nodes", nodes or "gauss", PathNodes)
     if nodes == "left":
         return [k / n for k in range(n)], [1 / n] * n
@@ -184,9 +183,7 @@ def graph_of(model: HookedModel, pairs: Pairs) -> Wiring:
 
 def _batch_size(wires: Wiring, pairs: Pairs, given: int | None) -> int:
     if given is not None:
-        if isinstance(given, bool) or given < 1:
-            raise ConfigError("a batch has at least one prompt", got=f"batch_size={given!r}")
-        return given
+        return read_count("batch_size", given)
     one = 4 * len(wires.writer_names) * pairs.clean.ids.shape[1] * wires.model.cfg.d_model
     return max(1, CHUNK // one)
 
