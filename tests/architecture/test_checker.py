@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -68,25 +69,29 @@ class Pair:
 """
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    folder = tmp_path_factory.mktemp("package")
-    (folder / "toy_of_the_checker.py").write_text(SOURCE)
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[ModuleType]:
+    (tmp_path / "toy_of_the_checker.py").write_text(SOURCE)
     finders = list(sys.meta_path)
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(tmp_path))
     checker.install("toy_of_the_checker")
     try:
         yield importlib.import_module("toy_of_the_checker")
     finally:
         sys.meta_path[:] = finders
-        sys.path.remove(str(folder))
+        sys.path.remove(str(tmp_path))
         sys.modules.pop("toy_of_the_checker", None)
+
+
+def test_a_function_inside_is_checked_once(toy: ModuleType) -> None:
+    assert toy.outer()(4) == 4
+    assert toy.outer()("3") == "3", "the second of one process is called as it is"
 
 
 def test_what_fits_passes(toy: ModuleType) -> None:
     assert toy.plain(3) == "3" and toy.unknown("anything", 2) == 2
     assert toy.rows(torch.zeros(5, 2), torch.zeros(5, 3)).shape == (2, 3)
-    assert list(toy.each(3)) == [0, 1, 2] and toy.outer()(4) == 4
+    assert list(toy.each(3)) == [0, 1, 2]
     assert toy.Pair.of(3).name == "" and toy.Pair.twice(2) == 4
 
 

@@ -1,9 +1,10 @@
 """The runtime type checker of the suite: every function of the package holds its annotations.
 
-An import hook decorates each function and dataclass as it is compiled: so each test is also a test of
-shapes and types, and users pay nothing. beartype checks; where an annotation names axes, a scope of
-jaxtyping's makes equal names mean equal sizes. (jaxtyping's own hook opens such a scope around every
-call and checks its arguments twice, which made half of the suite's time.)
+An import hook decorates each function and dataclass as it is compiled, and the first call reads the
+annotations: so each test is also a test of shapes and types, and users pay nothing. beartype checks;
+where an annotation names axes, a scope of jaxtyping's makes equal names mean equal sizes. (jaxtyping's
+own hook opens such a scope around every call and checks its arguments twice; reading annotations at
+import, or those of functions inside functions each time, made a third of the suite's time.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from threading import Thread
 from types import FunctionType
 from typing import Any, get_type_hints
 
@@ -26,10 +28,11 @@ from jaxtyping import config, jaxtyped
 
 NAME = "__check_annotations__"
 """What decorated code calls the decorator."""
-TAG = ".checked-1.pyc"
+TAG = ".checked-2.pyc"
 """Ends the names of cached bytecode; raised with every change of what `_Decorate` writes."""
 AXES = ("Float[", "Int[", "Bool[", "Shaped[", "Num[", "Integer[", "Inexact[", "Complex[")
 _MARK = "_annotations_are_checked"
+_inner: set[tuple[str, int]] = set()
 
 
 class Violation(TypeError):
@@ -47,28 +50,51 @@ def check(target: Any) -> Any:
         if is_dataclass(target) and isinstance(init, FunctionType) and not hasattr(init, _MARK):
             target.__init__ = check(init)
         return target
-    told = {name: str(hint) for name, hint in target.__annotations__.items()}
-    hints = {name: _read(hint, target) for name, hint in target.__annotations__.items()}
-    if all(hint is Any for hint in hints.values()):
-        return target
-    with_axes = any(kind in hint for hint in told.values() for kind in AXES)
-    try:
-        checked = _checked(target, hints)
-    except BeartypeDecorHintException:
-        checked = _checked(target, {name: hint if _checkable(hint) else Any for name, hint in hints.items()})
+    if "<locals>" in target.__qualname__:
+        # Made anew at every call of the one around it, and reading takes a hundred times as long as
+        # most of them run: a process checks the first of each.
+        place = (target.__code__.co_filename, target.__code__.co_firstlineno)
+        if place in _inner:
+            return target
+        _inner.add(place)
+    runs: list[Callable[..., Any]] = []
 
     @functools.wraps(target)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if config.jaxtyping_disable:
             return target(*args, **kwargs)
-        if not with_axes:
-            return checked(*args, **kwargs)
-        with jaxtyped("context"):
-            return checked(*args, **kwargs)
+        if not runs:  # most functions are imported by every process and called by few
+            reader = Thread(target=lambda: runs.append(_held(target)))
+            # beartype keeps exceptions that it raises, and they keep the frames that called it: in a
+            # thread of its own, none that holds somebody's activations.
+            reader.start()
+            reader.join()
+        return runs[0](*args, **kwargs)
 
     setattr(guarded, _MARK, True)
     return guarded
+
+
+def _held(target: FunctionType) -> Callable[..., Any]:
+    """The function with its annotations read, as it is to be called."""
+    told = [str(hint) for hint in target.__annotations__.values()]
+    hints = {name: _read(hint, target) for name, hint in target.__annotations__.items()}
+    if all(hint is Any for hint in hints.values()):
+        return target
+    try:
+        checked = _checked(target, hints)
+    except BeartypeDecorHintException:
+        checked = _checked(target, {name: hint if _checkable(hint) else Any for name, hint in hints.items()})
+    if not any(kind in hint for hint in told for kind in AXES):
+        return checked
+
+    def in_scope(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        with jaxtyped("context"):
+            return checked(*args, **kwargs)
+
+    return in_scope
 
 
 def install(package: str) -> None:

@@ -202,9 +202,9 @@ def _refuse_other_norms(
     """Refuse the inside of norms that compute something else than normalized * gain + bias."""
     for name, value in values.items():
         site = model.sites[name]
-        parts = norm_parts(site.module) if site.kind == "normalized" else None
-        offloaded = any(p.is_meta for p in site.module.parameters())
-        if parts is None or offloaded:  # its gain is there while it runs only
+        if site.kind != "normalized" or (parts := norm_parts(site.module)) is None:
+            continue
+        if any(p.is_meta for p in site.module.parameters()):  # its gain is there while it runs only
             continue
         output = seen[site.module][site.call or 0]
         if not _close(parts.finish(site.module, value, output), output, tolerance):
