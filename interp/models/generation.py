@@ -53,8 +53,10 @@ def generate(
     own = model._intake.huggingface and hasattr(model.module, "generate")
     settings = Decoding(model, temperature, options, own)
     batch, order = _as_given(ready) if model.two_sided else _left_padded(ready)
-    refused = model._intake.padding.refused.get("left")
-    if batch.padded and order is not None and refused:
+    refused = ""
+    if batch.padded and order is not None:
+        refused = model._intake.padding_proved().refused.get("left", "")
+    if refused:
         raise TokenError(
             f"rows of different length are continued with their padding on the left, and {refused}",
             got=f"rows of {batch.lengths.tolist()[:8]} tokens",

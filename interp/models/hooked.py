@@ -26,7 +26,6 @@ from interp.models.hooks.plan import (
     start_request,
 )
 from interp.models.hooks.runs import Run
-from interp.models.hooks.sites import SiteMap
 from interp.models.hooks.splice import Splice
 from interp.models.running import Running
 from interp.models.text.gate import one_error
@@ -56,14 +55,8 @@ class HookedModel(Running):
         *,
         rewrap: Callable[..., HookedModel],
     ) -> None:
-        super().__init__(module, adapter, tokenization, intake)
-        self.splices = splices
+        super().__init__(module, adapter, tokenization, intake, splices)
         self._rewrap = rewrap  # `wrap`, handed in because it stands above this file
-        listed = dict(adapter.sites)
-        for splice in splices:
-            listed = splice.insert(listed)
-        where = adapter.cfg.model_name or type(module).__name__
-        self.sites: SiteMap = SiteMap(listed, module, where, adapter.refused, adapter.unlisted)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -224,7 +217,7 @@ class HookedModel(Running):
         Raises:
             HookNotFired: At the end of a block that ran the model without reaching a hook.
         """
-        refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
+        refuse_replaced(self._adapter.links, self._adapter.cfg.model_name)
         hooks = [*hook_list(fwd_hooks), *backward_hooks(bwd_hooks)]
         run = Run(self._frame, requests(self.sites, [], hooks), self.splices)
         with run:
@@ -314,7 +307,7 @@ class HookedModel(Running):
         return view
 
     def _view(self, splices: tuple[Splice, ...]) -> HookedModel:
-        parts = (self.module, self.adapter, self.tokenization, self._intake)
+        parts = (self.module, self._adapter, self.tokenization, self._intake)
         return HookedModel(*parts, splices, rewrap=self._rewrap)
 
     def randomised(self, seed: int = 0) -> HookedModel:

@@ -1,21 +1,22 @@
-"""Padding proves itself: at load, a padded batch must equal its rows alone.
+"""Padding proves itself: a padded batch must equal its rows alone, or nobody may pad.
 
 Padded on the left, on the right and with holes in the mask, in one batch; the real tokens' outputs
-are compared with the same tokens alone. Where they differ that side is refused for this model, at
-the moment somebody pads there.
+are compared with the same tokens alone. Where they differ that side is refused for this model.
+Nobody waits for it who pads nothing: the first padded batch runs the proof.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
-from interp.models.adapters.proof import FirstRun, quiet
-from interp.models.hooked import HookedModel
+from interp.models.adapters.once import undisturbed
+from interp.models.hooks.frame import Frame
 from interp.models.outputs import candidates, main_output
 from interp.models.text.batch import TokenBatch
 from interp.models.text.inputs import Intake
@@ -26,35 +27,56 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2
 REAL, PADS = 5, 2
 
 
-def prove_padding(model: HookedModel, first: FirstRun | None = None) -> None:
+def prove_padding(module: nn.Module, frame: Frame, dtype: str, intake: Intake) -> bool:
     """Find out, on a few tokens, where this model may be padded and whose positions hold there.
 
     Tried in turn, until nothing differs: positions counted from the mask, the model's own; any id
     in the padding, its padding id. One passes at once in nearly every family.
 
-    Args:
-        first: A run without padding that was made before, perhaps of the same tokens.
+    Returns:
+        Whether anything was learned: not of a model that gives no numbers (NaN, or tensors without
+        values).
     """
-    intake = model._intake
     rows = intake.tokenization.d_vocab or 0
     columns = min(REAL + PADS, intake.tokenization.n_ctx or REAL + PADS)
     if not intake.reads_ids or rows < 2 or columns <= PADS:
-        return
-    ids = _probe(rows, columns - PADS, model.device)
+        return True
+    trial = _Trial(module, intake, _probe(rows, columns - PADS, intake.device), TOLERANCE.get(dtype, 6e-2))
+    if isinstance(trial.ids, FakeTensor):
+        return False
     best: Padding | None = None
-    known = None if first is None or _two_sided(model) else _alone(first, ids)
-    with quiet(model), torch.no_grad():
-        for padding in _ways(model, intake):
-            trial = replace(intake, padding=padding)
-            padding.refused.update(_differences(model, trial, ids, "", known))
-            if _two_sided(model):
-                padding.refused.update(_differences(model, trial, ids, "decoder "))
+    with undisturbed(frame, intake.device):
+        for padding in _ways(module, intake):
+            refused = _refused(trial._replace(intake=replace(intake, padding=padding)))
+            if refused is None:
+                return False
+            padding.refused.update(refused)
             if best is None or len(padding.refused) < len(best.refused):
                 best = padding
             if not any(name.endswith(("left", "right")) for name in padding.refused):
                 break  # holes are nobody's custom: no other way of counting mends a fixed window
     if best is not None:
-        vars(intake.padding).update(vars(best) | {"alone": intake.padding.alone})
+        known = {"alone": intake.padding.alone, "proof": intake.padding.proof}
+        vars(intake.padding).update(vars(best) | known)
+    return True
+
+
+class _Trial(NamedTuple):
+    """One way of padding, and what it is tried on."""
+
+    module: nn.Module
+    intake: Intake
+    ids: Tensor
+    tolerance: float
+
+
+def _refused(trial: _Trial) -> dict[str, str] | None:
+    """The sides that this way of padding does not hold on; None where nothing can be said."""
+    found = _differences(trial, "")
+    if found is not None and _two_sided(trial.intake):
+        more = _differences(trial, "decoder ")
+        found = None if more is None else found | more
+    return found
 
 
 def _probe(rows: int, length: int, device: torch.device) -> Tensor:
@@ -62,16 +84,16 @@ def _probe(rows: int, length: int, device: torch.device) -> Tensor:
     return (rows // 2 + torch.arange(length, device=device) * 7 % max(rows - rows // 2, 1))[None]
 
 
-def _ways(model: HookedModel, intake: Intake) -> Iterator[Padding]:
-    own = getattr(getattr(model.module, "config", None), "pad_token_id", None)
+def _ways(module: nn.Module, intake: Intake) -> Iterator[Padding]:
+    own = getattr(getattr(module, "config", None), "pad_token_id", None)
     fills = [None] if own is None or not 0 <= own < (intake.tokenization.d_vocab or 0) else [None, own]
     for fill in fills:
         for placed in (True, False) if "position_ids" in intake.accepted else (True,):
             yield Padding(fill=fill, placed=placed)
 
 
-def _two_sided(model: HookedModel) -> bool:
-    return "decoder_attention_mask" in model._intake.accepted
+def _two_sided(intake: Intake) -> bool:
+    return "decoder_attention_mask" in intake.accepted
 
 
 def _padded(ids: Tensor) -> tuple[list[str], TokenBatch]:
@@ -87,54 +109,41 @@ def _padded(ids: Tensor) -> tuple[list[str], TokenBatch]:
     return list(masks), TokenBatch(batch, mask)
 
 
-def _alone(first: FirstRun, ids: Tensor) -> list[Tensor] | None:
-    """What a run made of these tokens, if they were its first row."""
-    tokens = first.ready.tokens
-    if tokens is None or tokens.shape[1:] != ids.shape[1:] or not torch.equal(tokens[:1], ids):
-        return None
-    parts = _parts(first.raw)
-    return (
-        [part[:1] for part in parts]
-        if all(part.dim() and len(part) == len(tokens) for part in parts)
-        else None
-    )
-
-
-def _differences(
-    model: HookedModel, intake: Intake, ids: Tensor, side: str, known: list[Tensor] | None = None
-) -> dict[str, str]:
+def _differences(trial: _Trial, side: str) -> dict[str, str] | None:
     """The sides on which padding changes what the real tokens give, with the reason."""
-    names, batch = _padded(ids)
+    names, batch = _padded(trial.ids)
     try:
-        alone = known or _run(model, _ready(model, intake, TokenBatch.of(ids), ids, side))
-        together = _run(model, _ready(model, intake, batch, ids, side))
+        alone = _run(trial, TokenBatch.of(trial.ids), side)
+        together = _run(trial, batch, side)
     except Exception as error:  # whatever a strange forward raises: then nobody may pad it
         told = str(error).strip().splitlines() or [type(error).__name__]
         return {side + name: f"this model cannot be padded: {told[0][:100]}" for name in SIDES}
+    if not all(bool(row.isfinite().all()) for row in alone):
+        return None
     bad = {}
-    tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     for i, name in enumerate(names):
-        mask = batch.mask[i] if side or not _two_sided(model) else None
+        mask = batch.mask[i] if side or not _two_sided(trial.intake) else None
         rows = [_real(t[i], mask) for t in together]
-        if not all(_same(a[0], row, tolerance) for a, row in zip(alone, rows, strict=True)):
+        if not all(_same(a[0], row, trial.tolerance) for a, row in zip(alone, rows, strict=True)):
             finite = all(bool(row.isfinite().all()) for row in rows)
-            bad[side + name] = _reason(intake, name, finite)
+            bad[side + name] = _reason(trial.intake, name, finite)
     return bad
 
 
-def _ready(model: HookedModel, intake: Intake, batch: TokenBatch, ids: Tensor, side: str) -> Prepared:
+def _run(trial: _Trial, batch: TokenBatch, side: str) -> list[Tensor]:
+    ready = _ready(trial.intake, batch, trial.ids, side)
+    return _parts(trial.module(*ready.args, **ready.kwargs))
+
+
+def _ready(intake: Intake, batch: TokenBatch, ids: Tensor, side: str) -> Prepared:
     if side:
         first = ids[:, :2].expand(len(batch), -1)
         extra = {"decoder_input_ids": batch.ids, "decoder_attention_mask": batch.mask}
         return intake.prepare(first, extra, None)
-    if _two_sided(model):
+    if _two_sided(intake):
         decoder = ids[:, :2].expand(len(batch), -1)
         return intake.prepare(batch, {"decoder_input_ids": decoder}, None)
     return intake.prepare(batch, {}, None)
-
-
-def _run(model: HookedModel, ready: Prepared) -> list[Tensor]:
-    return _parts(model.module(*ready.args, **ready.kwargs))
 
 
 def _parts(raw: Any) -> list[Tensor]:

@@ -20,6 +20,7 @@ from interp.models.budget import estimate_bytes
 from interp.models.cfg import ModelConfig
 from interp.models.describe import model_map
 from interp.models.hooks.sites import SiteMap
+from interp.models.hooks.splice import Splice
 from interp.models.text.batch import TokenBatch
 from interp.models.text.inputs import Intake
 from interp.models.text.tokens import Tokenization
@@ -30,19 +31,46 @@ class Parts:
 
     Attributes:
         module: The raw model; its state dict, forward and save_pretrained stay as they were.
-        sites: Names -> `Site`, in firing order; `model.sites.shape(name)` tells the axes.
         tokenization: Text <-> ids, with the BOS policy.
     """
 
-    sites: SiteMap
-
     def __init__(
-        self, module: nn.Module, adapter: Adapter, tokenization: Tokenization, intake: Intake
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        tokenization: Tokenization,
+        intake: Intake,
+        splices: tuple[Splice, ...] = (),
     ) -> None:
         self.module = module
-        self.adapter = adapter
+        self._adapter = adapter
         self.tokenization = tokenization
         self._intake = intake
+        self.splices = splices
+        self._sites: SiteMap | None = None
+
+    @property
+    def adapter(self) -> Adapter:
+        """What is known about the raw model, proved: the first who asks runs the proof."""
+        if self._adapter.proof is not None:
+            self._adapter.proof.settle(self)
+        return self._adapter
+
+    @property
+    def sites(self) -> SiteMap:
+        """Names -> `Site`, in firing order, those that hold what they say.
+
+        Raises:
+            AdapterError: When first asked, and from then on: the output changes under hooks.
+        """
+        adapter = self.adapter
+        if self._sites is None:
+            listed = dict(adapter.sites)
+            for splice in self.splices:
+                listed = splice.insert(listed)
+            where = adapter.cfg.model_name or type(self.module).__name__
+            self._sites = SiteMap(listed, self.module, where, adapter.refused, adapter.unlisted)
+        return self._sites
 
     # --- text -------------------------------------------------------------------------------
 
@@ -87,7 +115,7 @@ class Parts:
     @property
     def cfg(self) -> ModelConfig:
         """Sizes under TransformerLens's names; dtype and device are those of the weights now."""
-        return identity.current_cfg(self.adapter.cfg, self.adapter.born, self.module)
+        return identity.current_cfg(self._adapter.cfg, self._adapter.born, self.module)
 
     @property
     def device(self) -> torch.device:
@@ -137,12 +165,12 @@ class Parts:
     @property
     def two_sided(self) -> bool:
         """Whether an encoder and a decoder read texts of their own."""
-        return self.adapter.inputs == "encoder_decoder"
+        return self._adapter.inputs == "encoder_decoder"
 
     @property
     def is_language_model(self) -> bool:
         """Whether the output at each position is about the next token."""
-        if self.adapter.inputs != "tokens":
+        if self._adapter.inputs != "tokens":
             return False
         if self.adapter.unembed is not None:
             return self.cfg.causal
@@ -151,7 +179,7 @@ class Parts:
     @property
     def reads(self) -> Inputs:
         """What a forward pass takes: tokens, an encoder's and a decoder's, pixels, or anything."""
-        return self.adapter.inputs
+        return self._adapter.inputs
 
     @property
     def has_head(self) -> bool:

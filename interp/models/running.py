@@ -26,8 +26,6 @@ from interp.models.hooks.plan import (
     silent,
 )
 from interp.models.hooks.runs import Run
-from interp.models.hooks.sites import SiteMap
-from interp.models.hooks.splice import Splice
 from interp.models.hooks.taps import Request
 from interp.models.parts import Parts
 from interp.models.text.beside import refuse_dtypes
@@ -38,14 +36,11 @@ from interp.models.text.prepared import Prepared
 class Running(Parts):
     """The running of a wrapped model; `HookedModel` adds what users call."""
 
-    sites: SiteMap
-    splices: tuple[Splice, ...]
-
     @cached_property
     def _frame(self) -> Frame:
         base: Any = getattr(self.module, "base_model", None)
         encoder: Any = getattr(self.module, "get_encoder", None) if self.two_sided else None
-        adapter = self.adapter
+        adapter = self._adapter
         return Frame.of(
             self.module,
             [base, encoder() if callable(encoder) else None],  # type: ignore[list-item]
@@ -63,7 +58,7 @@ class Running(Parts):
         left: bool = False,
         method: str = "__call__",
     ) -> Prepared:
-        refuse_replaced(self.adapter.links, self.adapter.cfg.model_name)
+        refuse_replaced(self._adapter.links, self._adapter.cfg.model_name)
         if type(truncate) is not bool:
             check_flags(truncate=truncate)
         own, elsewhere = options_of(type(self), method) if kwargs else ((), {})
@@ -74,7 +69,7 @@ class Running(Parts):
             refuse_inference("activations on the graph")
         refuse_placeless(self.sites, names, how.positions)
         keep = keeper(how.positions, how.to, how.dtype)
-        dtype, device = how.form(self.adapter.cfg.dtype, self.device)
+        dtype, device = how.form(self._adapter.cfg.dtype, self.device)
         sizes = estimate_bytes(self.sites, names, ready, dtype, how.positions)
         refuse_above(sizes, how.max_bytes, device)
         return requests(

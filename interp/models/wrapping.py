@@ -18,10 +18,10 @@ from interp.models.adapters.effective import links_of
 from interp.models.adapters.generic import module_adapter, small_adapter
 from interp.models.adapters.guest import hooked_root_adapter, is_hooked_root
 from interp.models.adapters.huggingface import huggingface_adapter, is_huggingface
+from interp.models.adapters.once import Once, undisturbed
 from interp.models.adapters.peft import injected
 from interp.models.adapters.proof import first_run, prove
 from interp.models.hooked import HookedModel
-from interp.models.hooks.passes import apart
 from interp.models.identity import placement
 from interp.models.padding import prove_padding
 from interp.models.small.model import SmallTransformer
@@ -41,11 +41,11 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
             with is read and run, and follows `set_adapter`, `disable_adapter` and merging.
         tokenizer: A Hugging Face tokenizer, or the folder of one; None to work with ids.
         name: What to call it in errors, pictures and provenance.
-        check: Run the adapter's proof (a few tiny forward passes): output unchanged under hooks,
-            every site fires once and means what its name says.
+        check: Prove the adapter (a few tiny forward passes): here that the model runs; when sites
+            are first used, that its output is unchanged under hooks and that every site fires once
+            and means what its name says; when somebody first pads, where padding changes nothing.
 
     Raises:
-        AdapterError: The hooked model's output differs from the raw one's.
         ModelError: `module` is not a torch module, or carries adapters that are no part of it
             (prompt and prefix tuning).
         TokenError: `tokenizer` is none, and no folder of one.
@@ -69,10 +69,12 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     model = _assemble(module, adapter, tokenizer, check)
     if not check or (adapter.inputs in ("any", "choices") and adapter.probe is None):
         return model
-    with apart():  # hooks that are in place around this see nothing of it
-        first = first_run(model) if adapter.exact_once else None
-        prove_padding(model, first)
-        return model if first is None else prove(model, first)
+    if adapter.exact_once:
+        with undisturbed(model._frame, model.device):
+            first_run(model)
+        adapter.proof = Once(prove) if adapter.exact_once else None
+    model._intake.padding.proof = Once(partial(prove_padding, module, model._frame, model.cfg.dtype))
+    return model
 
 
 def _refuse_lifeless(module: nn.Module, runs: bool) -> None:

@@ -146,9 +146,10 @@ def test_holes_are_refused_where_the_model_counts_columns(name: str) -> None:
 
 def test_the_proof_finds_another_source_where_one_does_not_hold() -> None:
     model = wrap(zoo.make("roberta"))
-    assert model._intake.padding.placed and not model._intake.padding.refused
+    found = model._intake.padding_proved()
+    assert found.placed and not found.refused
     object.__setattr__(model._intake, "position_offset", 0)
-    prove_padding(model)
+    prove_padding(model.module, model._frame, "float32", model._intake)
     assert not model._intake.padding.placed and model._intake.padding.fill == 1
     ids, mask = padded("left", 33)
     with torch.no_grad():
@@ -160,9 +161,8 @@ def test_the_proof_refuses_a_model_that_cannot_count() -> None:
     module: Any = zoo.make("bert")
     encoder = module.bert.encoder.forward
     module.bert.encoder.forward = lambda x, attention_mask=None, **rest: encoder(x, **rest)
-    refused = wrap(module, check=False)
-    prove_padding(refused)
-    assert {"left", "right"} <= set(refused._intake.padding.refused)
+    refused = wrap(module)
+    assert {"left", "right"} <= set(refused._intake.padding_proved().refused)
     with pytest.raises(TokenError, match="real tokens"):
         refused(padded("right", 33)[0], attention_mask=padded("right", 33)[1])
 

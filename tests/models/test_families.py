@@ -13,6 +13,7 @@ import interp
 from interp.models.adapters.adapter import find
 from interp.models.adapters.blocks import T5_CROSS, T5_SELF
 from interp.models.adapters.families import family_of
+from interp.models.adapters.proof import probe_inputs
 from tests.models import zoo
 
 FAMILIES = list(zoo.MAKERS)
@@ -317,13 +318,16 @@ def test_architectures_out_of_reach_say_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_wrong_adapter_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Null of the proof: an attention function that scales wrongly must not load."""
+    """Null of the proof: an attention function that scales wrongly has no sites."""
     from interp.models.hooks import attention
 
     honest = attention._softmax
     monkeypatch.setattr(attention, "_softmax", lambda s, d, f: honest(s * 1.5, d, f))
-    with pytest.raises(interp.errors.AdapterError, match="refused"):
-        interp.wrap(zoo.make(name))
+    model = interp.wrap(zoo.make(name))
+    for _ in range(2):
+        with pytest.raises(interp.errors.AdapterError, match="refused"):
+            model.capture(probe_inputs(model), "blocks.0.hook_resid_post")
+    model(probe_inputs(model), return_type=None)  # without sites it is the raw model
 
 
 def test_a_broken_promise_is_refused_not_approximately_named() -> None:

@@ -237,7 +237,7 @@ def test_a_padded_source_is_the_source_alone_or_refused(name: str, side: str) ->
     padded = torch.cat((pad, ids) if side == "left" else (ids, pad), 1)
     mask = torch.cat((0 * pad, 0 * ids + 1) if side == "left" else (0 * ids + 1, 0 * pad), 1)
     asked = {"input_ids": padded, "attention_mask": mask, "decoder_input_ids": kwargs["decoder_input_ids"]}
-    if side in model._intake.padding.refused:
+    if side in model._intake.padding_proved().refused:
         with pytest.raises(interp.InterpError, match=f"padding on the {side}|left padding"):
             model(asked)
         return

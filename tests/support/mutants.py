@@ -135,13 +135,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "position_ids(full, cached)",
         DOOR,
     ),
-    (
-        "16 proof",
-        "padding.py",
-        '    if best is not None:\n        vars(intake.padding).update(vars(best) | {"alone": intake.padding.alone})\n',
-        "",
-        DOOR,
-    ),
+    ("16 proof", "padding.py", "        vars(intake.padding).update(vars(best) | known)\n", "", DOOR),
     ("17", "hooks/taps.py", "        self.owner.refuse_recomputed(self)\n", "", PASSES),
     (
         "18 hooks",

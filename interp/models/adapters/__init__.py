@@ -1,1 +1,1 @@
-"""One table row per architecture, proved at load; weights under the field's names."""
+"""One table row per architecture, proved before use; weights under the field's names."""

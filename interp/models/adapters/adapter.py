@@ -16,6 +16,7 @@ from interp.models.adapters.blocks import Block, Family
 from interp.models.adapters.effective import Links
 from interp.models.adapters.linear import has_plain_weight, in_features, linear_weight
 from interp.models.adapters.norms import norm_parts
+from interp.models.adapters.once import Once
 from interp.models.cfg import ModelConfig
 from interp.models.hooks.sites import Flattened, Heads, Interleaved, Scaled, Site, Slice, View
 
@@ -74,7 +75,8 @@ class Adapter:
         no_sum: Why the layers' outputs do not add up to the residual stream; empty where they do.
         pools_first: The head reads position 0 only (ViT's class token).
         notes: Sentences for `print(model)`.
-        unproved: Why the proof at load could not run the model; empty where it could.
+        unproved: Why the model could not be run at load; empty where it could.
+        proof: Refuses the sites that are not what their names say; None where nobody asks.
         born: dtype and device of the first parameter when `cfg` was made.
         links: Where every module stood then, see `effective.refuse_replaced`.
     """
@@ -105,6 +107,7 @@ class Adapter:
     unlisted: dict[str, Site] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unproved: str = ""
+    proof: Once | None = None
     born: tuple[torch.dtype, torch.device] | None = None
     links: Links = field(default_factory=lambda: Links([], []))
 

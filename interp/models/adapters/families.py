@@ -172,7 +172,7 @@ _FIRST: tuple[Family, ...] = (
         eager_float32=True,
     ),
     # The families below never call the registered attention function: scores, pattern and rotated
-    # q, k stay unreachable, and the proof at load says so.
+    # q, k stay unreachable, and the proof says so.
     Family(
         name="GPT-J",
         model_types=("gptj",),

@@ -1,26 +1,29 @@
-"""The adapter proves itself: at load, on a few tokens, before anybody believes a name.
+"""The adapter proves itself: on a few tokens, before anybody believes a name.
 
 1. With every site tapped the output equals the raw model's.
 2. Every listed site fires exactly once; what is never reached is refused, with the reason.
 3. What names promise holds as arithmetic: resid_pre + attn_out = resid_mid, pattern · v = z, and
    so on. A site that breaks its promise is refused rather than approximately named.
+
+The first who asks for a site runs the proof; at load the model only has to run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from interp.core.errors import AdapterError, ModelError
 from interp.core.foreign import one_line
 from interp.models.adapters.effective import plain
 from interp.models.adapters.huggingface import UNREACHED
 from interp.models.adapters.norms import norm_parts
+from interp.models.adapters.once import undisturbed
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
@@ -38,29 +41,42 @@ Outputs = dict[torch.nn.Module, list[Tensor]]
 
 
 class FirstRun(NamedTuple):
-    """What a freshly wrapped model was given, and what it made of it."""
+    """What a wrapped model was given, and what it made of it."""
 
     ready: Prepared
     raw: Any
 
 
-def prove(model: HookedModel, first: FirstRun) -> HookedModel:
-    """Check a freshly wrapped model that has run; returns it with unproven sites refused.
+def prove(model: HookedModel) -> bool:
+    """Check a wrapped model; sites that are not what their names say are refused from then on.
+
+    Returns:
+        Whether anything was learned: not of a model that gives no numbers (NaN, or tensors without
+        values).
 
     Raises:
-        AdapterError: The output changes when sites are tapped, or the head is not what `unembed`
-            computes.
+        AdapterError: The output changes when sites are tapped.
     """
-    ready, raw = first.ready, main_output(first.raw)
-    with quiet(model), torch.no_grad():
+    with undisturbed(model._frame, model.device):
+        first = first_run(model)
+        if first is None:
+            return True
+        raw = main_output(first.raw)
+        if isinstance(raw, FakeTensor) or (isinstance(raw, Tensor) and not bool(raw.isfinite().all())):
+            return False
+        _prove(model, first.ready, raw)
+    return True
+
+
+def _prove(model: HookedModel, ready: Prepared, raw: Any) -> None:
+    taps, tapped, normed = _tapped(model, ready)
+    if _refuse_unreached(model, taps):
         taps, tapped, normed = _tapped(model, ready)
-        if _refuse_unreached(model, taps):
-            taps, tapped, normed = _tapped(model, ready)
-        crossed = _with_encoder_states(model, ready)
+    crossed = _with_encoder_states(model, ready)
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
     if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
         raise AdapterError(
-            f"the adapter changes what {model.cfg.model_name} computes; loading is refused",
+            f"the adapter changes what {model.cfg.model_name} computes; its sites are refused",
             got=f"outputs differ by up to {float((tapped - raw).abs().max()):.2e}",
             expected=f"a relative difference below {tolerance:g}",
             fix="wrap(module, check=False) names the modules anyway; please report this",
@@ -76,7 +92,6 @@ def prove(model: HookedModel, first: FirstRun) -> HookedModel:
     for name in model.adapter.refused:
         for known in (model.sites.listed, model.adapter.sites, model.sites.unlisted):
             known.pop(name, None)
-    return model
 
 
 def first_run(model: HookedModel) -> FirstRun | None:
@@ -86,14 +101,13 @@ def first_run(model: HookedModel) -> FirstRun | None:
     inputs (several choices per question), or one row at a time.
     """
     inputs, why = probe_inputs(model), ""
-    with quiet(model), torch.no_grad():
-        for given in (inputs, _first_row(inputs)):
-            model._intake.padding.alone = why
-            try:
-                ready = model._intake.prepare(given, {}, None)
-                return FirstRun(ready, model.module(*ready.args, **ready.kwargs))
-            except Exception as error:  # whatever a strange forward raises
-                why = why or one_line(error, 120)
+    for given in (inputs, _first_row(inputs)):
+        model._intake.padding.alone = why
+        try:
+            ready = model._intake.prepare(given, {}, None)
+            return FirstRun(ready, model.module(*ready.args, **ready.kwargs))
+        except Exception as error:  # whatever a strange forward raises
+            why = why or one_line(error, 120)
     model._intake.padding.alone = ""
     model.adapter.unproved, model.adapter.exact_once = why, False
     model.adapter.notes.append(f"its sites are not proved: {why}")
@@ -102,19 +116,6 @@ def first_run(model: HookedModel) -> FirstRun | None:
 
 def _first_row(inputs: Any) -> Any:
     return {k: v[:1] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:1]
-
-
-@contextmanager
-def quiet(model: HookedModel) -> Iterator[None]:
-    """Evaluation mode for the length of the proof; every module's own mode comes back."""
-    training = [m for m in model.module.modules() if m.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def probe_inputs(model: HookedModel) -> Any:
@@ -311,8 +312,7 @@ def _prove_head(model: HookedModel, values: dict[str, Tensor], raw: Any, toleran
         resid = resid[:, 0]
     # Mamba's logits are float32 whatever the model is.
     tolerance = max(tolerance, TOLERANCE.get(str(raw.dtype).removeprefix("torch."), tolerance))
-    with torch.no_grad():
-        logits = model.unembed(model.ln_final(resid))
+    logits = model.unembed(model.ln_final(resid))
     if not _close(logits, raw, tolerance * 3):
         model.adapter.unembed = None
         model.adapter.notes.append("the head does more than norm and unembedding: no `unembed`")

@@ -74,7 +74,7 @@ def huggingface_parts(module: Any, adapter: Adapter, headed: bool) -> FoldParts:
     """The parts of a Hugging Face model with a table row.
 
     Args:
-        headed: The head is norm and unembedding, nothing more (the proof at load said so).
+        headed: The head is norm and unembedding, nothing more (the proof said so).
     """
     parts = FoldParts()
     base = getattr(module, "base_model", module)

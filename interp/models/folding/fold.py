@@ -17,11 +17,12 @@ from torch import Tensor
 from interp.core.errors import FoldError
 from interp.core.settings import check_flags
 from interp.models.adapters.effective import adapted_parts
-from interp.models.adapters.proof import probe_inputs, quiet
+from interp.models.adapters.proof import probe_inputs
 from interp.models.budget import refuse_copy
 from interp.models.folding.families import huggingface_parts, small_parts
 from interp.models.folding.parts import FoldNorm, FoldParts, ValuePath
 from interp.models.hooked import HookedModel
+from interp.models.hooks.passes import apart
 from interp.models.small.model import SmallTransformer
 from interp.models.wrapping import wrap
 
@@ -129,7 +130,7 @@ def _refuse_unknown(model: HookedModel) -> None:
 
 
 def _parts(module: Any, wrapped: HookedModel, proven: HookedModel) -> FoldParts:
-    """What there is to fold in `module`; `proven` has been through the proof at load."""
+    """What there is to fold in `module`; `proven` has been through the proof."""
     if isinstance(module, SmallTransformer):
         return small_parts(module)
     return huggingface_parts(module, wrapped.adapter, proven.adapter.unembed is not None)
@@ -190,13 +191,13 @@ def _fold_values(path: ValuePath) -> None:
 
 
 def _prove_equal(model: HookedModel, folded: HookedModel, shifted: bool) -> None:
-    """Both models on a few tokens, as the proof at load: an unknown reader of a norm shows here.
+    """Both models on a few tokens, as in the proof: an unknown reader of a norm shows here.
 
     Raises:
         FoldError: The outputs differ by more than rounding.
     """
     inputs = probe_inputs(model)
-    with quiet(model), quiet(folded):
+    with apart():
         before, after = model(inputs).double(), folded(inputs).double()
     if shifted:
         before, after = before.log_softmax(-1), after.log_softmax(-1)

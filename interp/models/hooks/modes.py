@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copyreg
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,23 @@ _here = _Here()
 def evaluate(now: bool) -> None:
     """What modules answer this thread from now on."""
     _here.evaluating = now
+
+
+@contextmanager
+def evaluating(rest: Rest, tree: Any) -> Iterator[None]:
+    """The modules of a tree in evaluation mode for this thread, without a pass.
+
+    Args:
+        tree: A `Tree` that was just refreshed.
+    """
+    before = _here.evaluating
+    rest.enter(tree.training, tree.modules)
+    evaluate(True)
+    try:
+        yield
+    finally:
+        evaluate(before)
+        rest.leave()
 
 
 class Rest:

@@ -373,11 +373,12 @@ def training() -> Iterator[None]:
 @contextmanager
 def apart() -> Iterator[None]:
     """Forwards inside see nothing of what this thread has in place around it."""
-    known, here.runs = here.runs, []
+    known = here.runs, here.training
+    here.runs, here.training = [], 0
     try:
         yield
     finally:
-        here.runs = known
+        here.runs, here.training = known
 
 
 def active() -> bool:

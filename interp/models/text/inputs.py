@@ -40,7 +40,7 @@ class Intake:
         position_offset: Added to position ids (RoBERTa counts from its padding index).
         start: The decoder's first token id (encoder-decoders).
         shifts: Whether a module without decoder ids makes them of its input, as BART does.
-        padding: What the proof at load found out about padding.
+        padding: What padding does to the model; see `padding_proved`.
         tables: How far the model's tables of positions and segments reach.
         signature: Of the raw module's forward; None where nobody knows.
     """
@@ -109,6 +109,12 @@ class Intake:
         """Whether the module takes token ids."""
         tokens = self.kind in ("tokens", "encoder_decoder")
         return tokens and (not self.huggingface or "input_ids" in self.accepted)
+
+    def padding_proved(self) -> Padding:
+        """What padding does to the model: found out when it is first asked, by whoever pads first."""
+        if self.padding.proof is not None:
+            self.padding.proof.settle(self)
+        return self.padding
 
     def _opened(self, inputs: Mapping[str, Any], extra: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """A dict's main input and the rest of it, each key read by the module or refused."""
@@ -290,12 +296,13 @@ class Intake:
             ready.kwargs["position_ids"] = position_ids(full, cached) + self.position_offset
 
     def _allow(self, found: set[str], side: str) -> None:
+        refused = self.padding_proved().refused
         for place in sorted(found):
-            reason = self.padding.refused.get(side + place)
+            reason = refused.get(side + place)
             if reason:
                 at = "with holes in the mask" if place == "holes" else f"padded on the {place}"
                 fix = "one row at a time"
-                if place != "right" and side + "right" not in self.padding.refused:
+                if place != "right" and side + "right" not in refused:
                     fix = "pad on the right: model.tokenize(texts, padding_side='right')"
                 raise TokenError(reason, got=f"a batch {at}", fix=fix)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from interp.models.adapters.once import Once
+
 
 @dataclass
 class Prepared:
@@ -43,9 +45,11 @@ class Padding:
         placed: Whether to give the model position ids that count real tokens; False where it counts
             them by itself.
         alone: Why only one row at a time can be run; empty where any number can.
+        proof: Finds out all but `alone`; None where nobody asks.
     """
 
     refused: dict[str, str] = field(default_factory=dict)
     fill: int | None = None
     placed: bool = True
     alone: str = ""
+    proof: Once | None = None
