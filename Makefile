@@ -44,7 +44,7 @@ demo: environment
 lint: environment
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --threads
 
 test: lint
 	$(RUN) -m pytest -n auto

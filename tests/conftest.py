@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import random
@@ -53,6 +54,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not look at it again at every turn."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """The seed of this run's cases, before anything runs."""
     return _seed_line(config)
@@ -72,10 +79,18 @@ def chromium() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips that depend on the size of the run or on the machine (tests/QUARANTINES.md)."""
+    """Skips that depend on the size of the run or on the machine (tests/QUARANTINES.md).
+
+    Of a test marked `thin(n)` a push runs the first of its cases and every n-th after it.
+    """
     no_browser = chromium() is None
+    cases: Counter[str] = Counter()
     for item in items:
-        if item.get_closest_marker("full") and not FULL:
+        thin = item.get_closest_marker("thin")
+        name = item.nodeid.partition("[")[0]
+        left_out = thin is not None and cases[name] % thin.args[0] != 0
+        cases[name] += 1
+        if (left_out or item.get_closest_marker("full")) and not FULL:
             item.add_marker(pytest.mark.skip(reason="full size only: make test-all"))
         if item.get_closest_marker("browser") and no_browser:
             item.add_marker(pytest.mark.skip(reason="no Chromium: apt-get install chromium"))

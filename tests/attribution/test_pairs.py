@@ -49,6 +49,7 @@ def bert(dtype: torch.dtype = torch.float64) -> interp.HookedModel:
 # ---- identity ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_forward_mode_is_backward_mode() -> None:
     model = bert(dtype=torch.float32)
     tower = Tower(model, Rows(model, toys.IDS), "blocks.1.hook_resid_pre", "mean", pooled("mean"))
@@ -179,6 +180,7 @@ def test_a_randomised_encoder_finds_nothing(minilm: interp.HookedModel) -> None:
     assert float(null.scores[5, 3]) < 0.25 * float(null.scores.max())
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("at", ["blocks.4.hook_resid_pre", "blocks.1.hook_resid_pre"])
 def test_single_scores_are_right_as_well(minilm: interp.HookedModel, at: str) -> None:
     found, exact = (attribute_pair(minilm, A, B, site=at, tolerance=t) for t in (1e-3, 2e-5))
@@ -187,6 +189,7 @@ def test_single_scores_are_right_as_well(minilm: interp.HookedModel, at: str) ->
     assert sum(found.nodes) < sum(exact.nodes)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("at", LAYERS)
 def test_stsb_pairs_sum_at_every_layer(
     minilm: interp.HookedModel, shared_data: Path, full_count: bool, at: str

@@ -53,6 +53,7 @@ def test_exact_where_captums_is_wrong(make: Any) -> None:
     assert statistics.median(relative) > 0.5
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exact_in_every_family(name: str, baseline: str) -> None:

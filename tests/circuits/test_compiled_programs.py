@@ -46,6 +46,7 @@ def auc(scores: dict[str, float], true: set[str]) -> float:
     return sum(pairs) / len(pairs)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 @pytest.mark.parametrize("name", ["fraction-previous", "reverse", "histogram", "induction-share"])
 def test_exact_patching_finds_the_programs_edges(name: str, ablation: Any, full_count: bool) -> None:

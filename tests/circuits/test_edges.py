@@ -68,6 +68,7 @@ def by_hand(wires: Any, pairs: Any, instead: Tensor, every: int) -> Tensor:
     return found
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_a_measured_edge_is_the_naive_loops(name: str, ablation: Any, full_count: bool) -> None:

@@ -112,6 +112,7 @@ def case(room: str, name: str) -> Any:
     return pytest.param(room, name, id=f"{room}.{name}", marks=marks)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("room", "name"), [*map(case, *zip(*CASES, strict=True))])
 def test_a_call_there_gives_what_it_gives_here(room: str, name: str, places: tuple[Place, Place]) -> None:

@@ -143,6 +143,7 @@ def waits(call: Growing, n: int) -> Counter[str]:
     return device.in_package()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
 def test_another_one_costs_no_further_wait(name: str) -> None:

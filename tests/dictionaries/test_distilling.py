@@ -39,6 +39,7 @@ def test_the_student_reaches_the_one_pass_ceiling_at_the_teachers_sparsity() -> 
     assert float(score_recovery(raw, world, 4000, with_ceiling=False).f1.mean()) < best - 0.08
 
 
+@pytest.mark.full
 def test_magnitudes_are_the_regression_on_what_the_teacher_takes() -> None:
     """Orthogonal features: the student fires with the teacher, and as strongly."""
     basis = torch.linalg.qr(torch.randn(13, 13))[0]
@@ -68,6 +69,7 @@ def test_what_cannot_be_distilled_is_refused() -> None:
         distil(pursuit(torch.eye(5)), lambda t: torch.randn(8, 5), DistilConfig(steps=0))
 
 
+@pytest.mark.full
 def test_a_latent_the_common_offset_would_silence_fires_as_often_as_the_teachers() -> None:
     """Two rows of pursuit that point nearly alike, and a gate that learned nothing."""
     world = SyntheticWorld(SMALL)

@@ -60,7 +60,7 @@ def test_killed_at_random_instants_weights_and_moments_end_equal(tmp_path: Path,
     said = {key for line in metrics(tmp_path / "whole") for key in line}
     assert {"batch/resampled", "topk/auxk", "jump/sparsity"} <= said, "all mechanisms are at work"
     instants, kills, runs = Instants(random.Random(4), most=12), 0, 0
-    while kills < (200 if full_count else 20):
+    while kills < (200 if full_count else 8):
         run = tmp_path / f"run{runs}"
         runs += 1
         for _ in range(500):
@@ -78,6 +78,7 @@ def test_killed_at_random_instants_weights_and_moments_end_equal(tmp_path: Path,
         assert metrics(run) == metrics(tmp_path / "whole")
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("lost", ["idle", "coefficient", "active", "exp_avg_sq"], ids=str)
 def test_each_piece_of_state_matters_to_a_resumed_run(tmp_path: Path, lost: str) -> None:
     """The comparison above can fail: without any one of these a resumed run ends elsewhere."""

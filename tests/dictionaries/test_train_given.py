@@ -114,6 +114,7 @@ def trained(activation: str, changes: dict[str, Any]) -> dict[str, torch.Tensor]
     return dict(train(config_of(activation, changes), ROWS).state_dict())
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("setting", VALUES if FULL else READ_BY_SOME)
 def test_a_setting_changes_what_is_trained_or_is_refused(activation: Activation, setting: str) -> None:

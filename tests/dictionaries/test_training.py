@@ -86,6 +86,7 @@ def test_a_skip_path_takes_what_is_linear() -> None:
 # --- the number of active latents --------------------------------------------------------------
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("steps", [300, 600])
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated"])
 def test_l0_lands_where_it_was_asked_to(activation: Any, steps: int) -> None:
@@ -143,6 +144,7 @@ def test_pursuit_stops_at_the_residual_asked_for() -> None:
     assert l0[1] < 0.7 * l0[0]
 
 
+@pytest.mark.full
 def test_gates_cannot_escape_the_penalty_where_decoder_norms_are_free() -> None:
     """With the decoder held fixed for the gates its norms fall and L0 stays at a multiple."""
     x = planted(20_000)
@@ -306,7 +308,8 @@ def test_of_two_latents_of_one_direction_the_idler_is_resampled() -> None:
     assert resample(trainee, optimizer, 8) == 0
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1])
 def test_pursuit_without_repetitions_finds_more_features(seed: int) -> None:
     """Two latents of one feature stay two: neither is ever dead."""
     shape = SyntheticConfig(d=32, n_features=128, p_first=0.04, p_last=0.01, seed=seed)

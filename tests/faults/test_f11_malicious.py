@@ -235,6 +235,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
     return {names[r["path"]]: r for r in found} | {"canary": {"exists": canary.exists()}}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [*SAFETENSORS, *(f"torch: {name}" for name in TORCH)])
 def test_refused_with_little_work_and_memory(reports: dict[str, dict[str, object]], name: str) -> None:
     report = reports[name]

@@ -40,6 +40,7 @@ print(json.dumps([estimate, held, peak, start, resident()]))
 """
 
 
+@pytest.mark.full
 def test_the_estimate_holds_and_nothing_is_kept(full_count: bool) -> None:
     code = CHILD.replace("{repeats}", str(100 if full_count else 2))
     # A fixed threshold: freed tensors go back to the system instead of staying with the allocator.

@@ -280,6 +280,7 @@ def tensors(result: Any) -> list[Tensor]:
     return []
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", [*ONE, *MANY])
 def test_every_form_means_what_the_tensor_means(name: str) -> None:
     rows = [ROW] if name in ONE else ROWS

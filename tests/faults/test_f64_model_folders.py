@@ -195,6 +195,7 @@ CASES = [
 ]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("kind", "name", "make"), CASES, ids=[f"{k}: {n}" for k, n, _ in CASES])
 def test_hostile_folders(
     kind: str, name: str, make: Callable[[Path], object], honest: dict[str, Path], tmp_path: Path

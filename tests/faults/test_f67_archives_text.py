@@ -201,6 +201,7 @@ ARCHIVES = [
 ]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("door", [load_task, load_labels])
 @pytest.mark.parametrize("make", ARCHIVES)
 def test_hostile_files_of_tasks_and_labels(
@@ -421,6 +422,7 @@ SAVED = [
 PARQUET = [parquet, parquet_understated, parquet_cut, parquet_of_crumbs, parquet_endless]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("make", [*PARQUET, *SAVED, text_fifo, sparse_text, deep_line])
 def test_hostile_texts(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
@@ -529,6 +531,7 @@ YAML = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", YAML)
 def test_hostile_yaml(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(YAML[name])

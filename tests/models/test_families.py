@@ -199,6 +199,7 @@ def ramp(value: torch.Tensor) -> torch.Tensor:
     return torch.linspace(-1, 3, value.shape[-1]).square()
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("edit", HAND_EDITS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_edits_equal_the_same_edit_made_by_hand(name: str, edit: str) -> None:
@@ -282,6 +283,7 @@ def test_identity_edits_at_every_site_change_nothing_and_real_ones_do(name: str)
         assert not close(edited, expected, torch.float64), site
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_at_every_site_match_finite_differences(name: str) -> None:
     raw = zoo.make(name, dtype=torch.float64).requires_grad_(False)

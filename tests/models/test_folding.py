@@ -77,6 +77,7 @@ T5 = {"vocab_size": zoo.V, "d_model": 24, "d_kv": 5, "d_ff": 37, "num_layers": 2
 FALCON = {"vocab_size": zoo.V, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_probs_stay_and_the_original_keeps_every_bit(name: str) -> None:
     raw = zoo.make(name, seed=1, dtype=torch.float64)
@@ -453,6 +454,7 @@ def ids() -> Tensor:
     return torch.randint(0, 29, (3, 11), generator=torch.Generator().manual_seed(7))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("flags", [{}, {"fold_ln": False}, {"fold_value_biases": False}, OFF], ids=str)
 @pytest.mark.parametrize("variant", SMALL)
 def test_weights_equal_those_transformer_lens_processes(variant: str, flags: dict[str, Any]) -> None:

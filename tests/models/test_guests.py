@@ -162,6 +162,7 @@ def test_every_call_of_every_hook_point_is_a_site(kind: str) -> None:
             model.capture(IDS, name, **more)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_edits_are_what_they_are_by_hand(kind: str) -> None:
     module = KINDS[kind]()

@@ -84,6 +84,7 @@ def _copied(value: Tensor, hook: object) -> Tensor:
     return value
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_edit_in_place_is_an_edit_at_every_site(
     name: str, models: dict[str, interp.HookedModel], full_count: bool

@@ -23,6 +23,7 @@ from tests.models.program.subjects import EXACT, each, subject
 EACH = 10_000 // len(EXACT) + 1
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", EXACT)
 def test_programs_give_what_hands_give(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("INTERP_SEED", secrets.randbits(32) if FULL else 1))

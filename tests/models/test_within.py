@@ -30,6 +30,7 @@ def halved(value: Tensor, **_: Any) -> Tensor:
     return value.tanh() * 0.5
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("family", [*zoo.MAKERS])
 def test_the_order_of_two_edits_at_one_module_is_its_own(family: str) -> None:
     model = wrap(zoo.make(family, dtype=torch.float64))

@@ -104,6 +104,7 @@ def cases(draw: st.DrawFn) -> Case:
     return x, labels, seed
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("call", CALLS)
 def test_f16_every_call_gives_numbers_or_one_error(call: str) -> None:
     refused: list[str] = []

@@ -67,6 +67,7 @@ def test_parts_of_speech_by_layer_with_selectivity(
     assert float(sweep.shuffled_high.max()) < float(sweep.majority[0]) + 0.03, figures
 
 
+@pytest.mark.full
 def test_attention_alone_tells_the_gold_trees(
     minilm: interp.HookedModel, ewt: LabelledCorpus, full_count: bool
 ) -> None:
@@ -103,6 +104,7 @@ def test_truth_of_statements_is_read_beside_its_controls(
     assert sweep.check().ok, figures
 
 
+@pytest.mark.full
 def test_single_neurons_of_a_language_model(shared_data: Path, full_count: bool) -> None:
     model = interp.load_model(shared_data / "models" / "stories260k")
     stories = shared_data / "corpora" / "tinystories" / "tinystories_1000.json"

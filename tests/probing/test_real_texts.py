@@ -62,8 +62,9 @@ def above_controls(sweep: ProbeSweep, site: int, gain: float, target: int = 0) -
     )
 
 
-def test_mood_of_reviews(minilm: interp.HookedModel, shared_data: Path, full_count: bool) -> None:
-    data = some(load_labels(shared_data / "tasks/sst2/train.tsv"), 3000 if full_count else 600)
+@pytest.mark.full
+def test_mood_of_reviews(minilm: interp.HookedModel, shared_data: Path) -> None:
+    data = some(load_labels(shared_data / "tasks/sst2/train.tsv"), 3000)
     config = ProbeConfig(penalties=(100.0,), n_shuffles=3)
     sweep = sweep_model(minilm, align_texts(minilm, data, pool="mean"), SITES, config)
     # Measured on 900: embedding .74, layer 3 .80, last .80; random weights .60; shuffled .56.

@@ -98,6 +98,7 @@ def test_context_probes_that_know_less_than_the_mean_fail() -> None:
     assert failed(found.check()) >= LOW
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("n", [12, 60, 1000])
 def test_chance_alone_passes(n: int) -> None:
     """The mean of the training rows, and a majority, on test rows of the same kind: 3,000 draws."""

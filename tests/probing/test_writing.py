@@ -70,6 +70,7 @@ def holds(seen: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.full
 def test_an_lstm_that_reads_reviews_has_a_unit_of_mood() -> None:
     seen = check_lstm(1)
     found, one, few = seen["found"], seen["one"], seen["few"]
@@ -141,6 +142,7 @@ def test_a_character_model_has_one_too() -> None:
     assert few.effect > 0.4 and few.check().ok, (few.share, few.random)
 
 
+@pytest.mark.full
 def test_neurons_of_a_transformer_decide_what_it_writes() -> None:
     module = small(d_vocab=len(r.WORDS), act_fn="gelu")
     r.train_reader(module, 500, lr=5e-3)

@@ -87,6 +87,7 @@ def longest_of(name: str, config: CompileConfig, full: bool) -> int:
     return 6 if full or (name != "dyck-2" and config is PLAIN) else 4
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("config", [PLAIN, HARD], ids=["plain", "turned"])
 @pytest.mark.parametrize("name", library())
 def test_the_model_says_what_the_program_says_on_all_strings(

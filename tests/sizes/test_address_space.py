@@ -78,6 +78,7 @@ def ends(names: list[str], *sizes: int) -> dict[str, str]:
     return dict(told)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds addresses on Linux")
 def test_little_address_space_kills_nothing() -> None:
     """512 MiB above the model: deeplift's patterns need more, everything else goes in blocks."""

@@ -17,6 +17,7 @@ IDS = torch.randint(5, zoo.V, (9,), generator=torch.Generator().manual_seed(0))
 SITES = ("hook_embed", "blocks.1.hook_resid_post", "ln_final.hook_normalized")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "small"])
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("method", ["integrated_gradients", "deeplift", "feature_ablation", "attn_lrp"])

@@ -72,6 +72,7 @@ def test_a_lens_reads_the_same_in_blocks(family: str, target: Any, monkeypatch: 
     assert parts.targets == whole.targets and parts.check().ok
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "t5"])
 @pytest.mark.parametrize("positions", [None, -1, [1, 3]])
 def test_a_decomposition_reads_the_same_in_blocks(

@@ -70,6 +70,7 @@ def test_the_tokenizer_reads_the_grammar() -> None:
     assert induction.to_tokens("Mary John Mary").shape == (1, 3)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", list_grammar())
 def test_every_behaviour_reaches_its_bar(name: str, full_count: bool) -> None:
     """At full size the very prompts of the card, so the figures must be the card's."""
