@@ -304,6 +304,7 @@ class HookedModel(Running):
         view = self
         for coder in coders:
             view = self._view((*view.splices, Splice.of(coder, view.sites, error_term)))
+            len(view.sites)  # refuses two coders at one place, here rather than at its first run
         return view
 
     def _view(self, splices: tuple[Splice, ...]) -> HookedModel:

@@ -27,7 +27,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2
 REAL, PADS = 5, 2
 
 
-def prove_padding(module: nn.Module, frame: Frame, dtype: str, intake: Intake) -> bool:
+def prove_padding(module: nn.Module, frame: Frame, dtype: str, hooks: frozenset[Any], intake: Intake) -> bool:
     """Find out, on a few tokens, where this model may be padded and whose positions hold there.
 
     Tried in turn, until nothing differs: positions counted from the mask, the model's own; any id
@@ -45,7 +45,7 @@ def prove_padding(module: nn.Module, frame: Frame, dtype: str, intake: Intake) -
     if isinstance(trial.ids, FakeTensor):
         return False
     best: Padding | None = None
-    with undisturbed(frame, intake.device):
+    with undisturbed(frame, intake.device, hooks):
         for padding in _ways(module, intake):
             refused = _refused(trial._replace(intake=replace(intake, padding=padding)))
             if refused is None:

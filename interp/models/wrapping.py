@@ -69,11 +69,14 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     model = _assemble(module, adapter, tokenizer, check)
     if not check or (adapter.inputs in ("any", "choices") and adapter.probe is None):
         return model
+    frame = model._frame
+    frame.tree.refresh()
+    adapter.hooks = frozenset(key for there in frame.tree.hooks for key in there)
     if adapter.exact_once:
-        with undisturbed(model._frame, model.device):
+        with undisturbed(frame, model.device, adapter.hooks):
             first_run(model)
         adapter.proof = Once(prove) if adapter.exact_once else None
-    model._intake.padding.proof = Once(partial(prove_padding, module, model._frame, model.cfg.dtype))
+    model._intake.padding.proof = Once(partial(prove_padding, module, frame, model.cfg.dtype, adapter.hooks))
     return model
 
 

@@ -149,7 +149,7 @@ def test_the_proof_finds_another_source_where_one_does_not_hold() -> None:
     found = model._intake.padding_proved()
     assert found.placed and not found.refused
     object.__setattr__(model._intake, "position_offset", 0)
-    prove_padding(model.module, model._frame, "float32", model._intake)
+    prove_padding(model.module, model._frame, "float32", frozenset(), model._intake)
     assert not model._intake.padding.placed and model._intake.padding.fill == 1
     ids, mask = padded("left", 33)
     with torch.no_grad():

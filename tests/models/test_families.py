@@ -325,11 +325,12 @@ def test_a_wrong_adapter_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) 
 
     honest = attention._softmax
     monkeypatch.setattr(attention, "_softmax", lambda s, d, f: honest(s * 1.5, d, f))
+    given = probe_inputs(interp.wrap(zoo.make(name), check=False))
     model = interp.wrap(zoo.make(name))
     for _ in range(2):
         with pytest.raises(interp.errors.AdapterError, match="refused"):
-            model.capture(probe_inputs(model), "blocks.0.hook_resid_post")
-    model(probe_inputs(model), return_type=None)  # without sites it is the raw model
+            model.capture(given, "blocks.0.hook_resid_post")
+    model(given, return_type=None)  # without sites it is the raw model
 
 
 def test_a_broken_promise_is_refused_not_approximately_named() -> None:

@@ -77,6 +77,7 @@ class Adapter:
         notes: Sentences for `print(model)`.
         unproved: Why the model could not be run at load; empty where it could.
         proof: Refuses the sites that are not what their names say; None where nobody asks.
+        hooks: Keys of the torch hooks that the model came with.
         born: dtype and device of the first parameter when `cfg` was made.
         links: Where every module stood then, see `effective.refuse_replaced`.
     """
@@ -108,6 +109,7 @@ class Adapter:
     notes: list[str] = field(default_factory=list)
     unproved: str = ""
     proof: Once | None = None
+    hooks: frozenset[Any] = frozenset()
     born: tuple[torch.dtype, torch.device] | None = None
     links: Links = field(default_factory=lambda: Links([], []))
 

@@ -62,11 +62,38 @@ class Once:
 
 
 @contextmanager
-def undisturbed(frame: Frame, device: torch.device) -> Iterator[None]:
+def undisturbed(frame: Frame, device: torch.device, hooks: frozenset[Any]) -> Iterator[None]:
     """As right after loading: evaluation mode, no gradients, full precision, and nothing seen of
-    what this thread has in place, whoever asked first and wherever."""
+    what is in place since, whoever asked first and wherever.
+
+    Args:
+        hooks: Keys of the torch hooks that were there at load: parts of the model, like the ones
+            that make weights of two factors. Later ones are somebody's who looks on.
+    """
     frame.tree.refresh()
     kind = device.type if torch.amp.is_autocast_available(device.type) else "cpu"
     exact = torch.autocast(kind, enabled=False)
     with apart(), evaluating(frame.gate.rest, frame.tree), torch.no_grad(), exact:
-        yield
+        rested = _rest(frame, hooks)
+        try:
+            yield
+        finally:
+            for there, key, hook in rested:
+                if key in there:
+                    there[key] = hook
+
+
+def _rest(frame: Frame, hooks: frozenset[Any]) -> list[tuple[dict[Any, Any], Any, Any]]:
+    """Torch hooks of others do nothing in this thread; what stood where, to put it back."""
+    thread, rested = threading.get_ident(), []
+
+    def elsewhere(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: None if threading.get_ident() == thread else hook(*args, **kwargs)
+
+    for there in frame.tree.hooks:
+        for key, hook in tuple(there.items()):
+            ours = str(getattr(hook, "__module__", "")).startswith("interp.")  # they know their threads
+            if key not in hooks and not ours:
+                there[key] = elsewhere(hook)
+                rested.append((there, key, hook))
+    return rested

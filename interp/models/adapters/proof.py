@@ -57,7 +57,7 @@ def prove(model: HookedModel) -> bool:
     Raises:
         AdapterError: The output changes when sites are tapped.
     """
-    with undisturbed(model._frame, model.device):
+    with undisturbed(model._frame, model.device, model.adapter.hooks):
         first = first_run(model)
         if first is None:
             return True

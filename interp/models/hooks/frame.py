@@ -71,7 +71,8 @@ class Tree:
         """All of them, the root first, when `refresh` was called last."""
         self._children: list[Any] = []
         self._then: list[Any] = []
-        self._hooks: list[Any] = []
+        self.hooks: list[dict[Any, Any]] = []
+        """Where torch keeps the forward hooks of each."""
         self._flags: list[dict[str, Any]] = []
         self._computed: list[nn.Module] = []
 
@@ -81,8 +82,8 @@ class Tree:
             self.modules = list(self.root.modules())
             self._children = [m._modules for m in self.modules]
             self._then = [dict(children.items()) for children in self._children]
-            self._hooks = [m._forward_hooks for m in self.modules]
-            self._hooks += [m._forward_pre_hooks for m in self.modules]
+            self.hooks = [m._forward_hooks for m in self.modules]
+            self.hooks += [m._forward_pre_hooks for m in self.modules]
             self._flags = [vars(m) for m in self.modules if "training" in vars(m)]
             self._computed = [m for m in self.modules if "training" not in vars(m)]
         return self.modules
@@ -91,7 +92,7 @@ class Tree:
     def hooked(self) -> bool:
         """Whether anybody has a torch hook anywhere in it."""
         self.refresh()
-        return any(self._hooks)
+        return any(self.hooks)
 
     @property
     def training(self) -> bool:
