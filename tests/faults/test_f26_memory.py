@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CHILD = """
 import gc, json
 import torch, transformers, interp
