@@ -8,12 +8,14 @@ anew. The circuit is that of one edge at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.circuits.ablation import Replacement
+from interp.circuits.budget import prompts_within
 from interp.circuits.config import Ablation, Loss
 from interp.circuits.evaluating import Stage, refuse_no_gap
 from interp.circuits.graph import Circuit
@@ -63,7 +65,8 @@ def discover_circuit(
     pairs = read_pairs(model, inputs, target)
     wires = graph_of(model, pairs)
     replace = Replacement(wires, pairs, ablation, over)
-    stage = Stage(wires, pairs if loss == "metric" else _diverging(model, pairs), replace)
+    read = pairs if loss == "metric" else _diverging(model, pairs, prompts_within(wires, pairs))
+    stage = Stage(wires, read, replace)
     kept = wires.possible.clone()
     full, empty = stage.measure(torch.stack([kept, torch.zeros_like(kept)])).mean(1).tolist()
     refuse_no_gap(full, empty, pairs.target.name)
@@ -101,19 +104,26 @@ def discover_circuit(
     return found.without_dead_ends() if prune else found
 
 
-def _diverging(model: HookedModel, pairs: Pairs) -> Pairs:
+def _diverging(model: HookedModel, pairs: Pairs, size: int) -> Pairs:
     """The same prompts, read as KL(full model ‖ now) where the answer is read, nats."""
-    batch = pairs.prompts
-    last = pairs.clean.last if batch is None else batch.last
-    rows = torch.arange(len(pairs), device=last.device)
-
-    def at(output: Tensor) -> Tensor:
-        return output if output.dim() == 2 else output[rows, last.to(output.device)]
-
+    parts = []
     with torch.no_grad():
-        own = at(model(pairs.clean)).log_softmax(-1)
+        for part in pairs.batches(size):
+            parts.append(_where_read(part)(model(part.clean)).log_softmax(-1))
+    own = torch.cat(parts)
 
-    def read(output: Tensor) -> Tensor:
-        return (own.exp() * (own - at(output).log_softmax(-1))).sum(-1)
+    def of(rows: slice) -> Target:
+        at, here = _where_read(pairs[rows]), own[rows]
+        return Target(
+            "KL from the full model",
+            lambda output: (here.exp() * (here - at(output).log_softmax(-1))).sum(-1),
+        )
 
-    return Pairs(pairs.clean, pairs.corrupted, Target("KL from the full model", read))
+    return Pairs(pairs.clean, pairs.corrupted, of(slice(None)), sliced=of)
+
+
+def _where_read(pairs: Pairs) -> Callable[[Tensor], Tensor]:
+    """Logits [batch (pos) d_vocab] -> those of the answer, [batch d_vocab]."""
+    last = pairs.clean.last if pairs.prompts is None else pairs.prompts.last
+    rows = torch.arange(len(pairs), device=last.device)
+    return lambda output: output if output.dim() == 2 else output[rows, last.to(output.device)]

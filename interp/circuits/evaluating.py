@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.circuits.ablation import Replacement, contributions
+from interp.circuits.budget import TOKENS, prompts_within
 from interp.circuits.config import Ablation, Select
 from interp.circuits.graph import Circuit, EdgeScores, select_edges
 from interp.circuits.naming import belongs
@@ -34,8 +35,6 @@ from interp.models.text.batch import TokenBatch
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB measures."""
-TOKENS = 2**13
-"""Tokens in one run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,22 +202,26 @@ class Stage:
 
     def __init__(self, wires: Wiring, pairs: Pairs, replace: Replacement) -> None:
         self.wires, self.pairs, self.replace = wires, pairs, replace
+        self.size = prompts_within(wires, pairs)
 
     @torch.no_grad()
     def measure(self, kept: Tensor) -> Tensor:
         """The metric of each circuit on each prompt, [circuit prompt]; `kept` [circuit writer reader]."""
-        pairs, possible = self.pairs, self.wires.possible
+        parts = self.pairs.batches(self.size)
+        return torch.cat([self._part(part, kept) for part in parts], 1).cpu()
+
+    def _part(self, pairs: Pairs, kept: Tensor) -> Tensor:
         clean = contributions(self.wires, pairs.clean)
         instead = self.replace(pairs, clean)
         n = max(1, TOKENS // pairs.clean.ids.numel())
         found = []
         for some in kept.split(n):
-            removed = (possible & ~some).to(clean)
+            removed = (self.wires.possible & ~some).to(clean)
             rows = TokenBatch(pairs.clean.ids.repeat(len(some), 1), pairs.clean.mask.repeat(len(some), 1))
             output = PatchedRun(self.wires, removed, instead)(rows)
             blocks = output.unflatten(0, (len(some), len(pairs)))
             found += [numbers(pairs, block) for block in blocks]
-        return torch.stack(found).cpu()
+        return torch.stack(found)
 
 
 class RandomCircuits:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.circuits.budget import TOKENS
 from interp.circuits.pairs import Pairs, numbers
 from interp.circuits.wires import Group, Wiring
 from interp.models.stream.frozen import wide
@@ -18,9 +19,6 @@ from interp.models.stream.readers import Reader
 from interp.models.text.batch import TokenBatch
 from interp.tasks.batch import PromptBatch
 from interp.tasks.metrics import metric_target
-
-ROWS = 2**13
-"""Tokens in one run."""
 
 
 @torch.no_grad()
@@ -55,7 +53,7 @@ class _Prompt:
             n = self.wires.upstream(group)
             # An edge whose writer changes nothing changes nothing.
             writers = self.change[:n].flatten(1).any(1).nonzero()[:, 0]
-            for some in writers.split(max(1, ROWS // (group.n * self.change.shape[1]))):
+            for some in writers.split(max(1, TOKENS // (group.n * self.change.shape[1]))):
                 measured = self._run(reader, group, some)
                 into[some, group.span] = measured - self.clean
 

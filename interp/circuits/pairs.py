@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -34,6 +34,7 @@ class Pairs:
         target: Reads [batch] of the model's output.
         prompts: The batch that a metric reads answers from; None for other targets.
         metric: The metric's name where it is one.
+        sliced: The target of some of the rows, where it says something else of each.
     """
 
     clean: TokenBatch
@@ -41,6 +42,7 @@ class Pairs:
     target: Target
     prompts: PromptBatch | None = None
     metric: str = ""
+    sliced: Callable[[slice], Target] | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -48,6 +50,8 @@ class Pairs:
     def __getitem__(self, rows: slice) -> Pairs:
         """Some of the rows."""
         cut = None if self.corrupted is None else self.corrupted[rows]
+        if self.sliced is not None:
+            return Pairs(self.clean[rows], cut, self.sliced(rows))
         if self.prompts is None:
             return Pairs(self.clean[rows], cut, self.target)
         prompts = self.prompts[rows]

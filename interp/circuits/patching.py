@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.circuits.budget import TOKENS, refuse_places
 from interp.circuits.config import Direction, Patched
 from interp.circuits.exact import repeated
 from interp.circuits.pairs import Pairs, numbers, read_pairs
@@ -25,9 +26,6 @@ from interp.core.frames.quantity import measured
 from interp.core.result import Result
 from interp.core.settings import check_choice
 from interp.models.hooked import HookedModel
-
-ROWS = 2**13
-"""Tokens in one run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,12 +76,14 @@ def patch_activations(
     Raises:
         ConfigError: No corrupted prompts, or a metric that is the same on both sides.
         SiteError: The model has no such sites.
+        MemoryBudgetError: One prompt does not fit.
     """
     check_choice("what", what, Patched)
     check_choice("direction", direction, Direction)
     pairs = read_pairs(model, inputs, target)
     sides = pairs.clean, pairs.both()
     places = _Places(model, what)
+    refuse_places(model, pairs, places.sites)
     with torch.no_grad():
         ends = [numbers(pairs, model(side)).cpu() for side in sides]
         gap = ends[0] - ends[1]
@@ -151,7 +151,7 @@ class _Places:
         held, given, begin = here[site], other[site], here[start]
         found = []
         masks = self._masks(held)
-        for some in masks.split(max(1, ROWS // held.shape[1])):
+        for some in masks.split(max(1, TOKENS // held.shape[1])):
             rows = torch.where(some, given, held)
             if site == start:
                 output = self.model.run_from(start, rows, base)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interp.circuits.ablation import Replacement
+from interp.circuits.budget import prompts_within
 from interp.circuits.config import Ablation, EdgeMethod, PathNodes
 from interp.circuits.exact import measured_edges
 from interp.circuits.graph import EdgeScores
@@ -30,8 +31,6 @@ from interp.models.stream.frozen import wide
 
 COUNTED = ("accuracy", "preference", "rank")
 """Metrics that step."""
-CHUNK = 2**28
-"""Bytes of contributions that are held at a time, where the caller does not say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +89,15 @@ def score_edges(
             one does not) or "right".
         frozen_norms: Hold the norm's scale fixed in the gradient of what is read.
         by_prompt: Keep every prompt's scores.
-        batch_size: Prompts at a time; as many as 256 MiB of contributions hold.
+        batch_size: Prompts at a time, fewer where memory says so; as many as 256 MiB of contributions
+            hold.
 
     Raises:
         ConfigError: A setting that the method does not use, prompts without a corrupted side, or a
             metric without a gradient. (`check()` says where clean and ablated do not differ.)
         ShapeError: A target that is no number per prompt, or sides of different shape.
         ModelError: A model without one residual stream, or whose readers cannot be told apart.
+        MemoryBudgetError: Not one prompt fits.
     """
     check_choice("method", method, EdgeMethod)
     check_flags(frozen_norms=frozen_norms, by_prompt=by_prompt)
@@ -108,7 +109,7 @@ def score_edges(
     if method == "eap_ig":
         pairs.both()
     rows, clean, ablated = [], [], []
-    for part in pairs.batches(_batch_size(wires, pairs, batch_size)):
+    for part in pairs.batches(prompts_within(wires, pairs, batch_size)):
         with torch.no_grad():
             output, acts = model.run_with_cache(part.clean, wires.sites)
             here = wires.contributions(acts)
@@ -174,18 +175,16 @@ def _path(method: str, steps: int | None, nodes: str | None) -> tuple[list[float
 
 
 def graph_of(model: HookedModel, pairs: Pairs) -> Wiring:
-    """The graph, with its embeddings apart where they add up to the stream's beginning."""
+    """The graph, with its embeddings apart where they add up to the stream's beginning.
+
+    Raises:
+        MemoryBudgetError: Not one prompt fits through it.
+    """
     wires = wiring(model)
+    prompts_within(wires, pairs)
     with torch.no_grad():
         acts = model.capture(pairs.clean[:1], wires.sites)
     return wires if adds_up(wires, acts) else wiring(model, one_embedding=True)
-
-
-def _batch_size(wires: Wiring, pairs: Pairs, given: int | None) -> int:
-    if given is not None:
-        return read_count("batch_size", given)
-    one = 4 * len(wires.writer_names) * pairs.clean.ids.shape[1] * wires.model.cfg.d_model
-    return max(1, CHUNK // one)
 
 
 def _gradients(

@@ -10,9 +10,19 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.circuits import Circuit, EdgeScores, score_edges, select_edges, wiring
+from interp.circuits import (
+    Circuit,
+    EdgeScores,
+    budget,
+    discover_circuit,
+    faithfulness_curve,
+    measure_circuit,
+    score_edges,
+    select_edges,
+    wiring,
+)
 from interp.circuits.ablation import Replacement, contributions
-from interp.circuits.pairs import read_pairs
+from interp.circuits.pairs import Pairs, read_pairs
 from interp.circuits.patched import PatchedRun
 from interp.circuits.scoring import graph_of
 from interp.core.errors import ConfigError, InterpError, ModelError, ShapeError
@@ -195,6 +205,27 @@ def test_batches_and_padding_change_nothing() -> None:
         one = score_edges(model, (clean, corrupted), TARGET, method=method)
         padded = score_edges(model, (batch(wide[0], mask), batch(wide[1], mask)), read, method=method)
         assert (one.scores - padded.scores).abs().max() < 1e-9, method
+
+
+def test_circuits_are_the_same_prompt_by_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pair = models.family("gpt2"), models.pair(n=3)
+
+    def found() -> list[Any]:
+        scores = score_edges(model, pair, TARGET, method="eap")
+        curve = faithfulness_curve(model, pair, scores, target=TARGET, shares=(0.1, 0.5, 1.0), n_random=3)
+        kept = select_edges(scores, 60)
+        one = measure_circuit(model, pair, kept, target=TARGET, by_prompt=True)
+        losses = ("metric", "kl")
+        circuits = [discover_circuit(model, pair, TARGET, threshold=0.3, loss=loss).kept for loss in losses]
+        return [curve.faithfulness, curve.complement, curve.random, one, *circuits]
+
+    whole, sizes = found(), []
+    batches = Pairs.batches
+    monkeypatch.setattr(Pairs, "batches", lambda self, size: sizes.append(size) or batches(self, size))
+    monkeypatch.setattr(budget, "CHUNK", 1)
+    for a, b in zip(whole, found(), strict=True):
+        assert torch.equal(a, b) if a.dtype == torch.bool else (a - b).abs().max() < 1e-9
+    assert set(sizes) == {1}
 
 
 def test_frozen_norms_hold_the_scale() -> None:

@@ -13,7 +13,6 @@ import pytest
 from interp.core.errors import MemoryBudgetError
 from interp.models import budget
 from interp.models.running import Running
-from tests.devices.calls_circuits import CIRCUITS
 from tests.devices.place import Place
 from tests.devices.test_devices import ROOMS
 
@@ -22,7 +21,6 @@ BLOCKS = "reads weights or rows in blocks"
 OWN = "runs a network of its own, not a language model's layers"
 ONE = "runs the model as it is, on the caller's batch"
 TINY = "a sample in the thousands at most, by its own settings"
-CHUNKS = "contributions of as many prompts as 256 MiB hold"
 WRITES = "disk: rows of one shard at a time"
 GOES_ON: dict[str, dict[str, str]] = {
     "core": dict.fromkeys(("check_finite", "generator"), GIVEN),
@@ -68,7 +66,7 @@ GOES_ON: dict[str, dict[str, str]] = {
         **dict.fromkeys(("linear_head", "prune_curve", "score_units"), ONE),
     },
     "rasp": {},
-    "circuits": {**dict.fromkeys(CIRCUITS, CHUNKS)},
+    "circuits": {"wiring Wiring": "names, no numbers"},
     "studies": dict.fromkeys(
         (
             "amortize CharLSTM clamp_unit lstm_writer model_writer write_clamped benchmark_end_tasks "
