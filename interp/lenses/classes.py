@@ -23,6 +23,7 @@ from interp.lenses.config import Components
 from interp.lenses.reading import log_probs, passed_on
 from interp.models.hooked import HookedModel
 from interp.models.outputs import single_output
+from interp.models.stream.blocks import row_blocks
 
 LOGIT_TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 0.1}
 
@@ -134,11 +135,14 @@ def class_lens(
             if x.ndim == 4:
                 shape = (x.shape[2], x.shape[3])
                 x = x.flatten(2).movedim(1, 2)
-            logits = decode(x)
-            for name, value in _measure(logits, answer).items():
-                columns[name].append(value)
-            read = logits[:, 0] if special else logits.mean(1)
-            gap = float((read - own).abs().max())  # the last row's is what stays
+            # The model's own head reads one token of each image; all of them go in blocks.
+            parts = [
+                _measure(decode(x[part]), answer[part], own[part], special)
+                for part in row_blocks(len(x), x.shape[1] * own.shape[-1], own.dtype.itemsize)
+            ]
+            gap = max(float(part.pop("gap")) for part in parts)  # the last row's is what stays
+            for name in columns:
+                columns[name].append(torch.cat([part[name] for part in parts]))
     n_patches = columns["prob"][0].shape[1] - special
     side = round(n_patches**0.5)
     square = (side, side) if side**2 == n_patches and model.reads == "pixels" else (0, 0)
@@ -168,14 +172,16 @@ def score_identifiability(logits: Tensor, answer: Tensor) -> Tensor:
     return 1.0 - (above + equal / 2) / logits.shape[-1]
 
 
-def _measure(logits: Tensor, answer: Tensor) -> dict[str, Tensor]:
-    """The numbers of one row from logits [image pos class]."""
+def _measure(logits: Tensor, answer: Tensor, own: Tensor, special: int) -> dict[str, Tensor]:
+    """The numbers of one row from logits [image pos class]; `own` are the model's, [image class]."""
+    read = logits[:, 0] if special else logits.mean(1)
     log_p, right = log_probs(logits), answer[:, None]
     index = right.expand(logits.shape[:-1])[..., None]
     return {
         "identifiability": score_identifiability(log_p, right).to(log_p.dtype),
         "prob": log_p.gather(-1, index)[..., 0].exp(),
         "predicted": log_p.argmax(-1),
+        "gap": (read - own).abs().max(),
     }
 
 

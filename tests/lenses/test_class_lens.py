@@ -12,6 +12,7 @@ import interp
 from interp.core.errors import ConfigError, ModelError, ShapeError
 from interp.core.result import Result
 from interp.lenses import ClassLensResult, class_lens, score_identifiability
+from interp.models.stream import blocks
 from tests.lenses import toys
 from tests.models import builders, zoo
 
@@ -143,3 +144,17 @@ def test_bad_requests_are_explained(vit: interp.HookedModel) -> None:
     result = class_lens(vit, images(), ANSWERS)
     with pytest.raises(ConfigError, match="no such image"):
         result.patch_map(2)
+
+
+def test_many_tokens_are_read_in_blocks(vit: interp.HookedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = class_lens(vit, images(), ANSWERS)
+    monkeypatch.setattr(blocks, "BLOCK", 1)
+    seen: list[int] = []
+    unembed = type(vit).unembed
+    monkeypatch.setattr(
+        type(vit), "unembed", lambda self, x: seen.append(x.shape[0]) or unembed(self, x), raising=True
+    )
+    parts = class_lens(vit, images(), ANSWERS)
+    assert set(seen) == {1} and parts.check().ok
+    for name in ("identifiability", "prob", "predicted"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))

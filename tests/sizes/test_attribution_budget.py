@@ -52,7 +52,7 @@ def ids_of(n: int) -> Tensor:
 def quick(method: str, n: int) -> dict[str, Any]:
     """Settings that send some full batches and no more."""
     if "samples" in METHODS[method].reads:
-        return {"samples": 2 * ROWS}
+        return {"samples": max(2 * ROWS, 2 * n)}  # kernel SHAP asks for two coalitions a player
     if "max_forward" in METHODS[method].reads:
         return {"feature_mask": (torch.arange(n) * 2 * ROWS) // n}
     if method == "layer_conductance":
@@ -96,7 +96,7 @@ def test_the_estimate_bounds_what_is_allocated(
     peak = peak_bytes(
         lambda: interp.attribute(model, ids_of(n), target, method=method, rows=ROWS, **quick(method, n))
     )
-    assert peak <= max(said) <= 6 * peak
+    assert peak <= max(said) <= (6 if n > 64 else 8) * peak  # what does not grow weighs more in short texts
 
 
 def passes_of(model: interp.HookedModel) -> list[int]:

@@ -51,7 +51,8 @@ GOES_ON: dict[str, dict[str, str]] = {
         **dict.fromkeys(("compare_tables", "path_vectors", "FeatureVectors", "TunedLens"), GIVEN),
         **dict.fromkeys(("read_pairs", "neuron_atlas", "read_directions", "read_weights"), BLOCKS),
         **dict.fromkeys(("stitch_kernel", "encoder_decoder"), "embeddings alone"),
-        **dict.fromkeys(("class_lens", "decoder_lens", "score_decoder_lens"), ONE),
+        **dict.fromkeys(("decoder_lens", "score_decoder_lens"), ONE),
+        "class_lens": BLOCKS,
     },
     "probing": {
         **dict.fromkeys(
