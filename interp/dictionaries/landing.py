@@ -57,7 +57,7 @@ def scores(dictionary: Dictionary, pre: Float[Tensor, "n d_sae"]) -> Float[Tenso
 @torch.no_grad()
 def cut_at(score: Float[Tensor, "n d_sae"], l0: int | float) -> Float[Tensor, ""]:
     """The smallest of the `l0` best scores per row on average, finite ones only; 0 without any."""
-    wanted = min(int(score.isfinite().sum()), max(1, round(l0 * len(score))))
+    wanted = min(int(torch.count_nonzero(score.isfinite())), max(1, round(l0 * len(score))))
     if not wanted:
         return score.new_zeros(())
     return score.flatten().topk(wanted, sorted=False).values.min()

@@ -119,6 +119,10 @@ class Trainee(nn.Module):
     def finished(self) -> Dictionary:
         """The trained dictionary in raw units, with decoder rows of norm 1 where that can be."""
         trained = self.dictionary
+        # What a step needs would stand beside a second copy of the weights.
+        trained.zero_grad(set_to_none=True)
+        if self._step is not None:  # a run that had ended before makes no step
+            self._step.forget()
         raw = trained.unscaled(float(self.scale_in), float(self.scale_out))
         if self.config.activation == "matching_pursuit":
             return raw

@@ -20,7 +20,7 @@ from interp.activations import TokenSequences
 from interp.attribution import attention_flow
 from interp.attribution.methods.attention import UNITS
 from interp.core.randomness import permutation
-from interp.dictionaries import FinetuneConfig, finetuning
+from interp.dictionaries import FinetuneConfig, TrainConfig, finetuning, train
 from interp.probing import ProbeConfig
 from interp.probing.rows import Target
 from interp.probing.solvers import logistic
@@ -218,3 +218,25 @@ def test_an_epoch_has_one_order_and_ids_are_looked_at_in_blocks(monkeypatch: pyt
         assert torch.equal(batches(t).ids, tokens.ids[rows])
     assert drawn == [0, 1, 2]
     assert torch.equal(batches(0).ids, tokens.ids[permutation(n, 3, "finetune", 0)[:size]])
+
+
+@pytest.mark.parametrize(
+    ("activation", "matrices"),
+    [
+        pytest.param("topk", 1.2, marks=pytest.mark.full),
+        pytest.param("batchtopk", 1.6, marks=pytest.mark.full),  # what is above a cutoff, a byte each
+        # Random rows and no penalty so far: half of all latents are active, and every product is dense.
+        pytest.param("relu", 2.8, marks=pytest.mark.full),
+        pytest.param("jumprelu", 4.0, marks=pytest.mark.full),
+    ],
+)
+def test_training_holds_weights_four_times_and_the_latents_of_a_batch(
+    activation: str, matrices: float
+) -> None:
+    """Weights, gradients and Adam's two moments; [batch, d_sae] once where few latents are active."""
+    d, m, batch = 64, 16384, 4096
+    rows = torch.randn(4 * batch, d, generator=torch.Generator().manual_seed(0))
+    few = {"k": 32} if "topk" in activation else {}
+    config = TrainConfig(d_sae=m, activation=activation, steps=3, batch_size=batch, lr=1e-3, **few)
+    weights = 4 * sum(p.numel() for p in train(config, rows).parameters())
+    assert peak_bytes(lambda: train(config, rows)) < 4 * weights + matrices * batch * m * 4

@@ -22,7 +22,7 @@ class ReLUStep(Step):
         d, n = self.dictionary, len(batch.x)
         pre = self.product(batch, d.encoder, d.b_enc, low)
         on = self.above(pre, 0.0)
-        latents = self.values(on, pre, batch, d.b_enc, low).relu()
+        latents = self.values(on, pre, batch, d.b_enc, low).relu_()
         fit = self.reconstruct(on, latents, batch)
         to_latents = on.dot(fit.to_rows, d.W_dec)
         norms, slope = d.decoder_norms, self.losses.coefficient / n
@@ -37,7 +37,7 @@ class ReLUStep(Step):
             slopes = slope * self.lp * smooth ** (self.lp - 1)
             to_norms = on.sums(latents * slopes)
             to_latents += norm * slopes
-        to_latents *= latents > 0
+        to_latents.masked_fill_(latents <= 0, 0)
         to_W_dec = on.outer(latents, fit.to_rows)
         self.penalise_norms(to_W_dec, to_norms)
         to_bias = on.sums(to_latents)
@@ -63,13 +63,13 @@ class JumpReLUStep(Step):
         seen = self.values(near, pre, batch, d.b_enc, low)
         bound = near.spread(threshold)
         is_active = (seen > bound) & (seen > 0)
-        in_window = ((seen - bound).abs() < eps / 2).to(seen.dtype)
-        latents = seen * is_active
+        outside = (seen - bound).abs_() >= eps / 2
+        latents = seen.masked_fill_(~is_active, 0)
         fit = self.reconstruct(near, latents, batch)
         to_latents = near.dot(fit.to_rows, d.W_dec)
         slope = self.losses.coefficient / n
-        pull = near.sums(to_latents.mul(bound).add_(slope).mul_(in_window))
-        to_latents *= is_active
+        pull = near.sums(to_latents.mul(bound).add_(slope).masked_fill_(outside, 0))
+        to_latents.masked_fill_(~is_active, 0)
         to_bias = near.sums(to_latents)
         self.fill(
             batch,

@@ -127,6 +127,10 @@ class Step(ABC):
             found = self._buffers[name] = torch.empty(shape, dtype=dtype, device=device)
         return found
 
+    def forget(self) -> None:
+        """Give the buffers back: no batch follows."""
+        self._buffers.clear()
+
     def above(self, pre: Float[Tensor, "n d_sae"], bound: Tensor | float) -> Entries:
         """The entries of pre-activations above a bound (one number or one per latent)."""
         mask = self.buffer("mask", tuple(pre.shape), torch.bool)
