@@ -70,6 +70,74 @@ def test_acdc_keeps_induction(induction: interp.HookedModel) -> None:
     assert (kept - empty) / (full - empty) >= 0.8 and found.n_edges < 60
 
 
+def brackets_of_20(folder: Path) -> dict[str, Tensor]:
+    """Balanced strings, strings with more that open, and those whose depth goes below zero, by name."""
+    texts: dict[str, list[str]] = {"balanced": [], "total > 0": [], "negative depth": []}
+    for text, balanced in json.loads((folder / "brackets_data.json").read_text()):
+        total = text.count("(") - text.count(")")
+        kind = "balanced" if balanced else "negative depth" if not total else "total > 0"
+        if len(text) == 20 and total >= 0:
+            texts[kind].append(text)
+    spelled = {
+        kind: [[0, *(3 if c == "(" else 4 for c in t), 2] for t in some] for kind, some in texts.items()
+    }
+    return {kind: torch.tensor(some) for kind, some in spelled.items()}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "share"), [("total > 0", 0.54), ("negative depth", 0.63)])
+def test_brackets_are_judged_by_their_documented_heads(kind: str, share: float, shared_data: Path) -> None:
+    """L0H0 counts; L2H1 hands to the answer what the first MLP made of it. Balanced strings of equal
+    length stand for what is ablated; the answer is the margin of "unbalanced"."""
+    folder = shared_data / "models" / "brackets"
+    model, strings = interp.load_model(str(folder)), brackets_of_20(folder)
+    read = lambda out: out[:, 0, 0] - out[:, 0, 1]  # noqa: E731
+    pair = strings[kind][:60], strings["balanced"][:60]
+    grid = patch_activations(model, pair, read, what="heads", direction="noise")
+    assert float(grid.effects[2, 1]) == pytest.approx(share, abs=0.02)
+    assert grid.effects.flatten().topk(2).indices.tolist() == [5, 0]
+    assert float(grid.effects[:2, 1].abs().max()) < 0.05, "L0H1 and L1H1 carry nothing"
+    found = discover_circuit(model, (pair[0][:20], pair[1][:20]), read, threshold=0.08)
+    heads = {edge.split("->")[0] for edge in found.edges if edge.startswith("a")}
+    assert {"a0.h0", "a2.h1"} <= heads and not {"a0.h1", "a1.h1"} & heads
+    fresh = patch_activations(model.randomised(0), pair, read, what="heads", direction="noise")
+    assert fresh.effects.flatten().topk(2).indices.tolist() != [5, 0]
+
+
+@pytest.mark.full
+def test_modular_addition_goes_through_five_frequencies(shared_data: Path) -> None:
+    """Nanda et al. 2023: the MLP's output is cosines and sines of 2 pi k (a + b) / 113 for five k."""
+    model, p = interp.load_model(str(shared_data / "models" / "modular-addition")), 113
+    a, b = (x.flatten() for x in torch.meshgrid(torch.arange(p), torch.arange(p), indexing="ij"))
+    ids, total, site = torch.stack((a, b, torch.full_like(a, p)), -1), (a + b) % p, "blocks.0.hook_mlp_out"
+    parts = ids.split(4096)
+    own = torch.cat([model.capture(part, site, positions=[-1])[site][:, 0] for part in parts])
+    by_sum = torch.zeros(p, own.shape[1]).index_add_(0, total, own) / p
+    spectrum = torch.fft.rfft(by_sum, dim=0)
+
+    def waves(frequencies: list[int]) -> Tensor:
+        """What the output holds of these frequencies of a + b, [pair d_model]."""
+        kept = torch.zeros_like(spectrum)
+        kept[frequencies] = spectrum[frequencies]
+        return torch.fft.irfft(kept, n=p, dim=0)[total]
+
+    def right(output: Tensor) -> float:
+        def becomes(value: Tensor, hook: Any, now: Tensor) -> Tensor:
+            value[:, -1] = now
+            return value
+
+        found = []
+        for part, now in zip(parts, output.split(4096), strict=True):
+            edit = lambda value, hook, now=now: becomes(value, hook, now)  # noqa: E731
+            found.append(model.run_with_hooks(part, [(site, edit)])[:, -1, :p].argmax(-1))
+        return float((torch.cat(found) == total).float().mean())
+
+    mean, key, others = own.mean(0), [23, 6, 37, 41, 39], [5, 11, 17, 29, 50]
+    assert right(own) == 1.0
+    assert right(mean + waves(key)) >= 0.99 and right(own - waves(key)) <= 0.05
+    assert right(own - waves(others)) >= 0.99 and right(mean + waves(others)) <= 0.05
+
+
 @pytest.mark.parametrize("program", ["frac_prevs", "reverse", "hist", "count_a"])
 def test_exact_patching_finds_the_edges_of_compiled_programs(program: str, shared_data: Path) -> None:
     """Every edge of the program changes some output on some pair of inputs, and no other edge does."""
