@@ -20,6 +20,11 @@ from interp.models.stream.writers import Writer
 from interp.models.text.batch import TokenBatch
 
 
+def becomes(value: Tensor) -> Callable[..., Tensor]:
+    """A hook after which a site holds `value`."""
+    return lambda held, hook: value
+
+
 class PatchedRun:
     """One run under a mask of edges.
 

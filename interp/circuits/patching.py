@@ -7,7 +7,6 @@ nothing below is computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from interp.circuits.budget import TOKENS, refuse_places
 from interp.circuits.config import Direction, Patched
 from interp.circuits.exact import repeated
 from interp.circuits.pairs import Pairs, numbers, read_pairs
+from interp.circuits.patched import becomes
 from interp.core.activations import Activations
 from interp.core.checks import Check, Checks
 from interp.core.errors import ConfigError, SiteError
@@ -156,7 +156,7 @@ class _Places:
             if site == start:
                 output = self.model.run_from(start, rows, base)
             else:
-                with self.model.hooks([(site, _becomes(rows))]):
+                with self.model.hooks([(site, becomes(rows))]):
                     output = self.model.run_from(start, begin.expand(len(rows), *begin.shape[1:]), base)
             found.append(repeated(pairs, len(rows)).target.of(output))
         return torch.cat(found)
@@ -172,7 +172,3 @@ class _Places:
             return by_head[:, None, :, None].expand(-1, width, -1, -1)
         both = by_head[:, None, None, :] & by_position[None, :, :, None]
         return both.flatten(0, 1)[..., None]
-
-
-def _becomes(rows: Tensor) -> Callable[..., Tensor]:
-    return lambda value, hook: rows

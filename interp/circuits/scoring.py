@@ -22,7 +22,7 @@ from interp.circuits.config import Ablation, EdgeMethod, PathNodes
 from interp.circuits.exact import measured_edges
 from interp.circuits.graph import EdgeScores
 from interp.circuits.pairs import Pairs, numbers, read_pairs
-from interp.circuits.patched import PatchedRun
+from interp.circuits.patched import PatchedRun, becomes
 from interp.circuits.wires import Wiring, adds_up, wiring
 from interp.core.errors import ConfigError
 from interp.core.settings import check_choice, check_flags, read_count
@@ -241,13 +241,9 @@ def _along_inputs(scene: Scene, places: list[float], weights: list[float], froze
     sites = [site for site in scene.wires.embeddings if not torch.equal(ends[0][site], ends[1][site])]
     for place, weight in zip(places, weights, strict=True):
         between = {site: torch.lerp(ends[1][site], ends[0][site], place) for site in sites}
-        hooks = [(site, _becomes(value)) for site, value in between.items()]
+        hooks = [(site, becomes(value)) for site, value in between.items()]
         _contracted(scene, _gradients(scene, hooks, frozen), found, weight)
     return found
-
-
-def _becomes(value: Tensor) -> Callable[..., Tensor]:
-    return lambda held, hook: value
 
 
 def _by_mask(scene: Scene, places: list[float], weights: list[float], frozen: bool) -> Tensor:
