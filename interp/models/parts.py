@@ -62,15 +62,22 @@ class Parts:
 
         Raises:
             AdapterError: When first asked, and from then on: the output changes under hooks.
+            ModelError: Modules were exchanged before anybody had asked.
         """
-        adapter = self.adapter
+        proof = self._adapter.proof
+        if proof is not None and not proof.settle(self):
+            return self._site_map()  # nothing is known so far: somebody may learn it later
         if self._sites is None:
-            listed = dict(adapter.sites)
-            for splice in self.splices:
-                listed = splice.insert(listed)
-            where = adapter.cfg.model_name or type(self.module).__name__
-            self._sites = SiteMap(listed, self.module, where, adapter.refused, adapter.unlisted)
+            self._sites = self._site_map()
         return self._sites
+
+    def _site_map(self) -> SiteMap:
+        adapter = self._adapter
+        listed = dict(adapter.sites)
+        for splice in self.splices:
+            listed = splice.insert(listed)
+        where = adapter.cfg.model_name or type(self.module).__name__
+        return SiteMap(listed, self.module, where, adapter.refused, adapter.unlisted)
 
     # --- text -------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from interp.models.adapters.effective import links_of
 from interp.models.adapters.generic import module_adapter, small_adapter
 from interp.models.adapters.guest import hooked_root_adapter, is_hooked_root
 from interp.models.adapters.huggingface import huggingface_adapter, is_huggingface
-from interp.models.adapters.once import Once, undisturbed
+from interp.models.adapters.once import Once, alone
 from interp.models.adapters.peft import injected
-from interp.models.adapters.proof import first_run, prove
+from interp.models.adapters.proof import prove, runs
 from interp.models.hooked import HookedModel
 from interp.models.identity import placement
 from interp.models.padding import prove_padding
@@ -72,10 +72,8 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     frame = model._frame
     frame.tree.refresh()
     adapter.hooks = frozenset(key for there in frame.tree.hooks for key in there)
-    if adapter.exact_once:
-        with undisturbed(frame, model.device, adapter.hooks):
-            first_run(model)
-        adapter.proof = Once(prove) if adapter.exact_once else None
+    if adapter.exact_once and alone(runs, model):
+        adapter.proof = Once(prove)
     model._intake.padding.proof = Once(partial(prove_padding, module, frame, model.cfg.dtype, adapter.hooks))
     return model
 

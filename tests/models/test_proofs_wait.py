@@ -4,17 +4,22 @@ They find the same wherever that happens."""
 from __future__ import annotations
 
 import copy
+import os
+import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from interp import wrap
-from interp.core.errors import TokenError
+from interp.core.errors import AdapterError, ModelError, TokenError
 from interp.models import HookedModel
 from tests.models import zoo
 
@@ -121,15 +126,12 @@ def test_two_threads_prove_once() -> None:
     assert calls == [1] and not waiting(model)
 
 
-@pytest.mark.parametrize("how", ["NaN", "no values"])
-def test_a_model_without_numbers_teaches_nothing(how: str) -> None:
+def test_a_model_without_numbers_teaches_nothing_about_padding() -> None:
     model = wrap(zoo.make("gpt2"))
     weight = model.module.transformer.wte.weight.data
     kept = weight.clone()
-    if how == "NaN":
-        weight.fill_(float("nan"))
-    with FakeTensorMode(allow_non_fake_inputs=True) if how == "no values" else nullcontext():
-        model._intake.padding_proved()
+    weight.fill_(float("nan"))
+    model._intake.padding_proved()
     assert waiting(model)
     weight.copy_(kept)
     model(IDS, attention_mask=MASK)
@@ -186,14 +188,22 @@ def test_two_threads_see_sites_only_when_they_are_proved() -> None:
 
 
 def test_sites_of_a_model_without_numbers_are_proved_once_it_has_some() -> None:
-    model = wrap(zoo.make("gpt2"))
-    weight = model.module.transformer.wte.weight.data
+    model, plain = wrap(zoo.make("falcon")), wrap(zoo.make("falcon"))
+    view, weight = copy.copy(model), model.module.lm_head.weight.data
     kept = weight.clone()
     weight.fill_(float("nan"))
     proof: Any = model._adapter.proof
-    assert len(model.sites) and proof.open
+    assert len(view.sites) > len(plain.sites) and proof.open
     weight.copy_(kept)
-    assert len(model.sites) and not proof.open
+    assert list(model.sites) == list(view.sites) == list(plain.sites) and not proof.open
+
+
+def test_ids_that_never_occur_may_have_no_logit() -> None:
+    module: Any = zoo.make("gpt2")
+    honest = module.lm_head.forward
+    module.lm_head.forward = lambda x: honest(x).index_fill(-1, torch.tensor([3]), -torch.inf)
+    model, plain = wrap(module), wrap(zoo.make("gpt2"))
+    assert list(model.sites) == list(plain.sites) and model._intake.padding_proved().refused == {}
 
 
 def test_hooks_that_others_put_on_see_nothing_of_it_and_change_nothing() -> None:
@@ -215,3 +225,200 @@ def test_null_hooks_that_a_model_came_with_are_part_of_it() -> None:
     module: Any = zoo.make("llama")
     module.model.layers[1].register_forward_hook(lambda m, args, output: output + 0.5)
     assert "blocks.1.hook_mlp_out" in wrap(module).sites.refused
+
+
+# --- what strangers found: a proof that begins in the middle of something else -------------------------
+
+SITE = "blocks.2.hook_resid_post"
+
+
+def touched(model: HookedModel) -> Any:
+    """A torch hook that asks for sites, and for what padding does."""
+    return lambda *_: (model.has_head, model.estimate(IDS, SITE, attention_mask=MASK), None)[2]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the model", "another wrap of its module"])
+def test_a_torch_hook_that_asks_disturbs_no_pass(same: bool) -> None:
+    module = zoo.make("gpt2")
+    model = wrap(module)
+    zero = lambda value, hook: value * 0  # noqa: E731
+    kept, edited = model.capture(IDS[:1], SITE)[SITE], model.run_with_hooks(IDS[:1], [(SITE, zero)])
+    model = wrap(module)
+    other = model if same else wrap(module)
+    assert model.sites
+    module.transformer.h[0].mlp.register_forward_hook(touched(other))
+    for _ in range(2):
+        torch.testing.assert_close(model.capture(IDS[:1], SITE)[SITE], kept)
+        torch.testing.assert_close(model.run_with_hooks(IDS[:1], [(SITE, zero)]), edited)
+    assert list(other.sites) == list(wrap(zoo.make("gpt2")).sites) and found(other)[0] == {}
+
+
+def test_a_model_wrapped_or_first_asked_inside_a_hook_has_its_sites() -> None:
+    module, made = zoo.make("gpt2"), []
+    model, other = wrap(module), wrap(module)
+    ask = lambda value, hook: (made.append(wrap(module)), other.sites, None)[2]  # noqa: E731
+    model.run_with_hooks(IDS[:1], [(SITE, ask)])
+    assert list(made[0].sites) == list(other.sites) == list(model.sites)
+
+
+def test_other_threads_that_run_the_model_spoil_nothing() -> None:
+    module = zoo.make("gpt2")
+    plain, model, stop = wrap(zoo.make("gpt2")), wrap(module), threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            module(torch.arange(14).reshape(2, 7))
+
+    threads = [threading.Thread(target=serve) for _ in range(2)]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        for thread in threads:
+            thread.start()
+        assert list(model.sites) == list(plain.sites) and model.sites.refused == plain.sites.refused
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(switch)
+
+
+def test_both_proofs_at_once_are_seen_by_nobody() -> None:
+    module, seen = zoo.make("gpt2"), []
+    for _ in range(3):
+        model = wrap(module)
+        look = lambda m, args, output: seen.append(output)  # noqa: E731
+        handle = module.transformer.h[1].register_forward_hook(look)
+        asked = [lambda model=model: len(model.sites), lambda model=model: model._intake.padding_proved()]
+        threads = [threading.Thread(target=one) for one in asked]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert seen == [] and list(module.transformer.h[1]._forward_hooks.values()) == [look]
+        handle.remove()
+
+
+PLACES: dict[str, Any] = {
+    "fake": FakeTensorMode,
+    "meta": lambda: torch.device("meta"),
+    "counting": lambda: FlopCounterMode(display=False),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_modes_of_a_thread_do_not_reach_a_proof(place: str) -> None:
+    model, plain = wrap(zoo.make("falcon")), wrap(zoo.make("falcon"))
+    with PLACES[place]() as mode:
+        assert list(model.sites) == list(plain.sites)
+        model._intake.padding_proved()
+    assert found(model) == (plain._intake.padding_proved().refused, None, True, "")
+    assert place != "counting" or mode.get_total_flops() == 0
+
+
+def test_a_passing_failure_is_no_verdict() -> None:
+    module: Any = zoo.make("gpt2")
+    model, mlp = wrap(module), module.transformer.h[1].mlp
+    honest = mlp.forward
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    mlp.forward = full
+    for ask in (lambda: model.sites, lambda: model(IDS, attention_mask=MASK)):
+        with pytest.raises(torch.OutOfMemoryError):
+            ask()
+    mlp.forward = honest
+    assert list(model.sites) == list(wrap(zoo.make("gpt2")).sites)
+    model(IDS, attention_mask=MASK)
+    assert found(model) == ({}, None, True, "")
+
+
+def test_modules_exchanged_meanwhile_are_named_and_change_nothing() -> None:
+    module: Any = zoo.make("gpt2")
+    model, block = wrap(module), module.transformer.h[0]
+    block.mlp, mlp = torch.nn.Identity(), block.mlp
+    with pytest.raises(ModelError, match="replaced"):
+        _ = model.sites
+    block.mlp = mlp
+    assert list(model.sites) == list(wrap(zoo.make("gpt2")).sites)
+
+
+def test_a_head_is_proved_in_evaluation_mode_whatever_its_modules_say() -> None:
+    class Drop(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.nn.functional.dropout(input, 0.5, self.training))
+
+    module: Any = zoo.make("gpt2")
+    module.lm_head, weight = Drop(24, 101, bias=False), module.lm_head.weight
+    module.lm_head.weight = weight
+    model = wrap(module.eval())
+    module.train()
+    assert model.has_head and module.lm_head.training
+
+
+def test_draws_go_on_as_if_nobody_had_asked() -> None:
+    module: Any = zoo.make("gpt2")
+    honest = module.transformer.h[0].mlp.forward
+    module.transformer.h[0].mlp.forward = lambda x: honest(x) + 1e-7 * torch.randn_like(x)
+    model, drawn = wrap(module), []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model.capture(IDS[:1], SITE)
+        drawn.append(float(torch.rand(1)))
+    assert drawn[0] == drawn[1]
+
+
+def test_the_weights_of_a_transform_are_nobodys() -> None:
+    module: Any = zoo.make("gpt2")
+    model = wrap(module)
+    stacked = {name: torch.stack([weight, weight]) for name, weight in module.named_parameters()}
+
+    def total(weights: Any) -> Any:
+        with torch.nn.utils.stateless._reparametrize_module(module, weights):
+            return model(IDS, attention_mask=MASK).sum()
+
+    assert torch.vmap(total)(stacked).shape == (2,) and waiting(model)
+
+
+def test_a_compiled_module_is_proved_as_it_was_written() -> None:
+    module: Any = zoo.make("gpt2")
+    model = wrap(module)
+    module.compile(backend="eager")
+    assert list(model.sites) == list(wrap(zoo.make("gpt2")).sites)
+
+
+def test_a_refusal_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp.models.hooks import attention
+
+    honest = attention._softmax
+    monkeypatch.setattr(attention, "_softmax", lambda s, d, f: honest(s * 1.5, d, f))
+    model = wrap(zoo.make("llama"))
+    with pytest.raises(AdapterError):
+        _ = model.sites
+    refusal: Any = model._adapter.proof
+    assert refusal._refusal.__traceback__ is None
+    assert copy.deepcopy(model._adapter).proof is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
+def test_a_child_forked_while_somebody_proves_proves_for_itself() -> None:
+    module: Any = zoo.make("gpt2")
+    model, block = wrap(module), module.transformer.h[1]
+    honest, begun = block.forward, threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        time.sleep(0.1)
+        return honest(*args, **kwargs)
+
+    block.forward = slow
+    thread = threading.Thread(target=lambda: model.sites)
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if len(model.sites) else 1)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

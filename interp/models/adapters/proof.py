@@ -10,20 +10,20 @@ The first who asks for a site runs the proof; at load the model only has to run.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from interp.core.errors import AdapterError, ModelError
 from interp.core.foreign import one_line
-from interp.models.adapters.effective import plain
+from interp.models.adapters.effective import plain, refuse_replaced
 from interp.models.adapters.huggingface import UNREACHED
 from interp.models.adapters.norms import norm_parts
-from interp.models.adapters.once import undisturbed
+from interp.models.adapters.once import run_plain, transformed, undisturbed
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
@@ -51,21 +51,28 @@ def prove(model: HookedModel) -> bool:
     """Check a wrapped model; sites that are not what their names say are refused from then on.
 
     Returns:
-        Whether anything was learned: not of a model that gives no numbers (NaN, or tensors without
-        values).
+        Whether anything was learned: not of a model that gives no numbers (NaN, infinity).
 
     Raises:
         AdapterError: The output changes when sites are tapped.
+        ModelError: Modules were exchanged since.
     """
-    with undisturbed(model._frame, model.device, model.adapter.hooks):
-        first = first_run(model)
-        if first is None:
-            return True
-        raw = main_output(first.raw)
-        if isinstance(raw, FakeTensor) or (isinstance(raw, Tensor) and not bool(raw.isfinite().all())):
-            return False
-        _prove(model, first.ready, raw)
-    return True
+    adapter = model.adapter
+    refuse_replaced(adapter.links, adapter.cfg.model_name)
+    learned = False
+    if transformed(model.module):
+        return learned
+    try:
+        with undisturbed(model._frame, adapter.hooks):
+            first = first_run(model)
+            raw = main_output(first.raw)
+            if not isinstance(raw, Tensor) or bool(raw.isfinite().any()):
+                _prove(model, first.ready, raw)
+                learned = True
+    finally:
+        if not learned:  # a map that somebody may have begun to strike names from
+            model._sites = None
+    return learned
 
 
 def _prove(model: HookedModel, ready: Prepared, raw: Any) -> None:
@@ -74,7 +81,7 @@ def _prove(model: HookedModel, ready: Prepared, raw: Any) -> None:
         taps, tapped, normed = _tapped(model, ready)
     crossed = _with_encoder_states(model, ready)
     tolerance = TOLERANCE.get(model.cfg.dtype, 6e-2)
-    if isinstance(raw, Tensor) and not _close(tapped, raw, tolerance):
+    if isinstance(raw, Tensor) and not close(tapped, raw, tolerance):
         raise AdapterError(
             f"the adapter changes what {model.cfg.model_name} computes; its sites are refused",
             got=f"outputs differ by up to {float((tapped - raw).abs().max()):.2e}",
@@ -94,24 +101,43 @@ def _prove(model: HookedModel, ready: Prepared, raw: Any) -> None:
             known.pop(name, None)
 
 
-def first_run(model: HookedModel) -> FirstRun | None:
+def first_run(model: HookedModel) -> FirstRun:
     """Inputs that the raw module runs, and what it makes of them: several rows, else one.
 
-    A model that cannot run the tokens tried here is taken as it is, and says so: it may need other
-    inputs (several choices per question), or one row at a time.
+    Raises:
+        Exception: What the forward raised, for several rows and for one.
     """
-    inputs, why = probe_inputs(model), ""
+    inputs, padding = probe_inputs(model), model._intake.padding
+    known, failed = padding.alone, []
     for given in (inputs, _first_row(inputs)):
-        model._intake.padding.alone = why
         try:
+            padding.alone = ""
             ready = model._intake.prepare(given, {}, None)
-            return FirstRun(ready, model.module(*ready.args, **ready.kwargs))
+            output = run_plain(model.module, ready.args, ready.kwargs)
         except Exception as error:  # whatever a strange forward raises
-            why = why or one_line(error, 120)
-    model._intake.padding.alone = ""
-    model.adapter.unproved, model.adapter.exact_once = why, False
-    model.adapter.notes.append(f"its sites are not proved: {why}")
-    return None
+            padding.alone = known
+            failed.append(error)
+        else:
+            padding.alone = one_line(failed[0], 120) if failed else ""
+            return FirstRun(ready, output)
+    raise failed[0]
+
+
+def runs(model: HookedModel) -> bool:
+    """Whether a freshly wrapped model runs at all.
+
+    One that cannot run the tokens tried here is taken as it is, and says so: it may need other inputs
+    (several choices per question).
+    """
+    try:
+        with undisturbed(model._frame, model.adapter.hooks):
+            first_run(model)
+    except Exception as error:
+        why = one_line(error, 120)
+        model.adapter.unproved, model.adapter.exact_once = why, False
+        model.adapter.notes.append(f"its sites are not proved: {why}")
+        return False
+    return True
 
 
 def _first_row(inputs: Any) -> Any:
@@ -154,7 +180,7 @@ def _with_encoder_states(model: HookedModel, ready: Prepared) -> dict[str, Tenso
     states = states.to(model.device, getattr(torch, model.cfg.dtype))
     taps = requests(model.sites, [*model.sites, *more], keep=lambda value, tap: value.clone())
     with Run(model._frame, taps, model.splices):
-        model.module(*ready.args, **ready.kwargs, encoder_hidden_states=states)
+        run_plain(model.module, ready.args, {**ready.kwargs, "encoder_hidden_states": states})
     _refuse_silent(model, taps)
     return {name: tap.value for name, tap in taps.items() if tap.value is not None}
 
@@ -165,13 +191,16 @@ def _tapped(model: HookedModel, ready: Prepared) -> tuple[dict[str, Request], An
     norms = {tap.site.module for tap in taps.values() if tap.site.kind == "normalized"}
     seen: Outputs = {}
 
+    thread = threading.get_ident()
+
     def keep(module: torch.nn.Module, args: Any, output: Tensor) -> None:
-        seen.setdefault(module, []).append(output)
+        if threading.get_ident() == thread:
+            seen.setdefault(module, []).append(output)
 
     handles = [norm.register_forward_hook(keep) for norm in norms]
     try:
         with Run(model._frame, taps, model.splices):
-            return taps, main_output(model.module(*ready.args, **ready.kwargs)), seen
+            return taps, main_output(run_plain(model.module, ready.args, ready.kwargs)), seen
     finally:
         for handle in handles:
             handle.remove()
@@ -208,7 +237,7 @@ def _refuse_other_norms(
         if any(p.is_meta for p in site.module.parameters()):  # its gain is there while it runs only
             continue
         output = seen[site.module][site.call or 0]
-        if not _close(parts.finish(site.module, value, output), output, tolerance):
+        if not close(parts.finish(site.module, value, output), output, tolerance):
             for inside in (name, name.replace("hook_normalized", "hook_scale")):
                 model.adapter.refused[inside] = "this norm is not normalized * gain + bias"
 
@@ -219,11 +248,17 @@ def _mark_volatile(model: HookedModel, taps: dict[str, Request]) -> None:
             model.adapter.sites[name] = model.sites.listed[name] = replace(tap.site, volatile=True)
 
 
-def _close(a: Any, b: Tensor, tolerance: float) -> bool:
+def close(a: Any, b: Tensor, tolerance: float) -> bool:
+    """Whether values agree, relative to the largest of `b`; what is not finite must be the same."""
     if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
     scale = b.abs().max().float().clamp(min=1e-6)
-    return bool(((a - b).abs().max().float() / scale) <= tolerance)
+    if bool(((a - b).abs().max().float() / scale) <= tolerance):
+        return True
+    # Logits of ids that never occur may be -inf: the same ones, and the rest is compared.
+    finite = a.isfinite() & b.isfinite()
+    alike = finite | (a == b) | (a.isnan() & b.isnan())
+    return bool(alike.all()) and not bool(finite.all()) and close(a[finite], b[finite], tolerance)
 
 
 def _broken_promises(
@@ -233,7 +268,7 @@ def _broken_promises(
 
     def fails(name: str, make: Callable[[], Tensor]) -> bool:
         # bf16 sums round differently in another order: the bound is relative and generous there.
-        return name in values and not _close(make(), values[name], tolerance * 3)
+        return name in values and not close(make(), values[name], tolerance * 3)
 
     for stack_prefix in ("blocks", "encoder_blocks", "decoder_blocks", "text_blocks", "vision_blocks"):
         layer = 0
@@ -313,7 +348,7 @@ def _prove_head(model: HookedModel, values: dict[str, Tensor], raw: Any, toleran
     # Mamba's logits are float32 whatever the model is.
     tolerance = max(tolerance, TOLERANCE.get(str(raw.dtype).removeprefix("torch."), tolerance))
     logits = model.unembed(model.ln_final(resid))
-    if not _close(logits, raw, tolerance * 3):
+    if not close(logits, raw, tolerance * 3):
         model.adapter.unembed = None
         model.adapter.notes.append("the head does more than norm and unembedding: no `unembed`")
 

@@ -22,6 +22,7 @@ class _Here(threading.local):
 
     def __init__(self) -> None:
         self.evaluating = False
+        self.always = 0
 
 
 _here = _Here()
@@ -29,22 +30,24 @@ _here = _Here()
 
 def evaluate(now: bool) -> None:
     """What modules answer this thread from now on."""
-    _here.evaluating = now
+    _here.evaluating = now or _here.always > 0
 
 
 @contextmanager
 def evaluating(rest: Rest, tree: Any) -> Iterator[None]:
-    """The modules of a tree in evaluation mode for this thread, without a pass.
+    """The modules of a tree in evaluation mode for this thread, in passes and between them.
 
     Args:
         tree: A `Tree` that was just refreshed.
     """
     before = _here.evaluating
     rest.enter(tree.training, tree.modules)
+    _here.always += 1
     evaluate(True)
     try:
         yield
     finally:
+        _here.always -= 1
         evaluate(before)
         rest.leave()
 
