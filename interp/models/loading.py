@@ -178,8 +178,9 @@ def _finish(module: torch.nn.Module, tokenizer: Any, name: str) -> HookedModel:
         raise
     except Exception as error:  # the settings of a stranger: its own code says what it likes
         raise out_of_memory(error, short) or _cannot_run(short, one_line(error)) from error
-    if model.adapter.unproved:
-        raise _cannot_run(short, model.adapter.unproved)
+    unproved = model._adapter.unproved  # not `adapter`: that would prove it
+    if unproved:
+        raise _cannot_run(short, unproved)
     return model
 
 

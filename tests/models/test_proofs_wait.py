@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from interp import wrap
+from interp import load_model, wrap
 from interp.core.errors import AdapterError, ModelError, TokenError
 from interp.models import HookedModel
 from tests.models import zoo
@@ -61,6 +61,11 @@ def test_it_waits_for_padding_and_runs_once() -> None:
         assert runs == [5], "others' hooks see nothing of the proof"
     assert waiting(copy.deepcopy(model)) and waiting(model.randomised(1)), "other weights, another proof"
     assert not waiting(wrap(zoo.make("gpt2"), check=False))
+
+
+def test_a_model_that_was_loaded_waits_too() -> None:
+    model = load_model("tiny-grammar")
+    assert waiting(model) and model._adapter.proof is not None and model._adapter.proof.open
 
 
 def first_site(model: HookedModel) -> str:
