@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from interp.models.adapters.once import run_plain, transformed, undisturbed
+from interp.models.adapters.once import numberless, run_plain, undisturbed
 from interp.models.adapters.proof import close
 from interp.models.hooks.frame import Frame
 from interp.models.outputs import candidates, main_output
@@ -40,9 +40,9 @@ def prove_padding(module: nn.Module, frame: Frame, dtype: str, hooks: frozenset[
     columns = min(REAL + PADS, intake.tokenization.n_ctx or REAL + PADS)
     if not intake.reads_ids or rows < 2 or columns <= PADS:
         return True
-    trial = _Trial(module, intake, _probe(rows, columns - PADS, intake.device), TOLERANCE.get(dtype, 6e-2))
-    if transformed(module):
+    if numberless(module):
         return False
+    trial = _Trial(module, intake, _probe(rows, columns - PADS, intake.device), TOLERANCE.get(dtype, 6e-2))
     best: Padding | None = None
     with undisturbed(frame, hooks):
         for padding in _ways(module, intake):

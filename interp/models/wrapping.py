@@ -72,9 +72,11 @@ def wrap(module: Any, tokenizer: Any = None, *, name: str = "", check: bool = Tr
     frame = model._frame
     frame.tree.refresh()
     adapter.hooks = frozenset(key for there in frame.tree.hooks for key in there)
-    if adapter.exact_once and alone(runs, model):
-        adapter.proof = Once(prove)
-    model._intake.padding.proof = Once(partial(prove_padding, module, frame, model.cfg.dtype, adapter.hooks))
+    if adapter.exact_once and alone(module, runs, model):
+        adapter.proof = Once(prove, module)
+    model._intake.padding.proof = Once(
+        partial(prove_padding, module, frame, model.cfg.dtype, adapter.hooks), module
+    )
     return model
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from interp.core.errors import AdapterError
 from interp.models.hooks.frame import Frame
 from interp.models.hooks.modes import evaluating
+from interp.models.hooks.passes import apart
 
 
 class Once:
@@ -30,17 +32,18 @@ class Once:
 
     Args:
         find: Called with what `settle` is given; whether it learned anything (else asked again).
+        module: The raw model.
     """
 
-    def __init__(self, find: Callable[[Any], bool]) -> None:
-        self._find = find
+    def __init__(self, find: Callable[[Any], bool], module: nn.Module) -> None:
+        self._find, self._module = find, module
         self._answered = False
         self._refusal: AdapterError | None = None
         self._finder = 0
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Once:
-        fresh = Once(self._find)
+        fresh = Once(self._find, self._module)
         fresh._answered, fresh._refusal = self._answered, copy.copy(self._refusal)
         return fresh
 
@@ -67,7 +70,7 @@ class Once:
         with self._lock:
             if not self._answered:
                 try:
-                    self._answered = alone(self._asked, about)
+                    self._answered = alone(self._module, self._asked, about)
                 except AdapterError as refusal:
                     self._answered, self._refusal = True, refusal.with_traceback(None)
         return self.settle(about) if self._answered else False
@@ -80,12 +83,18 @@ class Once:
             self._finder = 0
 
 
-def alone(run: Callable[..., Any], *args: Any) -> Any:
-    """What a function gives in a thread that has nothing else in place.
+def alone(module: nn.Module, run: Callable[..., Any], *args: Any) -> Any:
+    """What a function that runs a module gives in a thread that has nothing else in place.
+
+    Weights of other kinds than torch's own may be nothing without a mode of the thread that has them:
+    with those it stays in that thread, apart from hooks.
 
     Raises:
         BaseException: What it raised; an interrupt meanwhile, once it has ended.
     """
+    if any(type(weight) not in (torch.Tensor, nn.Parameter) for weight in module.parameters()):
+        with apart():
+            return run(*args)
     given: list[Any] = []
     raised: list[BaseException] = []
 
@@ -110,11 +119,11 @@ def alone(run: Callable[..., Any], *args: Any) -> Any:
     return given[0]
 
 
-def transformed(module: nn.Module) -> bool:
-    """Whether its weights are those of a transform of torch.func that is under way, of no other thread."""
+def numberless(module: nn.Module) -> bool:
+    """Whether its weights are shapes alone, or those of a transform of torch.func that is under way."""
     inside: Any = torch._C
     wrapped = inside._functorch.is_functorch_wrapped_tensor
-    return any(wrapped(weight) for weight in module.parameters())
+    return any(isinstance(weight, FakeTensor) or wrapped(weight) for weight in module.parameters())
 
 
 def run_plain(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

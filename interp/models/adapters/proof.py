@@ -23,7 +23,7 @@ from interp.core.foreign import one_line
 from interp.models.adapters.effective import plain, refuse_replaced
 from interp.models.adapters.huggingface import UNREACHED
 from interp.models.adapters.norms import norm_parts
-from interp.models.adapters.once import run_plain, transformed, undisturbed
+from interp.models.adapters.once import numberless, run_plain, undisturbed
 from interp.models.hooked import HookedModel
 from interp.models.hooks.plan import requests
 from interp.models.hooks.runs import Run
@@ -60,7 +60,7 @@ def prove(model: HookedModel) -> bool:
     adapter = model.adapter
     refuse_replaced(adapter.links, adapter.cfg.model_name)
     learned = False
-    if transformed(model.module):
+    if numberless(model.module):
         return learned
     try:
         with undisturbed(model._frame, adapter.hooks):
