@@ -161,6 +161,8 @@ def test_a_wait_for_every_site_is_seen() -> None:
         for value in model(n).capture(THERE.ids(), "blocks.*.hook_resid_post").values():
             check_finite(value, "a site")
 
+    with Elsewhere():
+        one_by_one(5), one_by_one(2)  # what is asked once of a model
     more = waits(one_by_one, 5) - waits(one_by_one, 2)
     assert more.total() == 3
 

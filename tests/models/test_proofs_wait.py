@@ -339,6 +339,24 @@ def test_a_passing_failure_is_no_verdict() -> None:
     assert found(model) == ({}, None, True, "")
 
 
+def test_little_memory_for_two_rows_says_nothing_about_rows() -> None:
+    module: Any = zoo.make("gpt2")
+    model, mlp = wrap(module), module.transformer.h[1].mlp
+    honest = mlp.forward
+
+    def full(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return honest(x)
+
+    mlp.forward = full
+    for ask in (lambda: model.sites, lambda: wrap(module)):
+        with pytest.raises(torch.OutOfMemoryError):
+            ask()
+    mlp.forward = honest
+    assert model._intake.padding.alone == "" and len(model(IDS)) == 2
+
+
 def test_modules_exchanged_meanwhile_are_named_and_change_nothing() -> None:
     module: Any = zoo.make("gpt2")
     model, block = wrap(module), module.transformer.h[0]

@@ -101,31 +101,34 @@ def _prove(model: HookedModel, ready: Prepared, raw: Any) -> None:
             known.pop(name, None)
 
 
-def first_run(model: HookedModel, few: bool = False) -> FirstRun:
-    """Inputs that the raw module runs, and what it makes of them: several rows, else one.
+def first_run(model: HookedModel, loading: bool = False) -> FirstRun:
+    """Inputs that the raw module runs, and what it makes of them.
 
     Args:
-        few: Two tokens a row are enough to see that it runs.
+        loading: Two tokens a row are enough to see that it runs; where several rows fail and one
+            does not, it takes one row at a time from then on.
 
     Raises:
-        Exception: What the forward raised, for several rows and for one.
+        Exception: What the forward raised.
     """
     inputs, padding = probe_inputs(model), model._intake.padding
-    if few and model._intake.reads_ids:
+    if not loading:
+        return _run(model, _first_row(inputs) if padding.alone else inputs)
+    if model._intake.reads_ids:
         inputs = {k: v[:, :2] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:, :2]
-    known, failed = padding.alone, []
-    for given in (inputs, _first_row(inputs)):
-        try:
-            padding.alone = ""
-            ready = model._intake.prepare(given, {}, None)
-            output = run_plain(model.module, ready.args, ready.kwargs)
-        except Exception as error:  # whatever a strange forward raises
-            padding.alone = known
-            failed.append(error)
-        else:
-            padding.alone = one_line(failed[0], 120) if failed else ""
-            return FirstRun(ready, output)
-    raise failed[0]
+    try:
+        return _run(model, inputs)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # says nothing about rows
+    except Exception as error:  # whatever a strange forward raises
+        found = _run(model, _first_row(inputs))
+        padding.alone = one_line(error, 120)
+        return found
+
+
+def _run(model: HookedModel, inputs: Any) -> FirstRun:
+    ready = model._intake.prepare(inputs, {}, None)
+    return FirstRun(ready, run_plain(model.module, ready.args, ready.kwargs))
 
 
 def runs(model: HookedModel) -> bool:
@@ -136,7 +139,9 @@ def runs(model: HookedModel) -> bool:
     """
     try:
         with undisturbed(model._frame, model.adapter.hooks):
-            first_run(model, few=True)
+            first_run(model, loading=True)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
     except Exception as error:
         why = one_line(error, 120)
         model.adapter.unproved, model.adapter.exact_once = why, False
